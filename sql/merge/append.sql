@@ -1,0 +1,31 @@
+-- A table of history: append. Every event is a row.
+
+-- statement: fill
+-- What an update left out is in the newest row of its key.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then f.{{ c.stage }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from (select s.ctid as _row{% for c in columns %}, t.{{ c.stage }}{% endfor %}
+          from {{ stage }} s
+         cross join lateral (
+               select {% for c in columns %}{{ c.back }} as {{ c.stage }}, {% endfor %}t._op
+                 from {{ table }} t
+                where {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
+                order by t._seq desc, t._ord desc
+                limit 1) t
+         where s._keep is not null and t._op <> 'd') f
+ where s.ctid = f._row
+
+-- statement: orphan
+select {% for k in key %}{{ " || ', ' || " if not loop.first }}coalesce(s.{{ k.stage }}::text, 'null'){% endfor %}
+  from {{ stage }} s
+ where s._keep is not null
+ limit 1
+
+-- statement: insert
+insert into {{ table }} ({{ columns | map(attribute="name") | join(", ") }}, _op, _seq, _ord, _synced_at)
+select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
+  from {{ stage }} s
+ order by s._seq, s._ord

@@ -1,0 +1,69 @@
+-- A table of history: overwrite, not partitioned. One staged row a key, `s`; the target is `t`.
+{%- macro same_key() -%}
+{% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = {{ k.value }}{% endfor %}
+{%- endmacro -%}
+{%- macro not_older() -%}
+{% if guard %} and (t._seq, t._ord) <= (s._seq, s._ord){% endif %}
+{%- endmacro %}
+
+-- statement: fill
+-- A row that moved from another key takes its unchanged columns from there, before anything is
+-- deleted: in a permutation of keys the other row is about to go.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ table }} t
+ where s._keep is not null and s.o0 is not null
+   and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = {{ k.origin }}{% endfor %}
+
+-- statement: delete
+{% if soft -%}
+update {{ table }} t
+   set _deleted_at = s._at, _seq = s._seq, _ord = s._ord, _synced_at = now()
+  from {{ stage }} s
+ where s._op = 'd' and {{ same_key() }}{{ not_older() }}
+{%- else -%}
+delete from {{ table }} t
+ using {{ stage }} s
+ where s._op = 'd' and {{ same_key() }}{{ not_older() }}
+{%- endif %}
+
+-- statement: update
+-- Rows with unchanged columns: those stay as they are stored. An upsert would fail on NOT NULL.
+update {{ table }} t
+   set {% for c in columns if not c.key -%}
+       {{ c.name }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then t.{{ c.name }} else {{ c.value }} end,
+       {% endfor -%}
+       {{ "_deleted_at = null, " if soft }}_seq = s._seq, _ord = s._ord, _synced_at = now()
+  from {{ stage }} s
+ where s._op <> 'd' and s._keep is not null and {{ same_key() }}{{ not_older() }}
+
+-- statement: orphan
+-- A row with unchanged columns whose stored row is not there: its values are lost.
+select {% for k in key %}{{ " || ', ' || " if not loop.first }}coalesce(s.{{ k.stage }}::text, 'null'){% endfor %}
+  from {{ stage }} s
+ where s._op <> 'd' and s._keep is not null
+   and not exists (select from {{ table }} t where {{ same_key() }})
+ limit 1
+
+-- statement: upsert
+insert into {{ table }} as t ({{ columns | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
+select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
+  from {{ stage }} s
+ where s._op <> 'd' and s._keep is null
+    on conflict ({{ key | map(attribute="name") | join(", ") }}) do update
+   set {% for c in columns if not c.key %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
+       {{ "_deleted_at = null, " if soft }}_seq = excluded._seq, _ord = excluded._ord, _synced_at = excluded._synced_at
+{%- if guard %}
+ where (t._seq, t._ord) <= (excluded._seq, excluded._ord)
+{%- endif %}
+
+-- statement: missing
+-- A table that is read again: rows that the source no longer has become deletes.
+insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)
+select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
+  from {{ table }} t
+ where not exists (select from {{ stage }} s where {{ same_key() }})
+{%- if soft %} and t._deleted_at is null{% endif %}

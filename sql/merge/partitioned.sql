@@ -1,0 +1,116 @@
+-- A table of history: overwrite, partitioned on a column of its own. `l` is the locator: one row a
+-- key, with the partition value under which the row is stored. Statements over old rows name the
+-- leaf: on the parent they would lock every leaf.
+{%- macro same_key(a) -%}
+{% for k in key %}{{ " and " if not loop.first }}{{ a }}.{{ k.name }} = {{ k.value }}{% endfor %}
+{%- endmacro -%}
+{%- macro not_older(a) -%}
+{% if guard %} and ({{ a }}._seq, {{ a }}._ord) <= (s._seq, s._ord){% endif %}
+{%- endmacro -%}
+{%- macro day(value) -%}
+(({{ value }})::date - date '2000-01-01')
+{%- endmacro %}
+
+-- statement: locate
+-- The staged rows that need something done in the leaf where their old row is: `stale` (a newer row
+-- is stored), `gone` (deleted), `moved` (to another leaf), `kept` (some columns did not change).
+{% if locator -%}
+select s.ctid::text, {{ day("l." ~ partition.name) }},
+       case {% if guard %}when (l._seq, l._ord) > (s._seq, s._ord) then 'stale'
+            {% endif %}when s._op = 'd' then 'gone'
+            when l.{{ partition.name }} is distinct from {{ partition.value }} then
+                 case when s._keep is null then 'moved' else 'moved and kept' end
+            else 'kept' end
+  from {{ stage }} s
+  join {{ locator }} l on {{ same_key("l") }}
+ where s._op = 'd' or s._keep is not null
+    or l.{{ partition.name }} is distinct from {{ partition.value }}
+    {{- " or (l._seq, l._ord) > (s._seq, s._ord)" if guard }}
+{%- else -%}
+select s.ctid::text, {{ day(partition.value) }}, case when s._op = 'd' then 'gone' else 'kept' end
+  from {{ stage }} s
+ where s._op = 'd' or s._keep is not null
+{%- endif %}
+
+-- statement: locate_origin
+-- Rows that came from another key and left columns out there.
+{% if locator -%}
+select s.ctid::text, {{ day("l." ~ partition.name) }}, 'origin'
+  from {{ stage }} s
+  join {{ locator }} l on {% for k in key %}{{ " and " if not loop.first }}l.{{ k.name }} = {{ k.origin }}{% endfor %}
+ where s._keep is not null and s.o0 is not null
+{%- else -%}
+select s.ctid::text, {{ day(partition.origin) }}, 'origin'
+  from {{ stage }} s
+ where s._keep is not null and s.o0 is not null
+{%- endif %}
+
+-- statement: drop_stale
+delete from {{ stage }} s where s.ctid = any ($1::text[]::tid[])
+
+-- statement: fill
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ leaf }} t
+ where s.ctid = any ($1::text[]::tid[])
+   and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
+
+-- statement: delete
+{% if soft -%}
+update {{ leaf }} t
+   set _deleted_at = s._at, _seq = s._seq, _ord = s._ord, _synced_at = now()
+  from {{ stage }} s
+ where s.ctid = any ($1::text[]::tid[]) and s._op = 'd' and {{ same_key("t") }}{{ not_older("t") }}
+{%- else -%}
+delete from {{ leaf }} t
+ using {{ stage }} s
+ where s.ctid = any ($1::text[]::tid[]) and {{ same_key("t") }}{{ not_older("t") }}
+{%- endif %}
+
+-- statement: delete_moved
+delete from {{ leaf }} t
+ using {{ stage }} s
+ where s.ctid = any ($1::text[]::tid[]) and {{ same_key("t") }}{{ not_older("t") }}
+
+-- statement: orphan
+select {% for k in key %}{{ " || ', ' || " if not loop.first }}coalesce(s.{{ k.stage }}::text, 'null'){% endfor %}
+  from {{ stage }} s
+ where s._op <> 'd' and s._keep is not null
+ limit 1
+
+-- statement: forget
+-- What is gone has no place; a softly deleted row keeps it.
+delete from {{ locator }} l
+ using {{ stage }} s
+ where s._op = 'd' and {{ same_key("l") }}{{ not_older("l") }}
+
+-- statement: remember
+insert into {{ locator }} as l ({{ key | map(attribute="name") | join(", ") }}, {{ partition.name }}, _seq, _ord)
+select {{ key | map(attribute="value") | join(", ") }}, {{ partition.value }}, s._seq, s._ord
+  from {{ stage }} s
+ where s._op <> 'd'
+   and not exists (select from {{ locator }} l
+                    where {{ same_key("l") }} and l.{{ partition.name }} = {{ partition.value }})
+    on conflict ({{ key | map(attribute="name") | join(", ") }}) do update
+   set {{ partition.name }} = excluded.{{ partition.name }}, _seq = excluded._seq, _ord = excluded._ord
+
+-- statement: upsert
+insert into {{ table }} as t ({{ columns | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
+select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
+  from {{ stage }} s
+ where s._op <> 'd' and s._keep is null
+    on conflict ({{ physical_key | join(", ") }}) do update
+   set {% for c in columns if not c.physical_key %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
+       {{ "_deleted_at = null, " if soft }}_seq = excluded._seq, _ord = excluded._ord, _synced_at = excluded._synced_at
+{%- if guard %}
+ where (t._seq, t._ord) <= (excluded._seq, excluded._ord)
+{%- endif %}
+
+-- statement: missing
+insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)
+select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
+  from {{ locator or table }} t
+ where not exists (select from {{ stage }} s where {{ same_key("t") }})

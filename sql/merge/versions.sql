@@ -1,0 +1,217 @@
+-- A table of history: versions (SCD type 2). `t` is the leaf of current versions, `d` the whole
+-- table. Staged is a chain of states for each key, one a source transaction: `_n` counts from 1,
+-- `_op` is 'd' where the row is gone, `_at` is the commit time.
+{%- macro same_key(a) -%}
+{% for k in key %}{{ " and " if not loop.first }}{{ a }}.{{ k.name }} = {{ k.value }}{% endfor %}
+{%- endmacro -%}
+{%- macro tracked_of(alias) -%}
+({% for c in columns if c.tracked %}{{ ", " if not loop.first }}{{ alias }}.{{ c.name }}{{ c.compare }}{% endfor %})
+{%- endmacro -%}
+{%- set open_end = "'9999-12-31 00:00+00'::timestamptz" -%}
+{%- set names = columns | map(attribute="name") | join(", ") %}
+
+-- statement: fill
+-- Unchanged columns are those of the version that was current before the batch.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ current }} t
+ where s._keep is not null
+   and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
+
+-- statement: undo_open
+-- Same transaction, another batch: nobody could see what it had made of the row, so its version
+-- goes, and the one it closed comes back; what it makes of the row now is merged as if at once.
+delete from {{ current }} t
+ using {{ stage }} s
+ where s._n = 1 and {{ same_key("t") }}
+   and t._seq = s._seq and (t._last_seq, t._last_ord) < (s._seq, s._ord)
+
+-- statement: undo_close
+update {{ table }} d
+   set valid_to = {{ open_end }}, _end_seq = null, _end_ord = null
+  from {{ stage }} s
+ where s._n = 1 and {{ same_key("d") }} and d.valid_to < {{ open_end }}
+   and d._end_seq = s._seq and (d._end_seq, d._end_ord) < (s._seq, s._ord)
+   and not exists (select from {{ current }} t where {{ same_key("t") }})
+
+-- statement: merge
+with event as (
+    -- what is not yet in the table, beside the version it meets (`_tid`) or, where the key has no
+    -- current version, the end of its last one
+    select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
+           s._keep, s._op, s._n, s._seq, s._ord,
+           {% if since %}case when s._op = 'r' and t.ctid is null and isfinite({{ since }}::timestamptz)
+                then least({{ since }}::timestamptz, s._at) else s._at end{% else %}s._at{% endif %} as _at,
+           t.ctid as _tid, coalesce(t.valid_from, l.valid_to) as _base,
+           case when t.ctid is null then s._op <> 'd'
+                else s._op = 'd'
+                  or ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}t.{{ c.name }}{{ c.compare }}{% endfor %})
+                     is distinct from
+                     ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}({{ c.value }}){{ c.compare }}{% endfor %})
+           end as _differs
+      from {{ stage }} s
+      left join {{ current }} t on {{ same_key("t") }}
+      left join lateral (
+            select d.valid_to, d._end_seq, d._end_ord
+              from {{ table }} d
+             where {{ same_key("d") }} and t.ctid is null and d.valid_to < {{ open_end }}
+             order by d.valid_to desc
+             limit 1) l on true
+{%- if guard %}
+     where (s._seq, s._ord) > (coalesce(t._last_seq, l._end_seq, -1), coalesce(t._last_ord, l._end_ord, 0))
+{%- endif %}
+),
+{%- if chains %}
+changed as (
+    -- the first event of a key meets the stored version, the others the event before them
+    select e.*, lag(e._op) over chain is null as _first,
+           case when lag(e._op) over chain is null then e._differs
+                when e._op = 'd' or lag(e._op) over chain = 'd'
+                then (e._op = 'd') <> (lag(e._op) over chain = 'd')
+                else ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}(lag(e.{{ c.name }}) over chain){{ c.compare }}{% endfor %})
+                     is distinct from {{ tracked_of("e") }}
+           end or (e._seq = $1 and e._op <> 'd') as _changes
+      from event e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+numbered as (
+    -- run 0 goes on with the stored version, every change starts another run
+    select e.*, sum(e._changes::int) over chain as _run
+      from changed e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+labelled as (
+    -- a run's label: its commit time, but at least 1 µs behind the label before it
+    select e.*,
+           greatest(e._base, max(case when e._changes then e._at - e._run * interval '1 us' end) over chain)
+             + e._run * interval '1 us' as _label
+      from numbered e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+run as (
+    -- a run has the order and label of its first event, and the values of its last one
+    select distinct on ({{ key | map(attribute="qualified") | join(", ") }}, e._run)
+           {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           e._keep, e._op, e._tid, e._run,
+           first_value(e._seq) over run as _seq, first_value(e._ord) over run as _ord,
+           e._seq as _last_seq, e._ord as _last_ord,
+           first_value(e._label) over run as _label,
+           false as _final
+      from labelled e
+    window run as (partition by {{ key | map(attribute="qualified") | join(", ") }}, e._run order by e._seq, e._ord)
+     order by {{ key | map(attribute="qualified") | join(", ") }}, e._run, e._seq desc, e._ord desc
+),
+state as (
+    select e.*, lead(e._label) over chain as _until,
+           lead(e._seq) over chain as _end_seq, lead(e._ord) over chain as _end_ord
+      from run e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._run)
+),
+{%- else %}
+state as (
+    select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           e._keep, e._op, e._tid,
+           case when e._differs or (e._seq = $1 and e._op <> 'd') then 1 else 0 end as _run,
+           e._seq, e._ord, e._seq as _last_seq, e._ord as _last_ord,
+           greatest(e._at, e._base + interval '1 us') as _label,
+           null::timestamptz as _until, null::int8 as _end_seq, null::int8 as _end_ord
+      from event e
+),
+{%- endif %}
+closed as (
+    -- the stored version, with what run 0 made of it, and the versions that came and went at once
+    insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
+    select {% for c in columns %}{% if chains %}case when z._run is null then t.{{ c.name }} else z.{{ c.name }} end{% else %}t.{{ c.name }}{% endif %}, {% endfor -%}
+           {% for c in unfed %}t.{{ c }}, {% endfor -%}
+           t.valid_from, e._label, t._seq, t._ord,
+           {% if chains %}coalesce(z._last_seq, t._last_seq), coalesce(z._last_ord, t._last_ord){% else %}t._last_seq, t._last_ord{% endif %},
+           e._seq, e._ord, now()
+      from state e
+      join {{ current }} t on t.ctid = e._tid
+{%- if chains %}
+      left join state z on z._run = 0 and z._tid = e._tid
+{%- endif %}
+     where e._run = 1 and e._tid is not null
+{%- if chains %}
+    union all
+    select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           {% for c in unfed %}null, {% endfor -%}
+           e._label, e._until, e._seq, e._ord, e._last_seq, e._last_ord, e._end_seq, e._end_ord, now()
+      from state e
+     where e._run > 0 and e._op <> 'd' and e._until is not null
+{%- endif %}
+    returning 1
+),
+gone as (
+    delete from {{ current }} t
+     using state e
+     where t.ctid = e._tid and e._until is null and e._op = 'd' and e._run > 0
+    returning 1
+),
+changed_in_place as (
+    -- the row of the current version becomes the next one: its key stays, so its index does too
+    update {{ current }} t
+       set {% for c in columns if not c.key %}{{ c.name }} = e.{{ c.name }}, {% endfor -%}
+           valid_from = case when e._run > 0 then e._label else t.valid_from end,
+           _seq = case when e._run > 0 then e._seq else t._seq end,
+           _ord = case when e._run > 0 then e._ord else t._ord end,
+           _last_seq = e._last_seq, _last_ord = e._last_ord, _synced_at = now()
+      from state e
+     where t.ctid = e._tid and e._until is null and e._op <> 'd'
+    returning e._run
+),
+opened as (
+    insert into {{ current }} ({{ names }}, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _synced_at)
+    select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           e._label, {{ open_end }}, e._seq, e._ord, e._last_seq, e._last_ord, now()
+      from state e
+     where e._tid is null and e._until is null and e._op <> 'd'
+    returning 1
+)
+select (select count(*) from event) as events,
+       (select count(*) from event where _keep is not null) as orphans,
+       (select count(*) from closed) as closed,
+       (select count(*) from opened) + (select count(*) from changed_in_place where _run > 0) as opened,
+       (select count(*) from gone) as gone
+
+-- statement: settle
+-- The end of a transaction that came in several batches: where it opened a version that equals the
+-- one it closed, the two are one again.
+with same as (
+    select t.ctid as tid, {% for k in key %}t.{{ k.name }}, {% endfor -%}
+           d.valid_from, d.valid_to, d._seq, d._ord
+      from {{ current }} t
+      join {{ table }} d
+        on {% for k in key %}d.{{ k.name }} = t.{{ k.name }} and {% endfor -%}
+           d.valid_to = t.valid_from and d._end_seq = $1
+     where t._seq = $1
+       and {{ tracked_of("t") }} is not distinct from {{ tracked_of("d") }}
+),
+merged as (
+    delete from {{ table }} d
+     using same m
+     where {% for k in key %}d.{{ k.name }} = m.{{ k.name }} and {% endfor %}d.valid_to = m.valid_to
+    returning 1
+)
+update {{ current }} t
+   set valid_from = m.valid_from, _seq = m._seq, _ord = m._ord
+  from same m
+ where t.ctid = m.tid
+
+-- statement: truncate
+-- An emptied source table closes every current version.
+with gone as (
+    delete from {{ current }} t where (t._last_seq, t._last_ord) < ($1, $2) returning t.*
+)
+insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
+select {{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, greatest($3, valid_from + interval '1 us'), _seq, _ord, _last_seq, _last_ord, $1, $2, now()
+  from gone
+
+-- statement: missing
+insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)
+select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
+  from {{ current }} t
+ where not exists (select from {{ stage }} s where {{ same_key("t") }})

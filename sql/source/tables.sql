@@ -1,0 +1,24 @@
+-- Every ordinary or partitioned table that could be published, with what publishing it depends on.
+-- Leaves of partitioned tables are left out: their changes are published as the root's.
+select c.oid,
+       n.nspname,
+       c.relname,
+       c.relreplident::text                                    as replica_identity,
+       obj_description(c.oid, 'pg_class')                      as comment,
+       pg_has_role(c.relowner, 'USAGE')                        as owned,
+       has_table_privilege(c.oid, 'SELECT')
+         and has_schema_privilege(n.oid, 'USAGE')              as readable,
+       greatest(c.reltuples, 0)::float8                        as estimated_rows,
+       -- a leaf with an identity of its own decides what its updates carry
+       (select min(l.oid::regclass::text)
+          from pg_partition_tree(c.oid) p
+          join pg_class l on l.oid = p.relid
+         where c.relkind = 'p' and p.isleaf and l.relreplident <> c.relreplident) as odd_leaf
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('r', 'p')
+   and c.relpersistence = 'p'
+   and not c.relispartition
+   and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+   and n.nspname not like 'pg\_temp\_%'
+ order by n.nspname, c.relname

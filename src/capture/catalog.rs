@@ -1,0 +1,157 @@
+//! The source's catalogue: which tables there are and what they look like.
+//!
+//! Read at start and whenever the stream shows a table whose shape has changed. The catalogue may be
+//! ahead of the stream; who asks about an event matches columns by name.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+
+use crate::error::{Error, Result};
+use crate::names::TableName;
+use crate::postgres::Session;
+use crate::relation::{Column, ColumnType, Fill, Identity, Relation, TypeKind};
+
+/// The first OID that does not belong to Postgres itself.
+const FIRST_USER_OID: u32 = 16384;
+
+/// A table of the source, with what publishing it depends on.
+#[derive(Clone, Debug)]
+pub struct SourceTable {
+    /// Its shape.
+    pub relation: Relation,
+    /// Whether our role owns it, which adding it to a publication takes.
+    pub owned: bool,
+    /// Whether our role may read it.
+    pub readable: bool,
+    /// The planner's idea of its size, for progress bars.
+    pub estimated_rows: u64,
+    /// A leaf whose replica identity differs from its root's.
+    pub odd_leaf: Option<String>,
+    /// Whether its identity is the chosen index, which may be none of its primary key.
+    pub by_index: bool,
+}
+
+impl SourceTable {
+    /// Why updates of this table could not be published, with the statement that mends it.
+    pub fn identity_problem(&self) -> Option<(String, String)> {
+        let relation = &self.relation;
+        let table = crate::postgres::quote::table(&relation.table);
+        let full = format!("alter table {table} replica identity full");
+        if let Some(leaf) = &self.odd_leaf {
+            let what = format!("its partition {leaf} has another replica identity than its root");
+            return Some((what, format!("alter table {leaf} replica identity …, as the root's")));
+        }
+        match relation.identity {
+            Identity::Full => None,
+            Identity::Key if relation.key().next().is_some() => None,
+            Identity::Key => Some(("it has no primary key".to_owned(), full)),
+            Identity::Nothing if relation.key().next().is_some() => Some((
+                "its replica identity is NOTHING".to_owned(),
+                format!("alter table {table} replica identity default"),
+            )),
+            Identity::Nothing => Some(("its replica identity is NOTHING".to_owned(), full)),
+        }
+    }
+}
+
+/// Every table that could be published.
+pub async fn tables(source: &Session) -> Result<Vec<SourceTable>> {
+    read(source, None).await
+}
+
+/// One table by name, if it is there.
+pub async fn table(source: &Session, name: &TableName) -> Result<Option<SourceTable>> {
+    Ok(read(source, Some(name)).await?.pop())
+}
+
+async fn read(source: &Session, only: Option<&TableName>) -> Result<Vec<SourceTable>> {
+    let failed = |error| Error::source("reading its catalogue", error);
+    let rows = source.query(include_str!("../../sql/source/tables.sql"), &[]).await;
+    let mut tables = Vec::new();
+    for row in rows.map_err(failed)? {
+        let table = read_table(&row).map_err(failed)?;
+        if only.is_none_or(|name| *name == table.relation.table) {
+            tables.push(table);
+        }
+    }
+    let oids: Vec<u32> = tables.iter().map(|table| table.relation.oid).collect();
+    let rows = source.query(include_str!("../../sql/source/columns.sql"), &[&oids]).await;
+    let mut columns: HashMap<u32, Vec<Column>> = HashMap::new();
+    for row in rows.map_err(failed)? {
+        let oid = row.try_get("attrelid").map_err(failed)?;
+        columns.entry(oid).or_default().push(read_column(&row).map_err(failed)?);
+    }
+    for table in &mut tables {
+        table.relation.columns = columns.remove(&table.relation.oid).unwrap_or_default();
+    }
+    Ok(tables)
+}
+
+fn read_table(row: &Row) -> Result<SourceTable, tokio_postgres::Error> {
+    let identity: String = row.try_get("replica_identity")?;
+    let estimated_rows: f64 = row.try_get("estimated_rows")?;
+    let relation = Relation {
+        oid: row.try_get("oid")?,
+        table: TableName::new(row.try_get::<_, &str>("nspname")?, row.try_get::<_, &str>("relname")?),
+        identity: match identity.as_str() {
+            "f" => Identity::Full,
+            "n" => Identity::Nothing,
+            _ => Identity::Key,
+        },
+        columns: Vec::new(),
+        comment: row.try_get("comment")?,
+    };
+    Ok(SourceTable {
+        relation,
+        owned: row.try_get("owned")?,
+        readable: row.try_get("readable")?,
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+        estimated_rows: estimated_rows as u64,
+        odd_leaf: row.try_get("odd_leaf")?,
+        by_index: identity == "i",
+    })
+}
+
+fn read_column(row: &Row) -> Result<Column, tokio_postgres::Error> {
+    let missing: Option<String> = row.try_get("missing_value")?;
+    let has_default: bool = row.try_get("has_default")?;
+    Ok(Column {
+        name: row.try_get("attname")?,
+        attnum: row.try_get("attnum")?,
+        ty: ColumnType {
+            oid: row.try_get("atttypid")?,
+            typmod: row.try_get("atttypmod")?,
+            name: row.try_get("type_name")?,
+            kind: read_kind(row)?,
+        },
+        in_key: row.try_get("in_key")?,
+        fill: match missing {
+            Some(constant) => Fill::Constant(constant),
+            None if has_default => Fill::Unknown,
+            None => Fill::Null,
+        },
+        comment: row.try_get("comment")?,
+    })
+}
+
+fn read_kind(row: &Row) -> Result<TypeKind, tokio_postgres::Error> {
+    let oid: u32 = row.try_get("base_oid")?;
+    let typtype: String = row.try_get("base_typtype")?;
+    let typname: String = row.try_get("base_typname")?;
+    let element_oid: Option<u32> = row.try_get("element_oid")?;
+    let element_typtype: Option<String> = row.try_get("element_typtype")?;
+    let user_element = element_oid.is_some_and(|oid| oid >= FIRST_USER_OID);
+    // reg* values print as names that the warehouse does not know
+    let by_name = typname.trim_start_matches('_').starts_with("reg") || typname.ends_with("aclitem");
+    let plain = matches!(typtype.as_str(), "b" | "r" | "m") && !by_name && !user_element;
+    Ok(match typtype.as_str() {
+        "e" => TypeKind::Enum,
+        _ if element_typtype.as_deref() == Some("e") => TypeKind::EnumArray,
+        _ if oid < FIRST_USER_OID && plain => {
+            TypeKind::Builtin { oid, name: row.try_get("base_name")? }
+        }
+        _ if row.try_get("from_extension")? => TypeKind::Extension { name: typname },
+        _ => TypeKind::Other,
+    })
+}

@@ -1,0 +1,7 @@
+//! From a source's bytes to change events. Pure: nothing here does I/O.
+
+mod pgoutput;
+mod transaction;
+
+pub use pgoutput::{Message, Old, RelationMessage, read_message};
+pub use transaction::{Decoded, Decoder};

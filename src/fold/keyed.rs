@@ -1,0 +1,209 @@
+//! Folds the changes of a table with a key: the last image of each key, or, where history is kept,
+//! the last image that each transaction left (nobody could see the ones between).
+//!
+//! An update that leaves TOASTed columns out takes them from the key's earlier image in the window;
+//! what is still unknown then is marked for the warehouse to fill from the stored row. A change of
+//! key is a delete and an insert; the row's values are then stored under the key it had before the
+//! window, its origin.
+
+use super::index::{KeyIndex, keep};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{ChangeEvent, Folded, FoldedRow, Op, OldRow, Span, Target};
+use crate::spec::{Deletes, History};
+use crate::value::{Cell, Row, RowWriter};
+
+/// The fold of one table with a key.
+pub(super) struct Keyed {
+    folded: Folded,
+    index: KeyIndex,
+    /// one row a key and transaction, in place of one row a key
+    chains: bool,
+    ignore_deletes: bool,
+    scratch: Scratch,
+}
+
+/// Buffers that are reused from event to event.
+#[derive(Default)]
+struct Scratch {
+    key: Vec<u8>,
+    old_key: Vec<u8>,
+    image: Vec<u8>,
+}
+
+impl Keyed {
+    pub(super) fn new(target: &Target) -> Keyed {
+        Keyed {
+            folded: Folded::default(),
+            index: KeyIndex::default(),
+            chains: target.model.history == History::Versions,
+            ignore_deletes: target.model.deletes == Deletes::Ignore,
+            scratch: Scratch::default(),
+        }
+    }
+
+    pub(super) fn push(&mut self, target: &Target, event: &ChangeEvent<'_>) -> Result<()> {
+        self.folded.events += 1;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let pushed = match (event.op, event.new, event.old) {
+            (Op::Create | Op::Read, Some(new), _) => self.insert(target, event, new, &mut scratch),
+            (Op::Update, Some(new), old) => self.update(target, event, new, old, &mut scratch),
+            (Op::Delete, _, Some(old)) => self.delete(target, event, old, &mut scratch),
+            _ => Err(Error::bug("a change carries neither an old nor a new row")),
+        };
+        self.scratch = scratch;
+        pushed
+    }
+
+    fn insert(
+        &mut self,
+        target: &Target,
+        event: &ChangeEvent<'_>,
+        new: Row<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        write_key(target, new, None, &mut scratch.key)?;
+        self.put(event, &scratch.key, Some(new.bytes()), None);
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        target: &Target,
+        event: &ChangeEvent<'_>,
+        new: Row<'_>,
+        old: Option<OldRow<'_>>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        write_key(target, new, old, &mut scratch.key)?;
+        match old {
+            Some(old) => write_key(target, old.row, None, &mut scratch.old_key)?,
+            None => scratch.old_key.clone_from(&scratch.key),
+        }
+        let earlier = self.find(&scratch.old_key).and_then(|at| self.folded.rows.get(at)).copied();
+        let earlier_image = earlier.and_then(|row| row.image).map(|span| self.folded.row(span));
+        let whole = old.filter(|old| old.whole).map(|old| old.row);
+        complete(new, [whole, earlier_image], &mut scratch.image);
+        let moved = scratch.old_key != scratch.key;
+        let unchanged = Row::from_bytes(&scratch.image).has_unchanged();
+        // where the stored values are: under the key that the row had before the window
+        let origin = match earlier {
+            _ if !unchanged => None,
+            Some(row) => row.origin.or(moved.then_some(row.key)),
+            None if moved => Some(self.keep(&scratch.old_key)),
+            None => None,
+        };
+        if moved && !self.ignore_deletes {
+            self.put(event, &scratch.old_key, None, None);
+        }
+        let origin = origin.filter(|span| self.folded.bytes(*span) != scratch.key);
+        self.put(event, &scratch.key, Some(&scratch.image), origin);
+        Ok(())
+    }
+
+    fn delete(
+        &mut self,
+        target: &Target,
+        event: &ChangeEvent<'_>,
+        old: OldRow<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        if self.ignore_deletes {
+            return Ok(());
+        }
+        write_key(target, old.row, None, &mut scratch.key)?;
+        self.put(event, &scratch.key, None, None);
+        Ok(())
+    }
+
+    /// Notes a key's new state: in place of the one it had, or behind it where the chain is kept and
+    /// another transaction made it.
+    fn put(
+        &mut self,
+        event: &ChangeEvent<'_>,
+        key: &[u8],
+        image: Option<&[u8]>,
+        origin: Option<Span>,
+    ) {
+        let unchanged = image.is_some_and(|image| Row::from_bytes(image).has_unchanged());
+        let image = image.map(|image| self.keep(image));
+        let found = self.find(key);
+        let last = found.and_then(|at| self.folded.rows.get(at)).copied();
+        let behind = last.filter(|last| self.chains && last.mark.seq != event.mark.seq);
+        let row = FoldedRow {
+            op: event.op,
+            key: last.map_or_else(|| self.keep(key), |last| last.key),
+            origin,
+            image,
+            before: None,
+            order: event.order,
+            mark: event.mark,
+            unchanged,
+            count: behind.map_or(last.map_or(1, |last| last.count), |last| last.count + 1),
+        };
+        let slot = found.filter(|_| behind.is_none());
+        if let Some(place) = slot.and_then(|at| self.folded.rows.get_mut(at)) {
+            *place = row;
+            return;
+        }
+        let at = self.folded.rows.len();
+        self.folded.rows.push(row);
+        self.index.point(&self.folded, key, at);
+    }
+
+    fn find(&self, key: &[u8]) -> Option<usize> {
+        self.index.find(&self.folded, key)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Span {
+        keep(&mut self.folded, bytes)
+    }
+
+    /// The folded rows, sorted by key and, within a key, by order: neighbours in the index are
+    /// neighbours in the batch, and two batches lock rows in one order.
+    pub(super) fn finish(self) -> Folded {
+        let mut folded = self.folded;
+        let Folded { arena, rows, .. } = &mut folded;
+        let key = |row: &FoldedRow| arena.get(row.key.start..row.key.end).unwrap_or_default();
+        rows.sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.count.cmp(&b.count)));
+        folded
+    }
+}
+
+/// Writes the cells of a row's key. A TOASTed key column may be left out of an update's new row; the
+/// old key is sent then.
+pub(super) fn write_key(
+    target: &Target,
+    row: Row<'_>,
+    old: Option<OldRow<'_>>,
+    key: &mut Vec<u8>,
+) -> Result<()> {
+    key.clear();
+    let mut writer = RowWriter::new(key);
+    for column in &target.key {
+        let cell = match row.cell(*column) {
+            Cell::Unchanged => old.map_or(Cell::Unchanged, |old| old.row.cell(*column)),
+            cell => cell,
+        };
+        if cell == Cell::Unchanged {
+            let what = "an update carries neither the new nor the old value of its key";
+            return Err(Error::new(Kind::TableStops, what)
+                .on_table(target.model.table.to_string())
+                .remedy(format!("siltstone table resync {}", target.model.table)));
+        }
+        writer.push(cell);
+    }
+    Ok(())
+}
+
+/// Writes a row whose unchanged cells are taken from the first of the older images that has them.
+pub(super) fn complete(new: Row<'_>, older: [Option<Row<'_>>; 2], image: &mut Vec<u8>) {
+    image.clear();
+    if !new.has_unchanged() {
+        return image.extend_from_slice(new.bytes());
+    }
+    let mut writer = RowWriter::new(image);
+    for (at, cell) in new.cells().enumerate() {
+        let known = older.iter().flatten().map(|row| row.cell(at)).find(|c| *c != Cell::Unchanged);
+        writer.push(if cell == Cell::Unchanged { known.unwrap_or(cell) } else { cell });
+    }
+}

@@ -1,0 +1,104 @@
+//! Keeps every event of a table whose events are its rows: append and raw tables.
+
+use super::index::{KeyIndex, keep};
+use super::keyed::{complete, write_key};
+use crate::error::Result;
+use crate::journey::{ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
+use crate::spec::{Deletes, History};
+use crate::value::Row;
+
+/// The events of one table, in their order.
+pub(super) struct Log {
+    folded: Folded,
+    /// raw tables keep old images and images as sent
+    raw: bool,
+    ignore_deletes: bool,
+    /// append tables with a key: a row's last image, for the columns an update leaves out
+    index: KeyIndex,
+    scratch: Vec<u8>,
+}
+
+impl Log {
+    pub(super) fn new(target: &Target) -> Log {
+        Log {
+            folded: Folded::default(),
+            raw: target.model.history == History::Raw,
+            ignore_deletes: target.model.deletes == Deletes::Ignore,
+            index: KeyIndex::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, target: &Target, event: &ChangeEvent<'_>) -> Result<()> {
+        self.folded.events += 1;
+        if self.ignore_deletes && matches!(event.op, Op::Delete | Op::Truncate) {
+            return Ok(());
+        }
+        let key = self.key(target, event)?;
+        let carries = !self.raw && !target.key.is_empty();
+        // an update that moved the row: what it leaves out stands under the old key
+        let old_key = match event.old.filter(|_| carries && event.op == Op::Update) {
+            Some(old) => self.key_of(target, old.row, None)?,
+            None => key,
+        };
+        let earlier = if carries { self.earlier(old_key) } else { None };
+        let (image, unchanged) = self.image(event, earlier);
+        let moved = self.folded.bytes(old_key) != self.folded.bytes(key);
+        let before = event.old.filter(|_| self.raw).map(|old| old.row.bytes());
+        let before = before.map(|bytes| keep(&mut self.folded, bytes));
+        self.folded.rows.push(FoldedRow {
+            op: event.op,
+            key,
+            origin: Some(old_key).filter(|_| unchanged && moved),
+            image,
+            before,
+            order: event.order,
+            mark: event.mark,
+            unchanged,
+            count: event.old.is_some_and(|old| old.whole).into(),
+        });
+        if carries {
+            let at = self.folded.rows.len() - 1;
+            self.index.point(&self.folded, self.folded.bytes(key), at);
+        }
+        Ok(())
+    }
+
+    fn earlier(&self, key: Span) -> Option<Span> {
+        let at = self.index.find(&self.folded, self.folded.bytes(key))?;
+        self.folded.rows.get(at)?.image
+    }
+
+    fn key(&mut self, target: &Target, event: &ChangeEvent<'_>) -> Result<Span> {
+        let Some(row) = event.new.or(event.old.map(|old| old.row)) else {
+            return Ok(keep(&mut self.folded, &[]));
+        };
+        self.key_of(target, row, event.old)
+    }
+
+    fn key_of(&mut self, target: &Target, row: Row<'_>, old: Option<OldRow<'_>>) -> Result<Span> {
+        write_key(target, row, old, &mut self.scratch)?;
+        Ok(keep(&mut self.folded, &self.scratch))
+    }
+
+    /// The event's image: of a delete in an append table the old row, as far as it was sent.
+    fn image(
+        &mut self,
+        event: &ChangeEvent<'_>,
+        earlier: Option<Span>,
+    ) -> (Option<Span>, bool) {
+        let old = event.old.map(|old| old.row);
+        let Some(row) = event.new.or(old.filter(|_| !self.raw)) else { return (None, false) };
+        let whole = event.old.filter(|old| old.whole && !self.raw).map(|old| old.row);
+        let earlier = earlier.map(|span| self.folded.row(span));
+        complete(row, [whole, earlier], &mut self.scratch);
+        let unchanged = Row::from_bytes(&self.scratch).has_unchanged();
+        let span = keep(&mut self.folded, &self.scratch);
+        (Some(span), unchanged)
+    }
+
+    /// The events.
+    pub(super) fn finish(self) -> Folded {
+        self.folded
+    }
+}

@@ -1,0 +1,10 @@
+//! From change events to batches: few rows out of many events. Pure, and the only holder of data in
+//! flight between source and warehouse.
+
+mod bag;
+mod index;
+mod keyed;
+mod log;
+mod window;
+
+pub use window::{Limits, Window};

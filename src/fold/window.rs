@@ -1,0 +1,199 @@
+//! The open batch: a window over all tables of a connector.
+//!
+//! It closes on a source commit when the merge can take it or it is full, and inside a transaction
+//! only when that transaction alone is larger than the limits. It knows no clock: nothing lingers.
+
+use std::sync::Arc;
+
+use super::bag::Bag;
+use super::keyed::{Keyed, write_key};
+use super::log::Log;
+use crate::error::Result;
+use crate::journey::{
+    Batch, Before, ChangeEvent, Flow, Folded, FoldedRow, Held, PositionRange, Route, TableBatch, Target,
+};
+use crate::names::fingerprint;
+use crate::position::Lsn;
+use crate::spec::History;
+
+/// When a window is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Events folded into it.
+    pub rows: usize,
+    /// Memory it holds, in bytes.
+    pub bytes: usize,
+}
+
+/// How an event is folded, by the history of its table.
+enum Fold {
+    Keyed(Keyed),
+    Bag(Bag),
+    Log(Log),
+}
+
+struct TableFold {
+    target: Arc<Target>,
+    fold: Fold,
+}
+
+/// The open batch.
+pub struct Window {
+    limits: Limits,
+    after: Lsn,
+    tables: Vec<Option<TableFold>>,
+    held: Vec<Held>,
+    /// what the folded and held changes weigh
+    bytes: usize,
+    before: Vec<Before>,
+    events: usize,
+    transactions: u64,
+    committed_at: i64,
+    /// inside a transaction: what was folded since its begin cannot be cut off
+    in_transaction: bool,
+    /// the first transaction began in the batch before
+    continues: bool,
+}
+
+impl Window {
+    /// An empty window behind the position `after`.
+    pub fn new(limits: Limits, after: Lsn) -> Window {
+        Window {
+            limits,
+            after,
+            tables: Vec::new(),
+            held: Vec::new(),
+            bytes: 0,
+            before: Vec::new(),
+            events: 0,
+            transactions: 0,
+            committed_at: 0,
+            in_transaction: false,
+            continues: false,
+        }
+    }
+
+    /// Notes the begin of a transaction.
+    pub fn begin(&mut self) {
+        self.in_transaction = true;
+    }
+
+    /// Notes the end of a transaction.
+    pub fn commit(&mut self, committed_at: i64) {
+        self.in_transaction = false;
+        self.transactions += 1;
+        self.committed_at = committed_at;
+    }
+
+    /// Takes a change to where its route leads. `message` is what arrived, for a table on hold.
+    pub fn push(&mut self, route: &Route, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
+        if event.order.seq < route.floor {
+            return Ok(());
+        }
+        match route.flow {
+            Flow::Skip => return Ok(()),
+            Flow::Hold => self.hold(&route.target, event, message)?,
+            Flow::Live => self.fold(&route.target, event)?,
+        }
+        self.events += 1;
+        self.bytes += message.len() + size_of::<FoldedRow>();
+        Ok(())
+    }
+
+    fn fold(&mut self, target: &Arc<Target>, event: &ChangeEvent<'_>) -> Result<()> {
+        if self.tables.len() <= target.index {
+            self.tables.resize_with(target.index + 1, || None);
+        }
+        let Some(slot) = self.tables.get_mut(target.index) else { return Ok(()) };
+        let table = slot.get_or_insert_with(|| TableFold::new(target.clone()));
+        match &mut table.fold {
+            Fold::Keyed(keyed) => keyed.push(target, event),
+            Fold::Bag(bag) => bag.push(event),
+            Fold::Log(log) => log.push(target, event),
+        }
+    }
+
+    fn hold(&mut self, target: &Arc<Target>, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
+        let mut key = Vec::new();
+        if let Some(row) = event.new.or(event.old.map(|old| old.row)) {
+            write_key(target, row, event.old, &mut key)?;
+        }
+        self.held.push(Held {
+            target: target.clone(),
+            order: event.order,
+            mark: event.mark,
+            key_hash: fingerprint(&key).cast_signed(),
+            message: message.to_vec(),
+        });
+        Ok(())
+    }
+
+    /// Notes what must be done before the rows that follow. Only on a window without rows: what came
+    /// earlier has to be merged earlier.
+    pub fn first(&mut self, before: Before) {
+        debug_assert!(self.events == 0, "a barrier behind rows");
+        self.before.push(before);
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.events == 0 && self.before.is_empty() && self.transactions == 0
+    }
+
+    /// Whether rows were folded or held: a barrier has to wait until they are merged.
+    pub fn has_rows(&self) -> bool {
+        self.events > 0
+    }
+
+    /// Whether it stands between two transactions.
+    pub fn at_boundary(&self) -> bool {
+        !self.in_transaction
+    }
+
+    /// Whether it has reached a limit.
+    pub fn is_full(&self) -> bool {
+        self.events >= self.limits.rows || self.bytes >= self.limits.bytes
+    }
+
+    /// Closes the window at `until` and opens the next one behind it. Inside a transaction the batch
+    /// does not end there, and the next one continues it.
+    pub fn close(&mut self, until: Lsn, routing: u64) -> Batch {
+        let ends = !self.in_transaction;
+        let mut next = Window::new(self.limits, if ends { until } else { self.after });
+        next.in_transaction = self.in_transaction;
+        next.continues = self.in_transaction;
+        let closed = std::mem::replace(self, next);
+        let tables = closed.tables.into_iter().flatten().map(TableFold::finish);
+        Batch {
+            range: PositionRange { after: closed.after, until },
+            ends,
+            continues: closed.continues,
+            routing,
+            before: closed.before,
+            tables: tables.filter(|table| !table.folded.rows.is_empty()).collect(),
+            held: closed.held,
+            transactions: closed.transactions,
+            committed_at: closed.committed_at,
+        }
+    }
+}
+
+impl TableFold {
+    fn new(target: Arc<Target>) -> TableFold {
+        let fold = match target.model.history {
+            History::Overwrite | History::Versions => Fold::Keyed(Keyed::new(&target)),
+            History::Bag => Fold::Bag(Bag::default()),
+            History::Append | History::Raw => Fold::Log(Log::new(&target)),
+        };
+        TableFold { target, fold }
+    }
+
+    fn finish(self) -> TableBatch {
+        let folded: Folded = match self.fold {
+            Fold::Keyed(keyed) => keyed.finish(),
+            Fold::Bag(bag) => bag.finish(),
+            Fold::Log(log) => log.finish(),
+        };
+        TableBatch { target: self.target, folded }
+    }
+}

@@ -1,0 +1,317 @@
+//! The hand-over types: what each stage gives to the next. They are the pipeline; who reads only
+//! this file knows the system.
+//!
+//! capture → [`RawRecord`] → decode → [`ChangeEvent`] → fold → [`Batch`] → merge → [`Applied`] →
+//! progress → [`Advanced`] → capture and refresh. Stages import this file and never each other; only
+//! `pipeline` knows their order.
+
+use std::sync::Arc;
+
+use crate::position::{Lsn, Order};
+use crate::relation::{Relation, Wire};
+use crate::spec::Model;
+use crate::value::Row;
+
+/// capture → decode: a message as it arrived, nothing interpreted.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    /// Where the message stands in the source's log.
+    pub start: Lsn,
+    /// The end of the source's log when it was sent.
+    pub end: Lsn,
+    /// When it was sent, microseconds since 2000-01-01 UTC by the source's clock.
+    pub sent_at: i64,
+    /// The message.
+    pub bytes: &'a [u8],
+}
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// It was inserted.
+    Create,
+    /// It was updated, its key perhaps as well.
+    Update,
+    /// It was deleted.
+    Delete,
+    /// A snapshot read it.
+    Read,
+    /// Its whole table was emptied.
+    Truncate,
+}
+
+impl Op {
+    /// Debezium's letter for it, as raw and append tables show it.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Op::Create => "c",
+            Op::Update => "u",
+            Op::Delete => "d",
+            Op::Read => "r",
+            Op::Truncate => "t",
+        }
+    }
+}
+
+/// The transaction a change belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Where its commit record starts: the `seq` of all its changes.
+    pub seq: i64,
+    /// Its commit time, microseconds since 2000-01-01 UTC by the source's clock.
+    pub committed_at: i64,
+    /// Its transaction id at the source.
+    pub xid: u32,
+}
+
+/// An old row, as far as the source sent it.
+#[derive(Clone, Copy, Debug)]
+pub struct OldRow<'a> {
+    /// Its cells.
+    pub row: Row<'a>,
+    /// Whether it is the whole row; else all cells but the identity's are null and mean nothing.
+    pub whole: bool,
+}
+
+/// decode → fold: a change of one row, or the emptying of one table.
+#[derive(Clone, Debug)]
+pub struct ChangeEvent<'a> {
+    /// The table, in the shape it had then.
+    pub relation: Arc<Relation>,
+    /// What happened.
+    pub op: Op,
+    /// The old key or row, where one was sent.
+    pub old: Option<OldRow<'a>>,
+    /// The new row.
+    pub new: Option<Row<'a>>,
+    /// Its place in the order of the source.
+    pub order: Order,
+    /// Its transaction.
+    pub mark: Mark,
+}
+
+/// A warehouse table as one source relation feeds it. Remade when the relation changes shape.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its place in the session's list of tables.
+    pub index: usize,
+    /// What the table is.
+    pub model: Arc<Model>,
+    /// What feeds it.
+    pub relation: Arc<Relation>,
+    /// The relation's number in `audit.schemas`.
+    pub schema_id: i32,
+    /// Where the key's cells stand in a row of the relation, in the order of the model's key.
+    pub key: Vec<usize>,
+    /// How each column of the relation arrives.
+    pub wires: Vec<Wire>,
+    /// The columns that are fed, in the model's order.
+    pub feeds: Vec<Feed>,
+}
+
+/// A column of a target and the relation's column that feeds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// Its place among the model's columns.
+    pub column: usize,
+    /// The place of its cell in a row of the relation.
+    pub from: usize,
+    /// How its values arrive.
+    pub wire: Wire,
+}
+
+/// What becomes of a table's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// They are merged.
+    Live,
+    /// They are kept in `audit.pending`.
+    Hold,
+    /// They are left out: the table is yet to be read, from a later point than theirs.
+    Skip,
+}
+
+/// Where a relation's changes go.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The table.
+    pub target: Arc<Target>,
+    /// What becomes of the changes.
+    pub flow: Flow,
+    /// Changes with a lower `seq` are already in the table: its snapshot was taken behind them.
+    pub floor: i64,
+}
+
+/// A run of bytes in an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Where it starts.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+}
+
+/// A table's folded changes. Rows lie in one arena, so that a batch of any size is few allocations.
+#[derive(Debug, Default)]
+pub struct Folded {
+    /// What the rows' spans point into.
+    pub arena: Vec<u8>,
+    /// The rows: one a key, one a version, or one an event, by the table's history.
+    pub rows: Vec<FoldedRow>,
+    /// How many events were folded into them.
+    pub events: u64,
+}
+
+/// One row to stage.
+#[derive(Clone, Copy, Debug)]
+pub struct FoldedRow {
+    /// The last thing that happened to it.
+    pub op: Op,
+    /// Its key's cells.
+    pub key: Span,
+    /// The key under which the warehouse holds the values of its unchanged cells, where that is
+    /// another: the row moved in this batch.
+    pub origin: Option<Span>,
+    /// Its image; none when it was deleted.
+    pub image: Option<Span>,
+    /// Its old image, in event logs.
+    pub before: Option<Span>,
+    /// Its place in the order of the source.
+    pub order: Order,
+    /// The transaction of the last event.
+    pub mark: Mark,
+    /// Whether its image has unchanged cells.
+    pub unchanged: bool,
+    /// In a versions table its place in the key's chain, from 1; in a table without key the number
+    /// of equal rows that came (positive) or went (negative).
+    pub count: i32,
+}
+
+impl Folded {
+    /// The bytes of a span.
+    pub fn bytes(&self, span: Span) -> &[u8] {
+        self.arena.get(span.start..span.end).unwrap_or_default()
+    }
+
+    /// The row of a span.
+    pub fn row(&self, span: Span) -> Row<'_> {
+        Row::from_bytes(self.bytes(span))
+    }
+}
+
+/// A table's part of a batch.
+#[derive(Debug)]
+pub struct TableBatch {
+    /// The table.
+    pub target: Arc<Target>,
+    /// Its changes.
+    pub folded: Folded,
+}
+
+/// A change that is kept for a table that cannot take it now.
+#[derive(Debug)]
+pub struct Held {
+    /// The table.
+    pub target: Arc<Target>,
+    /// The change's order.
+    pub order: Order,
+    /// Its transaction.
+    pub mark: Mark,
+    /// A digest of its key, old and new alike where they are one.
+    pub key_hash: i64,
+    /// The message as it arrived.
+    pub message: Vec<u8>,
+}
+
+/// What must be done to tables before a batch's rows are merged, in this order.
+#[derive(Clone, Debug)]
+pub enum Before {
+    /// The table was emptied at the source.
+    Truncate {
+        /// The table.
+        target: Arc<Target>,
+        /// The order of the event.
+        order: Order,
+        /// Its transaction.
+        mark: Mark,
+    },
+    /// The source table changed shape: statements that make the warehouse table follow.
+    Reshape {
+        /// The table in its new shape.
+        target: Arc<Target>,
+        /// The statements.
+        statements: Vec<String>,
+    },
+}
+
+/// The stretch of a source's log that a batch covers: behind `after`, up to `until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionRange {
+    /// The position that must be stored when the batch begins.
+    pub after: Lsn,
+    /// The position that is stored when it is committed.
+    pub until: Lsn,
+}
+
+/// fold → merge: a window over all tables.
+#[derive(Debug)]
+pub struct Batch {
+    /// What it covers.
+    pub range: PositionRange,
+    /// False while a larger transaction goes on: the warehouse transaction stays open, and progress
+    /// moves at the end.
+    pub ends: bool,
+    /// Whether its first transaction began in the batch before.
+    pub continues: bool,
+    /// The version of the routes it was folded under.
+    pub routing: u64,
+    /// What comes before the rows.
+    pub before: Vec<Before>,
+    /// The rows, by table.
+    pub tables: Vec<TableBatch>,
+    /// What goes to `audit.pending`.
+    pub held: Vec<Held>,
+    /// How many source transactions it completes.
+    pub transactions: u64,
+    /// The commit time of the last one, microseconds since 2000-01-01 UTC.
+    pub committed_at: i64,
+}
+
+impl Batch {
+    /// Whether it changes nothing but the position.
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.tables.is_empty() && self.held.is_empty()
+    }
+}
+
+/// merge → progress: what became of a table's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Events folded into the batch.
+    pub events: u64,
+    /// Rows staged.
+    pub staged: u64,
+    /// Rows inserted or overwritten.
+    pub upserted: u64,
+    /// Rows deleted.
+    pub deleted: u64,
+    /// Versions closed.
+    pub closed: u64,
+    /// Versions opened.
+    pub opened: u64,
+    /// Rows dropped because a newer one was there.
+    pub stale: u64,
+}
+
+/// progress → capture and refresh: what is durable.
+#[derive(Clone, Debug)]
+pub struct Advanced {
+    /// The stored position; capture may confirm it.
+    pub position: Lsn,
+    /// When its last transaction was committed at the source.
+    pub committed_at: i64,
+    /// How many source transactions came with it.
+    pub transactions: u64,
+    /// What became of each table's rows, by the table's index.
+    pub tables: Vec<(usize, Applied)>,
+}

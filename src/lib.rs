@@ -1,0 +1,18 @@
+//! Siltstone takes change events and keeps a Postgres warehouse exact and fresh.
+//!
+//! Data flows one way: capture → decode → fold → merge → progress, each stage a folder here; the
+//! stages share [`journey`] and only [`pipeline`] knows their order. ARCHITECTURE.md is the map.
+
+pub mod capture;
+pub mod clock;
+pub mod decode;
+pub mod error;
+pub mod fold;
+pub mod journey;
+pub mod names;
+pub mod position;
+pub mod postgres;
+pub mod relation;
+pub mod spec;
+pub mod types;
+pub mod value;

@@ -1,0 +1,117 @@
+//! Merges staged rows into a partitioned table whose partition column is not its key.
+//!
+//! Old rows are found by the locator and handled leaf by leaf, named: a join on the parent would lock
+//! every leaf. New rows go in through the parent, which locks only the leaves it routes to.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Transaction;
+
+use super::table::{Counts, Merge};
+use crate::error::Result;
+use crate::journey::Applied;
+use crate::names::TableName;
+use crate::postgres::quote;
+
+/// What is to be done in the leaves: by the day in their rows, the staged rows by their ctid.
+#[derive(Default)]
+struct Leaves {
+    stale: Vec<String>,
+    /// unchanged columns to fetch from here
+    fill: BTreeMap<i64, Vec<String>>,
+    /// rows deleted at the source
+    gone: BTreeMap<i64, Vec<String>>,
+    /// rows that go to another leaf
+    moved: BTreeMap<i64, Vec<String>>,
+}
+
+impl Merge {
+    pub(super) async fn partitioned(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        let leaves = self.locate(transaction, counts).await?;
+        if !leaves.stale.is_empty() {
+            applied.stale = self.execute(transaction, "drop_stale", &[&leaves.stale]).await?;
+        }
+        for (leaf, rows) in &leaves.fill {
+            self.in_leaf(transaction, "fill", *leaf, rows).await?;
+        }
+        if counts.partial > 0 {
+            self.check_orphans(transaction).await?;
+        }
+        for (leaf, rows) in &leaves.gone {
+            applied.deleted += self.in_leaf(transaction, "delete", *leaf, rows).await?;
+        }
+        for (leaf, rows) in &leaves.moved {
+            self.in_leaf(transaction, "delete_moved", *leaf, rows).await?;
+        }
+        if self.target().model.has_locator() {
+            if counts.deletes > 0 && !self.is_soft() {
+                self.execute(transaction, "forget", &[]).await?;
+            }
+            self.execute(transaction, "remember", &[]).await?;
+        }
+        applied.upserted = self.execute(transaction, "upsert", &[]).await?;
+        Ok(applied)
+    }
+
+    async fn locate(&mut self, transaction: &Transaction<'_>, counts: Counts) -> Result<Leaves> {
+        let mut found = self.query(transaction, "locate", &[]).await?;
+        if counts.moved > 0 {
+            found.extend(self.query(transaction, "locate_origin", &[]).await?);
+        }
+        let mut leaves = Leaves::default();
+        for row in &found {
+            let failed = |error| self.failed("locate", error);
+            let ctid: String = row.try_get(0).map_err(failed)?;
+            let day: i32 = row.try_get(1).map_err(failed)?;
+            let what: &str = row.try_get(2).map_err(failed)?;
+            let leaf = self.target().model.partition.as_ref().map_or(0, |partition| {
+                partition.every.start(i64::from(day))
+            });
+            if what == "stale" {
+                leaves.stale.push(ctid);
+                continue;
+            }
+            let of = |leaves: &mut BTreeMap<i64, Vec<String>>, ctid: String| {
+                leaves.entry(leaf).or_default().push(ctid);
+            };
+            if what.contains("kept") || what == "origin" {
+                of(&mut leaves.fill, ctid.clone());
+            }
+            if what == "gone" {
+                of(&mut leaves.gone, ctid);
+            } else if what.starts_with("moved") {
+                of(&mut leaves.moved, ctid);
+            }
+        }
+        Ok(leaves)
+    }
+
+    /// Runs a statement over one leaf.
+    async fn in_leaf(
+        &mut self,
+        transaction: &Transaction<'_>,
+        name: &str,
+        start: i64,
+        rows: &[String],
+    ) -> Result<u64> {
+        let text = self.statement(name)?.replace(LEAF, &quote::table(&self.leaf(start)));
+        transaction
+            .execute(&text, &[&rows])
+            .await
+            .map_err(|error| self.failed(name, error))
+    }
+
+    fn leaf(&self, start: i64) -> TableName {
+        let model = &self.target().model;
+        let suffix = model.partition.as_ref().map(|p| p.every.suffix(start)).unwrap_or_default();
+        model.table.with_suffix(&suffix)
+    }
+}
+
+/// Stands for the leaf in the rendered statements, which are the same for all leaves.
+pub(super) const LEAF: &str = "\"the leaf\"";

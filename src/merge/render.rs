@@ -1,0 +1,218 @@
+//! Turns the templates of `sql/merge` into the statements of one table.
+//!
+//! Pure: text from names and types. Every name reaches a template quoted, so a template never
+//! quotes; values never reach it at all, they come by COPY or as parameters.
+
+use std::collections::HashMap;
+
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Serialize;
+
+use super::stage::Shape;
+use super::stored::StoredColumn;
+use crate::error::{Error, Result};
+use crate::journey::Target;
+use crate::postgres::quote;
+use crate::spec::{Deletes, History};
+
+/// The merge templates by name.
+#[derive(Clone, Debug)]
+pub struct Templates(HashMap<&'static str, String>);
+
+impl Default for Templates {
+    fn default() -> Templates {
+        Templates(HashMap::from([
+            ("overwrite", include_str!("../../sql/merge/overwrite.sql").to_owned()),
+            ("partitioned", include_str!("../../sql/merge/partitioned.sql").to_owned()),
+            ("versions", include_str!("../../sql/merge/versions.sql").to_owned()),
+            ("append", include_str!("../../sql/merge/append.sql").to_owned()),
+            ("bag", include_str!("../../sql/merge/bag.sql").to_owned()),
+        ]))
+    }
+}
+
+impl Templates {
+    /// The same templates with one passage of one of them replaced. The tests prove by it that they
+    /// notice a missing rule; the passage must be there.
+    #[must_use]
+    pub fn altered(mut self, name: &'static str, passage: &str, by: &str) -> Templates {
+        let text = self.0.get(name).cloned().unwrap_or_default();
+        assert!(text.contains(passage), "template {name} has no passage {passage:?}");
+        self.0.insert(name, text.replace(passage, by));
+        self
+    }
+}
+
+/// The statements of one table, by the name after `-- statement:`.
+#[derive(Clone, Debug, Default)]
+pub struct Statements(HashMap<String, String>);
+
+impl Statements {
+    /// A statement's text.
+    pub fn get(&self, name: &str) -> Result<&str> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| Error::bug(format!("there is no merge statement {name}")))
+    }
+}
+
+/// What the statements of a table depend on, beside the table.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The quoted staging table.
+    pub stage: String,
+    /// Whether older changes lose against newer rows; a table that is read again takes every row.
+    pub guard: bool,
+    /// Whether a key may have several versions in the batch.
+    pub chains: bool,
+    /// The quoted leaf that old rows are in, for statements over one leaf.
+    pub leaf: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Context {
+    stage: String,
+    table: String,
+    current: String,
+    leaf: Option<String>,
+    locator: Option<String>,
+    guard: bool,
+    chains: bool,
+    soft: bool,
+    since: Option<String>,
+    key: Vec<Column>,
+    physical_key: Vec<String>,
+    columns: Vec<Column>,
+    /// columns that the source no longer feeds
+    unfed: Vec<String>,
+    partition: Option<Column>,
+}
+
+#[derive(Clone, Serialize)]
+struct Column {
+    /// quoted
+    name: String,
+    /// the staging column
+    stage: String,
+    /// the staged value in the target's type
+    value: String,
+    /// the value of the origin's key in the target's type
+    origin: String,
+    /// the stored value in the staged type
+    back: String,
+    /// the name behind the alias `e`
+    qualified: String,
+    /// its bit in `_keep`
+    bit: usize,
+    key: bool,
+    physical_key: bool,
+    tracked: bool,
+    /// what makes values of a type without `=` comparable
+    compare: &'static str,
+}
+
+/// Renders the statements of a target.
+pub fn render(
+    templates: &Templates,
+    target: &Target,
+    stored: &[StoredColumn],
+    form: &Form,
+) -> Result<Statements> {
+    let name = match target.model.history {
+        History::Overwrite if target.model.partition.is_some() => "partitioned",
+        History::Overwrite => "overwrite",
+        History::Versions => "versions",
+        History::Append => "append",
+        History::Bag => "bag",
+        History::Raw => return Ok(Statements::default()),
+    };
+    let text = templates.0.get(name).map_or("", String::as_str);
+    let mut environment = Environment::empty();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    minijinja_builtins(&mut environment);
+    let context = context(target, stored, form)?;
+    let broken = |error: minijinja::Error| {
+        Error::bug(format!("the merge template {name} does not render")).because(error)
+    };
+    let rendered = environment.render_str(text, context).map_err(broken)?;
+    Ok(Statements(split(&rendered)))
+}
+
+/// The filters that the templates use; nothing else of minijinja is switched on.
+fn minijinja_builtins(environment: &mut Environment<'_>) {
+    environment.add_filter("join", minijinja::filters::join);
+    environment.add_filter("map", minijinja::filters::map);
+}
+
+/// A statement begins behind a line `-- statement: name`.
+fn split(text: &str) -> HashMap<String, String> {
+    let parts = text.split("-- statement: ").skip(1);
+    let statement = |part: &str| {
+        let (name, body) = part.split_once('\n')?;
+        Some((name.trim().to_owned(), body.trim().to_owned()))
+    };
+    parts.filter_map(statement).collect()
+}
+
+fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Context> {
+    let model = &target.model;
+    let columns = columns(target, stored)?;
+    let by_name = |name: &String| {
+        let quoted = quote::ident(name);
+        columns.iter().find(|column| column.name == quoted).cloned()
+    };
+    let fed = |n: usize| target.feeds.iter().any(|feed| feed.column == n);
+    let unfed = model.columns.iter().enumerate().filter(|(n, _)| !fed(*n));
+    let partition = model.partition.as_ref().map(|partition| &partition.by);
+    let physical_key = model.key.iter().chain(partition.filter(|by| !model.key.contains(by)));
+    Ok(Context {
+        stage: form.stage.clone(),
+        table: model.quoted(),
+        current: quote::table(&model.current_leaf()),
+        leaf: form.leaf.clone(),
+        locator: model.has_locator().then(|| quote::table(&model.locator())),
+        guard: form.guard,
+        chains: form.chains,
+        soft: model.deletes == Deletes::Soft,
+        since: model.since.as_ref().and_then(by_name).map(|column| column.value),
+        key: model.key.iter().filter_map(by_name).collect(),
+        physical_key: physical_key.map(|name| quote::ident(name)).collect(),
+        unfed: unfed.map(|(_, column)| quote::ident(&column.name)).collect(),
+        partition: partition.and_then(by_name),
+        columns,
+    })
+}
+
+fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
+    let model = &target.model;
+    let shape = Shape::of(target);
+    let mut columns = Vec::new();
+    for (n, feed) in target.feeds.iter().enumerate() {
+        let Some(column) = model.columns.get(feed.column) else { continue };
+        let found = stored.iter().find(|stored| stored.name == column.name);
+        let stored = found.ok_or_else(|| {
+            Error::bug(format!("{} has no column {}", model.table, column.name))
+        })?;
+        let key = model.key.contains(&column.name);
+        let partitions = model.partition.as_ref().is_some_and(|p| p.by == column.name);
+        let place = target.key.iter().position(|from| *from == feed.from);
+        let staged = shape.columns.get(n).copied().unwrap_or("text");
+        let origin = place.and_then(|at| shape.origin.get(at)).copied().unwrap_or("text");
+        let name = quote::ident(&column.name);
+        columns.push(Column {
+            stage: format!("c{n}"),
+            value: stored.cast(&format!("s.c{n}"), staged),
+            origin: stored.cast(&format!("s.o{}", place.unwrap_or(0)), origin),
+            back: format!("t.{name}::pg_catalog.{}", quote::ident(staged)),
+            qualified: format!("e.{name}"),
+            bit: n,
+            key,
+            physical_key: key || partitions,
+            tracked: model.track.contains(&column.name),
+            compare: if stored.has_equality { "" } else { "::text" },
+            name,
+        });
+    }
+    Ok(columns)
+}

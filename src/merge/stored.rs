@@ -1,0 +1,67 @@
+//! The columns of a warehouse table as its catalogue has them: what the merge casts to.
+
+use tokio_postgres::GenericClient;
+
+use crate::error::{Error, Result};
+use crate::names::TableName;
+use crate::postgres::quote;
+use crate::types::Builtin;
+
+/// A column of a warehouse table.
+#[derive(Clone, Debug)]
+pub struct StoredColumn {
+    /// Its name.
+    pub name: String,
+    /// The schema of its type.
+    type_schema: String,
+    /// The name of its type, without modifier.
+    type_name: String,
+    /// The type with its modifier, as `format_type` prints it.
+    pub declared: String,
+    /// Whether NULL is refused.
+    pub required: bool,
+    /// Whether `=` of its type can be trusted to tell values apart.
+    pub has_equality: bool,
+}
+
+impl StoredColumn {
+    /// `expression` of the staged type as a value of this column's type. The modifier is left to the
+    /// assignment: an explicit cast would cut a text that is too long, where an assignment refuses it.
+    pub fn cast(&self, expression: &str, staged: &str) -> String {
+        if self.type_schema == "pg_catalog" && self.type_name == staged {
+            return expression.to_owned();
+        }
+        let schema = quote::ident(&self.type_schema);
+        format!("{expression}::{schema}.{}", quote::ident(&self.type_name))
+    }
+}
+
+/// Reads a table's columns; empty where there is no such table.
+pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<Vec<StoredColumn>> {
+    const QUERY: &str = "
+        select a.attname, n.nspname, t.typname, t.oid as type_oid, a.attnotnull,
+               format_type(a.atttypid, a.atttypmod) as declared
+          from pg_attribute a
+          join pg_class c on c.oid = a.attrelid
+          join pg_namespace s on s.oid = c.relnamespace
+          join pg_type t on t.oid = a.atttypid
+          join pg_namespace n on n.oid = t.typnamespace
+         where s.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
+         order by a.attnum";
+    let failed = |error| Error::warehouse(format!("reading the columns of {table}"), error);
+    let rows = client.query(QUERY, &[&table.schema, &table.name]).await.map_err(failed)?;
+    rows.iter()
+        .map(|row| {
+            let oid: u32 = row.try_get("type_oid")?;
+            Ok(StoredColumn {
+                name: row.try_get("attname")?,
+                type_schema: row.try_get("nspname")?,
+                type_name: row.try_get("typname")?,
+                declared: row.try_get("declared")?,
+                required: row.try_get("attnotnull")?,
+                has_equality: Builtin::of(oid).is_some_and(Builtin::has_equality),
+            })
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(failed)
+}

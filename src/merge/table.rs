@@ -1,0 +1,270 @@
+//! Merges one table's staged rows into it, by its history. The statements are in `sql/merge`; here is
+//! their order, and which of them a batch can do without.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement, Transaction};
+
+use super::render::{Form, Statements, Templates, render};
+use super::stored::{StoredColumn, columns};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Applied, Target};
+use crate::spec::{Deletes, History};
+
+/// A row is larger than nothing: what a batch of staged rows asks of the merge.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Events folded into the rows.
+    pub events: u64,
+    /// Staged rows.
+    pub rows: u64,
+    /// Rows that say a delete.
+    pub deletes: u64,
+    /// Rows with unchanged columns.
+    pub partial: u64,
+    /// Rows whose unchanged columns are stored under another key.
+    pub moved: u64,
+}
+
+/// Where the batch's first and last transaction stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cut {
+    /// The first transaction began in the batch before.
+    pub continues: bool,
+    /// The `seq` of a transaction that goes on behind the batch; 0 if none does.
+    pub unfinished: i64,
+}
+
+/// The statements of one target in one form, prepared as they are first used.
+pub struct Merge {
+    target: Arc<Target>,
+    statements: Statements,
+    prepared: HashMap<String, Statement>,
+}
+
+impl Merge {
+    /// Renders the statements of a target; its table is there.
+    pub fn new(
+        templates: &Templates,
+        target: Arc<Target>,
+        stored: &[StoredColumn],
+        form: &Form,
+    ) -> Result<Merge> {
+        let statements = render(templates, &target, stored, form)?;
+        Ok(Merge { target, statements, prepared: HashMap::new() })
+    }
+
+    /// Reads the table's columns and renders its statements.
+    pub async fn of_table(
+        transaction: &Transaction<'_>,
+        templates: &Templates,
+        target: Arc<Target>,
+        form: &Form,
+    ) -> Result<Merge> {
+        let stored = columns(transaction, &target.model.table).await?;
+        if stored.is_empty() {
+            return Err(Error::new(Kind::TableStops, "the table is not there any more")
+                .on_table(target.model.table.to_string())
+                .remedy(format!("siltstone table resync {}", target.model.table)));
+        }
+        Merge::new(templates, target, &stored, form)
+    }
+
+    /// Merges what is staged.
+    pub async fn run(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+        cut: Cut,
+    ) -> Result<Applied> {
+        let applied = Applied { events: counts.events, staged: counts.rows, ..Applied::default() };
+        match self.target.model.history {
+            History::Overwrite if self.target.model.partition.is_some() => {
+                self.partitioned(transaction, counts, applied).await
+            }
+            History::Overwrite => self.overwrite(transaction, counts, applied).await,
+            History::Versions => self.versions(transaction, counts, cut, applied).await,
+            History::Append => self.append(transaction, counts, applied).await,
+            History::Bag => self.bag(transaction, applied).await,
+            History::Raw => Err(Error::bug("raw rows are not merged")),
+        }
+    }
+
+    async fn overwrite(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        let filled = match counts.moved {
+            0 => 0,
+            _ => self.execute(transaction, "fill", &[]).await?,
+        };
+        if counts.deletes > 0 {
+            applied.deleted = self.execute(transaction, "delete", &[]).await?;
+        }
+        let partial = counts.partial.saturating_sub(filled);
+        if partial > 0 {
+            let updated = self.execute(transaction, "update", &[]).await?;
+            if updated < partial {
+                self.refuse_orphans(transaction).await?;
+            }
+            applied.upserted += updated;
+        }
+        if counts.rows > counts.deletes + partial {
+            applied.upserted += self.execute(transaction, "upsert", &[]).await?;
+        }
+        let upserts = counts.rows - counts.deletes;
+        applied.stale = upserts.saturating_sub(applied.upserted);
+        Ok(applied)
+    }
+
+    async fn versions(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+        cut: Cut,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        if counts.partial > 0 {
+            self.execute(transaction, "fill", &[]).await?;
+        }
+        if cut.continues {
+            self.execute(transaction, "undo_open", &[]).await?;
+            self.execute(transaction, "undo_close", &[]).await?;
+        }
+        let row = self.query_one(transaction, "merge", &[&cut.unfinished]).await?;
+        let count = |name: &str| -> Result<u64> {
+            let value: i64 = row.try_get(name).map_err(|e| self.failed("merge", e))?;
+            Ok(u64::try_from(value).unwrap_or(0))
+        };
+        if count("orphans")? > 0 {
+            return Err(self.orphan("(in a versions table)"));
+        }
+        applied.closed = count("closed")?;
+        applied.opened = count("opened")?;
+        applied.deleted = count("gone")?;
+        applied.stale = counts.rows.saturating_sub(count("events")?);
+        applied.upserted = applied.opened;
+        Ok(applied)
+    }
+
+    /// Ends a transaction that came in several batches.
+    pub async fn settle(&mut self, transaction: &Transaction<'_>, seq: i64) -> Result<()> {
+        if self.target.model.history == History::Versions {
+            self.execute(transaction, "settle", &[&seq]).await?;
+        }
+        Ok(())
+    }
+
+    async fn append(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        if counts.partial > 0 && !self.target.key.is_empty() {
+            let filled = self.execute(transaction, "fill", &[]).await?;
+            if filled < counts.partial {
+                self.refuse_orphans(transaction).await?;
+            }
+        }
+        applied.upserted = self.execute(transaction, "insert", &[]).await?;
+        Ok(applied)
+    }
+
+    async fn bag(
+        &mut self,
+        transaction: &Transaction<'_>,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        // whole rows are matched by their digest, for which a hash join is right
+        applied.deleted = self.execute(transaction, "delete", &[]).await?;
+        applied.upserted = self.execute(transaction, "insert", &[]).await?;
+        Ok(applied)
+    }
+
+    async fn refuse_orphans(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        match self.query(transaction, "orphan", &[]).await?.first() {
+            None => Ok(()),
+            Some(row) => {
+                let key: String = row.try_get(0).map_err(|e| self.failed("orphan", e))?;
+                Err(self.orphan(&key))
+            }
+        }
+    }
+
+    /// A row of which the source sent only what changed, and whose other columns we do not have.
+    fn orphan(&self, key: &str) -> Error {
+        let what = format!("the stored row with key {key} is missing, so an update cannot be completed");
+        Error::new(Kind::TableStops, what)
+            .on_table(self.target.model.table.to_string())
+            .remedy(format!("siltstone table resync {}", self.target.model.table))
+    }
+
+    /// The orphan check, for the merge of a partitioned table.
+    pub(super) async fn check_orphans(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        self.refuse_orphans(transaction).await
+    }
+
+    /// The target.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// Whether rows that are deleted at the source stay.
+    pub(super) fn is_soft(&self) -> bool {
+        self.target.model.deletes == Deletes::Soft
+    }
+
+    /// Runs a statement; returns how many rows it touched.
+    pub async fn execute(
+        &mut self,
+        transaction: &Transaction<'_>,
+        name: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64> {
+        let statement = self.prepare(transaction, name).await?;
+        transaction.execute(&statement, parameters).await.map_err(|e| self.failed(name, e))
+    }
+
+    /// Runs a statement that answers with rows.
+    pub(super) async fn query(
+        &mut self,
+        transaction: &Transaction<'_>,
+        name: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        let statement = self.prepare(transaction, name).await?;
+        transaction.query(&statement, parameters).await.map_err(|e| self.failed(name, e))
+    }
+
+    async fn query_one(
+        &mut self,
+        transaction: &Transaction<'_>,
+        name: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row> {
+        let statement = self.prepare(transaction, name).await?;
+        transaction.query_one(&statement, parameters).await.map_err(|e| self.failed(name, e))
+    }
+
+    async fn prepare(&mut self, transaction: &Transaction<'_>, name: &str) -> Result<Statement> {
+        if let Some(statement) = self.prepared.get(name) {
+            return Ok(statement.clone());
+        }
+        let text = self.statements.get(name)?;
+        let prepared = transaction.prepare(text).await.map_err(|e| self.failed(name, e))?;
+        self.prepared.insert(name.to_owned(), prepared.clone());
+        Ok(prepared)
+    }
+
+    pub(super) fn failed(&self, name: &str, error: tokio_postgres::Error) -> Error {
+        let table = &self.target.model.table;
+        Error::warehouse(format!("merging its rows ({name})"), error)
+            .on_table(table.to_string())
+            .remedy(format!("mend the cause, then siltstone table resume {table}"))
+    }
+}

@@ -1,0 +1,89 @@
+//! Names of tables, as users write them. Quoting for SQL is `warehouse::quote`'s alone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A table by its schema and name, unquoted: `schema.table` in files, commands and messages.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableName {
+    /// The schema, exactly as the catalogue has it.
+    pub schema: String,
+    /// The table, exactly as the catalogue has it; may itself contain dots.
+    pub name: String,
+}
+
+impl TableName {
+    /// The table `name` in `schema`.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> TableName {
+        TableName { schema: schema.into(), name: name.into() }
+    }
+
+    /// Another table of the same schema, named after this one.
+    #[must_use]
+    pub fn with_suffix(&self, suffix: &str) -> TableName {
+        TableName::new(self.schema.clone(), shortened(&self.name, suffix))
+    }
+}
+
+/// `name` and `suffix` in at most 63 bytes, the longest name Postgres keeps. A name that must be
+/// cut keeps a digest of the whole, so that two long names never become one.
+pub fn shortened(name: &str, suffix: &str) -> String {
+    const LONGEST: usize = 63;
+    if name.len() + suffix.len() <= LONGEST {
+        return format!("{name}{suffix}");
+    }
+    let digest = format!("_{:08x}", fingerprint(name.as_bytes()) >> 32);
+    let mut end = LONGEST.saturating_sub(suffix.len() + digest.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let head = name.get(..end).unwrap_or_default();
+    format!("{head}{digest}{suffix}")
+}
+
+/// A 64-bit FNV-1a digest: stable across versions, for names and shapes, never against malice.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// The text is not `schema.table`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a table: write schema.table")]
+pub struct NotATable(String);
+
+impl FromStr for TableName {
+    type Err = NotATable;
+
+    fn from_str(text: &str) -> Result<TableName, NotATable> {
+        match text.split_once('.') {
+            Some((schema, name)) if !schema.is_empty() && !name.is_empty() => {
+                Ok(TableName::new(schema, name))
+            }
+            _ => Err(NotATable(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_stays_below_63_bytes_and_apart_from_its_twin() {
+        let (a, b) = ("ü".repeat(40) + "a", "ü".repeat(40) + "b");
+        let (short_a, short_b) = (shortened(&a, "_p20240101"), shortened(&b, "_p20240101"));
+        assert!(short_a.len() <= 63 && short_a.ends_with("_p20240101"));
+        assert_ne!(short_a, short_b);
+        assert_eq!(shortened("orders", "_p2024"), "orders_p2024");
+    }
+}

@@ -1,0 +1,104 @@
+//! An SQL session at a Postgres, and the task that drives its socket.
+
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio_postgres::{CancelToken, Client};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{Endpoint, tls};
+use crate::error::{Error, Kind, Result};
+
+/// The settings under which every value has one text form, and under which locks are not waited
+/// for without end. Plans over staging tables are pinned where they matter, in merge.
+const SETTINGS: &str = "set timezone to 'UTC'; set datestyle to 'ISO, MDY'; \
+    set intervalstyle to 'postgres'; set extra_float_digits to 1; set bytea_output to 'hex'; \
+    set standard_conforming_strings to on; set statement_timeout to 0; \
+    set idle_in_transaction_session_timeout to 0";
+
+/// At the source nobody else's objects may stand in for a built-in one; in the warehouse a user's
+/// triggers may rely on the usual path.
+const SOURCE_PATH: &str = "set search_path to pg_catalog, pg_temp";
+
+/// Which of the two Postgres a session belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Where changes come from.
+    Source,
+    /// Where they are kept.
+    Warehouse,
+}
+
+/// A connected SQL session. Dropping it closes the connection, which rolls back what is open.
+pub struct Session {
+    client: Client,
+    driver: AbortHandle,
+    cancel: CancelToken,
+    tls: MakeRustlsConnect,
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Session {
+    /// Asks the server to give up the statement that is running.
+    pub async fn cancel(&self) {
+        if let Err(error) = self.cancel.cancel_query(self.tls.clone()).await {
+            tracing::debug!(%error, "a running statement could not be cancelled");
+        }
+    }
+}
+
+/// Connects and applies the settings. `application` is what pg_stat_activity shows.
+pub async fn connect(side: Side, endpoint: &Endpoint, application: &str) -> Result<Session> {
+    let tls = MakeRustlsConnect::new(tls::client_config(endpoint)?);
+    let mut config = endpoint.config();
+    config
+        .application_name(application)
+        .connect_timeout(Duration::from_secs(10))
+        .keepalives_idle(Duration::from_secs(30))
+        .tcp_user_timeout(Duration::from_secs(60));
+    let failed = |error: tokio_postgres::Error| unreachable_or_refused(side, endpoint, error);
+    let (client, connection) = config.connect(tls.clone()).await.map_err(failed)?;
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a Postgres connection ended");
+        }
+    })
+    .abort_handle();
+    let cancel = client.cancel_token();
+    let session = Session { client, driver, cancel, tls };
+    session.batch_execute(SETTINGS).await.map_err(failed)?;
+    if side == Side::Source {
+        session.batch_execute(SOURCE_PATH).await.map_err(failed)?;
+    }
+    Ok(session)
+}
+
+/// A refused login or a missing database waits for a person; anything else means the server is
+/// away, and is waited for.
+fn unreachable_or_refused(side: Side, endpoint: &Endpoint, error: tokio_postgres::Error) -> Error {
+    let doing = format!("connecting to {}", endpoint.shown());
+    let (error, away) = match side {
+        Side::Source => (Error::source(doing, error), Kind::SourceAway),
+        Side::Warehouse => (Error::warehouse(doing, error), Kind::WarehouseAway),
+    };
+    if error.kind() == Kind::Rights { error } else { error.with_kind(away) }
+}

@@ -1,0 +1,158 @@
+//! What a source table looks like at some point of its log: columns, types, identity.
+//!
+//! Built by capture from the catalogue and by decode's Relation messages, kept in `audit.schemas`,
+//! read by everyone behind. It knows nothing of the warehouse.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::TableName;
+use crate::types::{Builtin, TEXT};
+
+/// A source table's shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    /// The table's OID at the source; a recreated table has another.
+    pub oid: u32,
+    /// Its name at the source.
+    pub table: TableName,
+    /// What the source logs of an updated or deleted row.
+    pub identity: Identity,
+    /// Columns in the order of the replication stream.
+    pub columns: Vec<Column>,
+    /// The table's comment.
+    pub comment: Option<String>,
+}
+
+/// A table's replica identity (ALTER TABLE … REPLICA IDENTITY).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The columns of the primary key or of the chosen index.
+    Key,
+    /// Whole rows.
+    Full,
+    /// Nothing: the source can send inserts and truncates only.
+    Nothing,
+}
+
+/// A column of a source table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name at the source.
+    pub name: String,
+    /// Its number in the source's catalogue, which survives a rename; 0 where unknown.
+    pub attnum: i16,
+    /// Its type.
+    pub ty: ColumnType,
+    /// Whether it belongs to the row's key: the immediate primary key, else the identity index.
+    pub in_key: bool,
+    /// What rows hold that were there before the column was.
+    pub fill: Fill,
+    /// The column's comment.
+    pub comment: Option<String>,
+}
+
+/// What existing rows hold in a column that was added to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fill {
+    /// NULL.
+    Null,
+    /// This constant, in text form (pg_attribute.attmissingval): no event ever carries it.
+    Constant(String),
+    /// Something only the source can tell, as with a volatile default: the rows must be read again.
+    Unknown,
+}
+
+/// A column's type at the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnType {
+    /// Its OID, which for user types holds only at that source.
+    pub oid: u32,
+    /// Its type modifier, -1 for none.
+    pub typmod: i32,
+    /// As `format_type` prints it: `numeric(10,2)`.
+    pub name: String,
+    /// What stands behind it.
+    pub kind: TypeKind,
+}
+
+/// What stands behind a source type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TypeKind {
+    /// A type of pg_catalog: itself, or the base of a domain, with that base's `format_type`.
+    Builtin {
+        /// The OID of the type or of the domain's base type.
+        oid: u32,
+        /// The name a warehouse column gets, with its modifier.
+        name: String,
+    },
+    /// An enum: travels as its label.
+    Enum,
+    /// An array of enums: travels as text.
+    EnumArray,
+    /// A type that an extension brings; native where the warehouse has it too.
+    Extension {
+        /// Its unqualified name.
+        name: String,
+    },
+    /// Anything else (composites, user ranges, arrays of them): kept as text.
+    Other,
+}
+
+impl ColumnType {
+    /// The listed type whose binary form a value of this type has, if it may travel as binary.
+    pub fn binary(&self) -> Option<Builtin> {
+        match &self.kind {
+            TypeKind::Builtin { oid, .. } => Builtin::of(*oid),
+            TypeKind::Enum => Builtin::of(TEXT),
+            TypeKind::EnumArray | TypeKind::Extension { .. } | TypeKind::Other => None,
+        }
+    }
+}
+
+/// How a column's values arrive: in which form, and so in which type they are staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// In binary form of this type.
+    Binary(Builtin),
+    /// In text form.
+    Text,
+}
+
+impl Wire {
+    /// The wire of a column on a connection that does (`binary`) or does not ask for binary.
+    pub fn of(column: &Column, binary: bool) -> Wire {
+        match column.ty.binary() {
+            Some(builtin) if binary => Wire::Binary(builtin),
+            _ => Wire::Text,
+        }
+    }
+
+    /// The type's name in pg_catalog under which a value is staged.
+    pub fn staged_type(self) -> &'static str {
+        match self {
+            Wire::Binary(builtin) => builtin.name,
+            Wire::Text => "text",
+        }
+    }
+}
+
+impl Relation {
+    /// The position of a column by its name.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// The names of the key's columns.
+    pub fn key(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().filter(|column| column.in_key).map(|column| column.name.as_str())
+    }
+
+    /// The first column whose values can only travel as text, which makes its whole connector
+    /// speak text.
+    pub fn text_only(&self) -> Option<&Column> {
+        self.columns.iter().find(|column| column.ty.binary().is_none())
+    }
+}

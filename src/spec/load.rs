@@ -1,0 +1,104 @@
+//! Finds the files of an installation and reads them all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::connector::{self, Connector};
+use super::env::Env;
+use super::file::File;
+use super::model::{Calendar, Model};
+use super::settings::{self, Settings};
+use super::table::{self, Declared};
+use super::check;
+use crate::error::{Error, Kind, Result};
+
+/// All files of an installation, validated.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// `siltstone.yaml`.
+    pub settings: Settings,
+    /// The enabled connectors.
+    pub connectors: Vec<Connector>,
+    /// The declared tables.
+    pub models: Vec<Model>,
+    /// The declared calendars.
+    pub calendars: Vec<Calendar>,
+    /// What a person should know about the files, though nothing is wrong.
+    pub notes: Vec<String>,
+}
+
+/// Folders and files of kinds that other versions run.
+const KINDS_TO_COME: [(&str, &str); 5] = [
+    ("sql/marts", "marts"),
+    ("sql/quality", "quality checks"),
+    ("jobs", "jobs"),
+    ("alerts.yaml", "alerts"),
+    ("topics.yaml", "topic configuration"),
+];
+
+/// Reads `siltstone.yaml` at `path` and everything below its folder.
+pub fn load(path: &Path, env: &Env) -> Result<Spec> {
+    let root = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    let settings = settings::read(&open(root, &name, env)?)?;
+    for (path, what) in KINDS_TO_COME {
+        if holds_files(&root.join(path)) {
+            let why = format!("{path}: this version does not run {what} yet");
+            return Err(Error::new(Kind::Config, why).remedy(format!("move {path} away")));
+        }
+    }
+    let mut connectors = Vec::new();
+    for path in yaml_files(root, Path::new("connectors"))? {
+        connectors.extend(connector::read(&open(root, &path, env)?)?);
+    }
+    let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    for path in yaml_files(root, Path::new("schemas"))? {
+        let file = open(root, &path, env)?;
+        let folder = root.join(path.parent().unwrap_or(Path::new(".")));
+        match table::read(&file, &|name| fs::read_to_string(folder.join(name)))? {
+            Declared::Model(model) => models.push(model),
+            Declared::Calendar(calendar) => calendars.push(calendar),
+        }
+        if file.text.lines().any(|line| line.trim_start().starts_with("keep:")) {
+            notes.push(format!("{}: `keep` is checked, but old leaves are not dropped yet", file.path));
+        }
+    }
+    let spec = Spec { settings, connectors, models, calendars, notes };
+    check::check(&spec)?;
+    Ok(spec)
+}
+
+fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(root.join(path)).map_err(|error| {
+        let what = format!("{} cannot be read", root.join(path).display());
+        Error::new(Kind::Config, what)
+            .remedy("name the file with --config, or start from the README's example")
+            .because(error)
+    })?;
+    Ok(File { path: shown, text, env })
+}
+
+/// The YAML files below a folder, in the order of their names.
+fn yaml_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(root.join(folder)) else { return Ok(found) };
+    for entry in entries {
+        let unreadable = |error: std::io::Error| {
+            Error::new(Kind::Config, format!("{} cannot be read", folder.display())).because(error)
+        };
+        let entry = entry.map_err(unreadable)?;
+        let path = folder.join(entry.file_name());
+        if entry.file_type().map_err(unreadable)?.is_dir() {
+            found.extend(yaml_files(root, &path)?);
+        } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn holds_files(path: &Path) -> bool {
+    path.is_file() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+}

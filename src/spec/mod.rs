@@ -1,0 +1,26 @@
+//! The declarative files as validated types.
+//!
+//! Files are found by themselves below the folder of `siltstone.yaml`. Each kind has one file here
+//! with its raw and its validated form; what only shows when all files are seen together is checked
+//! in `check`. Nothing here connects to anything.
+
+mod check;
+mod connector;
+mod env;
+mod file;
+mod load;
+mod model;
+mod pattern;
+mod settings;
+mod table;
+mod units;
+
+pub use connector::Connector;
+pub use env::Env;
+pub use load::{Spec, load};
+pub use pattern::{Exclusion, TablePattern};
+pub use settings::{Admin, Secret, Settings};
+pub use model::{
+    Calendar, Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
+};
+pub use units::{Size, Span};

@@ -1,0 +1,253 @@
+//! What a warehouse table is, validated: from a file in `schemas/`, or derived from the source for a
+//! mirrored one. The rest of the program knows tables only in this form.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::names::TableName;
+use crate::postgres::quote;
+use crate::types::{civil_from_days, days_from_civil};
+
+/// A source table by its logical source: `shop.public.users`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceName {
+    /// The connector's `source`.
+    pub source: String,
+    /// The table there.
+    pub table: TableName,
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.source, self.table)
+    }
+}
+
+impl FromStr for SourceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SourceName, String> {
+        let refuse = || format!("{text:?} is not a source table such as shop.public.users");
+        let (source, table) = text.split_once('.').ok_or_else(refuse)?;
+        let table = table.parse().map_err(|_| refuse())?;
+        Ok(SourceName { source: source.to_owned(), table })
+    }
+}
+
+/// What happens to a row that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// The row is overwritten (SCD type 1).
+    Overwrite,
+    /// Each change opens a version (SCD type 2).
+    Versions,
+    /// Each change is a row of its own.
+    Append,
+    /// Each change is a row of its own, as JSON, in the six columns of a raw table.
+    Raw,
+    /// Rows have no key: they are told apart by their whole content.
+    Bag,
+}
+
+/// What happens to a row that is deleted at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    /// It is deleted.
+    Hard,
+    /// It stays, with `_deleted_at` set.
+    Soft,
+    /// Its current version is closed.
+    Close,
+    /// A row with `_op = 'd'` is appended.
+    Row,
+    /// Nothing.
+    Ignore,
+}
+
+/// What happens when the source has a column that the table has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewColumns {
+    /// It is added.
+    Add,
+    /// It is not taken; a warning names it.
+    Ignore,
+    /// The table stops.
+    Stop,
+}
+
+/// A warehouse table and where its rows come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The warehouse table.
+    pub table: TableName,
+    /// The source table that feeds it.
+    pub from: SourceName,
+    /// What happens to a row that changes.
+    pub history: History,
+    /// The key, in warehouse column names; empty where rows have none.
+    pub key: Vec<String>,
+    /// Columns whose change opens a version.
+    pub track: Vec<String>,
+    /// The source column from which the first version of a snapshot row is valid.
+    pub since: Option<String>,
+    /// The columns fed by the source, without ours; empty for a raw table.
+    pub columns: Vec<ModelColumn>,
+    /// How the table is partitioned, beside what its history asks for.
+    pub partition: Option<Partition>,
+    /// Secondary indexes.
+    pub indexes: Vec<Vec<String>>,
+    /// What happens to a row that is deleted at the source.
+    pub deletes: Deletes,
+    /// What happens to a column that is new at the source.
+    pub new_columns: NewColumns,
+    /// Whether there is no file: the table follows the source's schema.
+    pub mirrored: bool,
+    /// The table's comment.
+    pub comment: Option<String>,
+    /// Where it is declared, for messages: a file, or the connector that mirrors it.
+    pub declared_in: String,
+}
+
+/// A column of a warehouse table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelColumn {
+    /// Its name in the warehouse.
+    pub name: String,
+    /// The source column that feeds it.
+    pub from: String,
+    /// Its type, as written in DDL.
+    pub ty: String,
+    /// Whether NULL is refused.
+    pub required: bool,
+    /// What rows get that are there when the column is added, in text form.
+    pub fill: Option<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// Range partitions on a date or timestamp column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The column.
+    pub by: String,
+    /// How long a leaf is.
+    pub every: Step,
+    /// How many leaves are made ahead of today.
+    pub ahead: u32,
+    /// The first and last day that rows may have, as days since 2000-01-01.
+    pub range: (i64, i64),
+}
+
+/// The length of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A day.
+    Day,
+    /// A calendar month.
+    Month,
+    /// A calendar year.
+    Year,
+}
+
+impl Step {
+    /// The first day of the leaf that holds `day`, as days since 2000-01-01.
+    pub fn start(self, day: i64) -> i64 {
+        let (year, month, _) = civil_from_days(day);
+        match self {
+            Step::Day => day,
+            Step::Month => days_from_civil(year, month, 1),
+            Step::Year => days_from_civil(year, 1, 1),
+        }
+    }
+
+    /// The first day of the leaf behind the one that starts at `start`.
+    pub fn next(self, start: i64) -> i64 {
+        let (year, month, _) = civil_from_days(start);
+        match self {
+            Step::Day => start + 1,
+            Step::Month if month == 12 => days_from_civil(year + 1, 1, 1),
+            Step::Month => days_from_civil(year, month + 1, 1),
+            Step::Year => days_from_civil(year + 1, 1, 1),
+        }
+    }
+
+    /// What a leaf's name ends in: `_p20240131`, `_p202401`, `_p2024`.
+    pub fn suffix(self, start: i64) -> String {
+        let (year, month, day) = civil_from_days(start);
+        match self {
+            Step::Day => format!("_p{year:04}{month:02}{day:02}"),
+            Step::Month => format!("_p{year:04}{month:02}"),
+            Step::Year => format!("_p{year:04}"),
+        }
+    }
+}
+
+/// A calendar table: one row a day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calendar {
+    /// The warehouse table.
+    pub table: TableName,
+    /// The first day, as days since 2000-01-01.
+    pub first: i64,
+    /// The last day, likewise.
+    pub last: i64,
+    /// Holidays: day and name.
+    pub holidays: Vec<(String, String)>,
+    /// The table's comment.
+    pub comment: Option<String>,
+}
+
+impl Model {
+    /// A column by its warehouse name.
+    pub fn column(&self, name: &str) -> Option<&ModelColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether rows find their leaf by a locator: the partition column is no part of the key.
+    pub fn has_locator(&self) -> bool {
+        self.history == History::Overwrite
+            && self.partition.as_ref().is_some_and(|p| !self.key.contains(&p.by))
+    }
+
+    /// The locator's table, in `audit`.
+    pub fn locator(&self) -> TableName {
+        let name = format!("locator_{}_{}", self.table.schema, self.table.name);
+        TableName::new("audit", crate::names::shortened(&name, ""))
+    }
+
+    /// The leaf that holds the current versions.
+    pub fn current_leaf(&self) -> TableName {
+        self.table.with_suffix("_pcurrent")
+    }
+
+    /// The view of current versions.
+    pub fn current_view(&self) -> TableName {
+        self.table.with_suffix("_current")
+    }
+
+    /// The quoted table.
+    pub fn quoted(&self) -> String {
+        quote::table(&self.table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_follow_the_calendar() {
+        let leap_day = days_from_civil(2024, 2, 29);
+        assert_eq!(Step::Month.start(leap_day), days_from_civil(2024, 2, 1));
+        assert_eq!(Step::Month.next(days_from_civil(2024, 12, 1)), days_from_civil(2025, 1, 1));
+        assert_eq!(Step::Day.suffix(leap_day), "_p20240229");
+        assert_eq!(Step::Year.suffix(leap_day), "_p2024");
+    }
+
+    #[test]
+    fn a_source_name_has_three_parts() {
+        let name: SourceName = "shop.public.users".parse().unwrap();
+        assert_eq!((name.source.as_str(), name.table.name.as_str()), ("shop", "users"));
+        assert!("public.users".parse::<SourceName>().is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! `siltstone.yaml`: the warehouse, the admin address, limits.
+
+use std::net::SocketAddr;
+
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+
+use super::file::{File, Given};
+use super::units::Size;
+use crate::error::Result;
+use crate::postgres::Endpoint;
+
+/// The settings of a whole installation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the warehouse is.
+    pub warehouse: Endpoint,
+    /// Roles that may select what we create.
+    pub readers: Vec<String>,
+    /// The admin server.
+    pub admin: Admin,
+    /// The time zone in which a date turns.
+    pub timezone: String,
+    /// The budget for everything in flight, in bytes.
+    pub memory: u64,
+    /// A batch is full at this many rows.
+    pub batch_rows: usize,
+    /// Kept changes may take this many bytes; above it a source stops.
+    pub pending_bytes: u64,
+    /// A longer row is drained unread, in bytes.
+    pub max_row_bytes: u64,
+}
+
+/// The admin server's address and tokens.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The token for everything.
+    pub token: Option<Secret>,
+    /// The token for reading; open where none is set on loopback.
+    pub read_token: Option<Secret>,
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSettings {
+    warehouse: RawWarehouse,
+    admin: Option<RawAdmin>,
+    timezone: Option<Given>,
+    memory: Option<Given>,
+    batch: Option<RawBatch>,
+    spool: Option<RawSpool>,
+    pending: Option<RawPending>,
+    max_row_bytes: Option<Given>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWarehouse {
+    url: Option<Given>,
+    host: Option<Given>,
+    port: Option<Given>,
+    database: Option<Given>,
+    user: Option<Given>,
+    password: Option<Given>,
+    tls: Option<Given>,
+    #[serde(default)]
+    readers: Vec<Given>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdmin {
+    listen: Option<Given>,
+    token: Option<Given>,
+    read_token: Option<Given>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBatch {
+    max_rows: Given,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSpool {
+    path: Option<Given>,
+    max: Option<Given>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPending {
+    max_bytes: Given,
+}
+
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8088);
+
+/// Below this the window could not hold one ordinary batch.
+const LEAST_MEMORY: Size = Size(16 << 20);
+
+/// Reads `siltstone.yaml`.
+pub(super) fn read(file: &File<'_>) -> Result<Settings> {
+    let raw: RawSettings = file.read()?;
+    let (warehouse, readers) = read_warehouse(file, &raw.warehouse)?;
+    let timezone = match &raw.timezone {
+        None => "UTC".to_owned(),
+        Some(given) => {
+            let name = file.text("timezone", given)?;
+            TimeZone::get(&name)
+                .map_err(|error| file.refuse_given("timezone", given, &error.to_string()))?;
+            name
+        }
+    };
+    let memory = file.parse_or("memory", raw.memory.as_ref(), Size(192 << 20))?;
+    if let Some(given) = raw.memory.as_ref().filter(|_| memory < LEAST_MEMORY) {
+        return Err(file.refuse_given("memory", given, "at least 16MiB are needed"));
+    }
+    if let Some(spool) = &raw.spool {
+        // in-progress transactions are not streamed yet; the values are still checked
+        file.parse_or("spool.max", spool.max.as_ref(), Size(0))?;
+        file.parse_or("spool.path", spool.path.as_ref(), String::new())?;
+    }
+    let batch_rows = raw.batch.as_ref().map(|batch| &batch.max_rows);
+    let pending = raw.pending.as_ref().map(|pending| &pending.max_bytes);
+    Ok(Settings {
+        warehouse,
+        readers,
+        admin: read_admin(file, raw.admin.as_ref())?,
+        timezone,
+        memory: memory.0,
+        batch_rows: file.parse_or("batch.max_rows", batch_rows, 50_000_usize)?.max(1),
+        pending_bytes: file.parse_or("pending.max_bytes", pending, Size(10 << 30))?.0,
+        max_row_bytes: file
+            .parse_or("max_row_bytes", raw.max_row_bytes.as_ref(), Size(64 << 20))?
+            .0,
+    })
+}
+
+fn read_warehouse(file: &File<'_>, raw: &RawWarehouse) -> Result<(Endpoint, Vec<String>)> {
+    let mut readers = Vec::new();
+    for given in &raw.readers {
+        readers.push(file.text("warehouse.readers", given)?);
+    }
+    if let Some(url) = &raw.url {
+        let text = file.text("warehouse.url", url)?;
+        let endpoint = Endpoint::parse(&text)
+            .map_err(|error| file.refuse_given("warehouse.url", url, &error.reason()))?;
+        return Ok((endpoint, readers));
+    }
+    let need = |name: &str, given: &Option<Given>| match given {
+        Some(given) => file.text(&format!("warehouse.{name}"), given),
+        None => Err(file.refuse(1, &format!("warehouse.{name}"), "give it, or `url`")),
+    };
+    let port = file.parse_or("warehouse.port", raw.port.as_ref(), 5432)?;
+    let host = need("host", &raw.host)?;
+    let (database, user) = (need("database", &raw.database)?, need("user", &raw.user)?);
+    let mut endpoint = Endpoint::from_parts(&host, port, &database, &user);
+    if let Some(given) = &raw.password {
+        endpoint = endpoint.with_password(&file.text("warehouse.password", given)?);
+    }
+    endpoint.ssl_mode = file.parse_or("warehouse.tls", raw.tls.as_ref(), endpoint.ssl_mode)?;
+    Ok((endpoint, readers))
+}
+
+fn read_admin(file: &File<'_>, raw: Option<&RawAdmin>) -> Result<Admin> {
+    let token = |field: &str, given: Option<&Given>| -> Result<Option<Secret>> {
+        let Some(given) = given else { return Ok(None) };
+        let text = file.text(field, given)?;
+        Ok(Some(text).filter(|text| !text.is_empty()).map(Secret::new))
+    };
+    let Some(raw) = raw else {
+        return Ok(Admin { listen: DEFAULT_LISTEN, token: None, read_token: None });
+    };
+    let admin = Admin {
+        listen: file.parse_or("admin.listen", raw.listen.as_ref(), DEFAULT_LISTEN)?,
+        token: token("admin.token", raw.token.as_ref())?,
+        read_token: token("admin.read_token", raw.read_token.as_ref())?,
+    };
+    if !admin.listen.ip().is_loopback() && admin.token.is_none() {
+        let line = raw.listen.as_ref().map_or(1, Given::line);
+        let why = "an address other than loopback needs a token";
+        return Err(file.refuse(line, "admin.listen", why).remedy("set admin.token"));
+    }
+    Ok(admin)
+}

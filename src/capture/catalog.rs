@@ -93,7 +93,10 @@ fn read_table(row: &Row) -> Result<SourceTable, tokio_postgres::Error> {
     let estimated_rows: f64 = row.try_get("estimated_rows")?;
     let relation = Relation {
         oid: row.try_get("oid")?,
-        table: TableName::new(row.try_get::<_, &str>("nspname")?, row.try_get::<_, &str>("relname")?),
+        table: TableName::new(
+            row.try_get::<_, &str>("nspname")?,
+            row.try_get::<_, &str>("relname")?,
+        ),
         identity: match identity.as_str() {
             "f" => Identity::Full,
             "n" => Identity::Nothing,
@@ -143,7 +146,8 @@ fn read_kind(row: &Row) -> Result<TypeKind, tokio_postgres::Error> {
     let element_typtype: Option<String> = row.try_get("element_typtype")?;
     let user_element = element_oid.is_some_and(|oid| oid >= FIRST_USER_OID);
     // reg* values print as names that the warehouse does not know
-    let by_name = typname.trim_start_matches('_').starts_with("reg") || typname.ends_with("aclitem");
+    let by_name =
+        typname.trim_start_matches('_').starts_with("reg") || typname.ends_with("aclitem");
     let plain = matches!(typtype.as_str(), "b" | "r" | "m") && !by_name && !user_element;
     Ok(match typtype.as_str() {
         "e" => TypeKind::Enum,

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::pgoutput::{Message, Old, RelationMessage, read_message};
 use crate::error::{Error, Result};
-use crate::journey::{ChangeEvent, Mark, Op, OldRow};
+use crate::journey::{ChangeEvent, Mark, OldRow, Op};
 use crate::position::{Lsn, Order};
 use crate::relation::Relation;
 

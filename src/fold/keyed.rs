@@ -8,7 +8,7 @@
 
 use super::index::{KeyIndex, keep};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{ChangeEvent, Folded, FoldedRow, Op, OldRow, Span, Target};
+use crate::journey::{ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
 use crate::spec::{Deletes, History};
 use crate::value::{Cell, Row, RowWriter};
 

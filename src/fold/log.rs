@@ -82,11 +82,7 @@ impl Log {
     }
 
     /// The event's image: of a delete in an append table the old row, as far as it was sent.
-    fn image(
-        &mut self,
-        event: &ChangeEvent<'_>,
-        earlier: Option<Span>,
-    ) -> (Option<Span>, bool) {
+    fn image(&mut self, event: &ChangeEvent<'_>, earlier: Option<Span>) -> (Option<Span>, bool) {
         let old = event.old.map(|old| old.row);
         let Some(row) = event.new.or(old.filter(|_| !self.raw)) else { return (None, false) };
         let whole = event.old.filter(|old| old.whole && !self.raw).map(|old| old.row);

@@ -10,7 +10,8 @@ use super::keyed::{Keyed, write_key};
 use super::log::Log;
 use crate::error::Result;
 use crate::journey::{
-    Batch, Before, ChangeEvent, Flow, Folded, FoldedRow, Held, PositionRange, Route, TableBatch, Target,
+    Batch, Before, ChangeEvent, Flow, Folded, FoldedRow, Held, PositionRange, Route, TableBatch,
+    Target,
 };
 use crate::names::fingerprint;
 use crate::position::Lsn;
@@ -113,7 +114,12 @@ impl Window {
         }
     }
 
-    fn hold(&mut self, target: &Arc<Target>, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
+    fn hold(
+        &mut self,
+        target: &Arc<Target>,
+        event: &ChangeEvent<'_>,
+        message: &[u8],
+    ) -> Result<()> {
         let mut key = Vec::new();
         if let Some(row) = event.new.or(event.old.map(|old| old.row)) {
             write_key(target, row, event.old, &mut key)?;

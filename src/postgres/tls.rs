@@ -73,8 +73,7 @@ fn verifier(
 /// under its signature's hash, SHA-1 and MD5 raised to SHA-256; none for signatures without a hash.
 pub fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     use x509_cert::der::oid::db::rfc5912 as oid;
-    let algorithm =
-        x509_cert::Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
+    let algorithm = x509_cert::Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
     match algorithm {
         oid::SHA_1_WITH_RSA_ENCRYPTION
         | oid::SHA_256_WITH_RSA_ENCRYPTION
@@ -145,8 +144,7 @@ impl ServerCertVerifier for AnyName {
             self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match checked {
             Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName
-                | CertificateError::NotValidForNameContext { .. },
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
             checked => checked,
         }

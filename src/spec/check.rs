@@ -27,7 +27,10 @@ fn connectors(spec: &Spec) -> Result<()> {
             return Err(refuse(file, why).remedy("set enabled: false in one of them"));
         }
         if let Some(other) = slots.insert((connector.endpoint.shown(), &connector.slot), file) {
-            return Err(refuse(file, format!("slot: {other} uses slot {} already", connector.slot)));
+            return Err(refuse(
+                file,
+                format!("slot: {other} uses slot {} already", connector.slot),
+            ));
         }
     }
     Ok(())

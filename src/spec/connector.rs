@@ -191,7 +191,8 @@ fn slot_name(file: &File<'_>, given: Option<&Given>, connector: &str) -> Result<
         return Ok(shortened("siltstone_", &tidy));
     };
     let name = file.text("slot", given)?;
-    let legal = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    let legal =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
     if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
         let why = "a slot's name is made of lower-case letters, digits and underscores, at most 63";
         return Err(file.refuse_given("slot", given, why));

@@ -112,9 +112,9 @@ impl File<'_> {
             other => {
                 let text = other.to_string();
                 let text = text.lines().next().unwrap_or_default();
-                let why = text.split_once(": ").map_or(text, |(place, rest)| {
-                    if place.contains("line") { rest } else { text }
-                });
+                let why = text
+                    .split_once(": ")
+                    .map_or(text, |(place, rest)| if place.contains("line") { rest } else { text });
                 Error::new(Kind::Config, format!("{}:{line}: {why}", self.path))
             }
         }

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::check;
 use super::connector::{self, Connector};
 use super::env::Env;
 use super::file::File;
 use super::model::{Calendar, Model};
 use super::settings::{self, Settings};
 use super::table::{self, Declared};
-use super::check;
 use crate::error::{Error, Kind, Result};
 
 /// All files of an installation, validated.
@@ -60,7 +60,10 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
             Declared::Calendar(calendar) => calendars.push(calendar),
         }
         if file.text.lines().any(|line| line.trim_start().starts_with("keep:")) {
-            notes.push(format!("{}: `keep` is checked, but old leaves are not dropped yet", file.path));
+            notes.push(format!(
+                "{}: `keep` is checked, but old leaves are not dropped yet",
+                file.path
+            ));
         }
     }
     let spec = Spec { settings, connectors, models, calendars, notes };

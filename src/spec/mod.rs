@@ -18,9 +18,9 @@ mod units;
 pub use connector::Connector;
 pub use env::Env;
 pub use load::{Spec, load};
-pub use pattern::{Exclusion, TablePattern};
-pub use settings::{Admin, Secret, Settings};
 pub use model::{
     Calendar, Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
 };
+pub use pattern::{Exclusion, TablePattern};
+pub use settings::{Admin, Secret, Settings};
 pub use units::{Size, Span};

@@ -69,8 +69,18 @@ struct RawPartition {
 
 /// Column names that every kept table has from us.
 const OURS: [&str; 12] = [
-    "_seq", "_ord", "_synced_at", "_end_seq", "_end_ord", "_last_seq", "_last_ord", "valid_from",
-    "valid_to", "is_current", "_op", "_deleted_at",
+    "_seq",
+    "_ord",
+    "_synced_at",
+    "_end_seq",
+    "_end_ord",
+    "_last_seq",
+    "_last_ord",
+    "valid_from",
+    "valid_to",
+    "is_current",
+    "_op",
+    "_deleted_at",
 ];
 
 /// Reads a file of `schemas/`; `holidays` reads a file beside it.
@@ -161,7 +171,9 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     }
     let track = match &raw.track {
         Some(given) => given.iter().map(|g| known("track", g)).collect::<Result<_>>()?,
-        None => names.iter().filter(|n| !key.iter().any(|k| k == *n)).map(|n| (*n).to_owned()).collect(),
+        None => {
+            names.iter().filter(|n| !key.iter().any(|k| k == *n)).map(|n| (*n).to_owned()).collect()
+        }
     };
     if history != History::Versions && (raw.track.is_some() || raw.since.is_some()) {
         let field = if raw.track.is_some() { "track" } else { "since" };
@@ -183,7 +195,12 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     Ok(Model {
         from: source(file, raw)?,
         deletes: read_deletes(file, raw.delete.as_ref(), history)?,
-        new_columns: match choice(file, "new_columns", raw.new_columns.as_ref(), &["ignore", "stop"])? {
+        new_columns: match choice(
+            file,
+            "new_columns",
+            raw.new_columns.as_ref(),
+            &["ignore", "stop"],
+        )? {
             "stop" => NewColumns::Stop,
             _ => NewColumns::Ignore,
         },
@@ -290,7 +307,8 @@ fn read_partition(
         let why = "a partition column is a date or timestamp with required: true";
         return Err(file.refuse_given("partition.by", &raw.by, why));
     }
-    let every = match choice(file, "partition.every", Some(&raw.every), &["day", "month", "year"])? {
+    let every = match choice(file, "partition.every", Some(&raw.every), &["day", "month", "year"])?
+    {
         "day" => Step::Day,
         "month" => Step::Month,
         _ => Step::Year,
@@ -315,12 +333,12 @@ fn read_range(file: &File<'_>, field: &str, from: &Given, to: &Given) -> Result<
         .ok_or_else(|| file.refuse_given(field, from, "write a day such as \"2015-01-01\""))?;
     let text = file.text(field, to)?;
     let end = match text.strip_prefix('+') {
-        Some(years) => years.strip_suffix('y').and_then(|years| years.parse::<i64>().ok()).map(
-            |years| {
+        Some(years) => {
+            years.strip_suffix('y').and_then(|years| years.parse::<i64>().ok()).map(|years| {
                 let (year, _, _) = civil_from_days(file.env.today());
                 days_from_civil(year + years + 1, 1, 1) - 1
-            },
-        ),
+            })
+        }
         None => day(&text),
     };
     let end = end.ok_or_else(|| {

@@ -114,7 +114,11 @@ pub const TEXT: u32 = 25;
 impl Builtin {
     /// The listed type with this OID.
     pub fn of(oid: u32) -> Option<Builtin> {
-        BUILTINS.binary_search_by_key(&oid, |known| known.oid).ok().and_then(|at| BUILTINS.get(at)).copied()
+        BUILTINS
+            .binary_search_by_key(&oid, |known| known.oid)
+            .ok()
+            .and_then(|at| BUILTINS.get(at))
+            .copied()
     }
 
     /// Every listed type.

@@ -74,8 +74,7 @@ fn write_scientific(digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
 /// The binary numeric: digit count, weight of the first digit, sign, display scale, then digits in
 /// base 10,000 (PostgreSQL source, numeric_send).
 pub(super) fn write_numeric(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut shorts =
-        value.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let mut shorts = value.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
     let count = usize::from(shorts.next()?);
     let weight = i32::from(shorts.next()?.cast_signed());
     let sign = shorts.next()?;

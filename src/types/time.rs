@@ -69,13 +69,8 @@ pub(super) fn write_time(micros: i64, out: &mut Vec<u8>) {
 
 fn write_clock(micros: i64, out: &mut Vec<u8>) {
     let seconds = micros / 1_000_000;
-    let _infallible = write!(
-        out,
-        "{:02}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    );
+    let _infallible =
+        write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
     write_fraction(micros % 1_000_000, out);
 }
 

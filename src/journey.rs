@@ -263,6 +263,10 @@ pub struct Batch {
     pub ends: bool,
     /// Whether its first transaction began in the batch before.
     pub continues: bool,
+    /// The `seq` of the transaction that goes on behind it; 0 where it ends.
+    pub unfinished: i64,
+    /// The `seq` of the last transaction in it.
+    pub last_seq: i64,
     /// The version of the routes it was folded under.
     pub routing: u64,
     /// What comes before the rows.

@@ -3,12 +3,14 @@
 //! Data flows one way: capture → decode → fold → merge → progress, each stage a folder here; the
 //! stages share [`journey`] and only [`pipeline`] knows their order. ARCHITECTURE.md is the map.
 
+pub mod binding;
 pub mod capture;
 pub mod clock;
 pub mod decode;
 pub mod error;
 pub mod fold;
 pub mod journey;
+pub mod merge;
 pub mod names;
 pub mod position;
 pub mod postgres;
@@ -16,3 +18,4 @@ pub mod relation;
 pub mod spec;
 pub mod types;
 pub mod value;
+pub mod warehouse;

@@ -20,3 +20,18 @@ select {{ columns | map(attribute="value") | join(", ") }}, {{ content() }}, s._
   from {{ stage }} s
  cross join generate_series(1, s._n)
  where s._n > 0
+
+-- statement: many
+-- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.
+select count(*) > 100000 from (select from {{ table }} limit 100001) t
+
+-- statement: truncate
+-- The source table was emptied.
+delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null
+
+-- statement: empty
+truncate {{ table }}
+
+-- statement: clear
+-- A table that is read again.
+delete from {{ table }}

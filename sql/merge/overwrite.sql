@@ -67,3 +67,20 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ table }} t
  where not exists (select from {{ stage }} s where {{ same_key() }})
 {%- if soft %} and t._deleted_at is null{% endif %}
+
+-- statement: many
+-- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.
+select count(*) > 100000 from (select from {{ table }} limit 100001) t
+
+-- statement: truncate
+-- The source table was emptied.
+{% if soft -%}
+update {{ table }} t
+   set _deleted_at = $3, _seq = $1, _ord = $2, _synced_at = now()
+ where (t._seq, t._ord) < ($1, $2) and t._deleted_at is null and $3::timestamptz is not null
+{%- else -%}
+delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null
+{%- endif %}
+
+-- statement: empty
+truncate {{ table }}

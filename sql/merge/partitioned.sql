@@ -114,3 +114,26 @@ insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ locator or table }} t
  where not exists (select from {{ stage }} s where {{ same_key("t") }})
+
+-- statement: many
+-- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.
+select count(*) > 100000 from (select from {{ locator or table }} limit 100001) t
+
+-- statement: truncate
+-- The source table was emptied.
+{% if soft -%}
+update {{ table }} t
+   set _deleted_at = $3, _seq = $1, _ord = $2, _synced_at = now()
+ where (t._seq, t._ord) < ($1, $2) and t._deleted_at is null and $3::timestamptz is not null
+{%- else -%}
+{% if locator %}with forgotten as (delete from {{ locator }}){% endif %}
+delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null
+{%- endif %}
+
+-- statement: empty
+truncate {{ table }}{{ ", " ~ locator if locator }}
+{% if locator %}
+-- statement: rebase
+-- A table that is read again from a source that counts from lower positions.
+update {{ locator }} l set _seq = $1, _ord = 0 where l._seq > $1
+{% endif %}

@@ -215,3 +215,7 @@ insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ current }} t
  where not exists (select from {{ stage }} s where {{ same_key("t") }})
+
+-- statement: rebase
+-- A table that is read again from a source that counts from lower positions.
+update {{ table }} d set _end_seq = $1, _end_ord = 0 where d._end_seq > $1

@@ -50,8 +50,10 @@ pub struct Window {
     events: usize,
     transactions: u64,
     committed_at: i64,
-    /// inside a transaction: what was folded since its begin cannot be cut off
-    in_transaction: bool,
+    /// the `seq` of the open transaction: what was folded since its begin cannot be cut off
+    open: Option<i64>,
+    /// the `seq` of the last transaction
+    last_seq: i64,
     /// the first transaction began in the batch before
     continues: bool,
 }
@@ -69,19 +71,21 @@ impl Window {
             events: 0,
             transactions: 0,
             committed_at: 0,
-            in_transaction: false,
+            open: None,
+            last_seq: 0,
             continues: false,
         }
     }
 
-    /// Notes the begin of a transaction.
-    pub fn begin(&mut self) {
-        self.in_transaction = true;
+    /// Notes the begin of the transaction `seq`.
+    pub fn begin(&mut self, seq: i64) {
+        self.open = Some(seq);
+        self.last_seq = seq;
     }
 
     /// Notes the end of a transaction.
     pub fn commit(&mut self, committed_at: i64) {
-        self.in_transaction = false;
+        self.open = None;
         self.transactions += 1;
         self.committed_at = committed_at;
     }
@@ -143,7 +147,7 @@ impl Window {
 
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.events == 0 && self.before.is_empty() && self.transactions == 0
+        self.events == 0 && self.before.is_empty() && self.transactions == 0 && !self.continues
     }
 
     /// Whether rows were folded or held: a barrier has to wait until they are merged.
@@ -153,27 +157,38 @@ impl Window {
 
     /// Whether it stands between two transactions.
     pub fn at_boundary(&self) -> bool {
-        !self.in_transaction
+        self.open.is_none()
     }
 
-    /// Whether it has reached a limit.
+    /// Whether it has reached a limit, or the end of a transaction that came in several batches: the
+    /// warehouse transaction that waits for it must not wait for another one.
     pub fn is_full(&self) -> bool {
-        self.events >= self.limits.rows || self.bytes >= self.limits.bytes
+        self.events >= self.limits.rows
+            || self.bytes >= self.limits.bytes
+            || (self.continues && self.at_boundary())
+    }
+
+    /// The memory it holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Closes the window at `until` and opens the next one behind it. Inside a transaction the batch
     /// does not end there, and the next one continues it.
     pub fn close(&mut self, until: Lsn, routing: u64) -> Batch {
-        let ends = !self.in_transaction;
+        let ends = self.open.is_none();
         let mut next = Window::new(self.limits, if ends { until } else { self.after });
-        next.in_transaction = self.in_transaction;
-        next.continues = self.in_transaction;
+        next.open = self.open;
+        next.last_seq = self.last_seq;
+        next.continues = self.open.is_some();
         let closed = std::mem::replace(self, next);
         let tables = closed.tables.into_iter().flatten().map(TableFold::finish);
         Batch {
             range: PositionRange { after: closed.after, until },
             ends,
             continues: closed.continues,
+            unfinished: closed.open.unwrap_or(0),
+            last_seq: closed.last_seq,
             routing,
             before: closed.before,
             tables: tables.filter(|table| !table.folded.rows.is_empty()).collect(),

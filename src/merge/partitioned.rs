@@ -69,9 +69,12 @@ impl Merge {
             let ctid: String = row.try_get(0).map_err(failed)?;
             let day: i32 = row.try_get(1).map_err(failed)?;
             let what: &str = row.try_get(2).map_err(failed)?;
-            let leaf = self.target().model.partition.as_ref().map_or(0, |partition| {
-                partition.every.start(i64::from(day))
-            });
+            let leaf = self
+                .target()
+                .model
+                .partition
+                .as_ref()
+                .map_or(0, |partition| partition.every.start(i64::from(day)));
             if what == "stale" {
                 leaves.stale.push(ctid);
                 continue;
@@ -99,11 +102,8 @@ impl Merge {
         start: i64,
         rows: &[String],
     ) -> Result<u64> {
-        let text = self.statement(name)?.replace(LEAF, &quote::table(&self.leaf(start)));
-        transaction
-            .execute(&text, &[&rows])
-            .await
-            .map_err(|error| self.failed(name, error))
+        let text = self.text(name)?.replace(LEAF, &quote::table(&self.leaf(start)));
+        transaction.execute(&text, &[&rows]).await.map_err(|error| self.failed(name, error))
     }
 
     fn leaf(&self, start: i64) -> TableName {

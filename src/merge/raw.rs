@@ -22,7 +22,7 @@ const COLUMNS: i16 = 3;
 const JSONB_VERSION: u8 = 1;
 
 /// Encodes events, one after the other.
-pub struct RawEncoder<'t> {
+pub(super) struct RawEncoder<'t> {
     target: &'t Target,
     /// `"name":` of each column of the relation
     names: Vec<Vec<u8>>,
@@ -35,7 +35,7 @@ pub struct RawEncoder<'t> {
 }
 
 /// Encodes all events of a table. `load_id` names the batch: the position where it ends.
-pub fn encode_raw(target: &Target, folded: &Folded, load_id: &str) -> Result<Vec<Bytes>> {
+pub(super) fn encode_raw(target: &Target, folded: &Folded, load_id: &str) -> Result<Vec<Bytes>> {
     let mut encoder = RawEncoder::new(target, load_id);
     for row in &folded.rows {
         let span = |span| folded.row(span);
@@ -46,7 +46,7 @@ pub fn encode_raw(target: &Target, folded: &Folded, load_id: &str) -> Result<Vec
 
 impl<'t> RawEncoder<'t> {
     /// An encoder for events of `target`.
-    pub fn new(target: &'t Target, load_id: &str) -> RawEncoder<'t> {
+    pub(super) fn new(target: &'t Target, load_id: &str) -> RawEncoder<'t> {
         let name = |name: &str| {
             let mut quoted = Vec::new();
             write_string(name.as_bytes(), &mut quoted);
@@ -68,7 +68,7 @@ impl<'t> RawEncoder<'t> {
     }
 
     /// Appends an event.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         event: &FoldedRow,
         key: Row<'_>,
@@ -200,12 +200,12 @@ impl<'t> RawEncoder<'t> {
     }
 
     /// Takes what has been encoded so far, for a COPY that is fed piece by piece.
-    pub fn take(&mut self) -> Vec<Bytes> {
+    pub(super) fn take(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.chunks)
     }
 
     /// Ends the stream.
-    pub fn finish(mut self) -> Vec<Bytes> {
+    pub(super) fn finish(mut self) -> Vec<Bytes> {
         self.buffer.put_slice(&TRAILER);
         self.chunks.push(self.buffer.freeze());
         self.chunks

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
+use super::partitioned::LEAF;
 use super::stage::Shape;
 use super::stored::StoredColumn;
 use crate::error::{Error, Result};
@@ -45,11 +46,11 @@ impl Templates {
 
 /// The statements of one table, by the name after `-- statement:`.
 #[derive(Clone, Debug, Default)]
-pub struct Statements(HashMap<String, String>);
+pub(super) struct Statements(HashMap<String, String>);
 
 impl Statements {
     /// A statement's text.
-    pub fn get(&self, name: &str) -> Result<&str> {
+    pub(super) fn get(&self, name: &str) -> Result<&str> {
         self.0
             .get(name)
             .map(String::as_str)
@@ -59,15 +60,13 @@ impl Statements {
 
 /// What the statements of a table depend on, beside the table.
 #[derive(Clone, Debug)]
-pub struct Form {
+pub(super) struct Form {
     /// The quoted staging table.
     pub stage: String,
     /// Whether older changes lose against newer rows; a table that is read again takes every row.
     pub guard: bool,
     /// Whether a key may have several versions in the batch.
     pub chains: bool,
-    /// The quoted leaf that old rows are in, for statements over one leaf.
-    pub leaf: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -75,7 +74,7 @@ struct Context {
     stage: String,
     table: String,
     current: String,
-    leaf: Option<String>,
+    leaf: &'static str,
     locator: Option<String>,
     guard: bool,
     chains: bool,
@@ -113,7 +112,7 @@ struct Column {
 }
 
 /// Renders the statements of a target.
-pub fn render(
+pub(super) fn render(
     templates: &Templates,
     target: &Target,
     stored: &[StoredColumn],
@@ -128,21 +127,15 @@ pub fn render(
         History::Raw => return Ok(Statements::default()),
     };
     let text = templates.0.get(name).map_or("", String::as_str);
-    let mut environment = Environment::empty();
+    let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    minijinja_builtins(&mut environment);
     let context = context(target, stored, form)?;
     let broken = |error: minijinja::Error| {
         Error::bug(format!("the merge template {name} does not render")).because(error)
     };
-    let rendered = environment.render_str(text, context).map_err(broken)?;
+    let rendered =
+        environment.render_str(text, minijinja::value::Serde(context)).map_err(broken)?;
     Ok(Statements(split(&rendered)))
-}
-
-/// The filters that the templates use; nothing else of minijinja is switched on.
-fn minijinja_builtins(environment: &mut Environment<'_>) {
-    environment.add_filter("join", minijinja::filters::join);
-    environment.add_filter("map", minijinja::filters::map);
 }
 
 /// A statement begins behind a line `-- statement: name`.
@@ -170,7 +163,7 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         stage: form.stage.clone(),
         table: model.quoted(),
         current: quote::table(&model.current_leaf()),
-        leaf: form.leaf.clone(),
+        leaf: LEAF,
         locator: model.has_locator().then(|| quote::table(&model.locator())),
         guard: form.guard,
         chains: form.chains,
@@ -191,9 +184,8 @@ fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
     for (n, feed) in target.feeds.iter().enumerate() {
         let Some(column) = model.columns.get(feed.column) else { continue };
         let found = stored.iter().find(|stored| stored.name == column.name);
-        let stored = found.ok_or_else(|| {
-            Error::bug(format!("{} has no column {}", model.table, column.name))
-        })?;
+        let stored = found
+            .ok_or_else(|| Error::bug(format!("{} has no column {}", model.table, column.name)))?;
         let key = model.key.contains(&column.name);
         let partitions = model.partition.as_ref().is_some_and(|p| p.by == column.name);
         let place = target.key.iter().position(|from| *from == feed.from);

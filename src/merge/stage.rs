@@ -13,18 +13,18 @@ use super::partition::day_of_cell;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{FoldedRow, Op, TableBatch, Target};
 use crate::relation::Wire;
-use crate::spec::History;
 use crate::value::{Cell, Row};
 
 /// What every staging table has behind its fed columns: a bit a column for values that did not
 /// change, what happened, the chain place or count, order, and the label (the commit time).
-pub const SYSTEM: &str = "_keep bytea, _op \"char\", _n int4, _seq int8, _ord int8, _at timestamptz";
+pub(super) const SYSTEM: &str =
+    "_keep bytea, _op \"char\", _n int4, _seq int8, _ord int8, _at timestamptz";
 
 const SYSTEM_COLUMNS: usize = 6;
 
 /// The shape of a staging table: tables with the same shape share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
+pub(super) struct Shape {
     /// The types of the fed columns, `c0`, `c1`, ….
     pub columns: Vec<&'static str>,
     /// The types of the origin's key, `o0`, `o1`, ….
@@ -33,28 +33,29 @@ pub struct Shape {
 
 impl Shape {
     /// The shape in which a target's rows are staged.
-    pub fn of(target: &Target) -> Shape {
+    pub(super) fn of(target: &Target) -> Shape {
         let columns = target.feeds.iter().map(|feed| feed.wire.staged_type()).collect();
         let wire = |at: &usize| target.wires.get(*at).map_or("text", |wire| wire.staged_type());
         Shape { columns, origin: target.key.iter().map(wire).collect() }
     }
 
     /// Column definitions for CREATE TABLE.
-    pub fn definition(&self) -> String {
+    pub(super) fn definition(&self) -> String {
         let fed = self.columns.iter().enumerate().map(|(n, ty)| format!("c{n} pg_catalog.{ty:?}"));
-        let origin = self.origin.iter().enumerate().map(|(n, ty)| format!("o{n} pg_catalog.{ty:?}"));
+        let origin =
+            self.origin.iter().enumerate().map(|(n, ty)| format!("o{n} pg_catalog.{ty:?}"));
         fed.chain([SYSTEM.to_owned()]).chain(origin).collect::<Vec<_>>().join(", ")
     }
 
     /// A name that tables of this shape share.
-    pub fn table(&self) -> String {
+    pub(super) fn table(&self) -> String {
         format!("stage_{:016x}", crate::names::fingerprint(self.definition().as_bytes()))
     }
 }
 
 /// A table's rows, ready to be copied, and what the merge has to know of them.
 #[derive(Debug, Default)]
-pub struct Staged {
+pub(super) struct Staged {
     /// The COPY stream.
     pub chunks: Vec<Bytes>,
     /// How many rows it has.
@@ -74,7 +75,7 @@ pub struct Staged {
 }
 
 /// Encodes a table's folded rows.
-pub fn encode(batch: &TableBatch) -> Result<Staged> {
+pub(super) fn encode(batch: &TableBatch) -> Result<Staged> {
     let target = &batch.target;
     let mut encoder = Encoder::new(target);
     for row in &batch.folded.rows {
@@ -87,7 +88,7 @@ pub fn encode(batch: &TableBatch) -> Result<Staged> {
 }
 
 /// Encodes one row after the other.
-pub struct Encoder<'t> {
+pub(super) struct Encoder<'t> {
     target: &'t Target,
     /// for each fed column its place in the key
     key_places: Vec<Option<usize>>,
@@ -104,7 +105,7 @@ struct PartitionFeed {
 
 impl<'t> Encoder<'t> {
     /// An encoder for rows of `target`.
-    pub fn new(target: &'t Target) -> Encoder<'t> {
+    pub(super) fn new(target: &'t Target) -> Encoder<'t> {
         let place = |from: usize| target.key.iter().position(|column| *column == from);
         let by = target.model.partition.as_ref().map(|partition| partition.by.as_str());
         let column_name = |column: usize| target.model.columns.get(column).map(|c| c.name.as_str());
@@ -124,7 +125,7 @@ impl<'t> Encoder<'t> {
     }
 
     /// Appends a row; of a delete only the key is told.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         folded: &FoldedRow,
         image: Option<Row<'_>>,
@@ -141,7 +142,7 @@ impl<'t> Encoder<'t> {
         }
         let deleted = image.is_none() || folded.op == Op::Delete;
         keep.put(&mut self.buffer);
-        let op = if deleted { Op::Delete } else { folded.op };
+        let op = if deleted && folded.op != Op::Truncate { Op::Delete } else { folded.op };
         put_value(&mut self.buffer, op.letter().as_bytes());
         put_value(&mut self.buffer, &folded.count.to_be_bytes());
         put_value(&mut self.buffer, &folded.order.seq.to_be_bytes());
@@ -215,12 +216,12 @@ impl<'t> Encoder<'t> {
     }
 
     /// Takes what has been encoded so far, for a COPY that is fed piece by piece.
-    pub fn take(&mut self) -> Vec<Bytes> {
+    pub(super) fn take(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.staged.chunks)
     }
 
     /// Ends the stream.
-    pub fn finish(mut self) -> Staged {
+    pub(super) fn finish(mut self) -> Staged {
         self.buffer.put_slice(&TRAILER);
         self.staged.chunks.push(self.buffer.freeze());
         self.staged
@@ -280,9 +281,4 @@ fn no_day(target: &Target, cell: Cell<'_>) -> Error {
     Error::new(Kind::TableStops, what)
         .on_table(target.model.table.to_string())
         .remedy(format!("mend the row, then siltstone table resync {}", target.model.table))
-}
-
-/// Whether the target's rows are staged at all; raw rows are copied straight into their table.
-pub fn is_staged(target: &Target) -> bool {
-    target.model.history != History::Raw
 }

@@ -27,19 +27,19 @@ struct Table {
 
 /// The staging tables of one session.
 #[derive(Default)]
-pub struct Staging {
+pub(super) struct Staging {
     tables: HashMap<String, Table>,
     uses: u64,
 }
 
 impl Staging {
     /// The quoted name of the table for a shape.
-    pub fn quoted(shape: &Shape) -> String {
+    pub(super) fn quoted(shape: &Shape) -> String {
         format!("pg_temp.{}", quote::ident(&shape.table()))
     }
 
     /// Makes the table for a shape if need be, empties it and fills it.
-    pub async fn fill(
+    pub(super) async fn fill(
         &mut self,
         transaction: &Transaction<'_>,
         shape: &Shape,
@@ -72,8 +72,11 @@ impl Staging {
         let failed = |error| Error::warehouse("making a staging table", error);
         let quoted = Self::quoted(shape);
         // a table of an earlier transaction of this session may be there: a rollback forgets ours
-        let create =
-            format!("create temp table if not exists {} ({})", quote::ident(&shape.table()), shape.definition());
+        let create = format!(
+            "create temp table if not exists {} ({})",
+            quote::ident(&shape.table()),
+            shape.definition()
+        );
         transaction.batch_execute(&create).await.map_err(failed)?;
         let copy = format!("copy {quoted} from stdin with (format binary)");
         let copy = transaction.prepare(&copy).await.map_err(failed)?;

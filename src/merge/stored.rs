@@ -1,5 +1,7 @@
 //! The columns of a warehouse table as its catalogue has them: what the merge casts to.
 
+use std::collections::HashSet;
+
 use tokio_postgres::GenericClient;
 
 use crate::error::{Error, Result};
@@ -64,4 +66,16 @@ pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<V
         })
         .collect::<Result<_, tokio_postgres::Error>>()
         .map_err(failed)
+}
+
+/// The extension types that the warehouse has, by their unqualified names.
+pub async fn extension_types(client: &impl GenericClient) -> Result<HashSet<String>> {
+    const QUERY: &str = "
+        select distinct t.typname
+          from pg_type t
+          join pg_depend d on d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'
+         where pg_type_is_visible(t.oid)";
+    let failed = |error| Error::warehouse("reading its extensions", error);
+    let rows = client.query(QUERY, &[]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }

@@ -13,9 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::spec::{Deletes, History};
 
-/// A row is larger than nothing: what a batch of staged rows asks of the merge.
+/// What a batch of staged rows asks of the merge.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
+pub(super) struct Counts {
     /// Events folded into the rows.
     pub events: u64,
     /// Staged rows.
@@ -30,7 +30,7 @@ pub struct Counts {
 
 /// Where the batch's first and last transaction stand.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cut {
+pub(super) struct Cut {
     /// The first transaction began in the batch before.
     pub continues: bool,
     /// The `seq` of a transaction that goes on behind the batch; 0 if none does.
@@ -38,7 +38,7 @@ pub struct Cut {
 }
 
 /// The statements of one target in one form, prepared as they are first used.
-pub struct Merge {
+pub(super) struct Merge {
     target: Arc<Target>,
     statements: Statements,
     prepared: HashMap<String, Statement>,
@@ -46,7 +46,7 @@ pub struct Merge {
 
 impl Merge {
     /// Renders the statements of a target; its table is there.
-    pub fn new(
+    pub(super) fn new(
         templates: &Templates,
         target: Arc<Target>,
         stored: &[StoredColumn],
@@ -57,7 +57,7 @@ impl Merge {
     }
 
     /// Reads the table's columns and renders its statements.
-    pub async fn of_table(
+    pub(super) async fn of_table(
         transaction: &Transaction<'_>,
         templates: &Templates,
         target: Arc<Target>,
@@ -73,7 +73,7 @@ impl Merge {
     }
 
     /// Merges what is staged.
-    pub async fn run(
+    pub(super) async fn run(
         &mut self,
         transaction: &Transaction<'_>,
         counts: Counts,
@@ -152,7 +152,7 @@ impl Merge {
     }
 
     /// Ends a transaction that came in several batches.
-    pub async fn settle(&mut self, transaction: &Transaction<'_>, seq: i64) -> Result<()> {
+    pub(super) async fn settle(&mut self, transaction: &Transaction<'_>, seq: i64) -> Result<()> {
         if self.target.model.history == History::Versions {
             self.execute(transaction, "settle", &[&seq]).await?;
         }
@@ -198,7 +198,8 @@ impl Merge {
 
     /// A row of which the source sent only what changed, and whose other columns we do not have.
     fn orphan(&self, key: &str) -> Error {
-        let what = format!("the stored row with key {key} is missing, so an update cannot be completed");
+        let what =
+            format!("the stored row with key {key} is missing, so an update cannot be completed");
         Error::new(Kind::TableStops, what)
             .on_table(self.target.model.table.to_string())
             .remedy(format!("siltstone table resync {}", self.target.model.table))
@@ -210,7 +211,7 @@ impl Merge {
     }
 
     /// The target.
-    pub fn target(&self) -> &Arc<Target> {
+    pub(super) fn target(&self) -> &Arc<Target> {
         &self.target
     }
 
@@ -219,8 +220,13 @@ impl Merge {
         self.target.model.deletes == Deletes::Soft
     }
 
+    /// The text of a statement.
+    pub(super) fn text(&self, name: &str) -> Result<&str> {
+        self.statements.get(name)
+    }
+
     /// Runs a statement; returns how many rows it touched.
-    pub async fn execute(
+    pub(super) async fn execute(
         &mut self,
         transaction: &Transaction<'_>,
         name: &str,

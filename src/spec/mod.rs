@@ -9,6 +9,7 @@ mod connector;
 mod env;
 mod file;
 mod load;
+mod mirror;
 mod model;
 mod pattern;
 mod settings;
@@ -18,6 +19,7 @@ mod units;
 pub use connector::Connector;
 pub use env::Env;
 pub use load::{Spec, load};
+pub use mirror::{mirror, mirror_column};
 pub use model::{
     Calendar, Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
 };

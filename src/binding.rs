@@ -1,0 +1,96 @@
+//! Binds a model to the relation that feeds it: which cell of a row goes into which column.
+//!
+//! Pure. Refuses a binding under which rows could be lost: a key that the source does not send with
+//! every update and delete, or that does not tell its rows apart.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Feed, Target};
+use crate::postgres::quote;
+use crate::relation::{Identity, Relation, Wire};
+use crate::spec::{History, Model};
+
+/// A binding and what a person should know about it.
+#[derive(Debug)]
+pub struct Binding {
+    /// The target.
+    pub target: Target,
+    /// Model columns whose source column is not there (any more): they stay as they are.
+    pub unfed: Vec<String>,
+    /// Source columns that the model does not take.
+    pub untaken: Vec<String>,
+}
+
+/// Binds `model` to `relation`. `binary` says in which form the connection's values arrive.
+pub fn bind(
+    index: usize,
+    model: &Arc<Model>,
+    relation: &Arc<Relation>,
+    schema_id: i32,
+    binary: bool,
+) -> Result<Binding> {
+    let key = bind_key(model, relation)?;
+    let wires: Vec<Wire> = relation.columns.iter().map(|column| Wire::of(column, binary)).collect();
+    let (mut feeds, mut unfed) = (Vec::new(), Vec::new());
+    for (column, modelled) in model.columns.iter().enumerate() {
+        let from = relation.column(&modelled.from);
+        match from.and_then(|from| wires.get(from).map(|wire| (from, *wire))) {
+            Some((from, wire)) => feeds.push(Feed { column, from, wire }),
+            None => unfed.push(modelled.name.clone()),
+        }
+    }
+    let taken = |name: &str| model.columns.iter().any(|column| column.from == name);
+    let all = model.history == History::Raw;
+    let untaken = relation.columns.iter().filter(|column| !all && !taken(&column.name));
+    let untaken = untaken.map(|column| column.name.clone()).collect();
+    let (model, relation) = (model.clone(), relation.clone());
+    Ok(Binding {
+        target: Target { index, model, relation, schema_id, key, wires, feeds },
+        unfed,
+        untaken,
+    })
+}
+
+/// The places of the key's cells. A raw table has the source's own key.
+fn bind_key(model: &Model, relation: &Relation) -> Result<Vec<usize>> {
+    let source_key = || {
+        let columns = relation.columns.iter().enumerate();
+        columns.filter(|(_, column)| column.in_key).map(|(at, _)| at)
+    };
+    if model.history == History::Raw {
+        return Ok(source_key().collect());
+    }
+    let stop = |what: String| Error::new(Kind::TableStops, what).on_table(model.table.to_string());
+    let mut key = Vec::new();
+    for name in &model.key {
+        let from = model.column(name).map_or(name.as_str(), |column| column.from.as_str());
+        let at = relation.column(from).ok_or_else(|| {
+            stop(format!("its key column {name} has no source column {from} in {}", relation.table))
+                .remedy(format!("siltstone table resync {}", model.table))
+        })?;
+        key.push(at);
+    }
+    if model.history == History::Append || model.history == History::Bag {
+        return Ok(key);
+    }
+    let same = source_key().count() == key.len() && source_key().all(|at| key.contains(&at));
+    let vouched_for = relation.identity == Identity::Full && source_key().next().is_none();
+    if same || vouched_for {
+        return Ok(key);
+    }
+    let names: Vec<&str> = relation.key().collect();
+    let what = format!(
+        "its key ({}) is not the key of {} ({}), so the source's updates and deletes would not find \
+         their rows",
+        model.key.join(", "),
+        relation.table,
+        if names.is_empty() { "it has none".to_owned() } else { names.join(", ") }
+    );
+    let table = quote::table(&relation.table);
+    Err(stop(what).remedy(format!(
+        "name the source's key in {}, or let the source identify rows by that key: \
+         alter table {table} replica identity using index …",
+        model.declared_in
+    )))
+}

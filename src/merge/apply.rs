@@ -1,0 +1,284 @@
+//! Applies a batch inside a transaction that somebody else opened and will end: what comes before the
+//! rows, then each table's rows, staged and merged.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_postgres::{Statement, Transaction};
+
+use super::copy::copy_in;
+use super::raw::encode_raw;
+use super::render::{Form, Templates};
+use super::stage::{Shape, Staged, encode};
+use super::staging::Staging;
+use super::table::{Counts, Cut, Merge};
+use crate::error::{Error, Result};
+use crate::journey::{Applied, Batch, Before, Mark, TableBatch, Target};
+use crate::position::Order;
+use crate::postgres::quote;
+use crate::spec::{History, Model};
+
+/// A table's rows, encoded for COPY.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The table.
+    pub target: Arc<Target>,
+    /// How many events were folded into the rows.
+    events: u64,
+    rows: Rows,
+}
+
+#[derive(Debug)]
+enum Rows {
+    /// for the staging table
+    Staged(Staged),
+    /// for a raw table itself
+    Raw { chunks: Vec<Bytes>, count: u64 },
+}
+
+/// A batch whose rows are encoded: what the merge takes.
+#[derive(Debug)]
+pub struct Piece {
+    /// The batch, without its rows.
+    pub batch: Batch,
+    /// Its rows.
+    pub tables: Vec<Encoded>,
+}
+
+/// Encodes a batch's rows. The work of a processor, done while another batch is merged.
+pub fn encode_batch(mut batch: Batch) -> Result<Piece> {
+    let load_id = batch.range.until.to_string();
+    let tables = std::mem::take(&mut batch.tables);
+    let tables = tables.into_iter().map(|table| Encoded::of(&table, &load_id));
+    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch })
+}
+
+impl Encoded {
+    /// Encodes a table's folded rows; `load_id` names the batch in raw tables.
+    pub fn of(table: &TableBatch, load_id: &str) -> Result<Encoded> {
+        let rows = match table.target.model.history {
+            History::Raw => Rows::Raw {
+                chunks: encode_raw(&table.target, &table.folded, load_id)?,
+                count: u64::try_from(table.folded.rows.len()).unwrap_or(u64::MAX),
+            },
+            _ => Rows::Staged(encode(table)?),
+        };
+        Ok(Encoded { target: table.target.clone(), events: table.folded.events, rows })
+    }
+
+    /// The days whose leaves the rows need. `today` is the warehouse's, for raw tables.
+    pub fn days(&self, today: i64) -> Vec<i64> {
+        match &self.rows {
+            // a transaction that begins before midnight may write behind it
+            Rows::Raw { .. } => vec![today, today + 1],
+            Rows::Staged(staged) => days_of(&self.target.model, staged),
+        }
+    }
+}
+
+/// The days whose leaves staged rows need.
+pub(super) fn days_of(model: &Model, staged: &Staged) -> Vec<i64> {
+    const DAY: i64 = 86_400_000_000;
+    const YEAR: i64 = 366;
+    match (model.history, staged.labels) {
+        // a version ends at its label or a little behind: labels of one key never fall back
+        (History::Versions, Some((first, last))) => {
+            let (first, last) = (first.div_euclid(DAY), last.div_euclid(DAY));
+            (first..=last).step_by(28).chain([last, last + YEAR]).collect()
+        }
+        (History::Versions, None) => Vec::new(),
+        _ => staged.days.iter().copied().collect(),
+    }
+}
+
+/// What a session keeps from batch to batch: staging tables and rendered statements.
+pub struct Apply {
+    templates: Templates,
+    staging: Staging,
+    merges: HashMap<(usize, Variant), Merge>,
+    raw: HashMap<usize, Statement>,
+    /// versions tables that the open transaction has touched, where it came in several pieces
+    unsettled: BTreeMap<usize, Arc<Target>>,
+}
+
+/// What a table's statements depend on beside the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Variant {
+    guard: bool,
+    chains: bool,
+}
+
+impl Apply {
+    /// Nothing staged, nothing rendered. A session that lost a transaction starts from here again.
+    pub fn new(templates: Templates) -> Apply {
+        Apply {
+            templates,
+            staging: Staging::default(),
+            merges: HashMap::new(),
+            raw: HashMap::new(),
+            unsettled: BTreeMap::new(),
+        }
+    }
+
+    /// Applies a piece; what became of each table's rows, by the table's index.
+    pub async fn piece(
+        &mut self,
+        transaction: &Transaction<'_>,
+        piece: Piece,
+    ) -> Result<Vec<(usize, Applied)>> {
+        for before in &piece.batch.before {
+            self.before(transaction, before).await?;
+        }
+        let cut = Cut { continues: piece.batch.continues, unfinished: piece.batch.unfinished };
+        let mut applied = Vec::with_capacity(piece.tables.len());
+        for table in piece.tables {
+            let (index, target) = (table.target.index, table.target.clone());
+            applied.push((index, self.table(transaction, table, cut).await?));
+            if cut.unfinished != 0 && target.model.history == History::Versions {
+                self.unsettled.insert(index, target);
+            }
+        }
+        if piece.batch.ends {
+            self.settle(transaction, piece.batch.last_seq).await?;
+        }
+        Ok(applied)
+    }
+
+    /// Applies one table's rows.
+    async fn table(
+        &mut self,
+        transaction: &Transaction<'_>,
+        table: Encoded,
+        cut: Cut,
+    ) -> Result<Applied> {
+        let Encoded { target, events, rows } = table;
+        match rows {
+            Rows::Raw { chunks, count } => {
+                let statement = self.raw_copy(transaction, &target).await?;
+                copy_in(transaction, &statement, chunks).await.map_err(|e| failed(&target, e))?;
+                Ok(Applied { events, staged: count, upserted: count, ..Applied::default() })
+            }
+            Rows::Staged(staged) => {
+                let chains = staged.longest_chain > 1 && target.model.history == History::Versions;
+                let counts = counts_of(&staged, events);
+                let shape = Shape::of(&target);
+                self.staging
+                    .fill(transaction, &shape, staged)
+                    .await
+                    .map_err(|error| error.on_table(target.model.table.to_string()))?;
+                let merge =
+                    self.merge(transaction, &target, Variant { guard: true, chains }).await?;
+                merge.run(transaction, counts, cut).await
+            }
+        }
+    }
+
+    /// The end of a transaction that came in several pieces.
+    async fn settle(&mut self, transaction: &Transaction<'_>, seq: i64) -> Result<()> {
+        for (_, target) in std::mem::take(&mut self.unsettled) {
+            let form = Variant { guard: true, chains: false };
+            self.merge(transaction, &target, form).await?.settle(transaction, seq).await?;
+        }
+        Ok(())
+    }
+
+    async fn before(&mut self, transaction: &Transaction<'_>, before: &Before) -> Result<()> {
+        match before {
+            Before::Truncate { target, order, mark } => {
+                let form = Variant { guard: true, chains: false };
+                let merge = self.merge(transaction, target, form).await?;
+                merge.truncate(transaction, *order, *mark).await
+            }
+            Before::Reshape { target, statements } => {
+                for statement in statements {
+                    transaction.batch_execute(statement).await.map_err(|error| {
+                        Error::warehouse("following a schema change", error)
+                            .on_table(target.model.table.to_string())
+                            .remedy(format!("siltstone table resync {}", target.model.table))
+                    })?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn merge(
+        &mut self,
+        transaction: &Transaction<'_>,
+        target: &Arc<Target>,
+        form: Variant,
+    ) -> Result<&mut Merge> {
+        let key = (target.index, form);
+        let known = self.merges.get(&key).is_some_and(|merge| Arc::ptr_eq(merge.target(), target));
+        if !known {
+            let rendered = Form {
+                stage: Staging::quoted(&Shape::of(target)),
+                guard: form.guard,
+                chains: form.chains,
+            };
+            let merge =
+                Merge::of_table(transaction, &self.templates, target.clone(), &rendered).await?;
+            self.merges.insert(key, merge);
+        }
+        self.merges.get_mut(&key).ok_or_else(|| Error::bug("a merge that was made is missing"))
+    }
+
+    async fn raw_copy(
+        &mut self,
+        transaction: &Transaction<'_>,
+        target: &Target,
+    ) -> Result<Statement> {
+        if let Some(statement) = self.raw.get(&target.index) {
+            return Ok(statement.clone());
+        }
+        let statement = transaction.prepare(&raw_copy_text(&target.model)).await;
+        let statement = statement.map_err(|error| failed(target, error))?;
+        self.raw.insert(target.index, statement.clone());
+        Ok(statement)
+    }
+}
+
+/// The COPY into a raw table; its other columns have defaults.
+pub(super) fn raw_copy_text(model: &Model) -> String {
+    let table = quote::table(&model.table);
+    format!("copy {table} (raw_data, source_system, load_id) from stdin with (format binary)")
+}
+
+pub(super) fn counts_of(staged: &Staged, events: u64) -> Counts {
+    Counts {
+        events,
+        rows: staged.rows,
+        deletes: staged.deletes,
+        partial: staged.partial,
+        moved: staged.moved,
+    }
+}
+
+fn failed(target: &Target, error: tokio_postgres::Error) -> Error {
+    let table = &target.model.table;
+    Error::warehouse("copying events", error)
+        .on_table(table.to_string())
+        .remedy(format!("mend the cause, then siltstone table resume {table}"))
+}
+
+impl Merge {
+    /// Empties the table as the source's TRUNCATE did.
+    pub(super) async fn truncate(
+        &mut self,
+        transaction: &Transaction<'_>,
+        order: Order,
+        mark: Mark,
+    ) -> Result<()> {
+        let at = crate::clock::from_postgres_micros(mark.committed_at);
+        if self.target().model.history != History::Versions && !self.is_soft() {
+            let many = self.query(transaction, "many", &[]).await?;
+            if many.first().is_some_and(|row| row.get(0)) {
+                self.execute(transaction, "empty", &[]).await?;
+                return Ok(());
+            }
+        }
+        self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
+        Ok(())
+    }
+}

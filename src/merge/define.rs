@@ -1,0 +1,226 @@
+//! The statements that make a warehouse table: its columns and ours, key, partitions, comments.
+//!
+//! Pure text from a model. Leaves that depend on data are made in `leaves`.
+
+use crate::names::TableName;
+use crate::postgres::quote;
+use crate::spec::{Calendar, Deletes, History, Model, ModelColumn};
+
+/// The end of a version that is still valid.
+const OPEN_END: &str = "'9999-12-31 00:00+00'";
+
+/// The order at the source and the time of the last write, in every kept table.
+const OURS: &str = "_seq bigint not null, _ord bigint not null, _synced_at timestamptz not null";
+
+/// What a versions table has beside.
+const VALIDITY: &str = "valid_from timestamptz not null, valid_to timestamptz not null, \
+    is_current boolean generated always as (valid_to = '9999-12-31 00:00+00'::timestamptz) stored, \
+    _end_seq bigint, _end_ord bigint, _last_seq bigint not null, _last_ord bigint not null, \
+    check (valid_from < valid_to)";
+
+/// Rows are updated in place where the page has room, without a new index entry.
+const ROOM: &str = "with (fillfactor = 90)";
+
+/// The statements that make the table, in their order. `readers` may select from it.
+pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
+    let mut statements =
+        vec![format!("create schema if not exists {}", quote::ident(&model.table.schema))];
+    match model.history {
+        History::Raw => raw(model, &mut statements),
+        History::Versions => versions(model, &mut statements),
+        History::Overwrite => overwrite(model, &mut statements),
+        History::Append => append(model, &mut statements),
+        History::Bag => bag(model, &mut statements),
+    }
+    for index in &model.indexes {
+        let columns = quote::idents(index.iter().map(String::as_str));
+        statements.push(format!("create index on {} ({columns})", model.quoted()));
+    }
+    comments(model, &mut statements);
+    let view = (model.history == History::Versions).then(|| model.current_view());
+    for table in [Some(model.table.clone()), view].into_iter().flatten() {
+        grants(&table, readers, &mut statements);
+    }
+    statements
+}
+
+/// The statement that adds a column to a table that is there.
+pub(super) fn add_column(model: &Model, column: &ModelColumn) -> String {
+    let fill = column.fill.as_ref().map(|fill| format!(" default {}", quote::literal(fill)));
+    format!(
+        "alter table {} add column if not exists {} {}{}",
+        model.quoted(),
+        quote::ident(&column.name),
+        column.ty,
+        fill.unwrap_or_default()
+    )
+}
+
+fn column_list(model: &Model, nullable: bool) -> String {
+    let define = |column: &ModelColumn| {
+        let key = model.key.contains(&column.name);
+        let required = if (column.required || key) && !nullable { " not null" } else { "" };
+        format!("{} {}{required}, ", quote::ident(&column.name), column.ty)
+    };
+    model.columns.iter().map(define).collect()
+}
+
+fn key_list(model: &Model) -> String {
+    quote::idents(model.key.iter().map(String::as_str))
+}
+
+fn overwrite(model: &Model, statements: &mut Vec<String>) {
+    let columns = column_list(model, false);
+    let deleted = if model.deletes == Deletes::Soft { "_deleted_at timestamptz, " } else { "" };
+    let table = model.quoted();
+    let Some(partition) = &model.partition else {
+        let key = key_list(model);
+        return statements.push(format!(
+            "create table {table} ({columns}{deleted}{OURS}, primary key ({key})) {ROOM}"
+        ));
+    };
+    let by = quote::ident(&partition.by);
+    let physical =
+        model.key.iter().chain([&partition.by].into_iter().filter(|by| !model.key.contains(by)));
+    let physical = quote::idents(physical.map(String::as_str));
+    statements.push(format!(
+        "create table {table} ({columns}{deleted}{OURS}, primary key ({physical})) \
+         partition by range ({by})"
+    ));
+    if model.has_locator() {
+        let placed = model.columns.iter();
+        let placed =
+            placed.filter(|column| model.key.contains(&column.name) || column.name == partition.by);
+        let placed: String = placed
+            .map(|column| format!("{} {} not null, ", quote::ident(&column.name), column.ty))
+            .collect();
+        statements.push(format!(
+            "create table {} ({placed}_seq bigint not null, _ord bigint not null, \
+             primary key ({}))",
+            quote::table(&model.locator()),
+            key_list(model)
+        ));
+    }
+}
+
+fn versions(model: &Model, statements: &mut Vec<String>) {
+    let (table, key) = (model.quoted(), key_list(model));
+    statements.push(format!(
+        "create table {table} ({}{VALIDITY}, {OURS}, primary key ({key}, valid_to)) \
+         partition by range (valid_to)",
+        column_list(model, false)
+    ));
+    statements.push(format!(
+        "create table {} partition of {table} for values from ({OPEN_END}) to (maxvalue) {ROOM}",
+        quote::table(&model.current_leaf())
+    ));
+    statements.push(format!(
+        "create view {} as select * from {table} where is_current",
+        quote::table(&model.current_view())
+    ));
+}
+
+/// The columns of an append table are nullable: of a deleted row only its key is known.
+fn append(model: &Model, statements: &mut Vec<String>) {
+    let table = model.quoted();
+    let by = model.partition.as_ref().map(|partition| quote::ident(&partition.by));
+    let unique = match (&by, model.key.is_empty()) {
+        (Some(by), true) => format!("unique ({by}, _seq, _ord)"),
+        (Some(by), false) => format!("unique ({}, {by}, _seq, _ord)", key_list(model)),
+        (None, false) => format!("unique ({}, _seq, _ord)", key_list(model)),
+        (None, true) => String::new(),
+    };
+    let separator = if unique.is_empty() { "" } else { ", " };
+    let partition = by.as_ref().map(|by| format!(" partition by range ({by})")).unwrap_or_default();
+    statements.push(format!(
+        "create table {table} ({}_op text not null, {OURS}{separator}{unique}){partition}",
+        column_list(model, true)
+    ));
+    if unique.is_empty() {
+        // the rows of a snapshot share one order
+        statements.push(format!("create unique index on {table} (_seq, _ord) where _op <> 'r'"));
+    }
+}
+
+fn bag(model: &Model, statements: &mut Vec<String>) {
+    let table = model.quoted();
+    let columns = column_list(model, true);
+    statements.push(format!("create table {table} ({columns}_row uuid not null, {OURS})"));
+    statements.push(format!("create index on {table} (_row)"));
+}
+
+fn raw(model: &Model, statements: &mut Vec<String>) {
+    let table = model.quoted();
+    statements.push(format!(
+        "create table {table} (id bigserial, raw_data jsonb not null, \
+         loaded_at timestamptz not null default now(), source_system varchar(50) not null, \
+         load_id varchar(50) not null, created_at timestamptz not null default now(), \
+         primary key (id, loaded_at)) partition by range (loaded_at)"
+    ));
+    statements.push(format!("create index on {table} (load_id)"));
+}
+
+fn comments(model: &Model, statements: &mut Vec<String>) {
+    let table = model.quoted();
+    if let Some(comment) = &model.comment {
+        statements.push(format!("comment on table {table} is {}", quote::literal(comment)));
+    }
+    for column in &model.columns {
+        if let Some(comment) = &column.comment {
+            let name = quote::ident(&column.name);
+            let comment = quote::literal(comment);
+            statements.push(format!("comment on column {table}.{name} is {comment}"));
+        }
+    }
+}
+
+fn grants(table: &TableName, readers: &[String], statements: &mut Vec<String>) {
+    for reader in readers {
+        let (schema, reader) = (quote::ident(&table.schema), quote::ident(reader));
+        statements.push(format!("grant usage on schema {schema} to {reader}"));
+        statements.push(format!("grant select on {} to {reader}", quote::table(table)));
+    }
+}
+
+/// The statements that make a calendar and fill it; running them again changes nothing.
+pub fn define_calendar(calendar: &Calendar, readers: &[String]) -> Vec<String> {
+    let table = quote::table(&calendar.table);
+    let day = |day: i64| format!("(date '2000-01-01' + {day})");
+    let holidays: Vec<String> = calendar
+        .holidays
+        .iter()
+        .map(|(day, name)| format!("({}::date, {})", quote::literal(day), quote::literal(name)))
+        .collect();
+    let holidays = match holidays.is_empty() {
+        true => "select null::date, null::text where false".to_owned(),
+        false => format!("values {}", holidays.join(", ")),
+    };
+    let mut statements = vec![
+        format!("create schema if not exists {}", quote::ident(&calendar.table.schema)),
+        format!(
+            "create table if not exists {table} (date_id date primary key, year integer not null, \
+             quarter integer not null, month integer not null, week integer not null, \
+             day_of_year integer not null, day_of_month integer not null, \
+             day_of_week integer not null, is_weekend boolean not null, \
+             is_holiday boolean not null, holiday_name text)"
+        ),
+        format!(
+            "insert into {table} as t select d::date, extract(year from d), extract(quarter from d), \
+             extract(month from d), extract(week from d), extract(doy from d), extract(day from d), \
+             extract(isodow from d), extract(isodow from d) > 5, h.day is not null, h.name \
+             from generate_series({}::timestamp, {}, '1 day') d \
+             left join ({holidays}) h(day, name) on h.day = d::date \
+             on conflict (date_id) do update \
+             set is_holiday = excluded.is_holiday, holiday_name = excluded.holiday_name \
+             where (t.is_holiday, t.holiday_name) is distinct from \
+                   (excluded.is_holiday, excluded.holiday_name)",
+            day(calendar.first),
+            day(calendar.last)
+        ),
+    ];
+    if let Some(comment) = &calendar.comment {
+        statements.push(format!("comment on table {table} is {}", quote::literal(comment)));
+    }
+    grants(&calendar.table, readers, &mut statements);
+    statements
+}

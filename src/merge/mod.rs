@@ -1,0 +1,27 @@
+//! From folded rows to warehouse rows: staged by binary COPY, merged by set-based statements.
+//!
+//! The statements are templates in `sql/merge`, rendered for each table in `render`, the only place
+//! that builds them. Nothing here opens or ends a transaction, and nothing moves a position.
+
+mod apply;
+mod copy;
+mod define;
+mod drift;
+mod leaves;
+mod partition;
+mod partitioned;
+mod raw;
+mod reading;
+mod render;
+mod stage;
+mod staging;
+mod stored;
+mod table;
+
+pub use apply::{Apply, Encoded, Piece, encode_batch};
+pub use define::{define, define_calendar};
+pub use drift::{Change, Effect, compare, follow};
+pub use leaves::{Leaf, Leaves, create as create_leaves};
+pub use reading::{Finished, Point, Reading, copy_statement, merge as merge_reading};
+pub use render::Templates;
+pub use stored::{StoredColumn, columns, extension_types};

@@ -1,0 +1,188 @@
+//! Brings the rows of a snapshot into a table: all of them staged first, then merged at once, with
+//! what the source no longer has deleted (versions: closed; append and raw: never).
+//!
+//! A change that the stream brings in the meantime waits in `audit.pending`, so the rows here may
+//! take the place of whatever the table holds, whatever order it carries.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_postgres::Transaction;
+
+use super::apply::{counts_of, days_of, raw_copy_text};
+use super::raw::RawEncoder;
+use super::render::{Form, Templates};
+use super::stage::{Encoder, Shape, Staged};
+use super::staging::Staging;
+use super::table::{Cut, Merge};
+use crate::clock::from_postgres_micros;
+use crate::error::{Error, Result};
+use crate::journey::{Applied, FoldedRow, Mark, Op, Span, Target};
+use crate::position::{Lsn, Order};
+use crate::spec::{Deletes, History};
+use crate::value::Row;
+
+/// Where a snapshot stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// The consistent point: commits that start before it are in the rows.
+    pub as_of: Lsn,
+    /// When it was taken, microseconds since 2000-01-01 UTC by the source's clock.
+    pub taken_at: i64,
+}
+
+/// Encodes the rows of a snapshot, one after the other.
+pub struct Reading<'t> {
+    rows: Rows<'t>,
+    template: FoldedRow,
+    count: u64,
+}
+
+enum Rows<'t> {
+    Staged(Encoder<'t>),
+    Raw(RawEncoder<'t>, &'t Target, Vec<u8>),
+}
+
+/// What was read, when all rows are encoded: the rest of the COPY and what the merge has to know.
+pub struct Finished {
+    staged: Staged,
+    rows: u64,
+}
+
+impl<'t> Reading<'t> {
+    /// A reading of `target`'s rows.
+    pub fn new(target: &'t Target, point: Point) -> Reading<'t> {
+        let nothing = Span { start: 0, end: 0 };
+        let order = Order::of_snapshot(point.as_of);
+        let template = FoldedRow {
+            op: Op::Read,
+            key: nothing,
+            origin: None,
+            image: None,
+            before: None,
+            order,
+            mark: Mark { seq: order.seq, committed_at: point.taken_at, xid: 0 },
+            unchanged: false,
+            count: 1,
+        };
+        let rows = match target.model.history {
+            History::Raw => {
+                let load_id = point.as_of.to_string();
+                Rows::Raw(RawEncoder::new(target, &load_id), target, Vec::new())
+            }
+            _ => Rows::Staged(Encoder::new(target)),
+        };
+        Reading { rows, template, count: 0 }
+    }
+
+    /// Appends a row of the relation.
+    pub fn push(&mut self, row: Row<'_>) -> Result<()> {
+        self.count += 1;
+        match &mut self.rows {
+            Rows::Staged(encoder) => encoder.push(&self.template, Some(row), row, None),
+            Rows::Raw(encoder, target, key) => {
+                key.clear();
+                let mut writer = crate::value::RowWriter::new(key);
+                target.key.iter().for_each(|column| writer.push(row.cell(*column)));
+                encoder.push(&self.template, Row::from_bytes(key), None, Some(row))
+            }
+        }
+    }
+
+    /// Takes what is ready to be sent.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        match &mut self.rows {
+            Rows::Staged(encoder) => encoder.take(),
+            Rows::Raw(encoder, ..) => encoder.take(),
+        }
+    }
+
+    /// How many rows were pushed.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Ends the COPY stream.
+    pub fn finish(self) -> Finished {
+        let staged = match self.rows {
+            Rows::Staged(encoder) => encoder.finish(),
+            Rows::Raw(encoder, ..) => Staged { chunks: encoder.finish(), ..Staged::default() },
+        };
+        Finished { staged, rows: self.count }
+    }
+}
+
+impl Finished {
+    /// The end of the COPY stream.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.staged.chunks)
+    }
+
+    /// The days whose leaves the rows need.
+    pub fn days(&self, target: &Target) -> Vec<i64> {
+        days_of(&target.model, &self.staged)
+    }
+}
+
+/// The COPY statement that takes a reading's stream, its staging table made.
+pub async fn copy_statement(transaction: &Transaction<'_>, target: &Target) -> Result<String> {
+    if target.model.history == History::Raw {
+        return Ok(raw_copy_text(&target.model));
+    }
+    let shape = Shape::of(target);
+    let mut staging = Staging::default();
+    staging.fill(transaction, &shape, empty(target)).await?;
+    Ok(format!("copy {} from stdin with (format binary)", Staging::quoted(&shape)))
+}
+
+fn empty(target: &Target) -> Staged {
+    Encoder::new(target).finish()
+}
+
+/// Merges what was staged. `fresh`: the table holds nothing yet.
+pub async fn merge(
+    transaction: &Transaction<'_>,
+    templates: &Templates,
+    target: &Arc<Target>,
+    finished: &Finished,
+    point: Point,
+    fresh: bool,
+) -> Result<Applied> {
+    let rows = finished.rows;
+    let counts = counts_of(&finished.staged, rows);
+    if target.model.history == History::Raw {
+        return Ok(Applied { events: rows, staged: rows, upserted: rows, ..Applied::default() });
+    }
+    let stage = Staging::quoted(&Shape::of(target));
+    let failed = |error| {
+        Error::warehouse("preparing the rows of a snapshot", error)
+            .on_table(target.model.table.to_string())
+    };
+    transaction.batch_execute(&format!("analyze {stage}")).await.map_err(failed)?;
+    let form = Form { stage, guard: false, chains: false };
+    let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
+    let mut counts = counts;
+    let deletes = !matches!(target.model.deletes, Deletes::Ignore | Deletes::Row);
+    let order = Order::of_snapshot(point.as_of);
+    let at = from_postgres_micros(point.taken_at);
+    if !fresh {
+        match target.model.history {
+            History::Bag => {
+                merge.execute(transaction, "clear", &[]).await?;
+            }
+            _ if deletes => {
+                let missing = merge.execute(transaction, "missing", &[&order.seq, &at]).await?;
+                counts.deletes += missing;
+                counts.rows += missing;
+            }
+            _ => {}
+        }
+    }
+    let applied = merge.run(transaction, counts, Cut::default()).await?;
+    let keeps_order = target.model.history == History::Versions || target.model.has_locator();
+    if !fresh && keeps_order {
+        // a recreated source counts from lower positions: what is stored must not outrank it
+        merge.execute(transaction, "rebase", &[&order.seq]).await?;
+    }
+    Ok(applied)
+}

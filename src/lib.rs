@@ -14,6 +14,7 @@ pub mod merge;
 pub mod names;
 pub mod position;
 pub mod postgres;
+pub mod progress;
 pub mod relation;
 pub mod spec;
 pub mod types;

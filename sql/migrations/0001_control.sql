@@ -89,6 +89,7 @@ create table audit.pending (
     schema_id    integer not null,
     key_hash     bigint not null,
     bytes        integer not null,
+    format       "char" not null,           -- its values: b binary, t text
     event        bytea not null,            -- the pgoutput message
     primary key (connector, table_name, seq, ord)
 );

@@ -9,6 +9,7 @@ select c.oid,
        has_table_privilege(c.oid, 'SELECT')
          and has_schema_privilege(n.oid, 'USAGE')              as readable,
        greatest(c.reltuples, 0)::float8                        as estimated_rows,
+       c.relkind = 'p'                                         as partitioned,
        -- a leaf with an identity of its own decides what its updates carry
        (select min(l.oid::regclass::text)
           from pg_partition_tree(c.oid) p

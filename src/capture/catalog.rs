@@ -26,6 +26,8 @@ pub struct SourceTable {
     pub readable: bool,
     /// The planner's idea of its size, for progress bars.
     pub estimated_rows: u64,
+    /// Whether its rows are in leaves.
+    pub partitioned: bool,
     /// A leaf whose replica identity differs from its root's.
     pub odd_leaf: Option<String>,
     /// Whether its identity is the chosen index, which may be none of its primary key.
@@ -111,6 +113,7 @@ fn read_table(row: &Row) -> Result<SourceTable, tokio_postgres::Error> {
         readable: row.try_get("readable")?,
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
         estimated_rows: estimated_rows as u64,
+        partitioned: row.try_get("partitioned")?,
         odd_leaf: row.try_get("odd_leaf")?,
         by_index: identity == "i",
     })

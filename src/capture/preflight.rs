@@ -1,0 +1,120 @@
+//! What the source lacks, each with the statement that mends it. Read at every start and by
+//! `validate --connect`; changes nothing.
+
+use crate::error::{Error, Kind, Result};
+use crate::postgres::{Session, quote};
+
+/// A finding about the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether nothing can be replicated before it is mended.
+    pub fatal: bool,
+    /// What is wrong.
+    pub what: String,
+    /// The statement or setting that mends it.
+    pub remedy: String,
+}
+
+/// What the settings of a source say.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// `server_version_num`.
+    pub version: i32,
+    /// The server's wal_sender_timeout in milliseconds; 0 for none.
+    pub wal_sender_timeout: i64,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// The oldest source that is supported.
+const OLDEST: i32 = 140_000;
+
+/// Reads the settings. `slots` is how many more slots a start needs.
+pub async fn inspect(source: &Session, slots: i64) -> Result<Source> {
+    const QUERY: &str = "
+        select current_setting('server_version_num')::int4                       as version,
+               current_setting('wal_level')                                      as wal_level,
+               current_setting('max_replication_slots')::int8                    as max_slots,
+               (select count(*) from pg_replication_slots)                       as slots,
+               current_setting('max_wal_senders')::int8                          as max_senders,
+               (select count(*) from pg_stat_replication)                        as senders,
+               (select setting::int8 from pg_settings
+                 where name = 'wal_sender_timeout')                              as timeout,
+               (select setting::int8 from pg_settings
+                 where name = 'max_slot_wal_keep_size')                          as keep,
+               (select rolreplication or rolsuper from pg_roles
+                 where rolname = current_user)                                   as replicates,
+               has_database_privilege(current_database(), 'CREATE')              as creates,
+               current_user::text                                                as role,
+               current_database()::text                                          as database,
+               pg_is_in_recovery()                                               as standby";
+    let failed = |error| Error::source("reading its settings", error);
+    let row = source.query_one(QUERY, &[]).await.map_err(failed)?;
+    let version: i32 = row.try_get("version").map_err(failed)?;
+    let mut findings = Vec::new();
+    let mut find = |fatal: bool, what: String, remedy: String| {
+        findings.push(Finding { fatal, what, remedy });
+    };
+    if version < OLDEST {
+        find(
+            true,
+            format!("its version is {version}"),
+            "upgrade it to Postgres 14 or newer".into(),
+        );
+    }
+    let wal_level: String = row.try_get("wal_level").map_err(failed)?;
+    if wal_level != "logical" {
+        let remedy = "alter system set wal_level = logical; then restart the server";
+        find(true, format!("its wal_level is {wal_level}"), remedy.to_owned());
+    }
+    let count = |name: &str| row.try_get::<_, i64>(name).map_err(failed);
+    let (max_slots, used) = (count("max_slots")?, count("slots")?);
+    if used + slots > max_slots {
+        let remedy = format!(
+            "alter system set max_replication_slots = {}; then restart the server",
+            used + slots + 2
+        );
+        find(slots > 0, format!("{used} of its {max_slots} replication slots are in use"), remedy);
+    }
+    let (max_senders, senders) = (count("max_senders")?, count("senders")?);
+    if senders + 2 > max_senders {
+        let remedy =
+            format!("alter system set max_wal_senders = {}; then restart the server", senders + 4);
+        find(false, format!("{senders} of its {max_senders} WAL senders are in use"), remedy);
+    }
+    let role: String = row.try_get("role").map_err(failed)?;
+    if !row.try_get::<_, Option<bool>>("replicates").map_err(failed)?.unwrap_or(false) {
+        let remedy = format!("alter role {} replication", quote::ident(&role));
+        find(true, format!("role {role} may not replicate"), remedy);
+    }
+    if !row.try_get::<_, bool>("creates").map_err(failed)? {
+        let database: String = row.try_get("database").map_err(failed)?;
+        let remedy = format!(
+            "grant create on database {} to {}",
+            quote::ident(&database),
+            quote::ident(&role)
+        );
+        find(false, format!("role {role} may not create a publication"), remedy);
+    }
+    if count("keep")? == -1 {
+        let what = "its max_slot_wal_keep_size is -1: a stopped connector would fill its disk";
+        let remedy = "alter system set max_slot_wal_keep_size = '20GB'; select pg_reload_conf()";
+        find(false, what.to_owned(), remedy.to_owned());
+    }
+    if row.try_get::<_, bool>("standby").map_err(failed)? && version < 160_000 {
+        let what = "it is a standby, from which Postgres before 16 cannot decode";
+        find(true, what.to_owned(), "use the primary's address".to_owned());
+    }
+    Ok(Source { version, wal_sender_timeout: count("timeout")?, findings })
+}
+
+/// The first finding that nothing can go on with, as an error.
+pub fn refuse(findings: &[Finding]) -> Result<()> {
+    match findings.iter().find(|finding| finding.fatal) {
+        None => Ok(()),
+        Some(finding) => {
+            let what = format!("the source is not ready: {}", finding.what);
+            Err(Error::new(Kind::SourceLacks, what).remedy(finding.remedy.clone()))
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The publications: which tables the source sends, and with which columns.
+//!
+//! The shop's own work comes first: a table is published only where its updates and deletes go on
+//! working, so one without a usable replica identity is left out and named. Column lists are used
+//! only where a column is excluded: they hide new columns and stand in the way of DROP COLUMN.
+//!
+//! Source: PostgreSQL documentation, CREATE PUBLICATION and "Column Lists".
+
+use std::collections::HashMap;
+
+use tokio_postgres::error::SqlState;
+
+use super::catalog::SourceTable;
+use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
+use crate::postgres::{Session, quote};
+use crate::relation::Identity;
+use crate::spec::Connector;
+
+/// What one publication should hold.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// What it publishes; empty for everything.
+    pub actions: &'static str,
+    /// The tables, each with its column list where one is needed.
+    pub tables: Vec<(TableName, Option<Vec<String>>)>,
+}
+
+/// The columns of a table that are published: a list only where some are excluded. Refuses to leave
+/// out a column of the replica identity, for then the source's own updates would fail.
+pub fn column_list(connector: &Connector, table: &SourceTable) -> Result<Option<Vec<String>>> {
+    let relation = &table.relation;
+    let hidden = |name: &str| connector.excludes(&relation.table, name);
+    let left_out = relation.columns.iter().filter(|column| hidden(&column.name));
+    let left_out: Vec<_> = left_out.collect();
+    let Some(first) = left_out.first() else { return Ok(None) };
+    let full = relation.identity == Identity::Full;
+    if let Some(column) = left_out.iter().find(|column| full || column.in_key) {
+        let why = if full { "its replica identity is FULL" } else { "it is part of the key" };
+        let what = format!(
+            "{}: exclude: {}.{} cannot be left out, for {why}: the source's own updates would fail",
+            connector.file, relation.table, column.name
+        );
+        let remedy = if full && relation.key().next().is_some() {
+            format!("alter table {} replica identity default", quote::table(&relation.table))
+        } else {
+            format!("take {}.{} out of exclude", relation.table, first.name)
+        };
+        return Err(Error::new(Kind::Config, what).remedy(remedy));
+    }
+    let kept = relation.columns.iter().filter(|column| !hidden(&column.name));
+    Ok(Some(kept.map(|column| column.name.clone()).collect()))
+}
+
+/// What a publication holds now: its tables with their column lists.
+type Held = HashMap<TableName, Option<Vec<String>>>;
+
+/// Makes the publication hold what is wanted; takes and gives back no table that is right already.
+pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<()> {
+    let Some(held) = read(source, &wanted.name, version).await? else {
+        return make(source, wanted).await;
+    };
+    for (table, columns) in &wanted.tables {
+        let alter = |verb: &str| {
+            format!(
+                "alter publication {} {verb} table {}",
+                quote::ident(&wanted.name),
+                published(table, columns.as_deref())
+            )
+        };
+        match held.get(table) {
+            Some(known) if known == columns => {}
+            Some(_) => {
+                let drop = format!(
+                    "alter publication {} drop table {}",
+                    quote::ident(&wanted.name),
+                    published(table, None)
+                );
+                run(source, &format!("begin; {drop}; {}; commit", alter("add")), wanted).await?;
+            }
+            None => run(source, &alter("add"), wanted).await?,
+        }
+    }
+    for table in held.keys() {
+        if !wanted.tables.iter().any(|(kept, _)| kept == table) {
+            let name = quote::ident(&wanted.name);
+            let table = published(table, None);
+            run(source, &format!("alter publication {name} drop table {table}"), wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn make(source: &Session, wanted: &Wanted) -> Result<()> {
+    let tables: Vec<String> =
+        wanted.tables.iter().map(|(table, columns)| published(table, columns.as_deref())).collect();
+    let tables =
+        if tables.is_empty() { String::new() } else { format!(" for table {}", tables.join(", ")) };
+    let actions = match wanted.actions {
+        "" => String::new(),
+        actions => format!("publish = {}, ", quote::literal(actions)),
+    };
+    let create = format!(
+        "create publication {}{tables} with ({actions}publish_via_partition_root = true)",
+        quote::ident(&wanted.name)
+    );
+    run(source, &create, wanted).await
+}
+
+fn published(table: &TableName, columns: Option<&[String]>) -> String {
+    let columns =
+        columns.map(|columns| format!(" ({})", quote::idents(columns.iter().map(String::as_str))));
+    format!("only {}{}", quote::table(table), columns.unwrap_or_default())
+}
+
+async fn run(source: &Session, statement: &str, wanted: &Wanted) -> Result<()> {
+    source.batch_execute(statement).await.map_err(|error| {
+        let rights = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+        let error = Error::source(format!("changing publication {}", wanted.name), error);
+        if rights {
+            return error.remedy(format!("run as the owner of the tables: {statement}"));
+        }
+        error.with_kind(Kind::SourceLacks).remedy(format!("run at the source: {statement}"))
+    })
+}
+
+async fn read(source: &Session, name: &str, version: i32) -> Result<Option<Held>> {
+    let failed = |error| Error::source("reading its publications", error);
+    let found = source
+        .query_opt(
+            "select puballtables, pubviaroot from pg_publication where pubname = $1",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(found) = found else { return Ok(None) };
+    let (all, via_root): (bool, bool) = (found.get(0), found.get(1));
+    if all || !via_root {
+        let what = format!(
+            "publication {name} is not one of ours: {}",
+            if all { "it is FOR ALL TABLES" } else { "it lacks publish_via_partition_root" }
+        );
+        return Err(Error::new(Kind::SourceLacks, what)
+            .remedy(format!("drop publication {}", quote::ident(name))));
+    }
+    // column lists came with Postgres 15
+    let columns = if version >= 150_000 { "r.prattrs" } else { "null::int2vector" };
+    let query = format!(
+        "select n.nspname, c.relname,
+                (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+                  where a.attrelid = c.oid and a.attnum = any ({columns}::int2[])) as columns
+           from pg_publication p
+           join pg_publication_rel r on r.prpubid = p.oid
+           join pg_class c on c.oid = r.prrelid
+           join pg_namespace n on n.oid = c.relnamespace
+          where p.pubname = $1"
+    );
+    let rows = source.query(&query, &[&name]).await.map_err(failed)?;
+    let mut held = Held::new();
+    for row in rows {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        held.insert(table, row.try_get(2).map_err(failed)?);
+    }
+    Ok(Some(held))
+}

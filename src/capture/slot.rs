@@ -1,0 +1,228 @@
+//! The replication slot: what is there, making it, and whether it still belongs to our position.
+//!
+//! A slot keeps the source's log for us, and confirms what it may forget. It is trusted only as far as
+//! the position stored in the warehouse: the two together tell whether somebody recreated or advanced
+//! the slot, or put back an older warehouse.
+
+use crate::capture::walsender::Walsender;
+use crate::error::{Error, Kind, Result};
+use crate::position::Lsn;
+use crate::postgres::{Session, quote};
+
+/// A slot as the source shows it.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The output plugin; none for a physical slot.
+    pub plugin: Option<String>,
+    /// The database it decodes.
+    pub database: Option<String>,
+    /// Everything before it is confirmed; none where the slot is unusable.
+    pub confirmed: Option<Lsn>,
+    /// Whether the log it needs is still there: `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: Option<String>,
+    /// The session that streams from it.
+    pub active_pid: Option<i32>,
+    /// Whether it decodes prepared transactions before they commit.
+    pub two_phase: bool,
+    /// Bytes of log that it keeps.
+    pub retained: u64,
+}
+
+/// Reads a slot; none where there is no such slot.
+pub async fn inspect(source: &Session, name: &str) -> Result<Option<Slot>> {
+    const QUERY: &str = "
+        select plugin::text, database::text, active_pid, wal_status, two_phase,
+               (confirmed_flush_lsn - '0/0')::int8 as confirmed,
+               greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8 as retained
+          from pg_replication_slots where slot_name = $1";
+    let failed = |error| Error::source("reading its replication slots", error);
+    let row = source.query_opt(QUERY, &[&name]).await.map_err(failed)?;
+    let Some(row) = row else { return Ok(None) };
+    let read = || -> Result<Slot, tokio_postgres::Error> {
+        let confirmed: Option<i64> = row.try_get("confirmed")?;
+        let retained: Option<i64> = row.try_get("retained")?;
+        Ok(Slot {
+            plugin: row.try_get("plugin")?,
+            database: row.try_get("database")?,
+            confirmed: confirmed.map(Lsn::from_i64),
+            wal_status: row.try_get("wal_status")?,
+            active_pid: row.try_get("active_pid")?,
+            two_phase: row.try_get("two_phase")?,
+            retained: retained.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
+        })
+    };
+    read().map(Some).map_err(failed)
+}
+
+/// Ends the session that streams from the slot: an owner that was taken over.
+pub async fn release(source: &Session, name: &str) -> Result<()> {
+    const ATTEMPTS: u32 = 50;
+    for _ in 0..ATTEMPTS {
+        let Some(Slot { active_pid: Some(pid), .. }) = inspect(source, name).await? else {
+            return Ok(());
+        };
+        source
+            .execute("select pg_terminate_backend($1)", &[&pid])
+            .await
+            .map_err(|error| Error::source("ending the session that holds the slot", error))?;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    Err(Error::new(Kind::Busy, format!("slot {name} is held by a session that does not end")))
+}
+
+/// Drops a slot of ours.
+pub async fn drop(source: &Session, name: &str) -> Result<()> {
+    release(source, name).await?;
+    source
+        .execute("select pg_drop_replication_slot($1)", &[&name])
+        .await
+        .map_err(|error| Error::source("dropping a slot", error))?;
+    Ok(())
+}
+
+/// A slot that was made, and the snapshot of exactly its starting point. The snapshot lives as long
+/// as the connection is left alone.
+pub struct Created {
+    /// Where the slot starts.
+    pub consistent_point: Lsn,
+    /// The exported snapshot, for SET TRANSACTION SNAPSHOT.
+    pub snapshot: String,
+    _connection: Walsender,
+}
+
+/// Makes a slot. Without TWO_PHASE: a prepared transaction then arrives whole when it commits.
+pub async fn create(mut connection: Walsender, name: &str, temporary: bool) -> Result<Created> {
+    let command = format!(
+        "CREATE_REPLICATION_SLOT {}{} LOGICAL pgoutput EXPORT_SNAPSHOT",
+        quote::ident(name),
+        if temporary { " TEMPORARY" } else { "" }
+    );
+    let rows = connection.command("creating a replication slot", &command).await?;
+    let answer = rows.into_iter().next().unwrap_or_default();
+    let mut fields = answer.into_iter().skip(1);
+    match (fields.next().flatten(), fields.next().flatten()) {
+        (Some(point), Some(snapshot)) => {
+            let consistent_point = point
+                .parse()
+                .map_err(|error| Error::bug("the source's slot has no position").because(error))?;
+            Ok(Created { consistent_point, snapshot, _connection: connection })
+        }
+        _ => Err(Error::bug("the source answered the creation of a slot with something else")),
+    }
+}
+
+/// Which log a source writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// The cluster's identifier.
+    pub id: String,
+    /// Its timeline.
+    pub timeline: i32,
+    /// The end of its log.
+    pub end: Lsn,
+}
+
+/// Asks the source who it is.
+pub async fn identify(connection: &mut Walsender) -> Result<System> {
+    let rows = connection.command("asking who it is", "IDENTIFY_SYSTEM").await?;
+    let mut fields = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
+    let strange = || Error::bug("the source does not say who it is");
+    let id = fields.next().ok_or_else(strange)?;
+    let timeline = fields.next().and_then(|text| text.parse().ok()).ok_or_else(strange)?;
+    let end = fields.next().and_then(|text| text.parse().ok()).ok_or_else(strange)?;
+    Ok(System { id, timeline, end })
+}
+
+/// Where the source left the timeline `left` behind; none where it never was on it.
+pub async fn switch_point(
+    connection: &mut Walsender,
+    system: &System,
+    left: i32,
+) -> Result<Option<Lsn>> {
+    let command = format!("TIMELINE_HISTORY {}", system.timeline);
+    let rows = connection.command("reading its timeline's history", &command).await?;
+    let history = rows.into_iter().next().and_then(|row| row.into_iter().nth(1)).flatten();
+    let history = history.unwrap_or_default();
+    let line = history.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let timeline: i32 = words.next()?.parse().ok()?;
+        (timeline == left).then(|| words.next()).flatten()?.parse().ok()
+    });
+    Ok(line)
+}
+
+/// What is stored about a connector's log.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The stored position.
+    pub position: Lsn,
+    /// The system it belongs to.
+    pub system_id: String,
+    /// The timeline it belongs to.
+    pub timeline: i32,
+}
+
+/// Whether the slot still belongs to the stored position. Refuses with the remedy where it does not.
+pub fn check(name: &str, slot: Option<&Slot>, stored: &Stored, system: &System) -> Result<()> {
+    let lost = |what: String| {
+        Err(Error::new(Kind::PositionLost, what)
+            .remedy("siltstone table resync --all (makes a new slot and reads every table again)"))
+    };
+    if stored.system_id != system.id {
+        return lost(format!(
+            "the source is another system ({}) than the one the stored position belongs to ({})",
+            system.id, stored.system_id
+        ));
+    }
+    let Some(slot) = slot else {
+        return lost(format!("the replication slot {name} is gone"));
+    };
+    if slot.plugin.as_deref() != Some("pgoutput") {
+        return lost(format!("the replication slot {name} is not one of pgoutput"));
+    }
+    if slot.wal_status.as_deref() == Some("lost") {
+        return lost(format!(
+            "the source has removed log that slot {name} needed (max_slot_wal_keep_size)"
+        ));
+    }
+    match slot.confirmed {
+        None => lost(format!("the replication slot {name} has no confirmed position")),
+        Some(confirmed) if confirmed > stored.position => lost(format!(
+            "slot {name} has confirmed {confirmed}, behind the stored position {}: it was recreated \
+             or advanced, or the warehouse is an older copy",
+            stored.position
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(confirmed: u64) -> Slot {
+        Slot {
+            plugin: Some("pgoutput".to_owned()),
+            database: Some("shop".to_owned()),
+            confirmed: Some(Lsn(confirmed)),
+            wal_status: Some("reserved".to_owned()),
+            active_pid: None,
+            two_phase: false,
+            retained: 0,
+        }
+    }
+
+    #[test]
+    fn a_slot_belongs_to_the_position_or_is_refused() {
+        let system = System { id: "7".to_owned(), timeline: 1, end: Lsn(500) };
+        let stored = Stored { position: Lsn(100), system_id: "7".to_owned(), timeline: 1 };
+        let verdict = |slot: Option<Slot>| check("s", slot.as_ref(), &stored, &system).is_ok();
+        assert!(verdict(Some(slot(100))) && verdict(Some(slot(90))));
+        assert!(!verdict(Some(slot(101))), "advanced");
+        assert!(!verdict(None), "dropped");
+        assert!(!verdict(Some(Slot { confirmed: None, ..slot(1) })), "unusable");
+        assert!(!verdict(Some(Slot { wal_status: Some("lost".to_owned()), ..slot(1) })), "lost");
+        let other = System { id: "8".to_owned(), ..system.clone() };
+        assert!(check("s", Some(&slot(1)), &stored, &other).is_err(), "another system");
+    }
+}

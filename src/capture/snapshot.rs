@@ -1,0 +1,201 @@
+//! Reads a table's rows under an exported snapshot, by binary COPY.
+//!
+//! Every value comes in the form in which the stream would bring it, so that the same code takes both.
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio_postgres::{CopyOutStream, IsolationLevel, Transaction};
+
+use crate::error::{Error, Kind, Result};
+use crate::postgres::{Session, quote};
+use crate::relation::{Relation, Wire};
+use crate::value::{Cell, RowWriter};
+
+/// Opens a transaction that sees what an exported snapshot sees.
+pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transaction<'s>> {
+    let failed = |error| Error::source("taking over a snapshot", error);
+    let transaction = source
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .await
+        .map_err(failed)?;
+    let snapshot = quote::literal(snapshot);
+    // a policy on a table must make the read fail, not hide rows
+    let set = format!("set transaction snapshot {snapshot}; set local row_security to off");
+    transaction.batch_execute(&set).await.map_err(failed)?;
+    Ok(transaction)
+}
+
+/// Locks a table against being rewritten and checks that it was not, since the snapshot was taken: a
+/// rewritten table looks empty to an older snapshot (PostgreSQL documentation, "Caveats" of MVCC).
+/// Returns whether the snapshot may be used for it.
+pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> Result<bool> {
+    let failed =
+        |error| Error::source(format!("locking {} for its snapshot", relation.table), error);
+    let lock = format!("lock table {} in access share mode", quote::table(&relation.table));
+    transaction.batch_execute(&lock).await.map_err(failed)?;
+    let row = transaction
+        .query_opt(
+            "select bool_and(c.relfilenode is not distinct from pg_relation_filenode(c.oid))
+               from pg_class c
+              where c.relkind = 'r'
+                and (c.oid = $1 or c.oid in (select relid from pg_partition_tree($1)))",
+            &[&relation.oid],
+        )
+        .await
+        .map_err(failed)?;
+    let same: Option<bool> = row.map(|row| row.try_get(0)).transpose().map_err(failed)?.flatten();
+    Ok(same.unwrap_or(false))
+}
+
+/// When the transaction's snapshot was taken, at the latest: microseconds since 2000-01-01 UTC.
+pub async fn taken_at(transaction: &Transaction<'_>) -> Result<i64> {
+    let failed = |error| Error::source("reading its clock", error);
+    let row = transaction
+        .query_one(
+            "select (extract(epoch from now()) * 1000000)::int8 - 946684800000000::int8",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
+/// The COPY that reads a relation's columns, in the forms of `wires`.
+fn copy_text(relation: &Relation, wires: &[Wire], partitioned: bool) -> String {
+    let column = |(column, wire): (&crate::relation::Column, &Wire)| {
+        let name = quote::ident(&column.name);
+        match wire {
+            Wire::Binary(_) => name,
+            Wire::Text => format!("{name}::text"),
+        }
+    };
+    let columns: Vec<String> = relation.columns.iter().zip(wires).map(column).collect();
+    // an inheriting child publishes its own rows; a partitioned table has them in its leaves
+    let only = if partitioned { "" } else { "only " };
+    format!(
+        "copy (select {} from {only}{}) to stdout with (format binary)",
+        columns.join(", "),
+        quote::table(&relation.table)
+    )
+}
+
+/// The rows of a table.
+pub struct Rows {
+    stream: std::pin::Pin<Box<CopyOutStream>>,
+    wires: Vec<Wire>,
+    buffer: BytesMut,
+    started: bool,
+    row: Vec<u8>,
+}
+
+/// Signature, flags and the length of the header's extension.
+const HEADER: usize = 19;
+
+/// Starts to read a relation's rows.
+pub async fn read(
+    transaction: &Transaction<'_>,
+    relation: &Relation,
+    wires: &[Wire],
+    partitioned: bool,
+) -> Result<Rows> {
+    let text = copy_text(relation, wires, partitioned);
+    let stream = transaction.copy_out(&text).await.map_err(|error| {
+        let denied = error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE);
+        let error = Error::source(format!("reading {}", relation.table), error);
+        match denied {
+            true => error.remedy(format!(
+                "grant select on {} to the connector's role",
+                quote::table(&relation.table)
+            )),
+            false => error,
+        }
+    })?;
+    Ok(Rows {
+        stream: Box::pin(stream),
+        wires: wires.to_vec(),
+        buffer: BytesMut::new(),
+        started: false,
+        row: Vec::new(),
+    })
+}
+
+impl Rows {
+    /// The cells of the next row, in the layout of [`crate::value::Row`]; none behind the last one.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>> {
+        loop {
+            if !self.started && self.buffer.len() >= HEADER {
+                self.buffer.advance(HEADER);
+                self.started = true;
+            }
+            if self.started {
+                match self.parse()? {
+                    Parsed::Row => return Ok(Some(&self.row)),
+                    Parsed::End => return Ok(None),
+                    Parsed::Incomplete => {}
+                }
+            }
+            let chunk: Option<Result<Bytes, _>> = self.stream.next().await;
+            match chunk {
+                None => return Err(cut()),
+                Some(chunk) => {
+                    let chunk = chunk.map_err(|error| Error::source("reading rows", error))?;
+                    self.buffer.extend_from_slice(&chunk);
+                }
+            }
+        }
+    }
+
+    fn parse(&mut self) -> Result<Parsed> {
+        let mut rest = self.buffer.as_ref();
+        let Some(count) = take::<2>(&mut rest).map(i16::from_be_bytes) else {
+            return Ok(Parsed::Incomplete);
+        };
+        if count == -1 {
+            return Ok(Parsed::End);
+        }
+        if usize::try_from(count).ok() != Some(self.wires.len()) {
+            return Err(Error::bug("a snapshot row has another number of columns than its table"));
+        }
+        self.row.clear();
+        let mut writer = RowWriter::new(&mut self.row);
+        for wire in &self.wires {
+            let Some(length) = take::<4>(&mut rest).map(i32::from_be_bytes) else {
+                return Ok(Parsed::Incomplete);
+            };
+            let Ok(length) = usize::try_from(length) else {
+                writer.push(Cell::Null);
+                continue;
+            };
+            let Some((value, after)) = rest.split_at_checked(length) else {
+                return Ok(Parsed::Incomplete);
+            };
+            rest = after;
+            writer.push(match wire {
+                Wire::Binary(_) => Cell::Binary(value),
+                Wire::Text => Cell::Text(value),
+            });
+        }
+        let used = self.buffer.len() - rest.len();
+        self.buffer.advance(used);
+        Ok(Parsed::Row)
+    }
+}
+
+enum Parsed {
+    Row,
+    End,
+    Incomplete,
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*head)
+}
+
+fn cut() -> Error {
+    Error::new(Kind::SourceAway, "the source ended a snapshot's rows in the middle")
+}

@@ -1,0 +1,155 @@
+//! `audit.pending`: the changes of tables that cannot take them now, as they arrived and in the order
+//! of the source. Written in the transaction that moves the position, read and deleted in the one that
+//! applies them.
+
+use std::pin::pin;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use tokio_postgres::{GenericClient, Transaction};
+
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Held, Mark};
+use crate::names::TableName;
+use crate::position::Order;
+
+/// A kept change.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its place in the order of the source.
+    pub order: Order,
+    /// Its transaction.
+    pub mark: Mark,
+    /// The shape its table had.
+    pub schema_id: i32,
+    /// Whether its values are in binary form.
+    pub binary: bool,
+    /// The message as it arrived.
+    pub message: Vec<u8>,
+}
+
+const COPY: &str = "copy audit.pending (connector, table_name, seq, ord, committed_at, xid, schema_id, \
+    key_hash, bytes, format, event) from stdin with (format binary)";
+
+/// A COPY message of about this many bytes is what the server's buffers like.
+const CHUNK: usize = 64 * 1024;
+
+/// Keeps changes.
+pub async fn keep(
+    transaction: &Transaction<'_>,
+    connector: &str,
+    held: &[Held],
+    binary: bool,
+) -> Result<()> {
+    let failed = |error| Error::warehouse("keeping changes in audit.pending", error);
+    let mut sink = pin!(transaction.copy_in::<_, Bytes>(COPY).await.map_err(failed)?);
+    let mut buffer = BytesMut::with_capacity(CHUNK + CHUNK / 4);
+    buffer.put_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
+    for change in held {
+        let table = change.target.model.table.to_string();
+        let bytes = i32::try_from(change.message.len()).unwrap_or(i32::MAX);
+        buffer.put_i16(11);
+        put(&mut buffer, connector.as_bytes());
+        put(&mut buffer, table.as_bytes());
+        put(&mut buffer, &change.order.seq.to_be_bytes());
+        put(&mut buffer, &change.order.ord.to_be_bytes());
+        put(&mut buffer, &change.mark.committed_at.to_be_bytes());
+        put(&mut buffer, &i64::from(change.mark.xid).to_be_bytes());
+        put(&mut buffer, &change.target.schema_id.to_be_bytes());
+        put(&mut buffer, &change.key_hash.to_be_bytes());
+        put(&mut buffer, &bytes.to_be_bytes());
+        put(&mut buffer, if binary { b"b" } else { b"t" });
+        put(&mut buffer, &change.message);
+        if buffer.len() >= CHUNK {
+            sink.feed(buffer.split().freeze()).await.map_err(failed)?;
+        }
+    }
+    buffer.put_i16(-1);
+    sink.feed(buffer.freeze()).await.map_err(failed)?;
+    sink.finish().await.map_err(failed)?;
+    Ok(())
+}
+
+fn put(buffer: &mut BytesMut, value: &[u8]) {
+    buffer.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+    buffer.put_slice(value);
+}
+
+/// The next kept changes of a table behind `after`, in order, at most `limit`.
+pub async fn next(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    after: Order,
+    limit: i64,
+) -> Result<Vec<Kept>> {
+    let failed = |error| Error::warehouse(format!("reading the kept changes of {table}"), error);
+    let rows = transaction
+        .query(
+            "select seq, ord, xid, schema_id, format = 'b', event,
+                    (extract(epoch from committed_at) * 1000000)::int8 - 946684800000000::int8
+               from audit.pending
+              where table_name = $1 and (seq, ord) > ($2, $3)
+              order by seq, ord limit $4",
+            &[&table.to_string(), &after.seq, &after.ord, &limit],
+        )
+        .await
+        .map_err(failed)?;
+    rows.iter()
+        .map(|row| {
+            let seq = row.try_get(0)?;
+            let xid: i64 = row.try_get(2)?;
+            Ok(Kept {
+                order: Order { seq, ord: row.try_get(1)? },
+                mark: Mark {
+                    seq,
+                    committed_at: row.try_get(6)?,
+                    xid: u32::try_from(xid).unwrap_or(0),
+                },
+                schema_id: row.try_get(3)?,
+                binary: row.try_get(4)?,
+                message: row.try_get(5)?,
+            })
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(failed)
+}
+
+/// Removes a table's changes up to `until`, which are applied in the same transaction.
+pub async fn remove(transaction: &Transaction<'_>, table: &TableName, until: Order) -> Result<()> {
+    transaction
+        .execute(
+            "delete from audit.pending where table_name = $1 and (seq, ord) <= ($2, $3)",
+            &[&table.to_string(), &until.seq, &until.ord],
+        )
+        .await
+        .map_err(|error| Error::warehouse("removing kept changes", error))?;
+    Ok(())
+}
+
+/// The bytes kept for each of a connector's tables.
+pub async fn sizes(client: &impl GenericClient, connector: &str) -> Result<Vec<(TableName, u64)>> {
+    let failed = |error| Error::warehouse("measuring the kept changes", error);
+    let rows = client
+        .query(
+            "select table_name, sum(bytes)::int8 from audit.pending where connector = $1 group by 1",
+            &[&connector],
+        )
+        .await
+        .map_err(failed)?;
+    let mut sizes = Vec::new();
+    for row in rows {
+        let (name, bytes): (String, i64) = (row.get(0), row.get(1));
+        if let Ok(table) = name.parse() {
+            sizes.push((table, u64::try_from(bytes).unwrap_or(0)));
+        }
+    }
+    Ok(sizes)
+}
+
+/// The refusal when the kept changes have reached their limit.
+pub fn full(connector: &str, limit: u64) -> Error {
+    let what = format!("the changes kept for tables of {connector} have reached {limit} bytes");
+    Error::new(Kind::Full, what).remedy(
+        "mend the tables that /status shows as stopped and resume them, or raise pending.max_bytes",
+    )
+}

@@ -1,0 +1,108 @@
+//! What operators ask for: rows of `audit.requests`, which the owner of a connector carries out.
+
+use tokio_postgres::GenericClient;
+
+use crate::error::{Error, Result};
+use crate::names::TableName;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// A stopped table goes on with its kept changes.
+    Resume,
+    /// A table, or every table, is read again.
+    Resync,
+}
+
+impl Verb {
+    /// The word in `audit.requests`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verb::Resume => "resume",
+            Verb::Resync => "resync",
+        }
+    }
+}
+
+/// A request that is open.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its number.
+    pub id: i64,
+    /// What is asked.
+    pub verb: Verb,
+    /// The table; none for all of the connector's.
+    pub table: Option<TableName>,
+}
+
+/// Writes a request; returns its number.
+pub async fn ask(
+    client: &impl GenericClient,
+    verb: Verb,
+    connector: &str,
+    table: Option<&TableName>,
+) -> Result<i64> {
+    let failed = |error| Error::warehouse("writing a request", error);
+    let row = client
+        .query_one(
+            "insert into audit.requests (verb, connector, table_name) values ($1, $2, $3)
+             returning id",
+            &[&verb.word(), &connector, &table.map(ToString::to_string)],
+        )
+        .await
+        .map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
+/// The open requests of a connector, oldest first.
+pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Request>> {
+    let failed = |error| Error::warehouse("reading its requests", error);
+    let rows = client
+        .query(
+            "select id, verb, table_name from audit.requests
+              where connector = $1 and state = 'open' order by id limit 100",
+            &[&connector],
+        )
+        .await
+        .map_err(failed)?;
+    let mut requests = Vec::new();
+    for row in rows {
+        let (id, verb): (i64, String) = (row.get(0), row.get(1));
+        let table: Option<String> = row.get(2);
+        let verb = [Verb::Resume, Verb::Resync].into_iter().find(|known| known.word() == verb);
+        let table = table.map(|table| table.parse()).transpose();
+        match (verb, table) {
+            (Some(verb), Ok(table)) => requests.push(Request { id, verb, table }),
+            _ => answer(client, id, false, "this version does not know the request").await?,
+        }
+    }
+    Ok(requests)
+}
+
+/// Answers a request.
+pub async fn answer(client: &impl GenericClient, id: i64, done: bool, text: &str) -> Result<()> {
+    client
+        .execute(
+            "update audit.requests
+                set state = case when $2 then 'done' else 'failed' end, answer = $3,
+                    answered_at = now()
+              where id = $1",
+            &[&id, &done, &text],
+        )
+        .await
+        .map_err(|error| Error::warehouse("answering a request", error))?;
+    Ok(())
+}
+
+/// A request's answer, once there is one: whether it was done, and what was said.
+pub async fn answered(client: &impl GenericClient, id: i64) -> Result<Option<(bool, String)>> {
+    let row = client
+        .query_opt(
+            "select state = 'done', coalesce(answer, '') from audit.requests
+              where id = $1 and state <> 'open'",
+            &[&id],
+        )
+        .await
+        .map_err(|error| Error::warehouse("reading an answer", error))?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
+}

@@ -1,0 +1,287 @@
+//! What each warehouse table is doing, and what is yet to be read for it.
+
+use tokio_postgres::{GenericClient, Transaction};
+
+use crate::error::{Error, Result};
+use crate::names::TableName;
+use crate::position::Lsn;
+
+/// A table's state, as `/status` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its rows are read for the first time.
+    Snapshotting,
+    /// Its kept changes are applied.
+    CatchingUp,
+    /// Its changes are applied as they come.
+    Streaming,
+    /// An operator holds it.
+    Paused,
+    /// It cannot go on by itself.
+    Stopped,
+    /// Its rows are read again.
+    Resyncing,
+}
+
+impl State {
+    /// The word in `audit.tables` and `/status`.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Snapshotting => "snapshotting",
+            State::CatchingUp => "catching_up",
+            State::Streaming => "streaming",
+            State::Paused => "paused",
+            State::Stopped => "stopped",
+            State::Resyncing => "resyncing",
+        }
+    }
+
+    fn of(word: &str) -> Option<State> {
+        const ALL: [State; 6] = [
+            State::Snapshotting,
+            State::CatchingUp,
+            State::Streaming,
+            State::Paused,
+            State::Stopped,
+            State::Resyncing,
+        ];
+        ALL.into_iter().find(|state| state.word() == word)
+    }
+}
+
+/// What is known of a table.
+#[derive(Clone, Debug)]
+pub struct TableRecord {
+    /// The warehouse table.
+    pub table: TableName,
+    /// What it is doing.
+    pub state: State,
+    /// Why it stopped.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
+    /// Changes below it are in the table already.
+    pub floor: i64,
+    /// The shape of its source table that was applied last.
+    pub schema_id: Option<i32>,
+    /// Whether its rows are yet to be read.
+    pub chunk_open: bool,
+}
+
+/// Reads a connector's tables.
+pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<TableRecord>> {
+    let failed = |error| Error::warehouse("reading what its tables are doing", error);
+    let rows = client
+        .query(
+            "select t.table_name, t.state, t.reason, t.remedy, t.floor_seq, t.schema_id,
+                    exists (select from audit.snapshot_chunks c
+                             where c.table_name = t.table_name and c.state in ('waiting', 'open'))
+               from audit.tables t where t.connector = $1",
+            &[&connector],
+        )
+        .await
+        .map_err(failed)?;
+    let mut records = Vec::new();
+    for row in rows {
+        let name: String = row.try_get(0).map_err(failed)?;
+        let word: String = row.try_get(1).map_err(failed)?;
+        let strange = || Error::bug(format!("audit.tables has a strange row for {name:?}"));
+        records.push(TableRecord {
+            table: name.parse().map_err(|_| strange())?,
+            state: State::of(&word).ok_or_else(strange)?,
+            reason: row.try_get(2).map_err(failed)?,
+            remedy: row.try_get(3).map_err(failed)?,
+            floor: row.try_get(4).map_err(failed)?,
+            schema_id: row.try_get(5).map_err(failed)?,
+            chunk_open: row.try_get(6).map_err(failed)?,
+        });
+    }
+    Ok(records)
+}
+
+/// Notes a table that is new to us.
+pub async fn add(
+    transaction: &Transaction<'_>,
+    connector: &str,
+    table: &TableName,
+    source_table: &TableName,
+    schema_id: i32,
+) -> Result<()> {
+    transaction
+        .execute(
+            "insert into audit.tables (table_name, connector, source_table, state, schema_id)
+             values ($1, $2, $3, 'streaming', $4)
+             on conflict (table_name) do update
+             set connector = excluded.connector, source_table = excluded.source_table,
+                 schema_id = excluded.schema_id",
+            &[&table.to_string(), &connector, &source_table.to_string(), &schema_id],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting {table}"), error))?;
+    Ok(())
+}
+
+/// Opens a chunk: the table's rows are to be read (again); its changes are kept until they are in.
+pub async fn open_chunk(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    state: State,
+    reason: Option<&str>,
+) -> Result<()> {
+    let failed = |error| Error::warehouse(format!("noting that {table} is to be read"), error);
+    let name = table.to_string();
+    transaction
+        .execute(
+            "insert into audit.snapshot_chunks (connector, table_name, source_table, state)
+             select connector, table_name, source_table, 'open' from audit.tables
+              where table_name = $1
+             on conflict (table_name) where state <> 'done'
+             do update set state = 'open', as_of = null, rows = 0, changed_at = now()",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
+    transaction
+        .execute(
+            "update audit.tables
+                set state = $2, reason = $3, remedy = null, changed_at = now()
+              where table_name = $1",
+            &[&name, &state.word(), &reason],
+        )
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// A table's rows are in: changes below `as_of` are part of them, the kept ones above are next.
+pub async fn close_chunk(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    as_of: Lsn,
+    schema_id: i32,
+    rows: u64,
+) -> Result<()> {
+    let failed = |error| Error::warehouse(format!("noting that {table} was read"), error);
+    let name = table.to_string();
+    let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+    transaction
+        .execute(
+            "update audit.snapshot_chunks
+                set state = 'done', as_of = $2, rows = $3, changed_at = now()
+              where table_name = $1 and state <> 'done'",
+            &[&name, &as_of.as_i64(), &rows],
+        )
+        .await
+        .map_err(failed)?;
+    transaction
+        .execute(
+            "update audit.tables
+                set state = 'catching_up', floor_seq = $2, schema_id = $3, reason = null,
+                    remedy = null, changed_at = now()
+              where table_name = $1",
+            &[&name, &as_of.as_i64(), &schema_id],
+        )
+        .await
+        .map_err(failed)?;
+    // what came before the snapshot is in it
+    transaction
+        .execute(
+            "delete from audit.pending where table_name = $1 and seq < $2",
+            &[&name, &as_of.as_i64()],
+        )
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Changes a table's state.
+pub async fn set(
+    client: &impl GenericClient,
+    table: &TableName,
+    state: State,
+    reason: Option<&str>,
+    remedy: Option<&str>,
+) -> Result<()> {
+    client
+        .execute(
+            "update audit.tables
+                set state = $2, reason = $3, remedy = $4, changed_at = now()
+              where table_name = $1",
+            &[&table.to_string(), &state.word(), &reason, &remedy],
+        )
+        .await
+        .map_err(|error| {
+            Error::warehouse(format!("noting that {table} is {}", state.word()), error)
+        })?;
+    Ok(())
+}
+
+/// Changes below `floor` are not for this table: it takes what comes from there on.
+pub async fn set_floor(client: &impl GenericClient, table: &TableName, floor: Lsn) -> Result<()> {
+    client
+        .execute(
+            "update audit.tables set floor_seq = $2 where table_name = $1",
+            &[&table.to_string(), &floor.as_i64()],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting where {table} starts"), error))?;
+    Ok(())
+}
+
+/// Notes the shape that was applied last.
+pub async fn set_schema(
+    client: &impl GenericClient,
+    table: &TableName,
+    schema_id: i32,
+) -> Result<()> {
+    client
+        .execute(
+            "update audit.tables set schema_id = $2 where table_name = $1",
+            &[&table.to_string(), &schema_id],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting the shape of {table}"), error))?;
+    Ok(())
+}
+
+/// Names a stretch of the log that a table of events never saw, and lets it go on behind it.
+pub async fn note_gap(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    until: Lsn,
+    reason: &str,
+) -> Result<()> {
+    let failed = |error| Error::warehouse(format!("noting a gap in {table}"), error);
+    let name = table.to_string();
+    transaction
+        .execute(
+            "insert into audit.gaps (table_name, after_seq, until_seq, reason)
+             select $1, min(seq), $2, $3 from audit.pending where table_name = $1",
+            &[&name, &until.as_i64(), &reason],
+        )
+        .await
+        .map_err(failed)?;
+    transaction
+        .execute("delete from audit.pending where table_name = $1", &[&name])
+        .await
+        .map_err(failed)?;
+    transaction
+        .execute(
+            "update audit.tables
+                set state = 'catching_up', floor_seq = $2, reason = null, remedy = null,
+                    changed_at = now()
+              where table_name = $1",
+            &[&name, &until.as_i64()],
+        )
+        .await
+        .map_err(failed)?;
+    transaction
+        .execute(
+            "update audit.snapshot_chunks set state = 'done', changed_at = now()
+              where table_name = $1 and state <> 'done'",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
+    Ok(())
+}

@@ -35,6 +35,8 @@ pub enum Kind {
     Fenced,
     /// A row or a schema change that one table cannot take; the others go on.
     TableStops,
+    /// The source changed a table's rows without an event: they are to be read again.
+    Reread,
     /// The kept changes have reached their limit.
     Full,
     /// Source and warehouse differ, or a check failed.
@@ -54,6 +56,8 @@ pub enum Policy {
     Human,
     /// Stop the table it names; the others go on.
     StopTable,
+    /// Read the table it names again; the others go on.
+    RereadTable,
     /// Stop without a retry: either we were told to, or going on could do harm.
     Stop,
 }
@@ -71,6 +75,7 @@ impl Kind {
             | Kind::Full
             | Kind::Differs => Policy::Human,
             Kind::TableStops => Policy::StopTable,
+            Kind::Reread => Policy::RereadTable,
             Kind::Fenced | Kind::Cancelled | Kind::Bug => Policy::Stop,
         }
     }
@@ -83,7 +88,7 @@ impl Kind {
             Kind::Differs | Kind::TableStops | Kind::PositionLost => 65,
             Kind::SourceAway | Kind::WarehouseAway => 69,
             Kind::Bug => 70,
-            Kind::Busy | Kind::Full | Kind::Fenced => 75,
+            Kind::Busy | Kind::Reread | Kind::Full | Kind::Fenced => 75,
             Kind::Rights => 77,
             Kind::Config | Kind::SourceLacks => 78,
         }

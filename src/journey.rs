@@ -127,8 +127,6 @@ pub enum Flow {
     Live,
     /// They are kept in `audit.pending`.
     Hold,
-    /// They are left out: the table is yet to be read, from a later point than theirs.
-    Skip,
 }
 
 /// Where a relation's changes go.
@@ -305,6 +303,19 @@ pub struct Applied {
     pub opened: u64,
     /// Rows dropped because a newer one was there.
     pub stale: u64,
+}
+
+impl Applied {
+    /// Adds what became of more rows.
+    pub fn add(&mut self, more: &Applied) {
+        self.events += more.events;
+        self.staged += more.staged;
+        self.upserted += more.upserted;
+        self.deleted += more.deleted;
+        self.closed += more.closed;
+        self.opened += more.opened;
+        self.stale += more.stale;
+    }
 }
 
 /// progress → capture and refresh: what is durable.

@@ -5,6 +5,7 @@
 
 pub mod binding;
 pub mod capture;
+pub mod cli;
 pub mod clock;
 pub mod decode;
 pub mod error;
@@ -12,10 +13,12 @@ pub mod fold;
 pub mod journey;
 pub mod merge;
 pub mod names;
+pub mod pipeline;
 pub mod position;
 pub mod postgres;
 pub mod progress;
 pub mod relation;
+pub mod serve;
 pub mod spec;
 pub mod types;
 pub mod value;

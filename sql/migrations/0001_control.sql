@@ -94,12 +94,13 @@ create table audit.pending (
     primary key (connector, table_name, seq, ord)
 );
 
--- Stretches of the source's log that a table never saw, and why.
+-- Stretches of the source's log that a table never saw, and why. `until_seq` is null until the slot is
+-- made that goes on behind the gap.
 create table audit.gaps (
     id         bigint generated always as identity primary key,
     table_name text not null,
     after_seq  bigint,
-    until_seq  bigint not null,
+    until_seq  bigint,
     reason     text not null,
     noticed_at timestamptz not null default now()
 );

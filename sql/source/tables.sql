@@ -18,6 +18,7 @@ select c.oid,
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p')
+   and ($1::oid is null or c.oid = $1)
    and c.relpersistence = 'p'
    and not c.relispartition
    and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')

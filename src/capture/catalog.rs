@@ -5,11 +5,10 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Row;
+use tokio_postgres::{GenericClient, Row};
 
 use crate::error::{Error, Result};
 use crate::names::TableName;
-use crate::postgres::Session;
 use crate::relation::{Column, ColumnType, Fill, Identity, Relation, TypeKind};
 
 /// The first OID that does not belong to Postgres itself.
@@ -58,24 +57,41 @@ impl SourceTable {
 }
 
 /// Every table that could be published.
-pub async fn tables(source: &Session) -> Result<Vec<SourceTable>> {
+pub async fn tables(source: &impl GenericClient) -> Result<Vec<SourceTable>> {
     read(source, None).await
 }
 
-/// One table by name, if it is there.
-pub async fn table(source: &Session, name: &TableName) -> Result<Option<SourceTable>> {
-    Ok(read(source, Some(name)).await?.pop())
+/// One table by its OID, if it is there.
+pub async fn table(source: &impl GenericClient, oid: u32) -> Result<Option<SourceTable>> {
+    Ok(read(source, Some(oid)).await?.pop())
 }
 
-async fn read(source: &Session, only: Option<&TableName>) -> Result<Vec<SourceTable>> {
+/// The types behind a Relation message's columns, in their order; a type that is gone is kept as text.
+pub async fn types(source: &impl GenericClient, wanted: &[(u32, i32)]) -> Result<Vec<ColumnType>> {
+    let failed = |error| Error::source("reading its types", error);
+    let (oids, typmods): (Vec<u32>, Vec<i32>) = wanted.iter().copied().unzip();
+    let rows = source.query(include_str!("../../sql/source/types.sql"), &[&oids, &typmods]).await;
+    let mut types = Vec::new();
+    for row in rows.map_err(failed)? {
+        types.push(ColumnType {
+            oid: row.try_get("oid").map_err(failed)?,
+            typmod: row.try_get("typmod").map_err(failed)?,
+            name: row.try_get("type_name").map_err(failed)?,
+            kind: match row.try_get::<_, Option<u32>>("base_oid").map_err(failed)? {
+                Some(_) => read_kind(&row).map_err(failed)?,
+                None => TypeKind::Other,
+            },
+        });
+    }
+    Ok(types)
+}
+
+async fn read(source: &impl GenericClient, only: Option<u32>) -> Result<Vec<SourceTable>> {
     let failed = |error| Error::source("reading its catalogue", error);
-    let rows = source.query(include_str!("../../sql/source/tables.sql"), &[]).await;
+    let rows = source.query(include_str!("../../sql/source/tables.sql"), &[&only]).await;
     let mut tables = Vec::new();
     for row in rows.map_err(failed)? {
-        let table = read_table(&row).map_err(failed)?;
-        if only.is_none_or(|name| *name == table.relation.table) {
-            tables.push(table);
-        }
+        tables.push(read_table(&row).map_err(failed)?);
     }
     let oids: Vec<u32> = tables.iter().map(|table| table.relation.oid).collect();
     let rows = source.query(include_str!("../../sql/source/columns.sql"), &[&oids]).await;

@@ -96,7 +96,6 @@ impl Window {
             return Ok(());
         }
         match route.flow {
-            Flow::Skip => return Ok(()),
             Flow::Hold => self.hold(&route.target, event, message)?,
             Flow::Live => self.fold(&route.target, event)?,
         }

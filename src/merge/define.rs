@@ -44,6 +44,23 @@ pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
     statements
 }
 
+/// The statements that empty a table and give it the model's key in place of the one it has.
+pub fn rekey_statements(model: &Model) -> Vec<String> {
+    let table = model.quoted();
+    let literal = quote::literal(&table);
+    vec![
+        format!("truncate {table}"),
+        format!(
+            "do $siltstone$ declare name text; begin \
+               select conname into name from pg_constraint \
+                where conrelid = {literal}::regclass and contype = 'p'; \
+               if found then execute format('alter table %s drop constraint %I', {literal}, name); \
+               end if; end $siltstone$"
+        ),
+        format!("alter table {table} add primary key ({})", key_list(model)),
+    ]
+}
+
 /// The statement that adds a column to a table that is there.
 pub(super) fn add_column(model: &Model, column: &ModelColumn) -> String {
     let fill = column.fill.as_ref().map(|fill| format!(" default {}", quote::literal(fill)));

@@ -69,14 +69,20 @@ pub fn compare(old: &Relation, new: &Relation) -> Vec<Change> {
     };
     let recreated = old.oid != new.oid;
     let same = |a: &Column, b: &Column| if recreated { a.name == b.name } else { same(a, b) };
+    let named = |columns: &[Column], name: &str| columns.iter().any(|column| column.name == name);
     for column in &old.columns {
-        if !new.columns.iter().any(|candidate| same(column, candidate)) {
+        let kept = new.columns.iter().any(|candidate| same(column, candidate));
+        if !kept && !named(&new.columns, &column.name) {
             changes.push(Change::Dropped(column.name.clone()));
         }
     }
     for column in &new.columns {
         let Some(before) = old.columns.iter().find(|candidate| same(candidate, column)) else {
-            changes.push(Change::Added(column.clone()));
+            // dropped and made again under its name: the stored values are those of the old one
+            changes.push(match named(&old.columns, &column.name) {
+                true => Change::Retyped { column: column.clone(), widened: false },
+                false => Change::Added(column.clone()),
+            });
             continue;
         };
         if before.name != column.name {

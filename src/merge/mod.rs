@@ -19,7 +19,7 @@ mod stored;
 mod table;
 
 pub use apply::{Apply, Encoded, Piece, encode_batch};
-pub use define::{define, define_calendar};
+pub use define::{define, define_calendar, rekey_statements};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};
 pub use reading::{Finished, Point, Reading, copy_statement, merge as merge_reading};

@@ -244,11 +244,12 @@ pub async fn set_schema(
     Ok(())
 }
 
-/// Names a stretch of the log that a table of events never saw, and lets it go on behind it.
+/// Names a stretch of the log that a table of events never saw, and lets it go on behind it: from the
+/// first change that was kept for it, else from `stored`, to `until`, or to where the next slot starts.
 pub async fn note_gap(
     transaction: &Transaction<'_>,
     table: &TableName,
-    until: Lsn,
+    (stored, until): (Lsn, Option<Lsn>),
     reason: &str,
 ) -> Result<()> {
     let failed = |error| Error::warehouse(format!("noting a gap in {table}"), error);
@@ -256,8 +257,8 @@ pub async fn note_gap(
     transaction
         .execute(
             "insert into audit.gaps (table_name, after_seq, until_seq, reason)
-             select $1, min(seq), $2, $3 from audit.pending where table_name = $1",
-            &[&name, &until.as_i64(), &reason],
+             select $1, coalesce(min(seq), $4), $2, $3 from audit.pending where table_name = $1",
+            &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64()],
         )
         .await
         .map_err(failed)?;
@@ -271,7 +272,7 @@ pub async fn note_gap(
                 set state = 'catching_up', floor_seq = $2, reason = null, remedy = null,
                     changed_at = now()
               where table_name = $1",
-            &[&name, &until.as_i64()],
+            &[&name, &until.map_or(0, Lsn::as_i64)],
         )
         .await
         .map_err(failed)?;
@@ -283,5 +284,19 @@ pub async fn note_gap(
         )
         .await
         .map_err(failed)?;
+    Ok(())
+}
+
+/// Ends the gaps of a connector's tables where its new slot starts.
+pub async fn end_gaps(transaction: &Transaction<'_>, connector: &str, until: Lsn) -> Result<()> {
+    transaction
+        .execute(
+            "update audit.gaps g set until_seq = $2
+               from audit.tables t
+              where t.connector = $1 and g.table_name = t.table_name and g.until_seq is null",
+            &[&connector, &until.as_i64()],
+        )
+        .await
+        .map_err(|error| Error::warehouse("noting where a gap ends", error))?;
     Ok(())
 }

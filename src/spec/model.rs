@@ -49,6 +49,13 @@ pub enum History {
     Bag,
 }
 
+impl History {
+    /// Whether each event is a row of its own.
+    pub fn logs_events(self) -> bool {
+        matches!(self, History::Append | History::Raw)
+    }
+}
+
 /// What happens to a row that is deleted at the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deletes {

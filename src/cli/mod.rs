@@ -1,0 +1,90 @@
+//! The command line: reads arguments and files, runs a verb, turns its result into output and an exit
+//! code. The only place, beside the demo's screen, that prints.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person is answered")]
+
+mod logging;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::spec::{Env, Spec, load};
+
+/// Keeps a Postgres warehouse exact and fresh from change events.
+#[derive(Parser)]
+#[command(name = "siltstone", version)]
+struct Arguments {
+    /// The settings; their folder is the root of all other files.
+    #[arg(long, global = true, default_value = "siltstone.yaml")]
+    config: PathBuf,
+    /// How logs are written.
+    #[arg(long, global = true, value_enum, default_value_t = logging::Format::Auto)]
+    log_format: logging::Format,
+    /// Which logs are written: error, warn, info, debug, or a filter such as siltstone=debug.
+    #[arg(long, global = true, env = "RUST_LOG", default_value = "info")]
+    log_level: String,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs the service until SIGTERM or Ctrl-C.
+    Run(run::Run),
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("another TLS provider is installed already");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("siltstone: the runtime cannot start: {error}");
+            return ExitCode::from(70);
+        }
+    };
+    let ended = runtime.block_on(dispatch(arguments));
+    // a task that still holds a connection must not hold up the exit
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("siltstone: {error}");
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
+    let clock = Clock::system();
+    logging::start(arguments.log_format, &arguments.log_level)?;
+    let files = Files { path: arguments.config, clock };
+    match arguments.verb {
+        Verb::Run(run) => run.run(&files).await,
+    }
+}
+
+/// Where the files are.
+struct Files {
+    path: PathBuf,
+    clock: Clock,
+}
+
+impl Files {
+    /// Reads and checks all files; tells what a person should know about them.
+    fn load(&self) -> Result<Spec, Error> {
+        let spec = load(&self.path, &Env::of_process(&self.clock))?;
+        for note in &spec.notes {
+            tracing::warn!("{note}");
+        }
+        Ok(spec)
+    }
+}

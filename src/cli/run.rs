@@ -1,0 +1,50 @@
+//! `siltstone run`.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Files;
+use crate::error::{Error, Result};
+use crate::pipeline::{Options, Service};
+use crate::serve::ConnectorBoard;
+use crate::warehouse::Durations;
+
+/// Runs the service until SIGTERM or Ctrl-C.
+#[derive(clap::Args)]
+pub(super) struct Run {
+    /// Ends when every source is drained to where it stood at the start.
+    #[arg(long)]
+    until_caught_up: bool,
+}
+
+impl Run {
+    pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
+        let spec = files.load()?;
+        let options = Options { until_caught_up: self.until_caught_up, ..Options::default() };
+        let durations = Durations::unobserved();
+        let service = Service { spec, clock: files.clock.clone(), options, durations };
+        let stop = stop_on_signals()?;
+        service.run(|_| ConnectorBoard, stop).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Turns true at SIGTERM or SIGINT.
+pub(super) fn stop_on_signals() -> Result<watch::Receiver<bool>> {
+    let failed = |error| Error::bug("signals cannot be received").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,280 @@
+//! Reads the tables whose chunks are open, several at once: each under a snapshot whose point is known,
+//! into the warehouse in one transaction. Meanwhile the stream's changes of the table are kept.
+//!
+//! The first reading uses the snapshot that the slot exported; that one dies with its connection, so
+//! any later one uses the snapshot of a new temporary slot.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio::sync::{Mutex, mpsc};
+use tokio_postgres::Transaction;
+
+use super::lane::CaughtUp;
+use super::shared::{Shared, Then, writer};
+use super::tables::Planned;
+use crate::binding::bind;
+use crate::capture::catalog::{self, SourceTable};
+use crate::capture::slot::{self, Created};
+use crate::capture::snapshot;
+use crate::capture::walsender::Walsender;
+use crate::error::{Error, Kind, Result};
+use crate::journey::Target;
+use crate::merge::{
+    Change, Point, Reading, compare, copy_statement, follow, merge_reading, rekey_statements,
+};
+use crate::names::{TableName, shortened};
+use crate::postgres::{Session, Side, connect};
+use crate::progress::tables::{self, State};
+use crate::relation::Relation;
+use crate::spec::{Model, mirror};
+use crate::warehouse::Fenced;
+
+/// Progress is reported after so many rows.
+const REPORT_EVERY: u64 = 5_000;
+
+/// A table that is to be read.
+pub(super) struct Job {
+    target: Arc<Target>,
+    source: SourceTable,
+    /// nothing of it was ever in the warehouse
+    fresh: bool,
+}
+
+impl Job {
+    pub(super) fn of(planned: &Planned) -> Option<Job> {
+        let record = &planned.record;
+        let open =
+            record.chunk_open && matches!(record.state, State::Snapshotting | State::Resyncing);
+        open.then(|| Job {
+            target: planned.target.clone(),
+            source: planned.source.clone(),
+            fresh: record.state == State::Snapshotting,
+        })
+    }
+}
+
+type Jobs = Arc<Mutex<VecDeque<Job>>>;
+
+/// Reads all jobs; `exported` is the snapshot of a slot that was just made.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    jobs: Vec<Job>,
+    exported: Option<Created>,
+    done: mpsc::Sender<CaughtUp>,
+) -> Result<()> {
+    let mut left = VecDeque::from(jobs);
+    let mut exported = exported;
+    let mut attempt = 0;
+    while !left.is_empty() {
+        let created = match exported.take() {
+            Some(created) => created,
+            None => temporary(&shared, attempt).await?,
+        };
+        attempt += 1;
+        let jobs: Jobs = Arc::new(Mutex::new(left));
+        let again: Jobs = Jobs::default();
+        let workers = shared.connector().snapshot_workers;
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..workers {
+            let worker = Worker {
+                shared: shared.clone(),
+                jobs: jobs.clone(),
+                again: again.clone(),
+                done: done.clone(),
+                as_of: created.consistent_point,
+                snapshot: created.snapshot.clone(),
+                number,
+            };
+            tasks.spawn(worker.run());
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| Error::bug("a snapshot worker broke off").because(error))??;
+        }
+        left = std::mem::take(&mut *again.lock().await);
+    }
+    Ok(())
+}
+
+/// A slot that lives as long as its connection, for the point and the snapshot that come with it.
+async fn temporary(shared: &Shared, attempt: u32) -> Result<Created> {
+    let connector = shared.connector();
+    let connection = Walsender::connect(&connector.endpoint, "siltstone snapshot").await?;
+    let suffix = format!("_read_{}_{attempt}", shared.fence.epoch());
+    slot::create(connection, &shortened(&connector.slot, &suffix), true).await
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    jobs: Jobs,
+    /// tables that this snapshot cannot show
+    again: Jobs,
+    done: mpsc::Sender<CaughtUp>,
+    as_of: crate::position::Lsn,
+    snapshot: String,
+    number: usize,
+}
+
+impl Worker {
+    async fn run(self) -> Result<()> {
+        let connector = self.shared.connector();
+        let mut source = connect(Side::Source, &connector.endpoint, "siltstone snapshot").await?;
+        let under = snapshot::under(&mut source, &self.snapshot).await?;
+        let mut warehouse =
+            writer(&self.shared.setup, &self.shared.fence, &format!("snapshot {}", self.number))
+                .await?;
+        loop {
+            let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
+            match self.read(&under, &mut warehouse, &job).await {
+                Ok(Some(target)) => {
+                    if self.done.send(CaughtUp { target }).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => self.again.lock().await.push_back(job),
+                Err(error) if error.kind() == Kind::TableStops => self.stop(&job, &error).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The table stops; its chunk stays open and its changes are kept, and the others are read.
+    async fn stop(&self, job: &Job, error: &Error) -> Result<()> {
+        let table = &job.target.model.table;
+        let reason = error.reason();
+        let resync = format!("siltstone table resync {table}");
+        let remedy = error.remedy_text().unwrap_or(&resync);
+        tracing::error!(%table, reason, remedy, "the table stops");
+        self.shared.define(&[], table, Then::Stop { reason: &reason, remedy }).await?;
+        let board = &self.shared.setup.board;
+        board.table_state(table, State::Stopped.word(), Some(&reason), Some(remedy));
+        Ok(())
+    }
+
+    /// Reads a table and merges it; none where the snapshot cannot show it.
+    async fn read(
+        &self,
+        under: &Transaction<'_>,
+        warehouse: &mut Session,
+        job: &Job,
+    ) -> Result<Option<Arc<Target>>> {
+        let shared = &*self.shared;
+        let name = &job.target.model.table;
+        let Some(mut now) = catalog::table(under, job.source.relation.oid).await? else {
+            return Err(gone(name, &job.source.relation.table));
+        };
+        let connector = shared.connector();
+        let source_name = now.relation.table.clone();
+        now.relation.columns.retain(|column| !connector.excludes(&source_name, &column.name));
+        if !snapshot::is_readable(under, &now.relation).await? {
+            return Ok(None);
+        }
+        let Fitted { target, rekey } = self.fit(job, &Arc::new(now.relation.clone())).await?;
+        let point = Point { as_of: self.as_of, taken_at: snapshot::taken_at(under).await? };
+        let transaction =
+            Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
+        let finished = {
+            let failed = |error| {
+                Error::warehouse("taking the rows of a snapshot", error).on_table(name.to_string())
+            };
+            let statement = copy_statement(&transaction, &target).await?;
+            if target.model.history == crate::spec::History::Raw {
+                let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
+                let days = vec![today, today + 1];
+                shared.ensure_leaves(&[(target.model.clone(), days)]).await?;
+            }
+            let mut sink = pin!(transaction.copy_in::<_, Bytes>(&statement).await.map_err(failed)?);
+            let mut rows =
+                snapshot::read(under, &target.relation, &target.wires, now.partitioned).await?;
+            let mut reading = Reading::new(&target, point);
+            while let Some(cells) = rows.next().await? {
+                reading.push(crate::value::Row::from_bytes(cells))?;
+                for chunk in reading.take() {
+                    sink.feed(chunk).await.map_err(failed)?;
+                }
+                if reading.count() % REPORT_EVERY == 0 {
+                    self.report(name, reading.count(), now.estimated_rows);
+                }
+            }
+            let mut finished = reading.finish();
+            for chunk in finished.take() {
+                sink.feed(chunk).await.map_err(failed)?;
+            }
+            sink.finish().await.map_err(failed)?;
+            finished
+        };
+        shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))]).await?;
+        for statement in &rekey {
+            transaction.batch_execute(statement).await.map_err(|error| {
+                Error::warehouse("giving it another key", error).on_table(name.to_string())
+            })?;
+        }
+        let fresh = job.fresh || !rekey.is_empty();
+        let templates = &shared.setup.templates;
+        let applied =
+            merge_reading(&transaction, templates, &target, &finished, point, fresh).await?;
+        tables::close_chunk(&transaction, name, self.as_of, target.schema_id, applied.events)
+            .await?;
+        transaction.commit().await?;
+        self.report(name, applied.events, applied.events);
+        shared.setup.board.applied(target.index, &applied);
+        tracing::info!(table = %name, rows = applied.events, as_of = %self.as_of, "the table is read");
+        Ok(Some(target))
+    }
+
+    fn report(&self, table: &TableName, rows: u64, estimated: u64) {
+        self.shared.setup.board.rows_read(table, rows, estimated);
+    }
+
+    /// The target in the shape that the snapshot shows; its table is made to follow first.
+    async fn fit(&self, job: &Job, now: &Arc<Relation>) -> Result<Fitted> {
+        let shared = &*self.shared;
+        let old = &job.target;
+        let schema_id = shared.number_shape(now).await?;
+        let rebind = |model: &Arc<Model>| -> Result<Arc<Target>> {
+            Ok(Arc::new(bind(old.index, model, now, schema_id, shared.binary)?.target))
+        };
+        if schema_id == old.schema_id {
+            return Ok(Fitted { target: rebind(&old.model)?, rekey: Vec::new() });
+        }
+        let changes = compare(&old.relation, now);
+        let mut effect = follow(&old.model, &changes, now, &shared.extensions);
+        let mut rekey = Vec::new();
+        if old.model.mirrored && changes.contains(&Change::KeyChanged) {
+            let model = mirror(shared.connector(), now, &shared.extensions);
+            let model = model.filter(|model| model.history == old.model.history);
+            effect.model = Arc::new(model.ok_or_else(|| other_kind(old))?);
+            rekey = rekey_statements(&effect.model);
+        }
+        // whatever made it stop or be read again is what this reading mends
+        let target = rebind(&effect.model)?;
+        let name = &old.model.table;
+        shared.define(&effect.statements, name, Then::Shape(schema_id)).await?;
+        Ok(Fitted { target, rekey })
+    }
+}
+
+/// A table made to fit a snapshot.
+struct Fitted {
+    target: Arc<Target>,
+    /// statements that empty the table and give it another key, for the transaction that fills it
+    rekey: Vec<String>,
+}
+
+fn other_kind(old: &Target) -> Error {
+    let name = &old.model.table;
+    let what = "the source's key came or went, which makes it a table of another kind";
+    let table = crate::postgres::quote::table(name);
+    Error::new(Kind::TableStops, what)
+        .on_table(name.to_string())
+        .remedy(format!("drop table {table}; then siltstone table resync {name}"))
+}
+
+fn gone(table: &TableName, source: &TableName) -> Error {
+    Error::new(Kind::TableStops, format!("the source has no table {source} any more"))
+        .on_table(table.to_string())
+        .remedy(format!("exclude {source}, or make it and siltstone table resync {table}"))
+}

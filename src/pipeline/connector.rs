@@ -1,0 +1,67 @@
+//! Keeps a connector running: a session after the other, each from the stored position, until it is
+//! told to stop or nothing but a person can help.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::intake::End;
+use super::session;
+use super::shared::Setup;
+use crate::error::{Policy, Result};
+use crate::serve::Phase;
+
+/// The first and the longest pause before another try.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+
+/// A session that lasted this long begins the pauses anew.
+const LASTED: Duration = Duration::from_secs(60);
+
+/// Runs until stopped or caught up; an error is one that waiting does not mend.
+pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()> {
+    let name = setup.connector.name.clone();
+    let mut pause = PAUSES.0;
+    loop {
+        let started = std::time::Instant::now();
+        setup.board.phase(Phase::Starting, None, None);
+        let ended = session::run(&setup, stop.clone()).await;
+        if started.elapsed() >= LASTED {
+            pause = PAUSES.0;
+        }
+        let error = match ended {
+            Ok(End::Stopped | End::CaughtUp) => return Ok(()),
+            Ok(End::Restart) => continue,
+            Err(error) => error,
+        };
+        if *stop.borrow() {
+            tracing::info!(connector = name, "stopped while: {}", error.reason());
+            return Ok(());
+        }
+        match error.kind().policy() {
+            Policy::Retry => {
+                let reason = error.reason();
+                tracing::warn!(
+                    connector = name,
+                    "{reason}; trying again in {:.1} s",
+                    pause.as_secs_f32()
+                );
+                setup.board.phase(Phase::Waiting, Some(&reason), error.remedy_text());
+                wait(pause, stop.clone()).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+            // a failure of a table is the session's to note; here it has no table to it
+            Policy::StopTable | Policy::RereadTable | Policy::Human | Policy::Stop => {
+                let reason = error.reason();
+                setup.board.phase(Phase::Stopped, Some(&reason), error.remedy_text());
+                return Err(error);
+            }
+        }
+    }
+}
+
+async fn wait(pause: Duration, mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}

@@ -1,0 +1,247 @@
+//! The small things beside the stream: what operators ask for, what people watch, and what changes at
+//! the source without an event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::intake::End;
+use super::lane::Progress;
+use super::shared::Shared;
+use super::tables::{Planned, Resolved};
+use crate::capture::{catalog, slot};
+use crate::error::{Error, Result};
+use crate::names::TableName;
+use crate::position::Lsn;
+use crate::postgres::Session;
+use crate::progress::requests::{self, Request, Verb};
+use crate::progress::tables::{State, TableRecord};
+use crate::progress::{Checkpoint, forget, pending, tables};
+use crate::serve::Phase;
+use crate::spec::{Deletes, Model};
+use crate::warehouse::Fenced;
+
+/// How often requests are looked for.
+const REQUESTS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often retained and kept bytes are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the catalogue is asked for new tables.
+const CATALOGUE_EVERY: Duration = Duration::from_secs(30);
+
+/// The controlling task.
+pub(super) struct Control {
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    pub(super) fn new(shared: Arc<Shared>) -> Control {
+        Control { shared }
+    }
+
+    /// `table resync --all` is carried out before the slot is looked at: it is the remedy where the
+    /// slot is lost.
+    pub(super) async fn carry_out_before_start(&self, warehouse: &mut Session) -> Result<()> {
+        let connector = &self.shared.connector().name;
+        let all = |request: &Request| request.verb == Verb::Resync && request.table.is_none();
+        for request in requests::open(&**warehouse, connector).await?.into_iter().filter(all) {
+            self.resync_all(warehouse, request.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs until a change asks for a new session, or everything is caught up where that was asked.
+    pub(super) async fn run(
+        self,
+        source: Session,
+        mut warehouse: Session,
+        progress: watch::Receiver<Progress>,
+        resolved: Resolved,
+        planned: Vec<Planned>,
+    ) -> Result<End> {
+        let mut ticks = interval(REQUESTS_EVERY);
+        if self.shared.setup.until_caught_up {
+            ticks = interval(Duration::from_millis(100));
+        }
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let goal = self.end_of_log(&source).await?;
+        let (mut measured, mut looked) = (None::<Instant>, Instant::now());
+        loop {
+            ticks.tick().await;
+            if self.carry_out(&mut warehouse).await? {
+                return Ok(End::Restart);
+            }
+            if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
+                self.measure(&source, &warehouse).await?;
+                measured = Some(Instant::now());
+            }
+            if looked.elapsed() >= CATALOGUE_EVERY {
+                looked = Instant::now();
+                if self.has_new_tables(&source, &resolved).await? {
+                    return Ok(End::Restart);
+                }
+            }
+            self.show_phase();
+            if self.shared.setup.until_caught_up
+                && progress.borrow().stored >= goal
+                && self.all_caught_up(&warehouse, &planned).await?
+            {
+                return Ok(End::CaughtUp);
+            }
+        }
+    }
+
+    async fn end_of_log(&self, source: &Session) -> Result<Lsn> {
+        let failed = |error| Error::source("asking for the end of its log", error);
+        let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8";
+        let row = source.query_one(query, &[]).await.map_err(failed)?;
+        Ok(Lsn::from_i64(row.try_get(0).map_err(failed)?))
+    }
+
+    fn show_phase(&self) {
+        let board = &self.shared.setup.board;
+        let phase = if board.is_reading() { Phase::Snapshotting } else { Phase::Streaming };
+        board.phase(phase, None, None);
+    }
+
+    async fn all_caught_up(&self, warehouse: &Session, planned: &[Planned]) -> Result<bool> {
+        let records = tables::read(&**warehouse, &self.shared.connector().name).await?;
+        Ok(planned.iter().all(|table| {
+            let of = |record: &&TableRecord| record.table == table.record.table;
+            let state = records.iter().find(of).map(|record| record.state);
+            matches!(state, Some(State::Streaming | State::Stopped | State::Paused) | None)
+        }))
+    }
+
+    async fn measure(&self, source: &Session, warehouse: &Session) -> Result<()> {
+        let (connector, board) = (self.shared.connector(), &self.shared.setup.board);
+        if let Some(slot) = slot::inspect(source, &connector.slot).await? {
+            board.retained_bytes(slot.retained);
+        }
+        let sizes: BTreeMap<TableName, u64> =
+            pending::sizes(&**warehouse, &connector.name).await?.into_iter().collect();
+        board.pending_bytes(&sizes);
+        Ok(())
+    }
+
+    /// Whether the source has a table for us that is neither fed nor left out.
+    async fn has_new_tables(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
+        let connector = self.shared.connector();
+        let known = |name: &TableName| {
+            resolved.fed.iter().any(|fed| fed.source.relation.table == *name)
+                || resolved.left_out.iter().any(|out| out.table == *name)
+        };
+        let catalogue = catalog::tables(&**source).await?;
+        Ok(connector.mirror
+            && catalogue
+                .iter()
+                .map(|table| &table.relation.table)
+                .any(|name| connector.takes(name) && !known(name)))
+    }
+
+    /// Carries out what is asked; true where a new session has to take it up.
+    async fn carry_out(&self, warehouse: &mut Session) -> Result<bool> {
+        let connector = &self.shared.connector().name;
+        let mut restart = false;
+        for request in requests::open(&**warehouse, connector).await? {
+            restart = true;
+            match (request.verb, &request.table) {
+                // the next session does it, before it looks at the slot
+                (Verb::Resync, None) => {}
+                (verb, Some(table)) => self.one(warehouse, request.id, verb, table).await?,
+                (Verb::Resume, None) => {
+                    for record in tables::read(&**warehouse, connector).await? {
+                        if record.state == State::Stopped {
+                            self.one(warehouse, request.id, Verb::Resume, &record.table).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(restart)
+    }
+
+    async fn one(
+        &self,
+        warehouse: &mut Session,
+        id: i64,
+        verb: Verb,
+        table: &TableName,
+    ) -> Result<()> {
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
+        let records = tables::read(&*transaction, &self.shared.connector().name).await?;
+        let record = records.into_iter().find(|record| record.table == *table);
+        let (done, answer) = match (verb, record) {
+            (_, None) => (false, format!("the connector feeds no table {table}")),
+            (Verb::Resume, Some(record)) if record.state != State::Stopped => {
+                (false, format!("{table} is {}, not stopped", record.state.word()))
+            }
+            (Verb::Resume, Some(record)) => {
+                let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
+                tables::set(&*transaction, table, state, None, None).await?;
+                (true, format!("{table} goes on with its kept changes"))
+            }
+            (Verb::Resync, Some(_)) if self.logs_events(table) => {
+                let now = self.stored(&transaction).await?;
+                tables::note_gap(&transaction, table, (now, Some(now)), "table resync").await?;
+                (true, format!("{table} keeps its events; a gap is noted in audit.gaps"))
+            }
+            (Verb::Resync, Some(_)) => {
+                let state = State::Resyncing;
+                tables::open_chunk(&transaction, table, state, Some("table resync")).await?;
+                (true, format!("{table} is read again"))
+            }
+        };
+        requests::answer(&*transaction, id, done, &answer).await?;
+        transaction.commit().await?;
+        tracing::info!(%table, done, "{answer}");
+        Ok(())
+    }
+
+    /// Whether the rows of a table are events, which a snapshot cannot bring back.
+    fn logs_events(&self, table: &TableName) -> bool {
+        let models = &self.shared.setup.models;
+        models.iter().any(|model: &Model| {
+            model.table == *table && (model.history.logs_events() || model.deletes == Deletes::Row)
+        })
+    }
+
+    async fn stored(&self, transaction: &tokio_postgres::Transaction<'_>) -> Result<Lsn> {
+        let connector = self.shared.connector();
+        let stored = Checkpoint::read(transaction, &connector.name, &connector.slot).await?;
+        Ok(stored.map_or(Lsn(0), |stored| stored.position))
+    }
+
+    /// Every table is read again under a new slot.
+    async fn resync_all(&self, warehouse: &mut Session, id: i64) -> Result<()> {
+        let connector = &self.shared.connector().name;
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
+        let records = tables::read(&*transaction, connector).await?;
+        let stored = self.stored(&transaction).await?;
+        for record in &records {
+            if self.logs_events(&record.table) {
+                let gap = (stored, None);
+                tables::note_gap(&transaction, &record.table, gap, "table resync --all").await?;
+                tables::set(&*transaction, &record.table, State::Streaming, None, None).await?;
+            } else {
+                let (table, state) = (&record.table, State::Resyncing);
+                tables::open_chunk(&transaction, table, state, Some("table resync --all")).await?;
+            }
+        }
+        forget(&transaction, connector).await?;
+        // the slot is made anew: it is found in this state and dropped first
+        let slot = &self.shared.connector().slot;
+        crate::progress::record_creating(&transaction, connector, slot).await?;
+        let answer = format!("{} tables are read again under a new slot", records.len());
+        requests::answer(&*transaction, id, true, &answer).await?;
+        transaction.commit().await?;
+        tracing::info!("{answer}");
+        Ok(())
+    }
+}

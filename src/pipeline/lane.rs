@@ -1,0 +1,281 @@
+//! The apply lane: one connection, one transaction at a time, in which the rows of all tables, the
+//! kept changes and the position are committed together.
+//!
+//! Between batches it applies the kept changes of tables that catch up, and lets them go on.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::drain::{self, Drain};
+use super::shared::{Flows, Shared, writer};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Advanced, Applied, Before, Target};
+use crate::merge::{Apply, Piece};
+use crate::position::Lsn;
+use crate::postgres::Session;
+use crate::progress::tables::State;
+use crate::progress::{Checkpoint, pending, tables};
+use crate::spec::Model;
+use crate::warehouse::Fenced;
+
+/// What the lane has done so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// Batches that are committed.
+    pub(super) done: u64,
+    /// The stored position.
+    pub(super) stored: Lsn,
+}
+
+/// A table whose rows are in and whose kept changes are next, in the shape its rows have.
+pub(super) struct CaughtUp {
+    pub(super) target: Arc<Target>,
+}
+
+/// The lane's state.
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    session: Session,
+    apply: Apply,
+    checkpoint: Checkpoint,
+    progress: watch::Sender<Progress>,
+    done: u64,
+    draining: Vec<Draining>,
+    /// bytes kept since the session began, on top of what was there
+    kept_bytes: u64,
+}
+
+struct Draining {
+    drain: Drain,
+    /// the routing version from which on the table's changes come with the batches
+    live_from: Option<u64>,
+}
+
+/// The planner must not hash or sort a table because a staging table has no statistics.
+const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
+    set plan_cache_mode to force_generic_plan; set work_mem to '64MB'";
+
+impl Lane {
+    pub(super) async fn open(
+        shared: Arc<Shared>,
+        checkpoint: Checkpoint,
+        progress: watch::Sender<Progress>,
+        kept_bytes: u64,
+    ) -> Result<Lane> {
+        let session = writer(&shared.setup, &shared.fence, "apply").await?;
+        let failed = |error| Error::warehouse("setting up the apply session", error);
+        session.batch_execute(PLANS).await.map_err(failed)?;
+        // a confirmed position must not be lost again with the warehouse's last moments
+        let synchronous = "select set_config('synchronous_commit', \
+            case current_setting('synchronous_commit') when 'off' then 'local' \
+            else current_setting('synchronous_commit') end, false)";
+        session.batch_execute(synchronous).await.map_err(failed)?;
+        let apply = Apply::new(shared.setup.templates.clone());
+        Ok(Lane {
+            shared,
+            session,
+            apply,
+            checkpoint,
+            progress,
+            done: 0,
+            draining: Vec::new(),
+            kept_bytes,
+        })
+    }
+
+    /// Applies what comes until the sender is gone.
+    pub(super) async fn run(
+        mut self,
+        mut work: mpsc::Receiver<Piece>,
+        mut caught_up: mpsc::Receiver<CaughtUp>,
+    ) -> Result<()> {
+        let mut chunks_open = true;
+        loop {
+            let drains = self.draining.iter().any(|table| table.live_from.is_none());
+            tokio::select! {
+                biased;
+                table = caught_up.recv(), if chunks_open => match table {
+                    Some(CaughtUp { target }) => self.begin_drain(target),
+                    None => chunks_open = false,
+                },
+                piece = work.recv() => match piece {
+                    Some(piece) => {
+                        if !self.transaction(piece, &mut work).await? {
+                            return Ok(());
+                        }
+                        self.drain_some().await?;
+                    }
+                    None => return Ok(()),
+                },
+                () = std::future::ready(()), if drains => self.drain_some().await?,
+            }
+        }
+    }
+
+    fn begin_drain(&mut self, target: Arc<Target>) {
+        self.shared.setup.board.table_state(
+            &target.model.table,
+            State::CatchingUp.word(),
+            None,
+            None,
+        );
+        self.draining.push(Draining { drain: Drain::new(target), live_from: None });
+    }
+
+    /// One warehouse transaction: the piece, and those behind it until a source commit ends one. False
+    /// if the sender went away in the middle: then everything is rolled back.
+    async fn transaction(
+        &mut self,
+        first: Piece,
+        work: &mut mpsc::Receiver<Piece>,
+    ) -> Result<bool> {
+        let Lane { shared, session, apply, checkpoint, draining, .. } = self;
+        prepare(shared, &first).await?;
+        let begun = Fenced::begin(session, &shared.fence, "apply", &shared.setup.durations).await?;
+        checkpoint.lock(&begun).await?;
+        let mut receipt = Receipt::default();
+        let mut live = Vec::new();
+        draining.retain(|table| {
+            let now = table.live_from.is_some_and(|version| first.batch.routing >= version);
+            if now {
+                live.push(table.drain.clone());
+            }
+            !now
+        });
+        for drain in &mut live {
+            let drained = drain.run(&begun, apply, shared, None).await?;
+            receipt.add(drain.index(), drained.applied);
+            let table = drain.table().clone();
+            tables::set(&*begun, &table, State::Streaming, None, None).await?;
+        }
+        let mut piece = first;
+        let mut pieces = 1;
+        let until = loop {
+            receipt.transactions += piece.batch.transactions;
+            receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
+            receipt.kept += keep(&begun, shared, &piece).await?;
+            for before in &piece.batch.before {
+                if let Before::Reshape { target, .. } = before {
+                    tables::set_schema(&*begun, &target.model.table, target.schema_id).await?;
+                }
+            }
+            let (ends, until) = (piece.batch.ends, piece.batch.range.until);
+            for (index, applied) in apply.piece(&begun, piece).await? {
+                receipt.add(index, applied);
+            }
+            if ends {
+                break until;
+            }
+            match work.recv().await {
+                None => return Ok(false),
+                Some(next) => piece = next,
+            }
+            pieces += 1;
+            prepare(shared, &piece).await?;
+        };
+        checkpoint.advance(&begun, until).await?;
+        begun.commit().await?;
+        checkpoint.position = until;
+        for drain in live {
+            let board = &shared.setup.board;
+            board.table_state(drain.table(), State::Streaming.word(), None, None);
+        }
+        self.report(receipt, pieces)
+    }
+
+    fn report(&mut self, receipt: Receipt, pieces: u64) -> Result<bool> {
+        self.done += pieces;
+        self.kept_bytes += receipt.kept;
+        let stored = self.checkpoint.position;
+        self.shared.setup.board.advanced(
+            &Advanced {
+                position: stored,
+                committed_at: receipt.committed_at,
+                transactions: receipt.transactions,
+                tables: receipt.tables,
+            },
+            stored,
+        );
+        self.progress.send_replace(Progress { done: self.done, stored });
+        let limit = self.shared.setup.settings.pending_bytes;
+        if self.kept_bytes > limit {
+            return Err(pending::full(&self.shared.connector().name, limit));
+        }
+        Ok(true)
+    }
+
+    /// Applies a part of the kept changes of each table that catches up, in a transaction of its own;
+    /// where less than a part was left, asks for the table's changes to come with the batches.
+    async fn drain_some(&mut self) -> Result<()> {
+        const PART: u64 = 20_000;
+        let mut live = Vec::new();
+        let Lane { shared, session, apply, draining, .. } = self;
+        for table in draining.iter_mut().filter(|table| table.live_from.is_none()) {
+            let begun =
+                Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
+            let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
+            begun.commit().await?;
+            shared.setup.board.applied(table.drain.index(), &drained.applied);
+            if drained.events < PART {
+                live.push(table.drain.target());
+                table.live_from = Some(shared.flows.borrow().version + 1);
+            }
+        }
+        if !live.is_empty() {
+            self.shared.flows.send_modify(|flows: &mut Flows| {
+                flows.version += 1;
+                flows.live = live;
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What a transaction has done.
+#[derive(Default)]
+struct Receipt {
+    transactions: u64,
+    committed_at: i64,
+    kept: u64,
+    tables: Vec<(usize, Applied)>,
+}
+
+impl Receipt {
+    fn add(&mut self, index: usize, applied: Applied) {
+        match self.tables.iter_mut().find(|(known, _)| *known == index) {
+            Some((_, sum)) => sum.add(&applied),
+            None => self.tables.push((index, applied)),
+        }
+    }
+}
+
+/// Makes the leaves a piece needs.
+async fn prepare(shared: &Shared, piece: &Piece) -> Result<()> {
+    let today = shared.setup.clock.now_postgres().div_euclid(drain::DAY);
+    let wanted: Vec<(Arc<Model>, Vec<i64>)> = piece
+        .tables
+        .iter()
+        .map(|table| (table.target.model.clone(), table.days(today)))
+        .filter(|(_, days)| !days.is_empty())
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    shared.ensure_leaves(&wanted).await
+}
+
+/// Keeps the changes of tables on hold; returns their bytes.
+async fn keep(
+    transaction: &tokio_postgres::Transaction<'_>,
+    shared: &Shared,
+    piece: &Piece,
+) -> Result<u64> {
+    let held = &piece.batch.held;
+    if held.is_empty() {
+        return Ok(0);
+    }
+    pending::keep(transaction, &shared.connector().name, held, shared.binary).await?;
+    let bytes: usize = held.iter().map(|change| change.message.len()).sum();
+    u64::try_from(bytes).map_err(|_| Error::new(Kind::Bug, "more bytes than there are"))
+}

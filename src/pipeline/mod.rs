@@ -1,0 +1,16 @@
+//! Puts the stages together. The only place that knows their order: capture → decode → fold → merge →
+//! progress.
+
+mod chunks;
+mod connector;
+mod control;
+mod drain;
+mod intake;
+mod lane;
+mod router;
+mod service;
+mod session;
+mod shared;
+mod tables;
+
+pub use service::{Options, Service};

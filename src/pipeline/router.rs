@@ -1,0 +1,228 @@
+//! Where each source table's changes go, and what happens when its shape changes in the stream.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tokio_postgres::GenericClient;
+
+use super::shared::Shared;
+use super::tables::Planned;
+use crate::binding::bind;
+use crate::capture::catalog;
+use crate::decode::RelationMessage;
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Flow, Route, Target};
+use crate::merge::{compare, follow};
+use crate::names::TableName;
+use crate::progress::tables::State;
+use crate::relation::{Column, Fill, Identity, Relation};
+
+/// The routes of a session.
+pub(super) struct Router {
+    routes: Vec<Route>,
+    /// by the source table's OID, as far as the stream has shown it
+    by_oid: HashMap<u32, Arc<[usize]>>,
+    none: Arc<[usize]>,
+}
+
+/// What a change of shape asks of a table whose changes are merged.
+pub(super) struct Reshape {
+    pub(super) target: Arc<Target>,
+    pub(super) statements: Vec<String>,
+}
+
+impl Router {
+    pub(super) fn new(planned: &[Planned]) -> Router {
+        let route = |table: &Planned| Route {
+            target: table.target.clone(),
+            flow: match (table.record.state, table.record.chunk_open) {
+                (State::Streaming, false) => Flow::Live,
+                _ => Flow::Hold,
+            },
+            floor: table.record.floor,
+        };
+        Router {
+            routes: planned.iter().map(route).collect(),
+            by_oid: HashMap::new(),
+            none: Arc::from([]),
+        }
+    }
+
+    /// The routes of a source table.
+    pub(super) fn of(&mut self, relation: &Relation) -> Arc<[usize]> {
+        if let Some(routes) = self.by_oid.get(&relation.oid) {
+            return routes.clone();
+        }
+        let fed = self.routes.iter().enumerate();
+        let fed = fed.filter(|(_, route)| route.target.relation.table == relation.table);
+        let routes: Arc<[usize]> = fed.map(|(at, _)| at).collect();
+        self.by_oid.insert(relation.oid, routes.clone());
+        if routes.is_empty() { self.none.clone() } else { routes }
+    }
+
+    /// Forgets what tables a relation feeds, as it may have another name now.
+    pub(super) fn forget(&mut self, oid: u32) {
+        self.by_oid.remove(&oid);
+    }
+
+    /// The shape that was applied last of the table that a message describes.
+    pub(super) fn applied(&self, message: &RelationMessage) -> Option<Arc<Relation>> {
+        let mut relations = self.routes.iter().map(|route| &route.target.relation);
+        relations.find(|relation| relation.oid == message.oid).cloned()
+    }
+
+    pub(super) fn route(&self, at: usize) -> Option<&Route> {
+        self.routes.get(at)
+    }
+
+    /// Lets tables that have caught up go on as they stand in the warehouse.
+    pub(super) fn go_live(&mut self, targets: &[Arc<Target>]) {
+        for target in targets {
+            if let Some(route) = self.routes.get_mut(target.index) {
+                route.target = target.clone();
+                route.flow = Flow::Live;
+            }
+        }
+    }
+
+    /// Makes a route follow a relation of another shape. None where the table itself needs nothing;
+    /// the caller puts the statements in front of the rows that follow.
+    pub(super) async fn reshape(
+        &mut self,
+        at: usize,
+        relation: &Arc<Relation>,
+        shared: &Shared,
+    ) -> Result<Option<Reshape>> {
+        let Some(route) = self.routes.get_mut(at) else { return Ok(None) };
+        let old = route.target.clone();
+        if *old.relation == **relation {
+            route.target = Arc::new(Target { relation: relation.clone(), ..(*old).clone() });
+            return Ok(None);
+        }
+        let schema_id = shared.number_shape(relation).await?;
+        if route.flow == Flow::Hold {
+            // kept changes say which shape they have; the table follows when they are applied
+            route.target = Arc::new(Target {
+                relation: relation.clone(),
+                schema_id,
+                key: held_key(&old, relation),
+                ..(*old).clone()
+            });
+            return Ok(None);
+        }
+        let (target, statements) = reshape(&old, relation, schema_id, shared)?;
+        route.target = Arc::new(target);
+        Ok(Some(Reshape { target: route.target.clone(), statements }))
+    }
+}
+
+/// The key under which a kept change is hashed: the relation's own, whatever the model says.
+fn held_key(old: &Target, relation: &Relation) -> Vec<usize> {
+    let columns = relation.columns.iter().enumerate();
+    match old.key.is_empty() {
+        true => Vec::new(),
+        false => columns.filter(|(_, column)| column.in_key).map(|(at, _)| at).collect(),
+    }
+}
+
+/// The target in a relation's new shape, and the statements that make its table follow. An error of
+/// kind Reread or TableStops where it cannot follow by itself.
+pub(super) fn reshape(
+    old: &Target,
+    relation: &Arc<Relation>,
+    schema_id: i32,
+    shared: &Shared,
+) -> Result<(Target, Vec<String>)> {
+    let table = old.model.table.to_string();
+    let changes = compare(&old.relation, relation);
+    let effect = follow(&old.model, &changes, relation, &shared.extensions);
+    if let Some(why) = effect.stop {
+        return Err(Error::new(Kind::TableStops, why)
+            .remedy(format!("siltstone table resync {table}"))
+            .on_table(table));
+    }
+    if let Some(why) = effect.reread {
+        return Err(Error::new(Kind::Reread, why).on_table(table));
+    }
+    for note in &effect.notes {
+        tracing::warn!(table, "{note}");
+    }
+    let binding = bind(old.index, &effect.model, relation, schema_id, shared.binary)?;
+    Ok((binding.target, effect.statements))
+}
+
+/// The relation behind a Relation message. The catalogue tells what the message does not: attnums,
+/// what rows of an added column hold. It may be ahead of the stream: where it does not fit, the message
+/// wins, with what the known shape lends.
+pub(super) async fn resolve(
+    source: &impl GenericClient,
+    shared: &Shared,
+    message: &RelationMessage,
+    known: Option<&Arc<Relation>>,
+) -> Result<Arc<Relation>> {
+    let table = TableName::new(message.schema.clone(), message.name.clone());
+    let catalogued = catalog::table(source, message.oid).await?.map(|found| found.relation);
+    let catalogued = catalogued.map(|mut relation| {
+        relation.columns.retain(|column| !shared.connector().excludes(&table, &column.name));
+        relation
+    });
+    if let Some(relation) = catalogued.as_ref().filter(|relation| fits(relation, message)) {
+        return Ok(Arc::new(relation.clone()));
+    }
+    if let Some(known) = known.filter(|known| fits(known, message)) {
+        return Ok(known.clone());
+    }
+    let wanted: Vec<(u32, i32)> =
+        message.columns.iter().map(|column| (column.type_oid, column.typmod)).collect();
+    let types = catalog::types(source, &wanted).await?;
+    let lent = |name: &str| {
+        let of = |relation: &Relation| relation.columns.iter().find(|c| c.name == name).cloned();
+        known.and_then(|known| of(known)).or_else(|| catalogued.as_ref().and_then(of))
+    };
+    let identity = identity(message.identity);
+    let columns = message.columns.iter().zip(types).map(|(column, ty)| {
+        let lent = lent(&column.name);
+        Column {
+            name: column.name.clone(),
+            attnum: lent.as_ref().map_or(0, |lent| lent.attnum),
+            ty,
+            in_key: match identity {
+                Identity::Full => lent.as_ref().is_some_and(|lent| lent.in_key),
+                _ => column.in_identity,
+            },
+            fill: lent.as_ref().map_or(Fill::Unknown, |lent| lent.fill.clone()),
+            comment: lent.and_then(|lent| lent.comment),
+        }
+    });
+    Ok(Arc::new(Relation {
+        oid: message.oid,
+        identity,
+        columns: columns.collect(),
+        comment: catalogued.and_then(|relation| relation.comment),
+        table,
+    }))
+}
+
+fn identity(relreplident: u8) -> Identity {
+    match relreplident {
+        b'f' => Identity::Full,
+        b'n' => Identity::Nothing,
+        _ => Identity::Key,
+    }
+}
+
+/// Whether a relation is the one that a message describes.
+fn fits(relation: &Relation, message: &RelationMessage) -> bool {
+    let column = |(known, told): (&Column, &crate::decode::RelationColumn)| {
+        known.name == told.name
+            && known.ty.oid == told.type_oid
+            && known.ty.typmod == told.typmod
+            && (relation.identity != Identity::Key || known.in_key == told.in_identity)
+    };
+    relation.oid == message.oid
+        && relation.table.schema == message.schema
+        && relation.table.name == message.name
+        && relation.identity == identity(message.identity)
+        && relation.columns.len() == message.columns.len()
+        && relation.columns.iter().zip(&message.columns).all(column)
+}

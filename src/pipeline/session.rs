@@ -1,0 +1,459 @@
+//! One session of a connector: becomes the owner, finds out where it stands, and runs its tasks until
+//! one of them ends. Whatever fails, the next session starts from the stored position.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::chunks::{self, Job};
+use super::control::Control;
+use super::intake::{At, End, Intake};
+use super::lane::{Lane, Progress};
+use super::router::Router;
+use super::shared::{Setup, Shared, Then, writer};
+use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
+use crate::capture::catalog;
+use crate::capture::preflight::{self, Source};
+use crate::capture::publication;
+use crate::capture::replication::{self, Feedback, StreamOptions};
+use crate::capture::slot::{self, Created, Stored, System};
+use crate::capture::walsender::Walsender;
+use crate::decode::Decoder;
+use crate::error::{Error, Kind, Policy, Result};
+use crate::fold::{Limits, Window};
+use crate::names::TableName;
+use crate::position::Lsn;
+use crate::postgres::{Session, Side, connect};
+use crate::progress::tables::State;
+use crate::progress::{self, Checkpoint, pending};
+use crate::serve::Phase;
+use crate::spec::Settings;
+use crate::warehouse::{Fenced, migrate, take_over};
+
+/// How long a stop may take to finish the open batch before it is abandoned.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// When a window is full: three of them may be held at once (folding, waiting, merging), each beside
+/// its encoded form.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    const SHARES: u64 = 6;
+    let bytes = usize::try_from(settings.memory / SHARES).unwrap_or(usize::MAX);
+    Limits { rows: settings.batch_rows, bytes }
+}
+
+/// Runs a session.
+pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<End> {
+    let connector = &setup.connector;
+    let resource = format!("connector:{}", connector.name);
+    let name = format!("siltstone {} control", connector.name);
+    let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
+    migrate(&mut warehouse).await?;
+    let owner = format!("pid {}", std::process::id());
+    let fence = take_over(&mut warehouse, &resource, &owner).await?;
+    crate::warehouse::register(&warehouse, &fence).await?;
+    let source = connect(Side::Source, &connector.endpoint, "siltstone catalogue").await?;
+    let settings = preflight::inspect(&source, 0).await?;
+    preflight::refuse(&settings.findings)?;
+    for finding in &settings.findings {
+        tracing::warn!(remedy = finding.remedy, "the source: {}", finding.what);
+    }
+    let extensions = crate::merge::extension_types(&*warehouse).await?;
+    let catalogue = catalog::tables(&*source).await?;
+    let resolved = resolve(connector, &setup.models, catalogue, &extensions)?;
+    if let Some(because) = &resolved.text_because {
+        tracing::info!("values travel as text, because {because}");
+    }
+    let binary = resolved.text_because.is_none();
+    let version = settings.version;
+    for wanted in &resolved.publications {
+        publication::ensure(&source, wanted, version).await?;
+    }
+    let shared = Arc::new(Shared::open(setup.clone(), fence, binary, settings).await?);
+    let control = Control::new(shared.clone());
+    control.carry_out_before_start(&mut warehouse).await?;
+    let (planned, more) = plan(&shared, &warehouse, &resolved).await?;
+    let left_out = [resolved.left_out.as_slice(), &more].concat();
+    show(&shared, &planned, &left_out);
+    let start = Start { shared: shared.clone(), source: &source };
+    let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
+    let parts = Parts {
+        shared: shared.clone(),
+        control,
+        source,
+        warehouse,
+        resolved,
+        planned,
+        checkpoint,
+        created,
+    };
+    match run_tasks(parts, stop).await {
+        Err(error) => hold(&shared, error).await,
+        ended => ended,
+    }
+}
+
+/// Takes the table that an error names out of the stream: from the next session on its changes are
+/// kept, until it is resumed or its rows are read again. Any other error stays one.
+async fn hold(shared: &Shared, error: Error) -> Result<End> {
+    let reread = match error.kind().policy() {
+        Policy::StopTable => false,
+        Policy::RereadTable => true,
+        _ => return Err(error),
+    };
+    let Some(table) = error.table().and_then(|table| table.parse::<TableName>().ok()) else {
+        return Err(error);
+    };
+    let reason = error.reason();
+    if reread {
+        shared.define(&[], &table, Then::OpenChunk(State::Resyncing)).await?;
+        tracing::warn!(%table, "{reason}: the table is read again, its changes are kept meanwhile");
+    } else {
+        let resync = format!("siltstone table resync {table}");
+        let remedy = error.remedy_text().unwrap_or(&resync);
+        shared.define(&[], &table, Then::Stop { reason: &reason, remedy }).await?;
+        tracing::error!(%table, reason, remedy, "the table stops, its changes are kept");
+    }
+    Ok(End::Restart)
+}
+
+/// Tells people what each table is doing, and what is left out.
+fn show(shared: &Shared, planned: &[Planned], left_out: &[LeftOut]) {
+    let board = &shared.setup.board;
+    for table in planned {
+        let record = &table.record;
+        let name = &record.table;
+        board.table_named(table.target.index, name);
+        board.table_state(
+            name,
+            record.state.word(),
+            record.reason.as_deref(),
+            record.remedy.as_deref(),
+        );
+        if record.chunk_open {
+            board.rows_read(name, 0, table.source.estimated_rows);
+        }
+        if record.state == State::Stopped {
+            let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
+            tracing::warn!(table = %name, reason, remedy, "the table is stopped");
+        }
+    }
+    for out in left_out {
+        tracing::warn!(table = %out.table, remedy = out.remedy, "left out: {}", out.why);
+        let stopped = State::Stopped.word();
+        board.table_state(&out.table, stopped, Some(&out.why), Some(&out.remedy));
+    }
+    board.phase(
+        if planned.iter().any(|table| table.record.chunk_open) {
+            Phase::Snapshotting
+        } else {
+            Phase::Streaming
+        },
+        None,
+        None,
+    );
+}
+
+struct Start<'s> {
+    shared: Arc<Shared>,
+    source: &'s Session,
+}
+
+impl Start<'_> {
+    /// Where to go on from: the stored position, if the slot still belongs to it, or a new slot.
+    async fn position(
+        &self,
+        warehouse: &mut Session,
+        planned: &[Planned],
+    ) -> Result<(Checkpoint, Option<Created>)> {
+        let connector = self.shared.connector();
+        let name = &connector.slot;
+        let mut walsender = Walsender::connect(&connector.endpoint, "siltstone slot").await?;
+        let system = slot::identify(&mut walsender).await?;
+        let record = progress::slot_record(&**warehouse, &connector.name).await?;
+        let stored = Checkpoint::read(&**warehouse, &connector.name, name).await?;
+        let there = slot::inspect(self.source, name).await?;
+        match (record, stored) {
+            (Some(record), Some(stored)) if record.ready && record.slot == *name => {
+                self.go_on(walsender, &system, stored, there).await
+            }
+            (Some(record), None) if record.ready && record.slot == *name => {
+                Err(lost("the stored position is gone, but not the note of its slot"))
+            }
+            (Some(record), _) if record.ready => Err(lost(&format!(
+                "the position belongs to slot {}, not {name}: the connector's slot was renamed",
+                record.slot
+            ))),
+            (None, _) if there.is_some() => {
+                let what = format!("there is a replication slot {name} that is not ours");
+                Err(Error::new(Kind::SourceLacks, what).remedy(format!(
+                    "select pg_drop_replication_slot({}) at the source, or give the connector \
+                     another slot",
+                    crate::postgres::quote::literal(name)
+                )))
+            }
+            _ => {
+                if there.is_some() {
+                    slot::drop(self.source, name).await?;
+                }
+                let findings = preflight::inspect(self.source, 1).await?.findings;
+                preflight::refuse(&findings)?;
+                self.begin(walsender, &system, warehouse, planned).await
+            }
+        }
+    }
+
+    async fn go_on(
+        &self,
+        mut walsender: Walsender,
+        system: &System,
+        stored: Checkpoint,
+        there: Option<slot::Slot>,
+    ) -> Result<(Checkpoint, Option<Created>)> {
+        let connector = self.shared.connector();
+        let known = Stored {
+            position: stored.position,
+            system_id: stored.system_id.clone(),
+            timeline: stored.timeline,
+        };
+        slot::check(&connector.slot, there.as_ref(), &known, system)?;
+        if stored.timeline != system.timeline {
+            let left = slot::switch_point(&mut walsender, system, stored.timeline).await?;
+            if left.is_none_or(|left| stored.position > left) {
+                return Err(lost(&format!(
+                    "the source is on timeline {}, which does not contain the stored position {} of \
+                     timeline {}",
+                    system.timeline, stored.position, stored.timeline
+                )));
+            }
+        }
+        slot::release(self.source, &connector.slot).await?;
+        Ok((Checkpoint { timeline: system.timeline, ..stored }, None))
+    }
+
+    /// Makes the slot; its position and the tables' chunks are noted together.
+    async fn begin(
+        &self,
+        walsender: Walsender,
+        system: &System,
+        warehouse: &mut Session,
+        planned: &[Planned],
+    ) -> Result<(Checkpoint, Option<Created>)> {
+        let connector = self.shared.connector();
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        let transaction = Fenced::begin(warehouse, fence, "slot", durations).await?;
+        progress::record_creating(&transaction, &connector.name, &connector.slot).await?;
+        transaction.commit().await?;
+        let created = slot::create(walsender, &connector.slot, false).await?;
+        tracing::info!(slot = connector.slot, at = %created.consistent_point, "made the slot");
+        let checkpoint = Checkpoint {
+            connector: connector.name.clone(),
+            partition: connector.slot.clone(),
+            position: created.consistent_point,
+            system_id: system.id.clone(),
+            timeline: system.timeline,
+        };
+        let transaction = Fenced::begin(warehouse, fence, "slot", durations).await?;
+        checkpoint.begin(&transaction).await?;
+        for table in planned.iter().filter(|table| !table.record.chunk_open) {
+            let name = &table.record.table;
+            progress::tables::set_floor(&*transaction, name, checkpoint.position).await?;
+        }
+        progress::tables::end_gaps(&transaction, &connector.name, checkpoint.position).await?;
+        progress::record_ready(&transaction, &connector.name, &connector.slot).await?;
+        transaction.commit().await?;
+        Ok((checkpoint, Some(created)))
+    }
+}
+
+fn lost(what: &str) -> Error {
+    Error::new(Kind::PositionLost, what)
+        .remedy("siltstone table resync --all (makes a new slot and reads every table again)")
+}
+
+/// What the tasks of a session are made of.
+struct Parts {
+    shared: Arc<Shared>,
+    control: Control,
+    source: Session,
+    warehouse: Session,
+    resolved: Resolved,
+    planned: Vec<Planned>,
+    checkpoint: Checkpoint,
+    created: Option<Created>,
+}
+
+/// How a task of a session ended.
+enum Ended {
+    Intake(Result<End>),
+    Lane(Result<()>),
+    Other(Result<End>),
+}
+
+async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
+    let Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created } =
+        parts;
+    let from = checkpoint.position;
+    let (stream_reader, writer_half) = start_stream(&shared, &resolved, from).await?;
+    let (progress, watched) = watch::channel(Progress { done: 0, stored: from });
+    let (stored, stored_watched) = watch::channel(from);
+    let (asked, asked_watched) = watch::channel(0);
+    let (work, work_received) = mpsc::channel(1);
+    let (caught_up, caught_up_received) = mpsc::channel(64);
+    let (stop_intake, stop_watched) = watch::channel(false);
+    let kept: u64 = pending::sizes(&*warehouse, &shared.connector().name)
+        .await?
+        .iter()
+        .map(|(_, bytes)| *bytes)
+        .sum();
+    let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
+    let catching_up = planned
+        .iter()
+        .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
+    for table in catching_up {
+        let ready = super::lane::CaughtUp { target: table.target.clone() };
+        // room for every table is made below if there are more than the queue holds
+        let sender = caught_up.clone();
+        tokio::spawn(async move { drop(sender.send(ready).await) });
+    }
+    let jobs: Vec<Job> = planned.iter().filter_map(Job::of).collect();
+    let intake = Intake {
+        shared: shared.clone(),
+        reader: stream_reader,
+        router: Router::new(&planned),
+        source: connect(Side::Source, &shared.connector().endpoint, "siltstone catalogue").await?,
+        window: Window::new(limits(&shared.setup.settings), from),
+        lane: work,
+        progress: watched.clone(),
+        flows: shared.flows.subscribe(),
+        asked,
+        stop: stop_watched,
+        decoder: Decoder::default(),
+        at: At::new(from),
+    };
+    let every = feedback_interval(&shared.source);
+    let feedback = Feedback { stored: stored_watched, asked: asked_watched, every };
+    let clock = shared.setup.clock.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { Ended::Intake(intake.run().await) });
+    tasks.spawn(async move { Ended::Lane(lane.run(work_received, caught_up_received).await) });
+    let confirming = tokio::spawn(writer_half.run(feedback, clock));
+    tasks.spawn({
+        let watched = watched.clone();
+        async move { Ended::Other(confirm(stored, watched).await) }
+    });
+    tasks.spawn({
+        let shared = shared.clone();
+        async move {
+            match chunks::run(shared, jobs, created, caught_up).await {
+                Ok(()) => std::future::pending().await,
+                Err(error) => Ended::Other(Err(error)),
+            }
+        }
+    });
+    tasks.spawn(async move {
+        Ended::Other(control.run(source, warehouse, watched, resolved, planned).await)
+    });
+    let end = wait(&mut tasks, stop, stop_intake).await;
+    tasks.shutdown().await;
+    // the last status update confirms what was stored last
+    drop(tokio::time::timeout(Duration::from_secs(2), confirming).await);
+    end
+}
+
+/// Waits for the first task that ends the session. Asked to stop, intake hands over what is whole and
+/// the lane finishes it; after a while whatever is open is abandoned.
+async fn wait(
+    tasks: &mut JoinSet<Ended>,
+    mut stop: watch::Receiver<bool>,
+    stop_intake: watch::Sender<bool>,
+) -> Result<End> {
+    let mut end = None;
+    let mut deadline = None;
+    loop {
+        let timeout = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stop_asked = async {
+            if deadline.is_none() {
+                drop(stop.wait_for(|stop| *stop).await);
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = tasks.join_next() => {
+                let ended = ended.ok_or_else(|| Error::bug("a session without tasks"))?;
+                let ended = ended.map_err(|e| Error::bug("a task broke off").because(e))?;
+                match ended {
+                    // the lane's own error says why
+                    Ended::Intake(Err(error)) if error.kind() == Kind::Cancelled => {}
+                    Ended::Intake(Ok(how)) => end = Some(how),
+                    Ended::Lane(Ok(())) => return Ok(end.unwrap_or(End::Stopped)),
+                    Ended::Other(Ok(how)) => {
+                        end = Some(how);
+                        stop_intake.send_replace(true);
+                        deadline.get_or_insert(tokio::time::Instant::now() + GRACE);
+                    }
+                    Ended::Intake(Err(error)) | Ended::Lane(Err(error)) | Ended::Other(Err(error)) => {
+                        return Err(error);
+                    }
+                }
+            }
+            () = stop_asked => {
+                stop_intake.send_replace(true);
+                deadline = Some(tokio::time::Instant::now() + GRACE);
+                end = Some(End::Stopped);
+            }
+            () = timeout => return Ok(end.unwrap_or(End::Stopped)),
+        }
+    }
+}
+
+async fn start_stream(
+    shared: &Shared,
+    resolved: &Resolved,
+    from: Lsn,
+) -> Result<(replication::Reader, replication::Writer)> {
+    let connector = shared.connector();
+    let walsender = Walsender::connect(&connector.endpoint, "siltstone stream").await?;
+    // whoever has taken over in the meantime has ended the slot's session: ours must not come back
+    let mut check = writer(&shared.setup, &shared.fence, "check").await?;
+    let transaction =
+        Fenced::begin(&mut check, &shared.fence, "check", &shared.setup.durations).await?;
+    transaction.commit().await?;
+    let options = StreamOptions {
+        slot: connector.slot.clone(),
+        publications: resolved.publications.iter().map(|wanted| wanted.name.clone()).collect(),
+        from,
+        binary: shared.binary,
+        max_message: usize::try_from(shared.setup.settings.max_row_bytes).unwrap_or(usize::MAX),
+    };
+    replication::start(walsender, &options).await
+}
+
+/// A third of wal_sender_timeout, at most ten seconds.
+fn feedback_interval(source: &Source) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(10);
+    match u64::try_from(source.wal_sender_timeout) {
+        Ok(0) | Err(_) => LONGEST,
+        Ok(milliseconds) => LONGEST.min(Duration::from_millis(milliseconds / 3)),
+    }
+}
+
+/// Passes on what is stored, for the source to let go of.
+async fn confirm(
+    stored: watch::Sender<Lsn>,
+    mut progress: watch::Receiver<Progress>,
+) -> Result<End> {
+    while progress.changed().await.is_ok() {
+        let position = progress.borrow_and_update().stored;
+        stored.send_if_modified(|known| std::mem::replace(known, position) != position);
+    }
+    // the lane has ended: what it stored last is confirmed by the writer's last update
+    std::future::pending().await
+}

@@ -1,0 +1,183 @@
+//! What the tasks of one connector's session share.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+
+use crate::capture::preflight::Source;
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::journey::Target;
+use crate::merge::{Leaf, Leaves, Templates, create_leaves};
+use crate::names::TableName;
+use crate::postgres::{Session, Side, connect};
+use crate::progress::{schemas, tables};
+use crate::relation::Relation;
+use crate::serve::ConnectorBoard;
+use crate::spec::{Connector, Model, Settings};
+use crate::warehouse::{Durations, Fence, Fenced, register};
+
+/// What a connector is run with, from session to session.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) connector: Arc<Connector>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) models: Arc<[Model]>,
+    pub(super) clock: Clock,
+    pub(super) board: ConnectorBoard,
+    pub(super) durations: Durations,
+    pub(super) templates: Templates,
+    /// end when everything that is at the source now is in the warehouse
+    pub(super) until_caught_up: bool,
+}
+
+/// What the tasks of a session share.
+pub(super) struct Shared {
+    pub(super) setup: Setup,
+    pub(super) fence: Fence,
+    /// whether values travel in binary form
+    pub(super) binary: bool,
+    pub(super) extensions: HashSet<String>,
+    pub(super) source: Source,
+    /// the session for short transactions beside the apply lane
+    side: Mutex<SideSession>,
+    pub(super) flows: watch::Sender<Flows>,
+}
+
+struct SideSession {
+    session: Session,
+    leaves: Leaves,
+}
+
+/// Which tables have caught up, in versions: capture takes a newer one between two transactions, and
+/// stamps its batches with it.
+#[derive(Clone, Default)]
+pub(super) struct Flows {
+    pub(super) version: u64,
+    /// tables that are live since the session began, with the target to go on with
+    pub(super) live: Vec<Arc<Target>>,
+}
+
+/// How long DDL waits for a lock before it gives way.
+const LOCK_TIMEOUT: &str = "set lock_timeout to '1s'";
+
+impl Shared {
+    pub(super) async fn open(
+        setup: Setup,
+        fence: Fence,
+        binary: bool,
+        source: Source,
+    ) -> Result<Shared> {
+        let session = writer(&setup, &fence, "ddl").await?;
+        session
+            .batch_execute(LOCK_TIMEOUT)
+            .await
+            .map_err(|error| crate::error::Error::warehouse("setting up a session", error))?;
+        let extensions = crate::merge::extension_types(&*session).await?;
+        Ok(Shared {
+            setup,
+            fence,
+            binary,
+            extensions,
+            source,
+            side: Mutex::new(SideSession { session, leaves: Leaves::default() }),
+            flows: watch::Sender::new(Flows::default()),
+        })
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.setup.connector
+    }
+
+    /// Makes the leaves that hold `days` of a table, in a short transaction of their own.
+    pub(super) async fn ensure_leaves(&self, wanted: &[(Arc<Model>, Vec<i64>)]) -> Result<()> {
+        let mut side = self.side.lock().await;
+        let SideSession { session, leaves } = &mut *side;
+        let mut missing: Vec<Leaf> = Vec::new();
+        for (model, days) in wanted {
+            missing.extend(leaves.missing(model, days.iter().copied())?);
+        }
+        // one transaction must not hold the locks of hundreds of new leaves
+        const LEAVES_AT_ONCE: usize = 50;
+        for part in missing.chunks(LEAVES_AT_ONCE) {
+            let transaction =
+                Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
+            create_leaves(&*transaction, part).await?;
+            transaction.commit().await?;
+            leaves.note(part);
+        }
+        Ok(())
+    }
+
+    /// The number of a relation's shape.
+    pub(super) async fn number_shape(&self, relation: &Relation) -> Result<i32> {
+        let mut side = self.side.lock().await;
+        let transaction =
+            Fenced::begin(&mut side.session, &self.fence, "shape", &self.setup.durations).await?;
+        let id = schemas::number(&*transaction, &self.connector().name, relation).await?;
+        transaction.commit().await?;
+        Ok(id)
+    }
+
+    /// Runs statements for a table in a transaction of their own, and notes its state.
+    pub(super) async fn define(
+        &self,
+        statements: &[String],
+        table: &TableName,
+        then: Then<'_>,
+    ) -> Result<()> {
+        let mut side = self.side.lock().await;
+        let transaction =
+            Fenced::begin(&mut side.session, &self.fence, "define", &self.setup.durations).await?;
+        for statement in statements {
+            transaction.batch_execute(statement).await.map_err(|error| {
+                crate::error::Error::warehouse("changing its definition", error)
+                    .on_table(table.to_string())
+                    .remedy(format!("siltstone table resync {table}"))
+            })?;
+        }
+        match then {
+            Then::Add { source, schema_id } => {
+                let connector = self.connector();
+                tables::add(&transaction, &connector.name, table, source, schema_id).await?;
+                // in the same transaction: a table without it would count as read
+                if connector.snapshot {
+                    let state = tables::State::Snapshotting;
+                    tables::open_chunk(&transaction, table, state, None).await?;
+                }
+            }
+            Then::OpenChunk(state) => {
+                tables::open_chunk(&transaction, table, state, None).await?;
+            }
+            Then::Stop { reason, remedy } => {
+                let state = tables::State::Stopped;
+                tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
+            }
+            Then::Shape(schema_id) => {
+                tables::set_schema(&*transaction, table, schema_id).await?;
+            }
+        }
+        transaction.commit().await
+    }
+}
+
+/// What is noted of a table beside its definition.
+pub(super) enum Then<'a> {
+    /// It is new; its rows are to be read if the connector reads any.
+    Add { source: &'a TableName, schema_id: i32 },
+    /// Its rows are to be read.
+    OpenChunk(tables::State),
+    /// It cannot go on.
+    Stop { reason: &'a str, remedy: &'a str },
+    /// It has the shape of this number now.
+    Shape(i32),
+}
+
+/// A warehouse session that is registered with its owner before its first write.
+pub(super) async fn writer(setup: &Setup, fence: &Fence, what: &str) -> Result<Session> {
+    let application = format!("siltstone {} {what}", setup.connector.name);
+    let session = connect(Side::Warehouse, &setup.settings.warehouse, &application).await?;
+    register(&session, fence).await?;
+    Ok(session)
+}

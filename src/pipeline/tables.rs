@@ -1,0 +1,270 @@
+//! Which warehouse tables a connector feeds: the files' models and the mirrored ones, bound to what the
+//! source has, defined in the warehouse where they are new.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::shared::{Shared, Then};
+use crate::binding::bind;
+use crate::capture::catalog::SourceTable;
+use crate::capture::publication::{Wanted, column_list};
+use crate::error::{Error, Kind, Result};
+use crate::journey::Target;
+use crate::merge::{columns, define};
+use crate::names::TableName;
+use crate::postgres::{Session, quote};
+use crate::progress::tables::{State, TableRecord};
+use crate::progress::{schemas, tables};
+use crate::relation::Relation;
+use crate::spec::{Connector, History, Model, mirror};
+
+/// A source table and the models it feeds.
+#[derive(Clone)]
+pub(super) struct Fed {
+    pub(super) source: SourceTable,
+    pub(super) models: Vec<Arc<Model>>,
+}
+
+/// A source table or model that is left out, and what would change that.
+#[derive(Clone, Debug)]
+pub(super) struct LeftOut {
+    pub(super) table: TableName,
+    pub(super) why: String,
+    pub(super) remedy: String,
+}
+
+/// What a connector's files and the source's catalogue come to.
+pub(super) struct Resolved {
+    pub(super) fed: Vec<Fed>,
+    pub(super) left_out: Vec<LeftOut>,
+    pub(super) publications: Vec<Wanted>,
+    /// whether every published column may travel in binary form; else the one that may not
+    pub(super) text_because: Option<String>,
+}
+
+/// Brings files and catalogue together. `extensions` are the warehouse's extension types.
+pub(super) fn resolve(
+    connector: &Connector,
+    models: &[Model],
+    catalogue: Vec<SourceTable>,
+    extensions: &std::collections::HashSet<String>,
+) -> Result<Resolved> {
+    let mut resolved = Resolved {
+        fed: Vec::new(),
+        left_out: Vec::new(),
+        publications: Vec::new(),
+        text_because: None,
+    };
+    let mut main = Wanted { name: connector.publication.clone(), ..Wanted::default() };
+    let mut events = Wanted {
+        name: connector.append_publication(),
+        actions: "insert, truncate",
+        ..Wanted::default()
+    };
+    let ours = catalogue.into_iter().filter(|table| connector.takes(&table.relation.table));
+    let mut names: HashMap<TableName, TableName> = HashMap::new();
+    for mut table in ours {
+        let list = column_list(connector, &table)?;
+        let name = table.relation.table.clone();
+        table.relation.columns.retain(|column| !connector.excludes(&name, &column.name));
+        let declared = models
+            .iter()
+            .filter(|model| model.from.source == connector.source && model.from.table == name);
+        let mut fed: Vec<Arc<Model>> = declared.cloned().map(Arc::new).collect();
+        if fed.is_empty() {
+            fed.extend(mirror(connector, &table.relation, extensions).map(Arc::new));
+        }
+        if let Err(left_out) = publish(&table, &fed, list, &mut main, &mut events) {
+            if connector.mirror || !fed.is_empty() {
+                resolved.left_out.push(left_out);
+            }
+            continue;
+        }
+        if let Some(column) = table.relation.text_only() {
+            let because = format!("{name}.{} is of type {}", column.name, column.ty.name);
+            resolved.text_because.get_or_insert(because);
+        }
+        for model in &fed {
+            if let Some(other) = names.insert(model.table.clone(), name.clone()) {
+                let what = format!(
+                    "{}: {other} and {name} would both become {}",
+                    connector.file, model.table
+                );
+                return Err(Error::new(Kind::Config, what)
+                    .remedy("exclude one of them, or declare it in schemas/ under another name"));
+            }
+        }
+        resolved.fed.push(Fed { source: table, models: fed });
+    }
+    for model in models.iter().filter(|model| model.from.source == connector.source) {
+        if !names.contains_key(&model.table)
+            && !resolved.left_out.iter().any(|out| out.table == model.from.table)
+        {
+            resolved.left_out.push(LeftOut {
+                table: model.table.clone(),
+                why: format!("the source has no table {}", model.from.table),
+                remedy: format!("make it, or remove {}", model.declared_in),
+            });
+        }
+    }
+    resolved.publications = [main, events]
+        .into_iter()
+        .filter(|wanted| wanted.actions.is_empty() || !wanted.tables.is_empty())
+        .collect();
+    Ok(resolved)
+}
+
+/// Puts a table into the publication that its identity allows, or says why into none.
+fn publish(
+    table: &SourceTable,
+    models: &[Arc<Model>],
+    list: Option<Vec<String>>,
+    main: &mut Wanted,
+    events: &mut Wanted,
+) -> Result<(), LeftOut> {
+    let name = table.relation.table.clone();
+    let out = |why: String, remedy: String| LeftOut { table: name.clone(), why, remedy };
+    if !table.readable {
+        let remedy = format!("grant select on {} to the connector's role", quote::table(&name));
+        return Err(out("its rows may not be read".to_owned(), remedy));
+    }
+    match table.identity_problem() {
+        None if models.is_empty() => {
+            let remedy = "declare it in schemas/, or set target_schema".to_owned();
+            Err(out("no file declares it and it is not mirrored".to_owned(), remedy))
+        }
+        None => {
+            main.tables.push((name, list));
+            Ok(())
+        }
+        // inserts and truncates need no identity
+        Some(_) if !models.is_empty() && models.iter().all(|m| m.history == History::Append) => {
+            events.tables.push((name, list));
+            Ok(())
+        }
+        Some((why, remedy)) => Err(out(why, remedy)),
+    }
+}
+
+/// A warehouse table of a session.
+pub(super) struct Planned {
+    pub(super) target: Arc<Target>,
+    pub(super) source: SourceTable,
+    pub(super) record: TableRecord,
+}
+
+/// Defines tables that are new and binds every one to the shape that was applied last.
+pub(super) async fn plan(
+    shared: &Shared,
+    warehouse: &Session,
+    resolved: &Resolved,
+) -> Result<(Vec<Planned>, Vec<LeftOut>)> {
+    let connector = shared.connector();
+    let records = tables::read(&**warehouse, &connector.name).await?;
+    let numbers: Vec<i32> = records.iter().filter_map(|record| record.schema_id).collect();
+    let shapes = schemas::read(&**warehouse, &numbers).await?;
+    let (mut planned, mut left_out) = (Vec::new(), Vec::new());
+    for fed in &resolved.fed {
+        for model in &fed.models {
+            let record = records.iter().find(|record| record.table == model.table);
+            let known = record.and_then(|record| shapes.get(&record.schema_id?));
+            let made = match (record, known) {
+                (Some(record), Some(shape)) => {
+                    recorded(shared, warehouse, fed, model, (record, shape)).await
+                }
+                _ => fresh(shared, warehouse, fed, model, planned.len()).await,
+            };
+            match made {
+                Ok(mut table) => {
+                    let mut target = (*table.target).clone();
+                    target.index = planned.len();
+                    table.target = Arc::new(target);
+                    planned.push(table);
+                }
+                Err(error) if error.kind() == Kind::TableStops => left_out.push(LeftOut {
+                    table: model.table.clone(),
+                    why: error.reason(),
+                    remedy: error.remedy_text().unwrap_or_default().to_owned(),
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok((planned, left_out))
+}
+
+/// A table we know, in the shape that was applied last: the stream tells what changed since.
+async fn recorded(
+    shared: &Shared,
+    warehouse: &Session,
+    fed: &Fed,
+    model: &Arc<Model>,
+    (record, shape): (&TableRecord, &Relation),
+) -> Result<Planned> {
+    let model = match model.mirrored {
+        true => match mirror(shared.connector(), shape, &shared.extensions) {
+            Some(model) => Arc::new(model),
+            None => model.clone(),
+        },
+        false => model.clone(),
+    };
+    let schema_id = record.schema_id.unwrap_or(0);
+    if record.chunk_open && columns(&**warehouse, &model.table).await?.is_empty() {
+        // somebody dropped it, and asked for it again
+        let statements = define(&model, &shared.setup.settings.readers);
+        shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
+    }
+    let binding = bind(0, &model, &Arc::new(shape.clone()), schema_id, shared.binary)?;
+    Ok(Planned {
+        target: Arc::new(binding.target),
+        source: fed.source.clone(),
+        record: record.clone(),
+    })
+}
+
+/// A table that is new: made in the warehouse, its rows yet to be read.
+async fn fresh(
+    shared: &Shared,
+    warehouse: &Session,
+    fed: &Fed,
+    model: &Arc<Model>,
+    index: usize,
+) -> Result<Planned> {
+    let relation = Arc::new(fed.source.relation.clone());
+    let binding = bind(index, model, &relation, 0, shared.binary)?;
+    if let Some(column) = binding.unfed.first() {
+        let from = model.column(column).map_or(column.as_str(), |column| column.from.as_str());
+        let what = format!(
+            "columns.{column}: {} has no column {from}; it has {}",
+            relation.table,
+            relation.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+        );
+        return Err(Error::new(Kind::TableStops, what)
+            .on_table(model.table.to_string())
+            .remedy(format!("name the source column in {} with `from`", model.declared_in)));
+    }
+    if !columns(&**warehouse, &model.table).await?.is_empty() {
+        let table = quote::table(&model.table);
+        return Err(Error::new(Kind::TableStops, "a table of that name is there and is not ours")
+            .on_table(model.table.to_string())
+            .remedy(format!("alter table {table} rename to …, or drop table {table}")));
+    }
+    for column in &binding.untaken {
+        tracing::info!(table = %model.table, column, "the file does not take this source column");
+    }
+    let schema_id = shared.number_shape(&relation).await?;
+    let statements = define(model, &shared.setup.settings.readers);
+    let then = Then::Add { source: &relation.table, schema_id };
+    shared.define(&statements, &model.table, then).await?;
+    let target = Target { schema_id, ..binding.target };
+    let record = TableRecord {
+        table: model.table.clone(),
+        state: if shared.connector().snapshot { State::Snapshotting } else { State::Streaming },
+        reason: None,
+        remedy: None,
+        floor: 0,
+        schema_id: Some(schema_id),
+        chunk_open: shared.connector().snapshot,
+    };
+    Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
+}

@@ -1,1 +1,3 @@
+//! The binary: a thin shell over the library.
+
 fn main() {}

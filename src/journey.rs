@@ -5,6 +5,8 @@
 //! progress → [`Advanced`] → capture and refresh. Stages import this file and never each other; only
 //! `pipeline` knows their order.
 
+#![warn(missing_docs)]
+
 use std::sync::Arc;
 
 use crate::position::{Lsn, Order};

@@ -1,7 +1,7 @@
 //! Siltstone takes change events and keeps a Postgres warehouse exact and fresh.
 //!
 //! Data flows one way: capture → decode → fold → merge → progress, each stage a folder here; the
-//! stages share [`journey`] and only [`pipeline`] knows their order. ARCHITECTURE.md is the map.
+//! stages share [`journey`] and only `pipeline` knows their order. ARCHITECTURE.md is the map.
 
 pub mod binding;
 pub mod capture;

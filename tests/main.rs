@@ -1,1 +1,12 @@
+//! One test binary: what spans modules, reads files or needs servers. Unit tests lie beside the code.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a helper of a test may fail its test"
+)]
+
+mod tidy;

@@ -1,5 +1,16 @@
 //! What happens at the source: its catalogue, publications and slots, the snapshot, the stream.
 
+// what arrives from outside is never trusted with an index or a narrowing
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing,
+    )
+)]
+
 pub mod catalog;
 pub mod preflight;
 pub mod publication;

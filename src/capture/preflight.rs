@@ -29,27 +29,12 @@ pub struct Source {
 /// The oldest source that is supported.
 const OLDEST: i32 = 140_000;
 
+const SETTINGS: &str = include_str!("../../sql/source/settings.sql");
+
 /// Reads the settings. `slots` is how many more slots a start needs.
 pub async fn inspect(source: &Session, slots: i64) -> Result<Source> {
-    const QUERY: &str = "
-        select current_setting('server_version_num')::int4                       as version,
-               current_setting('wal_level')                                      as wal_level,
-               current_setting('max_replication_slots')::int8                    as max_slots,
-               (select count(*) from pg_replication_slots)                       as slots,
-               current_setting('max_wal_senders')::int8                          as max_senders,
-               (select count(*) from pg_stat_replication)                        as senders,
-               (select setting::int8 from pg_settings
-                 where name = 'wal_sender_timeout')                              as timeout,
-               (select setting::int8 from pg_settings
-                 where name = 'max_slot_wal_keep_size')                          as keep,
-               (select rolreplication or rolsuper from pg_roles
-                 where rolname = current_user)                                   as replicates,
-               has_database_privilege(current_database(), 'CREATE')              as creates,
-               current_user::text                                                as role,
-               current_database()::text                                          as database,
-               pg_is_in_recovery()                                               as standby";
     let failed = |error| Error::source("reading its settings", error);
-    let row = source.query_one(QUERY, &[]).await.map_err(failed)?;
+    let row = source.query_one(SETTINGS, &[]).await.map_err(failed)?;
     let version: i32 = row.try_get("version").map_err(failed)?;
     let mut findings = Vec::new();
     let mut find = |fatal: bool, what: String, remedy: String| {

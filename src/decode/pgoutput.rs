@@ -258,7 +258,7 @@ mod tests {
         }
 
         #[test]
-        fn no_damaged_message_panics(at in 0usize..28, byte: u8) {
+        fn no_damaged_message_panics(at in 0usize..key_update().len(), byte: u8) {
             let mut bytes = key_update();
             bytes[at] = byte;
             drop(read_message(&bytes));

@@ -195,7 +195,7 @@ impl Worker {
                 for chunk in reading.take() {
                     sink.feed(chunk).await.map_err(failed)?;
                 }
-                if reading.count() % REPORT_EVERY == 0 {
+                if reading.count().is_multiple_of(REPORT_EVERY) {
                     self.report(name, reading.count(), now.estimated_rows);
                 }
             }

@@ -210,12 +210,7 @@ impl Intake {
                 let (mark, bytes) = (event.mark, record.bytes.to_vec());
                 self.follow(&relation, &routes).await?;
                 self.decoder.resume(mark, order);
-                let Decoded::Change(event) = self.decoder.decode(&bytes)? else {
-                    return Err(Error::bug("a record decodes into something else the second time"));
-                };
-                for route in routes.iter().filter_map(|at| self.router.route(*at)) {
-                    self.window.push(route, &event, &bytes)?;
-                }
+                self.push_again(&routes, &bytes)?;
             }
             Decoded::Truncate(events) => {
                 let events: Vec<_> = events
@@ -239,6 +234,17 @@ impl Intake {
             Decoded::Nothing => {}
         }
         Ok(true)
+    }
+
+    /// Decodes a record once more, now that its routes fit.
+    fn push_again(&mut self, routes: &[usize], bytes: &[u8]) -> Result<()> {
+        let Decoded::Change(event) = self.decoder.decode(bytes)? else {
+            return Err(Error::bug("a record decodes into something else the second time"));
+        };
+        for route in routes.iter().filter_map(|at| self.router.route(*at)) {
+            self.window.push(route, &event, bytes)?;
+        }
+        Ok(())
     }
 
     /// Makes every route of a relation follow its shape. What was folded before leaves first.

@@ -11,6 +11,7 @@ mod router;
 mod service;
 mod session;
 mod shared;
+mod start;
 mod tables;
 
 pub use service::{Options, Service};

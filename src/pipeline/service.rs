@@ -16,18 +16,12 @@ use crate::spec::{Model, Spec};
 use crate::warehouse::{Durations, Fenced, migrate, take_over};
 
 /// How the service runs.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// Ends when every source is drained to where it stood at the start.
     pub until_caught_up: bool,
     /// The merge's statements; a test hands in altered ones.
     pub templates: Templates,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { until_caught_up: false, templates: Templates::default() }
-    }
 }
 
 /// A service that is ready to run.

@@ -13,12 +13,13 @@ use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
 use super::router::Router;
 use super::shared::{Setup, Shared, Then, writer};
+use super::start::Start;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
 use crate::capture::publication;
 use crate::capture::replication::{self, Feedback, StreamOptions};
-use crate::capture::slot::{self, Created, Stored, System};
+use crate::capture::slot::Created;
 use crate::capture::walsender::Walsender;
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Policy, Result};
@@ -27,7 +28,7 @@ use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{self, Checkpoint, pending};
+use crate::progress::{Checkpoint, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
 use crate::warehouse::{Fenced, migrate, take_over};
@@ -153,123 +154,6 @@ fn show(shared: &Shared, planned: &[Planned], left_out: &[LeftOut]) {
         None,
         None,
     );
-}
-
-struct Start<'s> {
-    shared: Arc<Shared>,
-    source: &'s Session,
-}
-
-impl Start<'_> {
-    /// Where to go on from: the stored position, if the slot still belongs to it, or a new slot.
-    async fn position(
-        &self,
-        warehouse: &mut Session,
-        planned: &[Planned],
-    ) -> Result<(Checkpoint, Option<Created>)> {
-        let connector = self.shared.connector();
-        let name = &connector.slot;
-        let mut walsender = Walsender::connect(&connector.endpoint, "siltstone slot").await?;
-        let system = slot::identify(&mut walsender).await?;
-        let record = progress::slot_record(&**warehouse, &connector.name).await?;
-        let stored = Checkpoint::read(&**warehouse, &connector.name, name).await?;
-        let there = slot::inspect(self.source, name).await?;
-        match (record, stored) {
-            (Some(record), Some(stored)) if record.ready && record.slot == *name => {
-                self.go_on(walsender, &system, stored, there).await
-            }
-            (Some(record), None) if record.ready && record.slot == *name => {
-                Err(lost("the stored position is gone, but not the note of its slot"))
-            }
-            (Some(record), _) if record.ready => Err(lost(&format!(
-                "the position belongs to slot {}, not {name}: the connector's slot was renamed",
-                record.slot
-            ))),
-            (None, _) if there.is_some() => {
-                let what = format!("there is a replication slot {name} that is not ours");
-                Err(Error::new(Kind::SourceLacks, what).remedy(format!(
-                    "select pg_drop_replication_slot({}) at the source, or give the connector \
-                     another slot",
-                    crate::postgres::quote::literal(name)
-                )))
-            }
-            _ => {
-                if there.is_some() {
-                    slot::drop(self.source, name).await?;
-                }
-                let findings = preflight::inspect(self.source, 1).await?.findings;
-                preflight::refuse(&findings)?;
-                self.begin(walsender, &system, warehouse, planned).await
-            }
-        }
-    }
-
-    async fn go_on(
-        &self,
-        mut walsender: Walsender,
-        system: &System,
-        stored: Checkpoint,
-        there: Option<slot::Slot>,
-    ) -> Result<(Checkpoint, Option<Created>)> {
-        let connector = self.shared.connector();
-        let known = Stored {
-            position: stored.position,
-            system_id: stored.system_id.clone(),
-            timeline: stored.timeline,
-        };
-        slot::check(&connector.slot, there.as_ref(), &known, system)?;
-        if stored.timeline != system.timeline {
-            let left = slot::switch_point(&mut walsender, system, stored.timeline).await?;
-            if left.is_none_or(|left| stored.position > left) {
-                return Err(lost(&format!(
-                    "the source is on timeline {}, which does not contain the stored position {} of \
-                     timeline {}",
-                    system.timeline, stored.position, stored.timeline
-                )));
-            }
-        }
-        slot::release(self.source, &connector.slot).await?;
-        Ok((Checkpoint { timeline: system.timeline, ..stored }, None))
-    }
-
-    /// Makes the slot; its position and the tables' chunks are noted together.
-    async fn begin(
-        &self,
-        walsender: Walsender,
-        system: &System,
-        warehouse: &mut Session,
-        planned: &[Planned],
-    ) -> Result<(Checkpoint, Option<Created>)> {
-        let connector = self.shared.connector();
-        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
-        let transaction = Fenced::begin(warehouse, fence, "slot", durations).await?;
-        progress::record_creating(&transaction, &connector.name, &connector.slot).await?;
-        transaction.commit().await?;
-        let created = slot::create(walsender, &connector.slot, false).await?;
-        tracing::info!(slot = connector.slot, at = %created.consistent_point, "made the slot");
-        let checkpoint = Checkpoint {
-            connector: connector.name.clone(),
-            partition: connector.slot.clone(),
-            position: created.consistent_point,
-            system_id: system.id.clone(),
-            timeline: system.timeline,
-        };
-        let transaction = Fenced::begin(warehouse, fence, "slot", durations).await?;
-        checkpoint.begin(&transaction).await?;
-        for table in planned.iter().filter(|table| !table.record.chunk_open) {
-            let name = &table.record.table;
-            progress::tables::set_floor(&*transaction, name, checkpoint.position).await?;
-        }
-        progress::tables::end_gaps(&transaction, &connector.name, checkpoint.position).await?;
-        progress::record_ready(&transaction, &connector.name, &connector.slot).await?;
-        transaction.commit().await?;
-        Ok((checkpoint, Some(created)))
-    }
-}
-
-fn lost(what: &str) -> Error {
-    Error::new(Kind::PositionLost, what)
-        .remedy("siltstone table resync --all (makes a new slot and reads every table again)")
 }
 
 /// What the tasks of a session are made of.

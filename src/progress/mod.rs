@@ -2,8 +2,16 @@
 //! later. All of it in the control tables of schema `audit`, moved in the same transaction as the rows
 //! it speaks of.
 
-#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-#![cfg_attr(test, allow(clippy::indexing_slicing))]
+// what must not be lost is never trusted to an index or a narrowing
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing,
+    )
+)]
 
 pub mod pending;
 pub mod requests;

@@ -124,8 +124,10 @@ impl File<'_> {
 /// The candidate that differs from `name` in the fewest letters, if it is near enough to be meant.
 pub(super) fn nearest<'c>(name: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let limit = name.len().max(3) / 2;
-    let distances = candidates.iter().map(|candidate| (distance(name, candidate), *candidate));
-    distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, candidate)| candidate)
+    // of two equally near, the one of the same length: letters change places more often than go
+    let rank = |candidate: &&str| (distance(name, candidate), candidate.len().abs_diff(name.len()));
+    let near = candidates.iter().copied().filter(|candidate| distance(name, candidate) <= limit);
+    near.min_by_key(rank)
 }
 
 /// Levenshtein's distance.

@@ -56,7 +56,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         let file = open(root, &path, env)?;
         let folder = root.join(path.parent().unwrap_or(Path::new(".")));
         match table::read(&file, &|name| fs::read_to_string(folder.join(name)))? {
-            Declared::Model(model) => models.push(model),
+            Declared::Model(model) => models.push(*model),
             Declared::Calendar(calendar) => calendars.push(calendar),
         }
         if file.text.lines().any(|line| line.trim_start().starts_with("keep:")) {

@@ -4,6 +4,9 @@
 //! with its raw and its validated form; what only shows when all files are seen together is checked
 //! in `check`. Nothing here connects to anything.
 
+#![warn(missing_docs)]
+
+mod calendar;
 mod check;
 mod connector;
 mod env;
@@ -11,6 +14,7 @@ mod file;
 mod load;
 mod mirror;
 mod model;
+mod partition;
 mod pattern;
 mod settings;
 mod table;

@@ -3,50 +3,48 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::calendar;
 use super::connector::choice;
 use super::file::{File, Given, NotYet, nearest};
-use super::model::{
-    Calendar, Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
-};
-use super::units::Span;
+use super::model::{Calendar, Deletes, History, Model, ModelColumn, NewColumns, SourceName};
+use super::partition::{self, Keep, RawPartition};
 use crate::error::Result;
 use crate::names::TableName;
-use crate::types::{civil_from_days, days_from_civil};
 
 /// What a file in `schemas/` declares.
 pub(super) enum Declared {
-    Model(Model),
+    Model(Box<Model>),
     Calendar(Calendar),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawTable {
-    table: Given,
-    from: Option<Given>,
+pub(super) struct RawTable {
+    pub(super) table: Given,
+    pub(super) from: Option<Given>,
     layout: Option<Given>,
-    history: Option<Given>,
+    pub(super) history: Option<Given>,
     #[serde(default)]
     key: Vec<Given>,
     track: Option<Vec<Given>>,
     since: Option<Given>,
-    columns: Option<IndexMap<String, RawColumn>>,
+    pub(super) columns: Option<IndexMap<String, RawColumn>>,
     partition: Option<RawPartition>,
     #[serde(default)]
     indexes: Vec<Vec<Given>>,
     delete: Option<Given>,
     new_columns: Option<Given>,
     keep: Option<Given>,
-    comment: Option<Given>,
-    range: Option<(Given, Given)>,
-    holidays: Option<Given>,
+    pub(super) comment: Option<Given>,
+    pub(super) range: Option<(Given, Given)>,
+    pub(super) holidays: Option<Given>,
     checks: Option<NotYet>,
     horizon: Option<NotYet>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawColumn {
+pub(super) struct RawColumn {
     from: Option<Given>,
     r#type: Given,
     #[serde(default)]
@@ -54,17 +52,6 @@ struct RawColumn {
     comment: Option<Given>,
     mask: Option<NotYet>,
     lookup: Option<NotYet>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPartition {
-    by: Given,
-    every: Given,
-    ahead: Option<Given>,
-    range: Option<(Given, Given)>,
-    outside: Option<Given>,
-    keep: Option<Given>,
 }
 
 /// Column names that every kept table has from us.
@@ -93,9 +80,9 @@ pub(super) fn read(
     file.not_yet("horizon", raw.horizon.as_ref())?;
     let table: TableName = file.parse("table", &raw.table)?;
     match choice(file, "layout", raw.layout.as_ref(), &["columns", "raw", "calendar"])? {
-        "calendar" => read_calendar(file, &raw, table, holidays).map(Declared::Calendar),
-        "raw" => read_raw(file, &raw, table).map(Declared::Model),
-        _ => read_model(file, &raw, table).map(Declared::Model),
+        "calendar" => calendar::read(file, &raw, table, holidays).map(Declared::Calendar),
+        "raw" => read_raw(file, &raw, table).map(Box::new).map(Declared::Model),
+        _ => read_model(file, &raw, table).map(Box::new).map(Declared::Model),
     }
 }
 
@@ -106,7 +93,7 @@ fn source(file: &File<'_>, raw: &RawTable) -> Result<SourceName> {
     }
 }
 
-fn comment(file: &File<'_>, given: Option<&Given>) -> Result<Option<String>> {
+pub(super) fn comment(file: &File<'_>, given: Option<&Given>) -> Result<Option<String>> {
     given.map(|given| file.text("comment", given)).transpose()
 }
 
@@ -152,16 +139,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     if let Some(keep) = &raw.keep {
         return Err(file.refuse_given("keep", keep, "only raw tables and partitions have keep"));
     }
-    let history = match choice(
-        file,
-        "history",
-        raw.history.as_ref(),
-        &["overwrite", "versions", "append"],
-    )? {
-        "versions" => History::Versions,
-        "append" => History::Append,
-        _ => History::Overwrite,
-    };
+    let history = read_history(file, raw.history.as_ref())?;
     let columns = read_columns(file, raw)?;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let known = |field: &str, given: &Given| known_column(file, field, given, &names);
@@ -185,7 +163,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
             let why = "a versions table is partitioned on its validity by itself";
             return Err(file.refuse(line, "partition", why));
         }
-        Some(raw) => Some(read_partition(file, raw, &columns, line)?),
+        Some(raw) => Some(partition::read(file, raw, &columns, line)?),
         None => None,
     };
     let mut indexes = Vec::new();
@@ -195,15 +173,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     Ok(Model {
         from: source(file, raw)?,
         deletes: read_deletes(file, raw.delete.as_ref(), history)?,
-        new_columns: match choice(
-            file,
-            "new_columns",
-            raw.new_columns.as_ref(),
-            &["ignore", "stop"],
-        )? {
-            "stop" => NewColumns::Stop,
-            _ => NewColumns::Ignore,
-        },
+        new_columns: read_new_columns(file, raw.new_columns.as_ref())?,
         table,
         history,
         key,
@@ -218,7 +188,28 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     })
 }
 
-fn known_column(file: &File<'_>, field: &str, given: &Given, names: &[&str]) -> Result<String> {
+fn read_history(file: &File<'_>, given: Option<&Given>) -> Result<History> {
+    Ok(match choice(file, "history", given, &["overwrite", "versions", "append"])? {
+        "versions" => History::Versions,
+        "append" => History::Append,
+        _ => History::Overwrite,
+    })
+}
+
+fn read_new_columns(file: &File<'_>, given: Option<&Given>) -> Result<NewColumns> {
+    Ok(match choice(file, "new_columns", given, &["ignore", "stop"])? {
+        "stop" => NewColumns::Stop,
+        _ => NewColumns::Ignore,
+    })
+}
+
+/// The text of `given`, which must name a column of the table.
+pub(super) fn known_column(
+    file: &File<'_>,
+    field: &str,
+    given: &Given,
+    names: &[&str],
+) -> Result<String> {
     let name = file.text(field, given)?;
     if names.contains(&name.as_str()) {
         return Ok(name);
@@ -291,115 +282,6 @@ fn read_deletes(file: &File<'_>, given: Option<&Given>, history: History) -> Res
         "ignore" => Deletes::Ignore,
         _ => Deletes::Hard,
     })
-}
-
-fn read_partition(
-    file: &File<'_>,
-    raw: &RawPartition,
-    columns: &[ModelColumn],
-    line: u64,
-) -> Result<Partition> {
-    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    let by = known_column(file, "partition.by", &raw.by, &names)?;
-    let column = columns.iter().find(|column| column.name == by);
-    let on_time = |ty: &str| ty == "date" || ty.starts_with("timestamp");
-    if column.is_none_or(|column| !on_time(&column.ty) || !column.required) {
-        let why = "a partition column is a date or timestamp with required: true";
-        return Err(file.refuse_given("partition.by", &raw.by, why));
-    }
-    let every = match choice(file, "partition.every", Some(&raw.every), &["day", "month", "year"])?
-    {
-        "day" => Step::Day,
-        "month" => Step::Month,
-        _ => Step::Year,
-    };
-    choice(file, "partition.outside", raw.outside.as_ref(), &["dead_letter"])?;
-    file.parse_or::<Keep>("partition.keep", raw.keep.as_ref(), Keep)?;
-    let range = match &raw.range {
-        Some((from, to)) => read_range(file, "partition.range", from, to)?,
-        None => (days_from_civil(1970, 1, 1), days_from_civil(2200, 1, 1)),
-    };
-    if range.0 >= range.1 {
-        return Err(file.refuse(line, "partition.range", "it ends before it starts"));
-    }
-    let ahead = file.parse_or("partition.ahead", raw.ahead.as_ref(), 0)?;
-    Ok(Partition { by, every, ahead, range })
-}
-
-/// First and last day. The end may be relative (`+1y`): it is read against the file's own start of
-/// the present year, so that the same files mean the same on any day of a year.
-fn read_range(file: &File<'_>, field: &str, from: &Given, to: &Given) -> Result<(i64, i64)> {
-    let start = day(&file.text(field, from)?)
-        .ok_or_else(|| file.refuse_given(field, from, "write a day such as \"2015-01-01\""))?;
-    let text = file.text(field, to)?;
-    let end = match text.strip_prefix('+') {
-        Some(years) => {
-            years.strip_suffix('y').and_then(|years| years.parse::<i64>().ok()).map(|years| {
-                let (year, _, _) = civil_from_days(file.env.today());
-                days_from_civil(year + years + 1, 1, 1) - 1
-            })
-        }
-        None => day(&text),
-    };
-    let end = end.ok_or_else(|| {
-        file.refuse_given(field, to, "write a day such as \"2030-12-31\", or years ahead: \"+1y\"")
-    })?;
-    Ok((start, end))
-}
-
-fn day(text: &str) -> Option<i64> {
-    let date: jiff::civil::Date = text.parse().ok()?;
-    let part = |value: i8| u32::try_from(value).ok();
-    Some(days_from_civil(i64::from(date.year()), part(date.month())?, part(date.day())?))
-}
-
-fn read_calendar(
-    file: &File<'_>,
-    raw: &RawTable,
-    table: TableName,
-    holidays: &dyn Fn(&str) -> std::io::Result<String>,
-) -> Result<Calendar> {
-    let line = raw.table.line();
-    if raw.from.is_some() || raw.columns.is_some() || raw.history.is_some() {
-        return Err(file.refuse(line, "layout", "a calendar has its own columns and no source"));
-    }
-    let Some((from, to)) = &raw.range else {
-        return Err(file.refuse(line, "range", "give the first and the last day"));
-    };
-    let (first, last) = read_range(file, "range", from, to)?;
-    let mut days = Vec::new();
-    if let Some(given) = &raw.holidays {
-        let path = file.text("holidays", given)?;
-        let text = holidays(&path)
-            .map_err(|error| file.refuse_given("holidays", given, &format!("{path}: {error}")))?;
-        for (at, entry) in text.lines().enumerate().filter(|(_, entry)| !entry.trim().is_empty()) {
-            let (date, name) = entry.split_once(',').unwrap_or((entry, ""));
-            if at == 0 && date == "date" {
-                continue;
-            }
-            if day(date).is_none() {
-                let why = format!("{path}:{}: {date:?} is not a day", at + 1);
-                return Err(file.refuse_given("holidays", given, &why));
-            }
-            days.push((date.to_owned(), name.to_owned()));
-        }
-    }
-    let comment = comment(file, raw.comment.as_ref())?;
-    Ok(Calendar { table, first, last, holidays: days, comment })
-}
-
-/// `keep`: `forever` or a duration. Dropping old leaves is a job's work; the value is checked here.
-struct Keep;
-
-impl std::str::FromStr for Keep {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Keep, String> {
-        if text != "forever" {
-            text.parse::<Span>()?;
-        }
-        Ok(Keep)
-    }
 }
 
 #[cfg(test)]

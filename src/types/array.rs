@@ -12,7 +12,8 @@ pub(super) fn write_array(element: Builtin, value: &[u8], out: &mut Vec<u8>) -> 
     let _has_nulls = take_i32(&mut input)?;
     let _element_oid = take_i32(&mut input)?;
     if dimensions == 0 {
-        return Some(out.extend_from_slice(b"{}"));
+        out.extend_from_slice(b"{}");
+        return Some(());
     }
     let mut lengths = Vec::new();
     let mut bounds = Vec::new();
@@ -55,14 +56,16 @@ fn write_dimension(
 fn write_element(element: Builtin, input: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {
     let length = take_i32(input)?;
     if length < 0 {
-        return Some(out.extend_from_slice(b"NULL"));
+        out.extend_from_slice(b"NULL");
+        return Some(());
     }
     let (value, rest) = input.split_at_checked(usize::try_from(length).ok()?)?;
     *input = rest;
     let mut text = Vec::with_capacity(value.len());
     write_text(element, value, &mut text).ok()?;
     if !needs_quotes(&text) {
-        return Some(out.extend_from_slice(&text));
+        out.extend_from_slice(&text);
+        return Some(());
     }
     out.push(b'"');
     for byte in text {

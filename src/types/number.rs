@@ -86,9 +86,18 @@ pub(super) fn write_numeric(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
     match sign {
         0 => {}
         0x4000 => out.push(b'-'),
-        0xC000 => return Some(out.extend_from_slice(b"NaN")),
-        0xD000 => return Some(out.extend_from_slice(b"Infinity")),
-        0xF000 => return Some(out.extend_from_slice(b"-Infinity")),
+        0xC000 => {
+            out.extend_from_slice(b"NaN");
+            return Some(());
+        }
+        0xD000 => {
+            out.extend_from_slice(b"Infinity");
+            return Some(());
+        }
+        0xF000 => {
+            out.extend_from_slice(b"-Infinity");
+            return Some(());
+        }
         _ => return None,
     }
     // digit n of the decimal stands for 10_000^n; what the value leaves out is zero

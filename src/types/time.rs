@@ -123,8 +123,14 @@ pub(super) fn write_interval(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let days = i32::from_be_bytes(*days);
     let months = i32::from_be_bytes(months.try_into().ok()?);
     match (micros, days, months) {
-        (i64::MAX, i32::MAX, i32::MAX) => return Some(out.extend_from_slice(b"infinity")),
-        (i64::MIN, i32::MIN, i32::MIN) => return Some(out.extend_from_slice(b"-infinity")),
+        (i64::MAX, i32::MAX, i32::MAX) => {
+            out.extend_from_slice(b"infinity");
+            return Some(());
+        }
+        (i64::MIN, i32::MIN, i32::MIN) => {
+            out.extend_from_slice(b"-infinity");
+            return Some(());
+        }
         _ => {}
     }
     let mut parts = Interval { out, empty: true, after_negative: false };

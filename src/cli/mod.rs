@@ -5,11 +5,13 @@
 
 mod logging;
 mod run;
+mod table;
+mod validate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -36,6 +38,16 @@ struct Arguments {
 enum Verb {
     /// Runs the service until SIGTERM or Ctrl-C.
     Run(run::Run),
+    /// Checks the files; with --connect also the source and the warehouse.
+    Validate(validate::Validate),
+    /// What tables are doing, and what to do with them.
+    #[command(subcommand)]
+    Table(table::Table),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the command line.
@@ -69,6 +81,13 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let files = Files { path: arguments.config, clock };
     match arguments.verb {
         Verb::Run(run) => run.run(&files).await,
+        Verb::Validate(validate) => validate.run(&files).await,
+        Verb::Table(table) => table.run(&files).await,
+        Verb::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "siltstone", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

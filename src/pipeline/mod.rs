@@ -5,6 +5,7 @@ mod chunks;
 mod connector;
 mod control;
 mod drain;
+mod inspect;
 mod intake;
 mod lane;
 mod router;
@@ -14,4 +15,5 @@ mod shared;
 mod start;
 mod tables;
 
+pub use inspect::{Report, inspect};
 pub use service::{Options, Service};

@@ -1,0 +1,170 @@
+//! `siltstone table`: what tables are doing, and what an operator asks of them. Asking writes a row of
+//! `audit.requests`, which the running service carries out, or the next start.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Files;
+use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
+use crate::postgres::{Session, Side, connect};
+use crate::progress::requests::{self, Verb};
+use crate::progress::tables::{self, TableRecord};
+use crate::spec::Spec;
+use crate::warehouse::migrate;
+
+/// What tables are doing, and what to do with them.
+#[derive(clap::Subcommand)]
+pub(super) enum Table {
+    /// Lists the tables with their state.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets a stopped table go on with the changes kept for it.
+    Resume(Ask),
+    /// Reads a table again, or all of a connector's tables under a new slot.
+    Resync(Ask),
+}
+
+/// What is asked of which table.
+#[derive(clap::Args)]
+pub(super) struct Ask {
+    /// The warehouse table, as schema.table.
+    #[arg(required_unless_present = "all")]
+    table: Option<TableName>,
+    /// Every table.
+    #[arg(long, conflicts_with = "table")]
+    all: bool,
+    /// The connector, where there are several.
+    #[arg(long)]
+    connector: Option<String>,
+    /// Does not ask whether it is meant.
+    #[arg(long)]
+    yes: bool,
+    /// Waits until the service has answered.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Table {
+    pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
+        let spec = files.load()?;
+        let mut warehouse =
+            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone table").await?;
+        migrate(&mut warehouse).await?;
+        match self {
+            Table::List { json } => list(&spec, &warehouse, json).await,
+            Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, ask).await,
+            Table::Resync(ask) => request(&spec, &warehouse, Verb::Resync, ask).await,
+        }
+    }
+}
+
+async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> {
+    for connector in &spec.connectors {
+        let mut records = tables::read(&**warehouse, &connector.name).await?;
+        records.sort_by(|a, b| a.table.cmp(&b.table));
+        for record in records {
+            if json {
+                println!("{}", as_json(&connector.name, &record));
+                continue;
+            }
+            println!("{:<40} {}", record.table.to_string(), record.state.word());
+            if let Some(reason) = &record.reason {
+                println!("    {reason}");
+            }
+            if let Some(remedy) = &record.remedy {
+                println!("    remedy: {remedy}");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(connector: &str, record: &TableRecord) -> serde_json::Value {
+    serde_json::json!({
+        "connector": connector,
+        "name": record.table.to_string(),
+        "state": record.state.word(),
+        "reason": record.reason,
+        "remedy": record.remedy,
+    })
+}
+
+async fn request(spec: &Spec, warehouse: &Session, verb: Verb, ask: Ask) -> Result<ExitCode> {
+    let connector = connector_of(spec, warehouse, &ask).await?;
+    if verb == Verb::Resync && !ask.yes {
+        confirm(warehouse, &connector, ask.table.as_ref()).await?;
+    }
+    let id = requests::ask(&**warehouse, verb, &connector, ask.table.as_ref()).await?;
+    if !ask.wait {
+        println!("asked (request {id}); the running service, or its next start, carries it out");
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
+        if let Some((done, answer)) = requests::answered(&**warehouse, id).await? {
+            println!("{answer}");
+            return Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(65) });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The connector that feeds the table, or the only one.
+async fn connector_of(spec: &Spec, warehouse: &Session, ask: &Ask) -> Result<String> {
+    let named = ask.connector.as_ref();
+    let mut found = Vec::new();
+    for connector in &spec.connectors {
+        if named.is_some_and(|name| *name != connector.name) {
+            continue;
+        }
+        let feeds = match &ask.table {
+            None => true,
+            Some(table) => {
+                let records = tables::read(&**warehouse, &connector.name).await?;
+                records.iter().any(|record| record.table == *table)
+            }
+        };
+        if feeds {
+            found.push(connector.name.clone());
+        }
+    }
+    let refuse = |what: String| Err(Error::new(Kind::Usage, what));
+    match (found.as_slice(), &ask.table) {
+        ([one], _) => Ok(one.clone()),
+        ([], Some(table)) => {
+            refuse(format!("no connector feeds {table}; see siltstone table list"))
+        }
+        ([], None) => refuse("there is no such connector".to_owned()),
+        _ => refuse(format!("say which with --connector: {}", found.join(", "))),
+    }
+}
+
+/// Shows what is at stake and asks.
+async fn confirm(warehouse: &Session, connector: &str, table: Option<&TableName>) -> Result<()> {
+    let records = tables::read(&**warehouse, connector).await?;
+    let concerned: Vec<&TableRecord> =
+        records.iter().filter(|record| table.is_none_or(|table| record.table == *table)).collect();
+    println!("{} of {connector} will be read again from the source:", count(concerned.len()));
+    for record in concerned {
+        println!("    {}", record.table);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(Kind::Usage, "not on a terminal: say --yes if it is meant"));
+    }
+    println!("Go on? [y/N]");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|error| Error::new(Kind::Usage, "no answer").because(error))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Error::new(Kind::Usage, "nothing was done")),
+    }
+}
+
+fn count(tables: usize) -> String {
+    if tables == 1 { "1 table".to_owned() } else { format!("{tables} tables") }
+}

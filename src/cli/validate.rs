@@ -1,0 +1,46 @@
+//! `siltstone validate`: reads all files; with `--connect` also asks source and warehouse what they
+//! lack. Changes nothing.
+
+use std::process::ExitCode;
+
+use super::Files;
+use crate::error::Result;
+use crate::pipeline::inspect;
+
+/// Checks the files; with --connect also the source and the warehouse.
+#[derive(clap::Args)]
+pub(super) struct Validate {
+    /// Also asks source and warehouse what they lack.
+    #[arg(long)]
+    connect: bool,
+}
+
+impl Validate {
+    pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
+        let spec = files.load()?;
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        println!(
+            "files: {}, {}, {}",
+            count(spec.connectors.len(), "connector"),
+            count(spec.models.len(), "declared table"),
+            count(spec.calendars.len(), "calendar")
+        );
+        if !self.connect {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut fatal = false;
+        for connector in &spec.connectors {
+            println!("{} ({}):", connector.name, connector.endpoint.shown());
+            let report = inspect(&spec, connector).await?;
+            for line in &report.tables {
+                println!("    {line}");
+            }
+            for finding in &report.findings {
+                fatal |= finding.fatal;
+                let word = if finding.fatal { "error" } else { "warning" };
+                println!("    {word}: {}\n        {}", finding.what, finding.remedy);
+            }
+        }
+        Ok(if fatal { ExitCode::from(78) } else { ExitCode::SUCCESS })
+    }
+}

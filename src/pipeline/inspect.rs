@@ -1,0 +1,46 @@
+//! What a start would find: the tables it would feed, and what source and warehouse lack. Changes
+//! nothing.
+
+use super::tables::resolve;
+use crate::capture::preflight::{self, Finding};
+use crate::capture::{catalog, slot};
+use crate::error::Result;
+use crate::merge::extension_types;
+use crate::postgres::{Side, connect};
+use crate::spec::{Connector, Spec};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Report {
+    /// A line for each source table and what it feeds.
+    pub tables: Vec<String>,
+    /// What is lacking.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at a connector's source and at the warehouse.
+pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
+    let source = connect(Side::Source, &connector.endpoint, "siltstone validate").await?;
+    let warehouse =
+        connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
+    let slots = i64::from(slot::inspect(&source, &connector.slot).await?.is_none());
+    let mut findings = preflight::inspect(&source, slots).await?.findings;
+    let extensions = extension_types(&*warehouse).await?;
+    let catalogue = catalog::tables(&*source).await?;
+    let resolved = resolve(connector, &spec.models, catalogue, &extensions)?;
+    let mut tables = Vec::new();
+    for fed in &resolved.fed {
+        for model in &fed.models {
+            let mirrored = if model.mirrored { " (mirrored)" } else { "" };
+            tables.push(format!("{} -> {}{mirrored}", fed.source.relation.table, model.table));
+        }
+    }
+    if let Some(because) = &resolved.text_because {
+        tables.push(format!("values travel as text, because {because}"));
+    }
+    for out in resolved.left_out {
+        let what = format!("{} is left out: {}", out.table, out.why);
+        findings.push(Finding { fatal: false, what, remedy: out.remedy });
+    }
+    Ok(Report { tables, findings })
+}

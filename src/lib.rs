@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod clock;
 pub mod decode;
+pub mod demo;
 pub mod error;
 pub mod fold;
 pub mod journey;

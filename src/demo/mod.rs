@@ -13,3 +13,4 @@ pub mod binaries;
 pub mod cluster;
 pub mod download;
 mod server;
+pub mod shop;

@@ -12,5 +12,6 @@
 pub mod binaries;
 pub mod cluster;
 pub mod download;
+pub mod files;
 mod server;
 pub mod shop;

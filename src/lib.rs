@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod decode;
+pub mod demo;
 pub mod error;
 pub mod fold;
 pub mod journey;

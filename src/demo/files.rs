@@ -1,0 +1,102 @@
+//! The default installation's files, as they lie at the project's root.
+//!
+//! They are part of the program, so that the demo runs from an empty folder. Never written over files
+//! that are there already.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+
+macro_rules! files {
+    ($($path:literal),* $(,)?) => {
+        [$(($path, include_str!(concat!("../../", $path)))),*]
+    };
+}
+
+/// Path below the installation's folder, and text.
+pub const FILES: [(&str, &str); 12] = files![
+    "siltstone.yaml",
+    "connectors/shop.yaml",
+    "schemas/raw/stg_users.yaml",
+    "schemas/raw/stg_orders.yaml",
+    "schemas/raw/stg_products.yaml",
+    "schemas/raw/stg_payments.yaml",
+    "schemas/cleansed/dim_users.yaml",
+    "schemas/cleansed/dim_products.yaml",
+    "schemas/cleansed/fact_orders.yaml",
+    "schemas/cleansed/fact_payments.yaml",
+    "schemas/cleansed/dim_dates.yaml",
+    "schemas/cleansed/holidays.csv",
+];
+
+/// The variables that the files take the two databases from.
+pub const SHOP_URL: &str = "SHOP_URL";
+/// See [`SHOP_URL`].
+pub const WAREHOUSE_URL: &str = "WAREHOUSE_URL";
+
+/// Writes all files below `folder`, which is made where it is missing. A file that is there already
+/// is refused; those before it have been written then.
+pub fn write(folder: &Path) -> Result<()> {
+    for (path, text) in FILES {
+        let path = folder.join(path);
+        write_new(&path, text).map_err(|error| {
+            let what = format!("{} cannot be written", path.display());
+            Error::new(Kind::Config, what).because(error)
+        })?;
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::spec::{Env, History, load};
+    use crate::types::days_from_civil;
+
+    fn env() -> Env {
+        Env::default()
+            .with(SHOP_URL, "postgres://postgres@127.0.0.1/shop")
+            .with(WAREHOUSE_URL, "postgres://postgres@127.0.0.1/warehouse")
+            .on_day(days_from_civil(2026, 3, 1))
+    }
+
+    #[test]
+    fn the_default_files_load() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let spec = load(&folder.path().join("siltstone.yaml"), &env()).unwrap();
+        assert_eq!(spec.connectors.len(), 1);
+        assert_eq!(spec.models.iter().filter(|m| m.history == History::Raw).count(), 4);
+        assert_eq!(spec.models.iter().filter(|m| m.history == History::Versions).count(), 1);
+        assert_eq!(spec.models.iter().filter(|m| m.partition.is_some()).count(), 2);
+        let calendar = spec.calendars.first().unwrap();
+        assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
+        assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
+        assert!(spec.settings.admin.token.is_none());
+        assert!(write(folder.path()).is_err(), "files that are there are kept");
+    }
+
+    #[test]
+    fn the_table_lists_what_lies_in_the_project() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = BTreeSet::from(["siltstone.yaml".to_owned()]);
+        for folder in ["connectors", "schemas/raw", "schemas/cleansed"] {
+            for entry in fs::read_dir(root.join(folder)).unwrap() {
+                found.insert(format!("{folder}/{}", entry.unwrap().file_name().display()));
+            }
+        }
+        let listed: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
+        assert_eq!(listed, found);
+    }
+}

@@ -9,4 +9,6 @@
     reason = "a helper of a test may fail its test"
 )]
 
+mod journey;
+mod support;
 mod tidy;

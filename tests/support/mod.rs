@@ -1,0 +1,62 @@
+//! What tests stand on: two Postgres clusters for the whole run, and for each test a `Site` of its
+//! own: a source database, a warehouse database and a folder with files.
+
+mod site;
+
+pub use site::{Site, Stopper};
+
+use std::sync::LazyLock;
+
+use siltstone::clock::Clock;
+use siltstone::demo::cluster::{Cluster, ClusterOptions};
+use siltstone::spec::Env;
+use tokio::runtime::Runtime;
+
+/// One runtime for all tests: the clusters' watchers live in it.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    assert!(installed.is_ok(), "another TLS provider was there first");
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+});
+
+/// Runs a test.
+pub fn block_on<T>(test: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(test)
+}
+
+/// The process's environment.
+pub fn env() -> Env {
+    Env::of_process(&Clock::system())
+}
+
+/// Whether this is the run with the counts: `./dev test --full`.
+pub fn is_full() -> bool {
+    env().get("SILTSTONE_TEST_TIER") == Some("full")
+}
+
+/// The clusters of the run, started when the first test asks.
+pub async fn clusters() -> &'static (Cluster, Cluster) {
+    static CLUSTERS: tokio::sync::OnceCell<(Cluster, Cluster)> = tokio::sync::OnceCell::const_new();
+    CLUSTERS
+        .get_or_init(|| async {
+            let source = own_cluster("test-source").await;
+            let warehouse = own_cluster("test-warehouse").await;
+            (source, warehouse)
+        })
+        .await
+}
+
+/// A cluster that a test may stop and break. It is gone with the test.
+pub async fn own_cluster(name: &str) -> Cluster {
+    let options = ClusterOptions::new(name, &env())
+        .set("fsync", "off")
+        .set("max_connections", "200")
+        .set("max_replication_slots", "60")
+        .set("max_wal_senders", "60")
+        .set("max_locks_per_transaction", "512");
+    Cluster::start(options).await.unwrap()
+}

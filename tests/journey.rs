@@ -38,17 +38,16 @@ fn every_type_arrives_as_it_is() {
               '{}', '{}', '{}', '192.168.1.1', '::/0', 'ff:ff:ff:ff:ff:ff', '00000', '', NULL, 0),
             (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
               NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
-        // one table travels as binary, the other, because of a composite, forces text on both
         site.shop(&format!("create table every (id int primary key, {columns})")).await;
         site.shop(&format!("insert into every values {rows}")).await;
         site.catch_up().await;
-        let query = "select * from {} order by id";
         let all = "select x::text from (select id, b, i2, i4, i8, f4, f8, n, n2, t, v, c, by, d, ti, tz, ts, \
             tsz, iv, u, j, jb, ia, ta, na, ip, ci, m, bi, vb, x::text, oi from {}) x order by id";
         site.assert_equal(all, "public.every", "cleansed.every").await;
         site.shop("update every set id = id + 100").await;
         site.catch_up().await;
         site.assert_equal(all, "public.every", "cleansed.every").await;
+        // a composite has no binary form that we list: with it the connector speaks text
         site.shop("create type pair as (a int, b text); create type mood as enum ('sad', 'ok');
             create domain cents as int check (value >= 0);
             create table odd (id int primary key, p pair, m mood, ms mood[], c cents, r int4range);
@@ -61,7 +60,6 @@ fn every_type_arrives_as_it_is() {
             .await;
         let odd = "select id, p::text, m::text, ms::text, c, r::text from {} order by id";
         site.assert_equal(odd, "public.odd", "cleansed.odd").await;
-        let _all_columns = query;
     });
 }
 
@@ -119,12 +117,19 @@ fn versions_follow_every_commit() {
         site.file("schemas/dim_users.yaml", DIM_USERS);
         site.shop(USERS).await;
         site.catch_up().await;
-        site.shop("update users set country = 'AT' where id = 1; update users set country = 'CH' where id = 1;
-            update users set bio = 'untracked' where id = 2;
-            begin; update users set country = 'IT' where id = 3; update users set country = 'FR' where id = 3; commit;
-            delete from users where id = 4; insert into users values (4, 'back', 'DE', null);
-            update users set country = 'DE' where id = 5; update users set country = null where id = 6;
-            delete from users where id = 7").await;
+        site.shop_each(&[
+            "update users set country = 'AT' where id = 1",
+            "update users set country = 'CH' where id = 1",
+            "update users set bio = 'untracked' where id = 2",
+            "begin; update users set country = 'IT' where id = 3; \
+             update users set country = 'FR' where id = 3; commit",
+            "delete from users where id = 4",
+            "insert into users values (4, 'back', 'DE', null)",
+            "update users set country = 'DE' where id = 5",
+            "update users set country = null where id = 6",
+            "delete from users where id = 7",
+        ])
+        .await;
         site.catch_up().await;
         let versions = "select user_id, string_agg(coalesce(country, '~') || case when is_current then '*' else '' end, ' ' order by valid_from) \
             from cleansed.dim_users where user_id <= 7 group by 1 order by 1";

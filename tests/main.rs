@@ -9,6 +9,7 @@
     reason = "a helper of a test may fail its test"
 )]
 
+mod faults;
 mod journey;
 mod support;
 mod tidy;

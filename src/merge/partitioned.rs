@@ -32,12 +32,16 @@ impl Merge {
         counts: Counts,
         mut applied: Applied,
     ) -> Result<Applied> {
-        let leaves = self.locate(transaction, counts).await?;
+        let mut leaves = self.locate(transaction, counts).await?;
         if !leaves.stale.is_empty() {
             applied.stale = self.execute(transaction, "drop_stale", &[&leaves.stale]).await?;
         }
         for (leaf, rows) in &leaves.fill {
             self.in_leaf(transaction, "fill", *leaf, rows).await?;
+        }
+        if !leaves.fill.is_empty() {
+            // filled rows stand at another place in the staging table now
+            leaves.moved = self.locate(transaction, counts).await?.moved;
         }
         if counts.partial > 0 {
             self.check_orphans(transaction).await?;

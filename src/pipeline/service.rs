@@ -58,6 +58,7 @@ impl Service {
                 durations: self.durations.clone(),
                 templates: self.options.templates.clone(),
                 until_caught_up: self.options.until_caught_up,
+                epoch: Arc::default(),
             };
             tasks.spawn(connector::run(setup, stop.clone()));
         }
@@ -81,7 +82,7 @@ impl Service {
         let mut warehouse =
             connect(Side::Warehouse, &settings.warehouse, "siltstone start").await?;
         migrate(&mut warehouse).await?;
-        let fence = take_over(&mut warehouse, "calendars", "start").await?;
+        let fence = take_over(&mut warehouse, "calendars", "start", None).await?;
         for calendar in &self.spec.calendars {
             let transaction =
                 Fenced::begin(&mut warehouse, &fence, "calendar", &self.durations).await?;

@@ -2,6 +2,7 @@
 //! one of them ends. Whatever fails, the next session starts from the stored position.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -52,7 +53,9 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
     migrate(&mut warehouse).await?;
     let owner = format!("pid {}", std::process::id());
-    let fence = take_over(&mut warehouse, &resource, &owner).await?;
+    let held = Some(setup.epoch.load(Ordering::SeqCst)).filter(|epoch| *epoch > 0);
+    let fence = take_over(&mut warehouse, &resource, &owner, held).await?;
+    setup.epoch.store(fence.epoch(), Ordering::SeqCst);
     crate::warehouse::register(&warehouse, &fence).await?;
     let source = connect(Side::Source, &connector.endpoint, "siltstone catalogue").await?;
     let settings = preflight::inspect(&source, 0).await?;
@@ -276,7 +279,7 @@ async fn wait(
                 match ended {
                     // the lane's own error says why
                     Ended::Intake(Err(error)) if error.kind() == Kind::Cancelled => {}
-                    Ended::Intake(Ok(how)) => end = Some(how),
+                    Ended::Intake(Ok(how)) => _ = end.get_or_insert(how),
                     Ended::Lane(Ok(())) => return Ok(end.unwrap_or(End::Stopped)),
                     Ended::Other(Ok(how)) => {
                         end = Some(how);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use tokio::sync::{Mutex, watch};
 
@@ -28,6 +29,8 @@ pub(super) struct Setup {
     pub(super) board: ConnectorBoard,
     pub(super) durations: Durations,
     pub(super) templates: Templates,
+    /// the epoch that the connector's last session held; 0 before the first one
+    pub(super) epoch: Arc<AtomicI64>,
     /// end when everything that is at the source now is in the warehouse
     pub(super) until_caught_up: bool,
 }

@@ -33,8 +33,7 @@ impl Fence {
         if held.is_some() {
             return Ok(());
         }
-        let what = format!("another instance has taken over {}", self.resource);
-        Err(Error::new(Kind::Fenced, what).remedy("run one instance for each connector"))
+        Err(fenced(&self.resource))
     }
 
     /// The epoch held.
@@ -43,12 +42,24 @@ impl Fence {
     }
 }
 
+fn fenced(resource: &str) -> Error {
+    let what = format!("another instance has taken over {resource}");
+    Error::new(Kind::Fenced, what).remedy("run one instance for each connector")
+}
+
 /// Becomes the owner of `resource`. The epoch's row is held by the old owner's open transaction;
-/// after a moment its sessions are terminated.
-pub async fn take_over(warehouse: &mut Session, resource: &str, owner: &str) -> Result<Fence> {
+/// after a moment its sessions are terminated. `held` is the epoch that this process held before: if
+/// another one has taken over since, it must not take it back, or the two would do so in turns.
+pub async fn take_over(
+    warehouse: &mut Session,
+    resource: &str,
+    owner: &str,
+    held: Option<i64>,
+) -> Result<Fence> {
     for _ in 0..ATTEMPTS {
-        match try_take_over(warehouse, resource, owner).await {
-            Ok(epoch) => return Ok(Fence { resource: resource.to_owned(), epoch }),
+        match try_take_over(warehouse, resource, owner, held).await {
+            Ok(Some(epoch)) => return Ok(Fence { resource: resource.to_owned(), epoch }),
+            Ok(None) => return Err(fenced(resource)),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 terminate(warehouse, resource).await?;
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -66,16 +77,20 @@ async fn try_take_over(
     warehouse: &mut Session,
     resource: &str,
     owner: &str,
-) -> Result<i64, tokio_postgres::Error> {
+    held: Option<i64>,
+) -> Result<Option<i64>, tokio_postgres::Error> {
     let transaction = warehouse.transaction().await?;
     transaction.batch_execute("set local lock_timeout to '500ms'").await?;
     let row = transaction
-        .query_one(
+        .query_opt(
             "insert into audit.epoch as e (resource, epoch) values ($1, 1)
-             on conflict (resource) do update set epoch = e.epoch + 1 returning epoch",
-            &[&resource],
+             on conflict (resource) do update set epoch = e.epoch + 1
+              where $2::int8 is null or e.epoch = $2
+             returning epoch",
+            &[&resource, &held],
         )
         .await?;
+    let Some(row) = row else { return Ok(None) };
     // nobody with the old epoch can write any more; its sessions only hold locks now
     transaction.execute(TERMINATE, &[&resource]).await?;
     transaction
@@ -87,7 +102,7 @@ async fn try_take_over(
         )
         .await?;
     transaction.commit().await?;
-    Ok(row.get(0))
+    Ok(Some(row.get(0)))
 }
 
 /// Ends the recorded sessions, each known by its start: a process id alone may be somebody else's.
@@ -124,5 +139,5 @@ pub async fn register(session: &Session, fence: &Fence) -> Result<()> {
     if registered == 1 {
         return Ok(());
     }
-    Err(Error::new(Kind::Fenced, format!("another instance has taken over {}", fence.resource)))
+    Err(fenced(&fence.resource))
 }

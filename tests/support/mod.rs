@@ -1,8 +1,10 @@
 //! What tests stand on: two Postgres clusters for the whole run, and for each test a `Site` of its
 //! own: a source database, a warehouse database and a folder with files.
 
+mod proxy;
 mod site;
 
+pub use proxy::Proxy;
 pub use site::{Site, Stopper};
 
 use std::sync::LazyLock;

@@ -31,7 +31,8 @@ pub struct Site {
     /// Where the source is.
     pub source_endpoint: Endpoint,
     source_url: String,
-    warehouse_url: String,
+    /// What the service is told of the warehouse; a test may put a proxy in between.
+    pub warehouse_url: String,
     root: TempDir,
 }
 
@@ -88,6 +89,16 @@ impl Site {
         );
         site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
         site
+    }
+
+    /// Connects again, after a server was restarted.
+    pub async fn reconnect(&mut self, source: &Cluster, warehouse: &Cluster) {
+        let databases = (format!("{}_shop", self.name), format!("{}_warehouse", self.name));
+        let source = source.endpoint(&databases.0);
+        let warehouse = warehouse.endpoint(&databases.1);
+        self.source = connect(Side::Source, &source, "test").await.unwrap();
+        self.source.batch_execute("set search_path to public").await.unwrap();
+        self.warehouse = connect(Side::Warehouse, &warehouse, "test").await.unwrap();
     }
 
     /// Writes a file below the root.
@@ -170,9 +181,16 @@ impl Site {
         self.command(arguments).spawn().unwrap()
     }
 
-    /// Runs statements at the source.
+    /// Runs statements at the source, as one transaction unless they say otherwise.
     pub async fn shop(&self, statements: &str) {
         self.source.batch_execute(statements).await.unwrap();
+    }
+
+    /// Runs statements at the source, each in a transaction of its own unless it says otherwise.
+    pub async fn shop_each(&self, statements: &[&str]) {
+        for statement in statements {
+            self.shop(statement).await;
+        }
     }
 
     /// The answer of a query at the source, one line a row.

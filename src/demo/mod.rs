@@ -15,3 +15,4 @@ pub mod download;
 pub mod files;
 mod server;
 pub mod shop;
+pub mod traffic;

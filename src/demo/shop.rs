@@ -113,7 +113,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         files::write(folder.path()).unwrap();
         let url = cluster.url(DATABASE);
-        let env = Env::default().with(files::SHOP_URL, &url).with(files::WAREHOUSE_URL, &url);
+        let env = Env::default()
+            .with(files::SHOP_URL, &url)
+            .with(files::WAREHOUSE_URL, &url)
+            .on_day(9_500);
         let spec = crate::spec::load(&folder.path().join("siltstone.yaml"), &env).unwrap();
         let shop = connect(Side::Source, &cluster.endpoint(DATABASE), "test").await.unwrap();
         for model in &spec.models {

@@ -5,7 +5,7 @@
 //!   [`binaries`] finds its programs and [`download`] fetches them where there are none.
 //! - [`shop`] fills the source database, [`traffic`] changes it until it is told to stop.
 //! - [`files`] holds the default `siltstone.yaml`, connector and schemas, ready to be written out.
-//! - [`screen`] turns a view of what is going on into lines, and writes them to a terminal.
+//! - [`screen`] turns a view of what is going on into lines; [`terminal`] writes them.
 //!
 //! Nothing here starts the service, and the service uses nothing of this.
 
@@ -13,5 +13,8 @@ pub mod binaries;
 pub mod cluster;
 pub mod download;
 pub mod files;
+pub mod screen;
 mod server;
 pub mod shop;
+pub mod terminal;
+pub mod traffic;

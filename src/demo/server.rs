@@ -35,7 +35,7 @@ server=$!
   kill -s INT "$server"
   waited=0
   while kill -0 "$server" && [ "$waited" -lt 10 ]; do sleep 1; waited=$((waited + 1)); done
-  kill -s KILL "$server"
+  kill -s KILL "$server" && sleep 1
   rm -rf -- "$folder"
 ) >/dev/null 2>&1 &
 reader=$!

@@ -72,6 +72,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::demo::cluster::ClusterOptions;
+    use crate::demo::files;
     use crate::spec::Env;
 
     const COUNTS: &str = "select format('%s %s %s %s %s %s',
@@ -104,5 +105,39 @@ mod tests {
         let long = "select count(*)::text from public.users where pg_column_size(bio) > 3000";
         assert_eq!(text(&cluster, "shop", long).await, "30");
         assert!(fill(&cluster.endpoint("shop"), options).await.is_err());
+        every_declared_column_is_there(&cluster).await;
+    }
+
+    /// The default files take nothing that the shop has not.
+    async fn every_declared_column_is_there(cluster: &Cluster) {
+        let folder = tempfile::tempdir().unwrap();
+        files::write(folder.path()).unwrap();
+        let url = cluster.url(DATABASE);
+        let env = Env::default()
+            .with(files::SHOP_URL, &url)
+            .with(files::WAREHOUSE_URL, &url)
+            .on_day(9_500);
+        let spec = crate::spec::load(&folder.path().join("siltstone.yaml"), &env).unwrap();
+        let shop = connect(Side::Source, &cluster.endpoint(DATABASE), "test").await.unwrap();
+        for model in &spec.models {
+            let table = crate::postgres::quote::table(&model.from.table);
+            let froms: Vec<&str> = model.columns.iter().map(|c| c.from.as_str()).collect();
+            let columns = crate::postgres::quote::idents(froms);
+            let select = format!("select {columns} from {table} limit 0");
+            shop.prepare(&select).await.unwrap();
+        }
+    }
+
+    /// `cargo test -- --ignored --nocapture how_long_the_default_size_takes`
+    #[tokio::test]
+    #[ignore = "a measurement"]
+    async fn how_long_the_default_size_takes() {
+        let env = Env::of_process(&Clock::system());
+        let cluster = Cluster::start(ClusterOptions::new("shop", &env)).await.unwrap();
+        let started = std::time::Instant::now();
+        create(&cluster, ShopOptions::on_day(env.today())).await.unwrap();
+        println!("{} in {:?}", text(&cluster, DATABASE, COUNTS).await, started.elapsed());
+        let size = "select pg_size_pretty(pg_database_size('shop'))";
+        println!("{}", text(&cluster, DATABASE, size).await);
     }
 }

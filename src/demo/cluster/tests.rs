@@ -18,6 +18,8 @@ async fn value(cluster: &Cluster, database: &str, query: &str) -> String {
 
 #[tokio::test]
 async fn a_cluster_starts_takes_settings_and_goes() {
+    const COLLATION: &str =
+        "select datcollate::text from pg_database where datname = current_database()";
     let started = Instant::now();
     let cluster = Cluster::start(options("plain").set("work_mem", "7MB")).await.unwrap();
     println!("started in {:?}", started.elapsed());
@@ -26,7 +28,7 @@ async fn a_cluster_starts_takes_settings_and_goes() {
     assert_eq!(value(&cluster, "a \"b\"", "show wal_level").await, "logical");
     assert_eq!(value(&cluster, "postgres", "show work_mem").await, "7MB");
     assert_eq!(value(&cluster, "postgres", "show fsync").await, "on");
-    assert_eq!(value(&cluster, "postgres", "show lc_collate").await, "C");
+    assert_eq!(value(&cluster, "postgres", COLLATION).await, "C");
     let by_url = Endpoint::parse(&cluster.url("postgres")).unwrap();
     assert!(connect(Side::Warehouse, &by_url, "test").await.is_ok());
     let wrong = by_url.with_password("wrong");

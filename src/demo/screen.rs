@@ -1,0 +1,324 @@
+//! What the demo shows: a view of what is going on, as lines of text.
+//!
+//! Pure: it reads no clock, no database and no terminal; [`super::terminal`] writes the lines. The
+//! words are the ones that `status` and the documentation use.
+
+use std::time::Duration;
+
+/// Everything the screen shows at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Since the demo began.
+    pub elapsed: Duration,
+    /// What is going on.
+    pub phase: Phase,
+    /// Transactions a second that the traffic commits.
+    pub source_transactions: u64,
+    /// Rows a second that the warehouse takes.
+    pub applied_rows: u64,
+    /// How far the warehouse is behind, where that is known.
+    pub lag: Option<Lag>,
+    /// Versions in the history table.
+    pub versions: u64,
+    /// How many of them are added in a second.
+    pub versions_added: u64,
+    /// Transactions that were tried again.
+    pub retries: u64,
+    /// What a person should know, one sentence each.
+    pub notes: Vec<String>,
+    /// The admin server's address, such as `http://127.0.0.1:8088`.
+    pub admin: Option<String>,
+    /// Command lines that open the databases.
+    pub psql: Vec<String>,
+}
+
+/// What the demo is doing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Phase {
+    /// Making the databases.
+    #[default]
+    Starting,
+    /// Reading the rows that were there before.
+    Snapshot(Vec<TableProgress>),
+    /// Applying changes as they come.
+    Streaming,
+    /// The traffic has stopped; the rest is applied.
+    Draining,
+    /// Comparing source and warehouse.
+    Verifying,
+    /// The comparison's result.
+    Verified(Verdict),
+}
+
+impl Phase {
+    fn word(&self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Snapshot(_) => "snapshot",
+            Phase::Streaming => "streaming",
+            Phase::Draining => "draining",
+            Phase::Verifying => "verifying",
+            Phase::Verified(_) => "verified",
+        }
+    }
+}
+
+/// How far the first reading of a table is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProgress {
+    /// The table's name.
+    pub name: String,
+    /// Rows read so far.
+    pub done: u64,
+    /// Rows it is thought to have; an estimate, which `done` may pass.
+    pub total: u64,
+    /// Whether the table is read to its end.
+    pub finished: bool,
+}
+
+impl TableProgress {
+    /// Below 100 until the table is finished.
+    fn percent(&self) -> u64 {
+        if self.finished {
+            return 100;
+        }
+        (self.done.saturating_mul(100) / self.total.max(1)).min(99)
+    }
+}
+
+/// How far the warehouse is behind the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Since the newest applied change was committed at the source.
+    pub milliseconds: u64,
+    /// WAL between the applied position and the source's end.
+    pub bytes: u64,
+}
+
+/// What comparing source and warehouse has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Tables compared.
+    pub tables: u64,
+    /// Rows compared.
+    pub rows: u64,
+    /// The tables that differ.
+    pub different: Vec<String>,
+    /// Versions of one user that overlap.
+    pub overlaps: u64,
+    /// Users with two current versions.
+    pub double_currents: u64,
+}
+
+impl Verdict {
+    /// Whether everything is as it should be. Nothing compared is not enough.
+    pub fn passed(&self) -> bool {
+        let history = self.overlaps == 0 && self.double_currents == 0;
+        self.tables > 0 && self.different.is_empty() && history
+    }
+}
+
+/// Narrower terminals are treated as if they had so many columns.
+pub const LEAST_WIDTH: usize = 60;
+
+/// Where the values begin, behind a line's first word.
+const INDENT: usize = 11;
+const GAP: &str = "   ";
+
+/// The view as lines of at most `width` columns. Only the command lines may be longer: broken in two
+/// they could not be copied.
+pub fn render(view: &View, width: usize) -> Vec<String> {
+    let width = width.max(LEAST_WIDTH);
+    let mut lines = vec![title(view)];
+    match &view.phase {
+        Phase::Starting => {}
+        Phase::Snapshot(tables) => lines.extend(bars(tables, width)),
+        _ => lines.extend(wrapped("source", &rates(view), width)),
+    }
+    if let Phase::Verified(verdict) = &view.phase {
+        lines.extend(verified(verdict, width));
+    }
+    if view.retries > 0 {
+        lines.push(line("retries", &grouped(view.retries)));
+    }
+    lines.extend(view.notes.iter().map(|note| cut(&line("note", note), width)));
+    lines.extend(view.admin.iter().map(|address| line("admin", address)));
+    lines.extend(view.psql.iter().map(|command| line("psql", command)));
+    lines
+}
+
+/// The view as one line, for a log: no notes, no addresses.
+pub fn render_plain(view: &View) -> String {
+    let mut parts = vec![clock(view.elapsed), view.phase.word().to_owned()];
+    match &view.phase {
+        Phase::Starting => {}
+        Phase::Snapshot(tables) => {
+            parts.extend(tables.iter().map(|t| format!("{} {} %", t.name, t.percent())));
+        }
+        _ => {
+            let mut rates = rates(view);
+            if let Some(first) = rates.first_mut() {
+                first.insert_str(0, "source ");
+            }
+            parts.extend(rates);
+        }
+    }
+    parts.join(GAP)
+}
+
+/// The lines that tell a result, as [`render`] has them.
+pub fn verified(verdict: &Verdict, width: usize) -> Vec<String> {
+    let width = width.max(LEAST_WIDTH);
+    let tables = counted(verdict.tables, "table");
+    let equal = match verdict.different.as_slice() {
+        [] => "equal".to_owned(),
+        different => format!("different in {}", different.join(", ")),
+    };
+    let rows = counted(verdict.rows, "row");
+    let overlaps = counted(verdict.overlaps, "overlap");
+    let currents = counted(verdict.double_currents, "double current");
+    let word = if verdict.passed() { "PASSED" } else { "FAILED" };
+    let parts = [
+        format!("{tables}, {rows}: {equal}"),
+        format!("SCD2: {overlaps}, {currents}"),
+        format!("{GAP}{word}"),
+    ];
+    wrapped("VERIFY", &parts, width)
+}
+
+fn title(view: &View) -> String {
+    ["shop → warehouse".to_owned(), clock(view.elapsed), view.phase.word().to_owned()].join(GAP)
+}
+
+fn rates(view: &View) -> Vec<String> {
+    let lag = match view.lag {
+        Some(lag) => format!("lag {} / {}", time(lag.milliseconds), size(lag.bytes)),
+        None => "lag unknown".to_owned(),
+    };
+    vec![
+        format!("{} tx/s", grouped(view.source_transactions)),
+        format!("applied {} rows/s", grouped(view.applied_rows)),
+        lag,
+        format!("versions {} (+{}/s)", grouped(view.versions), grouped(view.versions_added)),
+    ]
+}
+
+/// A bar for each table, as wide as the line allows.
+fn bars(tables: &[TableProgress], width: usize) -> Vec<String> {
+    const LONGEST_BAR: usize = 40;
+    let names = tables.iter().map(|table| length(&table.name)).max().unwrap_or(0);
+    let names = names.clamp(INDENT - 1, width / 3);
+    let counts: Vec<String> = tables
+        .iter()
+        .map(|table| match table.finished {
+            true => grouped(table.done),
+            false => format!("{} of {}", grouped(table.done), grouped(table.total)),
+        })
+        .collect();
+    let widest = counts.iter().map(|count| length(count)).max().unwrap_or(0);
+    let bar = width.saturating_sub(names + widest + " 100 %".len() + 2 + GAP.len());
+    let bar = bar.min(LONGEST_BAR);
+    let shown = |(table, count): (&TableProgress, &String)| {
+        let percent = table.percent();
+        let full = bar * usize::try_from(percent).unwrap_or(0) / 100;
+        let (full, empty) = ("█".repeat(full), "░".repeat(bar - full));
+        let name = padded(&cut(&table.name, names), names);
+        format!("{name} {full}{empty} {percent:>3} %{GAP}{count}")
+    };
+    tables.iter().zip(&counts).map(shown).collect()
+}
+
+fn line(word: &str, text: &str) -> String {
+    format!("{}{text}", padded(word, INDENT))
+}
+
+/// A first word and parts behind it, on as many lines as the width asks for.
+fn wrapped(word: &str, parts: &[String], width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut current = padded(word, INDENT);
+    let mut is_empty = true;
+    for part in parts {
+        if !is_empty && length(&current) + GAP.len() + length(part) > width {
+            lines.push(std::mem::replace(&mut current, " ".repeat(INDENT)));
+            is_empty = true;
+        }
+        if is_empty {
+            current.push_str(part.trim_start());
+        } else {
+            current.push_str(GAP);
+            current.push_str(part);
+        }
+        is_empty = false;
+    }
+    lines.push(current);
+    lines.iter().map(|line| cut(line, width)).collect()
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn padded(text: &str, width: usize) -> String {
+    format!("{text:<width$}")
+}
+
+/// The text, or its beginning with an ellipsis; on one line in any case.
+fn cut(text: &str, width: usize) -> String {
+    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if length(&text) > width {
+        text = text.chars().take(width.saturating_sub(1)).collect();
+        text.push('…');
+    }
+    text
+}
+
+fn clock(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes:02}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// `204118` as `204,118`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn time(milliseconds: u64) -> String {
+    match milliseconds {
+        0..10_000 => format!("{} ms", grouped(milliseconds)),
+        _ => format!("{} s", grouped(milliseconds / 1000)),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
+    let mut scaled = bytes;
+    let mut units = UNITS.iter().copied();
+    let mut unit = units.next().unwrap_or_default();
+    for next in units {
+        if scaled < 10_000 {
+            break;
+        }
+        scaled /= 1000;
+        unit = next;
+    }
+    format!("{} {unit}", grouped(scaled))
+}
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ async fn assert_exact(site: &Site) {
         (
             "overlapping versions",
             "select user_id from (select user_id, valid_to > lead(valid_from) over (partition by user_id \
-             order by valid_from) as overlaps from cleansed.dim_users) v where overlaps",
+             order by valid_from) as twice from cleansed.dim_users) v where twice",
         ),
         (
             "a locator that lies",

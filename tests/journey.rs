@@ -1,6 +1,11 @@
 //! Changes from a live Postgres to the warehouse, end to end.
 
-use crate::support::{Site, block_on};
+use std::time::Duration;
+
+use siltstone::demo::shop::{self, ShopOptions};
+use siltstone::demo::traffic::Traffic;
+
+use crate::support::{Site, block_on, env, is_full};
 
 const USERS: &str = "create table users (id bigint primary key, email text not null, country text, bio text);
     alter table users alter bio set storage external;
@@ -179,5 +184,44 @@ fn a_large_transaction_is_one_for_readers_and_small_ones_commit_beside_it() {
         site.catch_up().await;
         site.assert_equal("select id, v from {} order by id", "public.a", "cleansed.a").await;
         site.assert_equal("select id, v from {} order by id", "public.b", "cleansed.b").await;
+    });
+}
+
+#[test]
+fn the_shop_is_replicated_under_its_traffic() {
+    block_on(async {
+        let site = Site::new("shop").await;
+        site.default_files();
+        let options = ShopOptions { rows: 5_000, ..ShopOptions::on_day(env().today()) };
+        shop::fill(&site.source_endpoint, options).await.unwrap();
+        let running = site.start();
+        let traffic = Traffic::start(site.source_endpoint.clone(), 300, 7);
+        tokio::time::sleep(Duration::from_secs(if is_full() { 60 } else { 8 })).await;
+        let counts = traffic.stop().await.unwrap();
+        assert!(counts.changes > 100);
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        for (source, warehouse) in [
+            (
+                "id, email, full_name, date_of_birth, country, subscription_tier from users",
+                "user_id, email, full_name, date_of_birth, country, subscription_tier \
+                 from cleansed.dim_users where is_current",
+            ),
+            (
+                "id, sku, product_name, category, price from products",
+                "product_id, sku, product_name, category, price from cleansed.dim_products",
+            ),
+            (
+                "id, user_id, product_id, order_date, quantity, total_amount from orders",
+                "order_id, user_id, product_id, order_date, quantity, total_amount \
+                 from cleansed.fact_orders",
+            ),
+            (
+                "id, order_id, payment_date, amount from payments",
+                "payment_id, order_id, payment_date, amount from cleansed.fact_payments",
+            ),
+        ] {
+            site.assert_equal("select {} order by 1", source, warehouse).await;
+        }
     });
 }

@@ -6,6 +6,7 @@
     clippy::print_stdout,
     clippy::string_slice,
     clippy::unwrap_used,
+    unreachable_pub,
     reason = "a helper of a test may fail its test"
 )]
 

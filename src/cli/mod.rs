@@ -77,7 +77,11 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let clock = Clock::system();
-    logging::start(arguments.log_format, &arguments.log_level)?;
+    logging::start(
+        arguments.log_format,
+        &arguments.log_level,
+        matches!(arguments.verb, Verb::Run(_)),
+    )?;
     let files = Files { path: arguments.config, clock };
     match arguments.verb {
         Verb::Run(run) => run.run(&files).await,

@@ -8,8 +8,7 @@ use tokio::sync::watch;
 use super::Files;
 use crate::error::{Error, Result};
 use crate::pipeline::{Options, Service};
-use crate::serve::ConnectorBoard;
-use crate::warehouse::Durations;
+use crate::serve::Board;
 
 /// Runs the service until SIGTERM or Ctrl-C.
 #[derive(clap::Args)]
@@ -23,10 +22,16 @@ impl Run {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let spec = files.load()?;
         let options = Options { until_caught_up: self.until_caught_up, ..Options::default() };
-        let durations = Durations::unobserved();
-        let service = Service { spec, clock: files.clock.clone(), options, durations };
+        let (clock, board) = (files.clock.clone(), Board::new(files.clock.clone()));
+        let service = Service { spec, clock, options, board };
         let stop = stop_on_signals()?;
-        service.run(|_| ConnectorBoard, stop).await?;
+        let (address, made) = service.serve(stop.clone()).await?;
+        tracing::info!("admin server at http://{address}");
+        if let Some(token) = made {
+            // once, to the person who started it; never to the log
+            eprintln!("admin token for this run: {token}");
+        }
+        service.run(stop).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

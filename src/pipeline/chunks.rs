@@ -13,8 +13,7 @@ use futures_util::SinkExt;
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Transaction;
 
-use super::lane::CaughtUp;
-use super::shared::{Shared, Then, writer};
+use super::shared::{CaughtUp, Shared, Then, writer};
 use super::tables::Planned;
 use crate::binding::bind;
 use crate::capture::catalog::{self, SourceTable};
@@ -130,7 +129,8 @@ impl Worker {
             let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
             match self.read(&under, &mut warehouse, &job).await {
                 Ok(Some(target)) => {
-                    if self.done.send(CaughtUp { target }).await.is_err() {
+                    let floor = self.as_of.as_i64();
+                    if self.done.send(CaughtUp { target, floor }).await.is_err() {
                         return Ok(());
                     }
                 }

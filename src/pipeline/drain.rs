@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Transaction;
 
 use super::router::reshape;
-use super::shared::Shared;
+use super::shared::{CaughtUp, Shared};
 use crate::binding::bind;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ const PORTION: i64 = 5_000;
 #[derive(Clone)]
 pub(super) struct Drain {
     target: Arc<Target>,
+    /// changes below it are in the table's rows: the stream may have been behind their snapshot
+    floor: i64,
 }
 
 /// What a drain did.
@@ -38,8 +40,8 @@ pub(super) struct Drained {
 }
 
 impl Drain {
-    pub(super) fn new(target: Arc<Target>) -> Drain {
-        Drain { target }
+    pub(super) fn new(table: CaughtUp) -> Drain {
+        Drain { target: table.target, floor: table.floor }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -50,8 +52,8 @@ impl Drain {
         &self.target.model.table
     }
 
-    pub(super) fn target(&self) -> Arc<Target> {
-        self.target.clone()
+    pub(super) fn caught_up(&self) -> CaughtUp {
+        CaughtUp { target: self.target.clone(), floor: self.floor }
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
@@ -85,8 +87,12 @@ impl Drain {
                 if enough && at_work.open != Some(kept.order.seq) {
                     break 'reading;
                 }
-                at_work.take(kept).await.map_err(|error| on_table(error, &table))?;
                 after = kept.order;
+                if kept.order.seq < self.floor {
+                    at_work.drained.events += 1;
+                    continue;
+                }
+                at_work.take(kept).await.map_err(|error| on_table(error, &table))?;
             }
         }
         at_work.commit();

@@ -135,8 +135,12 @@ impl Intake {
 
     fn adopt_flows(&mut self) {
         let flows = self.flows.borrow_and_update().clone();
+        for (version, table) in &flows.live {
+            if *version > self.at.routing {
+                self.router.go_live(table);
+            }
+        }
         self.at.routing = flows.version;
-        self.router.go_live(&flows.live);
     }
 
     /// Closes the window and hands it to the lane, which may have one batch waiting beside the one it

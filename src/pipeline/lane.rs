@@ -8,9 +8,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::drain::{self, Drain};
-use super::shared::{Flows, Shared, writer};
+use super::shared::{CaughtUp, Flows, Shared, writer};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Advanced, Applied, Before, Target};
+use crate::journey::{Advanced, Applied, Before};
 use crate::merge::{Apply, Piece};
 use crate::position::Lsn;
 use crate::postgres::Session;
@@ -26,11 +26,6 @@ pub(super) struct Progress {
     pub(super) done: u64,
     /// The stored position.
     pub(super) stored: Lsn,
-}
-
-/// A table whose rows are in and whose kept changes are next, in the shape its rows have.
-pub(super) struct CaughtUp {
-    pub(super) target: Arc<Target>,
 }
 
 /// The lane's state.
@@ -96,7 +91,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
-                    Some(CaughtUp { target }) => self.begin_drain(target),
+                    Some(table) => self.begin_drain(table),
                     None => chunks_open = false,
                 },
                 piece = work.recv() => match piece {
@@ -113,14 +108,15 @@ impl Lane {
         }
     }
 
-    fn begin_drain(&mut self, target: Arc<Target>) {
+    fn begin_drain(&mut self, table: CaughtUp) {
+        let target = &table.target;
         self.shared.setup.board.table_state(
             &target.model.table,
             State::CatchingUp.word(),
             None,
             None,
         );
-        self.draining.push(Draining { drain: Drain::new(target), live_from: None });
+        self.draining.push(Draining { drain: Drain::new(table), live_from: None });
     }
 
     /// One warehouse transaction: the piece, and those behind it until a source commit ends one. False
@@ -218,14 +214,15 @@ impl Lane {
             begun.commit().await?;
             shared.setup.board.applied(table.drain.index(), &drained.applied);
             if drained.events < PART {
-                live.push(table.drain.target());
+                live.push(table.drain.caught_up());
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }
         }
         if !live.is_empty() {
             self.shared.flows.send_modify(|flows: &mut Flows| {
                 flows.version += 1;
-                flows.live = live;
+                let version = flows.version;
+                flows.live.extend(live.into_iter().map(|table| (version, table)));
             });
         }
         Ok(())

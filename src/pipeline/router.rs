@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tokio_postgres::GenericClient;
 
-use super::shared::Shared;
+use super::shared::{CaughtUp, Shared};
 use super::tables::Planned;
 use crate::binding::bind;
 use crate::capture::catalog;
@@ -75,13 +75,11 @@ impl Router {
         self.routes.get(at)
     }
 
-    /// Lets tables that have caught up go on as they stand in the warehouse.
-    pub(super) fn go_live(&mut self, targets: &[Arc<Target>]) {
-        for target in targets {
-            if let Some(route) = self.routes.get_mut(target.index) {
-                route.target = target.clone();
-                route.flow = Flow::Live;
-            }
+    /// Lets a table that has caught up go on as it stands in the warehouse.
+    pub(super) fn go_live(&mut self, table: &CaughtUp) {
+        let CaughtUp { target, floor } = table;
+        if let Some(route) = self.routes.get_mut(target.index) {
+            *route = Route { target: target.clone(), flow: Flow::Live, floor: *floor };
         }
     }
 

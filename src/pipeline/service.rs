@@ -1,6 +1,8 @@
 //! The whole service: one task a connector, until all are told to stop or none can go on.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -8,11 +10,12 @@ use tokio::task::JoinSet;
 use super::connector;
 use super::shared::Setup;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Templates, define_calendar};
 use crate::postgres::{Side, connect};
-use crate::serve::ConnectorBoard;
-use crate::spec::{Model, Spec};
+use crate::progress::requests::{self, Verb};
+use crate::serve::{self, Ask, Board, Tokens};
+use crate::spec::{Model, Settings, Spec};
 use crate::warehouse::{Durations, Fenced, migrate, take_over};
 
 /// How the service runs.
@@ -32,21 +35,19 @@ pub struct Service {
     pub clock: Clock,
     /// How it runs.
     pub options: Options,
-    /// Where the durations of transactions are reported.
-    pub durations: Durations,
+    /// Where it shows what it is doing.
+    pub board: Board,
 }
 
 impl Service {
     /// Runs every connector until `stop` turns true. An error is the last one that a connector could
     /// not go on with, once none goes on.
-    pub async fn run(
-        &self,
-        board: impl Fn(&str) -> ConnectorBoard,
-        stop: watch::Receiver<bool>,
-    ) -> Result<()> {
-        self.calendars().await?;
+    pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<()> {
+        self.calendars(stop.clone()).await?;
         let models: Arc<[Model]> = self.spec.models.clone().into();
         let settings = Arc::new(self.spec.settings.clone());
+        let owner = format!("pid {} since {}, {:p}", std::process::id(), self.clock.now(), self);
+        let owner: Arc<str> = owner.into();
         let mut tasks = JoinSet::new();
         for spec in &self.spec.connectors {
             let setup = Setup {
@@ -54,10 +55,11 @@ impl Service {
                 settings: settings.clone(),
                 models: models.clone(),
                 clock: self.clock.clone(),
-                board: board(&spec.name),
-                durations: self.durations.clone(),
+                board: self.board.connector(&spec.name),
+                durations: self.durations(),
                 templates: self.options.templates.clone(),
                 until_caught_up: self.options.until_caught_up,
+                owner: owner.clone(),
                 epoch: Arc::default(),
             };
             tasks.spawn(connector::run(setup, stop.clone()));
@@ -73,11 +75,42 @@ impl Service {
         last
     }
 
-    /// Makes and fills the calendars; doing it again changes nothing.
-    async fn calendars(&self) -> Result<()> {
-        if self.spec.calendars.is_empty() {
-            return Ok(());
+    fn durations(&self) -> Durations {
+        let board = self.board.clone();
+        Durations::new(move |name, took| board.observe_transaction(name, took))
+    }
+
+    /// Starts the admin server beside it, until `stop` turns true. Returns its address, and the token
+    /// that was made where none is set.
+    pub async fn serve(&self, stop: watch::Receiver<bool>) -> Result<(SocketAddr, Option<String>)> {
+        let settings = self.spec.settings.clone();
+        let (tokens, made) = Tokens::of(&settings.admin)?;
+        let listen = settings.admin.listen;
+        let ask = asks_of(settings);
+        let address = serve::start(listen, self.board.clone(), tokens, ask, stop).await?;
+        Ok((address, made))
+    }
+
+    /// Makes and fills the calendars; doing it again changes nothing. A warehouse that is away is
+    /// waited for.
+    async fn calendars(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        const PAUSE: Duration = Duration::from_secs(2);
+        while !self.spec.calendars.is_empty() && !*stop.borrow() {
+            match self.fill_calendars().await {
+                Err(error) if error.kind().policy() == Policy::Retry => {
+                    tracing::warn!("{}; trying again in {} s", error.reason(), PAUSE.as_secs());
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE) => {}
+                        _ = stop.wait_for(|stop| *stop) => {}
+                    }
+                }
+                filled => return filled,
+            }
         }
+        Ok(())
+    }
+
+    async fn fill_calendars(&self) -> Result<()> {
         let settings = &self.spec.settings;
         let mut warehouse =
             connect(Side::Warehouse, &settings.warehouse, "siltstone start").await?;
@@ -85,7 +118,7 @@ impl Service {
         let fence = take_over(&mut warehouse, "calendars", "start", None).await?;
         for calendar in &self.spec.calendars {
             let transaction =
-                Fenced::begin(&mut warehouse, &fence, "calendar", &self.durations).await?;
+                Fenced::begin(&mut warehouse, &fence, "calendar", &self.durations()).await?;
             for statement in define_calendar(calendar, &settings.readers) {
                 transaction.batch_execute(&statement).await.map_err(|error| {
                     Error::warehouse(format!("filling {}", calendar.table), error)
@@ -95,4 +128,19 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Writes what the admin server is asked into `audit.requests`.
+fn asks_of(settings: Settings) -> Ask {
+    let settings = Arc::new(settings);
+    Arc::new(move |verb, connector, table| {
+        let settings = settings.clone();
+        Box::pin(async move {
+            let verb = [Verb::Resume, Verb::Resync].into_iter().find(|known| known.word() == verb);
+            let verb = verb.ok_or_else(|| Error::new(Kind::Usage, "there is no such verb"))?;
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            requests::ask(&*warehouse, verb, &connector, Some(&table)).await
+        })
+    })
 }

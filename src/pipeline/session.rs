@@ -13,7 +13,7 @@ use super::control::Control;
 use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
 use super::router::Router;
-use super::shared::{Setup, Shared, Then, writer};
+use super::shared::{CaughtUp, Setup, Shared, Then, writer};
 use super::start::Start;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use crate::capture::catalog;
@@ -52,9 +52,8 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let name = format!("siltstone {} control", connector.name);
     let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
     migrate(&mut warehouse).await?;
-    let owner = format!("pid {}", std::process::id());
     let held = Some(setup.epoch.load(Ordering::SeqCst)).filter(|epoch| *epoch > 0);
-    let fence = take_over(&mut warehouse, &resource, &owner, held).await?;
+    let fence = take_over(&mut warehouse, &resource, &setup.owner, held).await?;
     setup.epoch.store(fence.epoch(), Ordering::SeqCst);
     crate::warehouse::register(&warehouse, &fence).await?;
     let source = connect(Side::Source, &connector.endpoint, "siltstone catalogue").await?;
@@ -125,6 +124,7 @@ async fn hold(shared: &Shared, error: Error) -> Result<End> {
 /// Tells people what each table is doing, and what is left out.
 fn show(shared: &Shared, planned: &[Planned], left_out: &[LeftOut]) {
     let board = &shared.setup.board;
+    board.clear_tables();
     for table in planned {
         let record = &table.record;
         let name = &record.table;
@@ -199,7 +199,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         .iter()
         .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
     for table in catching_up {
-        let ready = super::lane::CaughtUp { target: table.target.clone() };
+        let ready = CaughtUp { target: table.target.clone(), floor: table.record.floor };
         // room for every table is made below if there are more than the queue holds
         let sender = caught_up.clone();
         tokio::spawn(async move { drop(sender.send(ready).await) });

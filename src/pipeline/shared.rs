@@ -29,6 +29,8 @@ pub(super) struct Setup {
     pub(super) board: ConnectorBoard,
     pub(super) durations: Durations,
     pub(super) templates: Templates,
+    /// names this run of this process
+    pub(super) owner: Arc<str>,
     /// the epoch that the connector's last session held; 0 before the first one
     pub(super) epoch: Arc<AtomicI64>,
     /// end when everything that is at the source now is in the warehouse
@@ -58,8 +60,17 @@ struct SideSession {
 #[derive(Clone, Default)]
 pub(super) struct Flows {
     pub(super) version: u64,
-    /// tables that are live since the session began, with the target to go on with
-    pub(super) live: Vec<Arc<Target>>,
+    /// the tables that went on in this session, each with the version that let it
+    pub(super) live: Vec<(u64, CaughtUp)>,
+}
+
+/// A table whose rows are in: its kept changes are next.
+#[derive(Clone)]
+pub(super) struct CaughtUp {
+    /// in the shape that its rows have
+    pub(super) target: Arc<Target>,
+    /// changes below it are in the rows: the stream may still be behind the snapshot
+    pub(super) floor: i64,
 }
 
 /// How long DDL waits for a lock before it gives way.

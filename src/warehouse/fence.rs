@@ -49,7 +49,8 @@ fn fenced(resource: &str) -> Error {
 
 /// Becomes the owner of `resource`. The epoch's row is held by the old owner's open transaction;
 /// after a moment its sessions are terminated. `held` is the epoch that this process held before: if
-/// another one has taken over since, it must not take it back, or the two would do so in turns.
+/// another one has taken over since, it must not take it back, or the two would do so in turns. `owner`
+/// names this process and no other.
 pub async fn take_over(
     warehouse: &mut Session,
     resource: &str,
@@ -86,8 +87,10 @@ async fn try_take_over(
             "insert into audit.epoch as e (resource, epoch) values ($1, 1)
              on conflict (resource) do update set epoch = e.epoch + 1
               where $2::int8 is null or e.epoch = $2
+                 -- the reply to our own takeover was lost
+                 or exists (select from audit.owner o where o.resource = $1 and o.owner = $3)
              returning epoch",
-            &[&resource, &held],
+            &[&resource, &held, &owner],
         )
         .await?;
     let Some(row) = row else { return Ok(None) };

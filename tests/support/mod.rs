@@ -5,7 +5,7 @@ mod proxy;
 mod site;
 
 pub use proxy::Proxy;
-pub use site::{Site, Stopper};
+pub use site::Site;
 
 use std::sync::LazyLock;
 

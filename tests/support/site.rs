@@ -12,8 +12,8 @@ use siltstone::error::Error;
 use siltstone::merge::Templates;
 use siltstone::pipeline::{Options, Service};
 use siltstone::postgres::{Endpoint, Session, Side, connect};
+use siltstone::serve::Board;
 use siltstone::spec::{Spec, load};
-use siltstone::warehouse::Durations;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -91,6 +91,18 @@ impl Site {
         site
     }
 
+    /// Writes the default installation's files, with this site's name and slot.
+    pub fn default_files(&self) {
+        for entry in ["siltstone.yaml", "connectors/shop.yaml"] {
+            std::fs::remove_file(self.root.path().join(entry)).unwrap();
+        }
+        siltstone::demo::files::write(self.root.path()).unwrap();
+        self.connector(
+            "tables: [\"public.*\"]\nexclude: [\"public.users.password_hash\"]\n\
+             target_schema: cleansed\n",
+        );
+    }
+
     /// Connects again, after a server was restarted.
     pub async fn reconnect(&mut self, source: &Cluster, warehouse: &Cluster) {
         let databases = (format!("{}_shop", self.name), format!("{}_warehouse", self.name));
@@ -127,8 +139,8 @@ impl Site {
     }
 
     fn service(&self, options: Options) -> Service {
-        let durations = Durations::unobserved();
-        Service { spec: self.spec(), clock: Clock::system(), options, durations }
+        let clock = Clock::system();
+        Service { spec: self.spec(), options, board: Board::new(clock.clone()), clock }
     }
 
     /// Starts the service in this process.
@@ -140,7 +152,7 @@ impl Site {
     pub fn start_with(&self, options: Options) -> Stopper {
         let service = Arc::new(self.service(options));
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(async move { service.run(board, stopped).await });
+        let task = tokio::spawn(async move { service.run(stopped).await });
         Stopper { stop, task }
     }
 
@@ -232,10 +244,6 @@ impl Site {
         let row = self.warehouse.query_one(query, &[&table]).await.unwrap();
         (0..3).map(|at| row.get(at)).collect()
     }
-}
-
-fn board(_name: &str) -> siltstone::serve::ConnectorBoard {
-    siltstone::serve::ConnectorBoard
 }
 
 async fn lines(session: &Session, query: &str) -> Vec<String> {

@@ -1,0 +1,227 @@
+//! The admin HTTP server: what is going on, and a few verbs that are written down for the owner of a
+//! connector to carry out.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::auth::{Tokens, Verdict};
+use super::board::Board;
+use super::health::{Readiness, readiness};
+use super::status;
+use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
+
+/// Writes a request down: the verb, the connector, the table. Returns its number.
+pub type Ask = Arc<
+    dyn Fn(String, String, TableName) -> Pin<Box<dyn Future<Output = Result<i64>> + Send>>
+        + Send
+        + Sync,
+>;
+
+#[derive(Clone)]
+struct App {
+    board: Board,
+    tokens: Tokens,
+    ask: Ask,
+}
+
+/// Listens and serves until `stop` turns true; the address tells the port where 0 was asked for.
+pub async fn start(
+    listen: SocketAddr,
+    board: Board,
+    tokens: Tokens,
+    ask: Ask,
+    mut stop: watch::Receiver<bool>,
+) -> Result<SocketAddr> {
+    let failed = |error: std::io::Error| {
+        Error::new(Kind::Config, format!("the admin server cannot listen on {listen}"))
+            .remedy("give admin.listen another address, or end what uses it")
+            .because(error)
+    };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let router = router(App { board, tokens, ask });
+    tokio::spawn(async move {
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+            tracing::error!(%error, "the admin server ended");
+        }
+    });
+    Ok(address)
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .route("/", get(root))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(show_status))
+        .route("/connectors", get(connectors).post(files_only))
+        .route("/connectors/{name}", get(connector).put(files_only).delete(files_only))
+        .route("/connectors/{name}/status", get(connector_status))
+        .route("/tables", get(tables))
+        .route("/tables/{table}", get(table))
+        .route("/tables/{table}/{verb}", post(ask))
+        .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
+        .layer(from_fn_with_state(app.clone(), guard))
+        .with_state(app)
+}
+
+/// Lets a request through that may do what it asks.
+async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    match app.tokens.judge(request.method(), request.uri().path(), request.headers()) {
+        Verdict::Allowed => next.run(request).await,
+        Verdict::Unknown => failure(
+            StatusCode::UNAUTHORIZED,
+            "a token is needed",
+            Some("send Authorization: Bearer TOKEN"),
+        ),
+        Verdict::ReadOnly => {
+            failure(StatusCode::FORBIDDEN, "this token is for reading", Some("use admin.token"))
+        }
+    }
+}
+
+fn failure(code: StatusCode, message: &str, remedy: Option<&str>) -> Response {
+    let body = json!({ "error_code": code.as_u16(), "message": message, "remedy": remedy });
+    (code, Json(body)).into_response()
+}
+
+/// What Kafka Connect answers to a machine; a page for a person.
+async fn root(State(app): State<App>, headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if !accepts.unwrap_or_default().contains("text/html") {
+        let version = env!("CARGO_PKG_VERSION");
+        let body =
+            json!({ "version": version, "commit": version, "kafka_cluster_id": "siltstone" });
+        return Json(body).into_response();
+    }
+    let status = status::status(&app.board.views(), app.board.now());
+    let pretty = serde_json::to_string_pretty(&status).unwrap_or_default();
+    let escaped = pretty.replace('&', "&amp;").replace('<', "&lt;");
+    Html(format!(
+        "<!doctype html><meta charset=utf-8><title>Siltstone</title>\
+         <style>body{{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem}}\
+         pre{{background:#f4f2ee;padding:1rem;overflow:auto}}</style>\
+         <h1>Siltstone</h1><p><a href=/status>status</a> · <a href=/readyz>ready</a> · \
+         <a href=/metrics>metrics</a> · <a href=/tables>tables</a></p><pre>{escaped}</pre>"
+    ))
+    .into_response()
+}
+
+async fn readyz(State(app): State<App>) -> Response {
+    match readiness(&app.board.views(), app.board.now()) {
+        Readiness::Ready => Json(json!({ "ready": true })).into_response(),
+        Readiness::NotReady(reasons) => {
+            let body = json!({ "ready": false, "reasons": reasons });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, app.board.metrics_text()).into_response()
+}
+
+async fn show_status(State(app): State<App>) -> Json<Value> {
+    Json(status::status(&app.board.views(), app.board.now()))
+}
+
+#[derive(Deserialize)]
+struct Expand {
+    expand: Option<String>,
+}
+
+async fn connectors(State(app): State<App>, Query(query): Query<Expand>) -> Json<Value> {
+    let views = app.board.views();
+    if query.expand.as_deref() == Some("status") {
+        let entry = |view| json!({ "status": status::connect_status(view) });
+        let entries = views.iter().map(|view| (view.name.clone(), entry(view)));
+        return Json(Value::Object(entries.collect()));
+    }
+    Json(json!(views.iter().map(|view| &view.name).collect::<Vec<_>>()))
+}
+
+async fn connector(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let status = status::status(&app.board.views(), app.board.now());
+    let all = status["connectors"].as_array();
+    match all.and_then(|all| all.iter().find(|connector| connector["name"] == *name)) {
+        Some(found) => Json(found.clone()).into_response(),
+        None => unknown_connector(&name),
+    }
+}
+
+async fn connector_status(State(app): State<App>, Path(name): Path<String>) -> Response {
+    match app.board.views().iter().find(|view| view.name == name) {
+        Some(view) => Json(status::connect_status(view)).into_response(),
+        None => unknown_connector(&name),
+    }
+}
+
+fn unknown_connector(name: &str) -> Response {
+    failure(StatusCode::NOT_FOUND, &format!("there is no connector {name}"), None)
+}
+
+async fn files_only(method: Method) -> Response {
+    failure(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("{method}: connectors are files: write connectors/NAME.yaml and restart"),
+        None,
+    )
+}
+
+async fn tables(State(app): State<App>) -> Json<Value> {
+    let views = app.board.views();
+    let all = views.iter().flat_map(|view| &view.tables);
+    Json(all.map(|(name, report)| status::table(name, report)).collect())
+}
+
+async fn table(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let views = app.board.views();
+    let found =
+        views.iter().flat_map(|view| &view.tables).find(|(table, _)| table.to_string() == name);
+    match found {
+        Some((table, report)) => Json(status::table(table, report)).into_response(),
+        None => unknown_table(&name),
+    }
+}
+
+fn unknown_table(name: &str) -> Response {
+    let message = format!("no connector feeds {name}");
+    failure(StatusCode::NOT_FOUND, &message, Some("see /tables"))
+}
+
+async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>) -> Response {
+    if !matches!(verb.as_str(), "resume" | "resync") {
+        let message = format!("{verb} is no verb of a table: resume, resync");
+        return failure(StatusCode::NOT_FOUND, &message, None);
+    }
+    let views = app.board.views();
+    let found = views.iter().find_map(|view| {
+        let table = view.tables.keys().find(|table| table.to_string() == name)?;
+        Some((view.name.clone(), table.clone()))
+    });
+    let Some((connector, table)) = found else { return unknown_table(&name) };
+    match (app.ask)(verb, connector, table).await {
+        Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "request": id }))).into_response(),
+        Err(error) => {
+            tracing::warn!("a request could not be written: {}", error.reason());
+            failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
+        }
+    }
+}

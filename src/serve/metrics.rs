@@ -1,0 +1,222 @@
+//! The metrics, in Prometheus' text format. Counters are kept as things happen; gauges are read from
+//! the board when somebody scrapes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use super::board::View;
+use crate::journey::Applied;
+
+/// Tables beyond this many are summed as `table="other"`.
+const TABLES_AT_MOST: usize = 500;
+
+/// The states of a table, each a series of `siltstone_table_state`.
+const STATES: [&str; 6] =
+    ["snapshotting", "catching_up", "streaming", "paused", "stopped", "resyncing"];
+
+/// All metrics of the process.
+#[derive(Clone)]
+pub(super) struct Metrics(Arc<Families>);
+
+struct Families {
+    registry: Registry,
+    rows: IntCounterVec,
+    stale: IntCounterVec,
+    transactions: HistogramVec,
+    lag_bytes: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    retained: IntGaugeVec,
+    pending: IntGaugeVec,
+    dead_letters: IntGaugeVec,
+    state: IntGaugeVec,
+    memory: IntGaugeVec,
+    build: IntGaugeVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let families = Families::new();
+        for family in families.collectors() {
+            // names are constants and each is registered once; a duplicate would be a bug of ours,
+            // which costs a metric and not the service
+            if let Err(error) = families.registry.register(family) {
+                tracing::error!(%error, "a metric cannot be registered");
+            }
+        }
+        Metrics(Arc::new(families))
+    }
+}
+
+/// A family whose name and labels are constants is always well-formed.
+macro_rules! family {
+    ($kind:ident, $name:literal, $help:literal, $labels:expr) => {
+        match $kind::new(Opts::new($name, $help), &$labels) {
+            Ok(family) => family,
+            Err(error) => unreachable!("{error}"),
+        }
+    };
+}
+
+impl Families {
+    fn new() -> Families {
+        let durations = HistogramOpts::new(
+            "siltstone_transaction_duration_seconds",
+            "Warehouse transactions from begin to commit",
+        )
+        .buckets(vec![0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0]);
+        let transactions = match HistogramVec::new(durations, &["name"]) {
+            Ok(family) => family,
+            Err(error) => unreachable!("{error}"),
+        };
+        Families {
+            registry: Registry::new(),
+            transactions,
+            rows: family!(
+                IntCounterVec,
+                "siltstone_rows_applied_total",
+                "Rows applied to warehouse tables",
+                ["table", "op"]
+            ),
+            stale: family!(
+                IntCounterVec,
+                "siltstone_stale_rows_total",
+                "Rows dropped because a newer one was there",
+                ["table"]
+            ),
+            lag_bytes: family!(
+                IntGaugeVec,
+                "siltstone_lag_bytes",
+                "Bytes of the source's log behind its end",
+                ["connector", "stage"]
+            ),
+            lag_seconds: family!(
+                GaugeVec,
+                "siltstone_lag_seconds",
+                "Age of the last applied commit while something waits, else 0",
+                ["connector", "stage"]
+            ),
+            retained: family!(
+                IntGaugeVec,
+                "siltstone_slot_retained_bytes",
+                "Log that the slot keeps at the source",
+                ["connector"]
+            ),
+            pending: family!(
+                IntGaugeVec,
+                "siltstone_pending_bytes",
+                "Changes kept for a table that cannot take them now",
+                ["table"]
+            ),
+            dead_letters: family!(
+                IntGaugeVec,
+                "siltstone_dead_letters",
+                "Changes that could not be applied",
+                ["table"]
+            ),
+            state: family!(
+                IntGaugeVec,
+                "siltstone_table_state",
+                "1 for the state a table is in",
+                ["table", "state"]
+            ),
+            memory: family!(
+                IntGaugeVec,
+                "siltstone_memory_bytes",
+                "Resident memory of the process",
+                ["kind"]
+            ),
+            build: family!(IntGaugeVec, "siltstone_build_info", "1", ["version"]),
+        }
+    }
+
+    fn collectors(&self) -> Vec<Box<dyn prometheus::core::Collector>> {
+        vec![
+            Box::new(self.rows.clone()),
+            Box::new(self.stale.clone()),
+            Box::new(self.transactions.clone()),
+            Box::new(self.lag_bytes.clone()),
+            Box::new(self.lag_seconds.clone()),
+            Box::new(self.retained.clone()),
+            Box::new(self.pending.clone()),
+            Box::new(self.dead_letters.clone()),
+            Box::new(self.state.clone()),
+            Box::new(self.memory.clone()),
+            Box::new(self.build.clone()),
+        ]
+    }
+}
+
+impl Metrics {
+    pub(super) fn observe_transaction(&self, name: &str, took: Duration) {
+        self.0.transactions.with_label_values(&[name]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn applied(&self, table: &str, applied: &Applied) {
+        for (op, rows) in [
+            ("upsert", applied.upserted),
+            ("delete", applied.deleted),
+            ("close", applied.closed),
+            ("open", applied.opened),
+        ] {
+            if rows > 0 {
+                self.0.rows.with_label_values(&[table, op]).inc_by(rows);
+            }
+        }
+        self.0.stale.with_label_values(&[table]).inc_by(applied.stale);
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub(super) fn render(&self, views: &[View], now: i64) -> String {
+        let families = &*self.0;
+        families.pending.reset();
+        families.state.reset();
+        families.dead_letters.reset();
+        families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        families.memory.with_label_values(&["resident"]).set(gauge(resident_bytes()));
+        let mut tables = 0;
+        for view in views {
+            let name = view.name.as_str();
+            let received = view.source_end.since(view.received.max(view.stored));
+            families.lag_bytes.with_label_values(&[name, "received"]).set(gauge(received));
+            families.lag_bytes.with_label_values(&[name, "applied"]).set(gauge(view.lag_bytes()));
+            let seconds = Duration::from_micros(view.lag_micros(now).unsigned_abs()).as_secs_f64();
+            families.lag_seconds.with_label_values(&[name, "received"]).set(0.0);
+            families.lag_seconds.with_label_values(&[name, "applied"]).set(seconds);
+            families.retained.with_label_values(&[name]).set(gauge(view.retained));
+            for (table, report) in &view.tables {
+                tables += 1;
+                let shown = table.to_string();
+                let shown = if tables > TABLES_AT_MOST { "other" } else { shown.as_str() };
+                families.pending.with_label_values(&[shown]).add(gauge(report.pending_bytes));
+                families.dead_letters.with_label_values(&[shown]).add(0);
+                for state in STATES {
+                    let is = i64::from(report.state == state);
+                    families.state.with_label_values(&[shown, state]).add(is);
+                }
+            }
+        }
+        let mut text = Vec::new();
+        let encoded = TextEncoder::new().encode(&families.registry.gather(), &mut text);
+        if let Err(error) = encoded {
+            tracing::error!(%error, "the metrics cannot be written");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The process's resident memory, by Linux' own account; 0 elsewhere.
+fn resident_bytes() -> u64 {
+    const PAGE: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * PAGE
+}

@@ -1,0 +1,57 @@
+//! What the board shows, as JSON: `/status`, and the shapes that Kafka Connect's tools know.
+
+use serde_json::{Value, json};
+
+use super::board::{Phase, TableReport, View};
+use crate::names::TableName;
+
+/// `/status`.
+pub(super) fn status(views: &[View], now: i64) -> Value {
+    json!({ "connectors": views.iter().map(|view| connector(view, now)).collect::<Vec<_>>() })
+}
+
+fn connector(view: &View, now: i64) -> Value {
+    let tables = view.tables.iter().map(|(name, report)| table(name, report));
+    json!({
+        "name": view.name,
+        "state": view.phase.word(),
+        "reason": view.reason,
+        "remedy": view.remedy,
+        "role": "owner",
+        "position": view.stored.to_string(),
+        "lag_bytes": view.lag_bytes(),
+        "lag_seconds": seconds(view.lag_micros(now)),
+        "retained_bytes": view.retained,
+        "tables": tables.collect::<Vec<_>>(),
+    })
+}
+
+/// One table.
+pub(super) fn table(name: &TableName, report: &TableReport) -> Value {
+    json!({
+        "name": name.to_string(),
+        "state": report.state,
+        "reason": report.reason,
+        "remedy": report.remedy,
+        "pending_bytes": report.pending_bytes,
+    })
+}
+
+fn seconds(micros: i64) -> f64 {
+    std::time::Duration::from_micros(micros.unsigned_abs()).as_secs_f64()
+}
+
+/// A connector's state in Kafka Connect's words.
+pub(super) fn connect_status(view: &View) -> Value {
+    let state = match view.phase {
+        Phase::Stopped => "FAILED",
+        Phase::Starting => "UNASSIGNED",
+        Phase::Snapshotting | Phase::Streaming | Phase::Waiting => "RUNNING",
+    };
+    json!({
+        "name": view.name,
+        "connector": { "state": state, "worker_id": "siltstone", "trace": view.reason },
+        "tasks": [{ "id": 0, "state": state, "worker_id": "siltstone", "trace": view.reason }],
+        "type": "sink",
+    })
+}

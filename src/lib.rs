@@ -23,4 +23,5 @@ pub mod serve;
 pub mod spec;
 pub mod types;
 pub mod value;
+pub mod verify;
 pub mod warehouse;

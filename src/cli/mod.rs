@@ -3,10 +3,12 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person is answered")]
 
+mod demo;
 mod logging;
 mod run;
 mod table;
 mod validate;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +45,10 @@ enum Verb {
     /// What tables are doing, and what to do with them.
     #[command(subcommand)]
     Table(table::Table),
+    /// Compares source and warehouse while the stream flows.
+    Verify(verify::Verify),
+    /// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
+    Demo(demo::Demo),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -86,6 +92,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     match arguments.verb {
         Verb::Run(run) => run.run(&files).await,
         Verb::Validate(validate) => validate.run(&files).await,
+        Verb::Verify(verify) => verify.run(&files).await,
+        Verb::Demo(demo) => demo.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();

@@ -8,6 +8,7 @@ mod drain;
 mod inspect;
 mod intake;
 mod lane;
+mod pairs;
 mod router;
 mod service;
 mod session;
@@ -16,4 +17,5 @@ mod start;
 mod tables;
 
 pub use inspect::{Report, inspect};
+pub use pairs::pairs;
 pub use service::{Options, Service};

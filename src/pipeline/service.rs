@@ -28,6 +28,7 @@ pub struct Options {
 }
 
 /// A service that is ready to run.
+#[derive(Clone)]
 pub struct Service {
     /// The validated files.
     pub spec: Spec,
@@ -73,6 +74,14 @@ impl Service {
             }
         }
         last
+    }
+
+    /// The same service, with its admin server on any free port of the same address.
+    #[must_use]
+    pub fn on_any_port(&self) -> Service {
+        let mut service = self.clone();
+        service.spec.settings.admin.listen.set_port(0);
+        service
     }
 
     fn durations(&self) -> Durations {

@@ -12,5 +12,5 @@ mod status;
 
 pub use admin::{Ask, start};
 pub use auth::Tokens;
-pub use board::{Board, ConnectorBoard, Phase, TableReport, Totals};
+pub use board::{Board, ConnectorBoard, Phase, TableReport, Totals, View};
 pub use health::{Readiness, readiness};

@@ -1,0 +1,360 @@
+//! `siltstone demo`: two throw-away Postgres clusters, a shop with live traffic, the service between
+//! them, and a proof of equality at the end. Leaves nothing behind.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Files;
+use super::run::stop_on_signals;
+use super::verify::{add, verify_connector};
+use crate::demo::cluster::{Cluster, ClusterOptions};
+use crate::demo::files::{self, SHOP_URL, WAREHOUSE_URL};
+use crate::demo::screen::{Lag, Phase, TableProgress, Verdict, View};
+use crate::demo::shop::{self, DATABASE, ShopOptions};
+use crate::demo::terminal::Screen;
+use crate::demo::traffic::{DEFAULT_RATE, Traffic};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::{Options, Service};
+use crate::postgres::{Session, Side, connect};
+use crate::serve::{Board, Phase as Doing};
+use crate::spec::{Env, Span, load};
+
+/// The warehouse's database.
+const WAREHOUSE: &str = "warehouse";
+
+/// The terminal is drawn this often.
+const FRAME: Duration = Duration::from_millis(250);
+
+/// Rates are taken over this long.
+const RATED: Duration = Duration::from_secs(1);
+
+/// What is left when the traffic has stopped is applied within this time, or something is wrong.
+const DRAINED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
+#[derive(clap::Args)]
+pub(super) struct Demo {
+    /// Stops the traffic this long after the snapshot, and proves source and warehouse equal.
+    #[arg(long = "for", value_name = "DURATION")]
+    lasts: Option<Span>,
+    /// How many rows the shop begins with.
+    #[arg(long, default_value_t = 200_000)]
+    rows: u64,
+    /// How many transactions a second the traffic tries.
+    #[arg(long, default_value_t = DEFAULT_RATE)]
+    rate: u32,
+    /// What the traffic does.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Demo {
+    pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
+        let stop = stop_on_signals()?;
+        let env = Env::of_process(&files.clock);
+        let mut screen = Screen::stdout(&env);
+        let started = Instant::now();
+        say(&mut screen, "making two Postgres clusters and a shop …")?;
+        let source = Cluster::start(options("demo-shop", &env)).await?;
+        let warehouse = Cluster::start(options("demo-warehouse", &env)).await?;
+        warehouse.create_database(WAREHOUSE).await?;
+        let shop = ShopOptions { rows: self.rows, ..ShopOptions::on_day(env.today()) };
+        shop::create(&source, shop).await?;
+        let folder = tempdir()?;
+        files::write(&folder.0)?;
+        let env = env
+            .with(SHOP_URL, &source.url(DATABASE))
+            .with(WAREHOUSE_URL, &warehouse.url(WAREHOUSE));
+        let spec = load(&folder.0.join("siltstone.yaml"), &env)?;
+        let board = Board::new(files.clock.clone());
+        let service = Service {
+            spec,
+            clock: files.clock.clone(),
+            options: Options::default(),
+            board: board.clone(),
+        };
+        let (end_service, ended) = watch::channel(false);
+        let admin = admin(&service, &ended).await?;
+        let running = tokio::spawn({
+            let service = service.clone();
+            async move { service.run(ended).await }
+        });
+        let traffic = Traffic::start(source.endpoint(DATABASE), self.rate, self.seed);
+        let stage = Stage {
+            service,
+            shop: connect(Side::Source, &source.endpoint(DATABASE), "siltstone demo").await?,
+            board,
+            traffic,
+            running,
+            view: View {
+                admin: Some(admin),
+                psql: vec![
+                    format!("psql '{}'", source.url(DATABASE)),
+                    format!("psql '{}'", warehouse.url(WAREHOUSE)),
+                ],
+                ..View::default()
+            },
+            started,
+            rates: Rates::default(),
+        };
+        let code = stage.play(&mut screen, self.lasts, stop, end_service).await;
+        drop((source, warehouse));
+        code
+    }
+}
+
+fn options(name: &str, env: &Env) -> ClusterOptions {
+    // the demo shows this service, not the disk it happens to run on
+    ClusterOptions::new(name, env)
+        .set("max_wal_size", "4GB")
+        .set("max_locks_per_transaction", "256")
+}
+
+/// The admin server, on its usual port or on any other.
+async fn admin(service: &Service, ended: &watch::Receiver<bool>) -> Result<String> {
+    let (address, token) = match service.serve(ended.clone()).await {
+        Ok(started) => started,
+        Err(_) => service.on_any_port().serve(ended.clone()).await?,
+    };
+    Ok(match token {
+        Some(token) => format!("http://{address} (token {token})"),
+        None => format!("http://{address}"),
+    })
+}
+
+/// A folder that is removed in the end.
+struct Folder(std::path::PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(%error, "the demo's folder stays behind");
+        }
+    }
+}
+
+fn tempdir() -> Result<Folder> {
+    let folder = std::env::temp_dir().join(format!("siltstone-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|error| {
+        Error::new(Kind::Config, format!("{} cannot be made", folder.display())).because(error)
+    })?;
+    Ok(Folder(folder))
+}
+
+fn say(screen: &mut Screen, line: &str) -> Result<()> {
+    screen.say(line).map_err(|error| Error::bug("the terminal does not take a line").because(error))
+}
+
+/// Everything on the stage while the demo runs.
+struct Stage {
+    service: Service,
+    shop: Session,
+    board: Board,
+    traffic: Traffic,
+    running: JoinHandle<Result<()>>,
+    view: View,
+    started: Instant,
+    rates: Rates,
+}
+
+/// What was counted when rates were last taken.
+#[derive(Default)]
+struct Rates {
+    at: Option<Instant>,
+    transactions: u64,
+    events: u64,
+    versions: u64,
+}
+
+impl Stage {
+    async fn play(
+        mut self,
+        screen: &mut Screen,
+        lasts: Option<Span>,
+        mut stop: watch::Receiver<bool>,
+        end_service: watch::Sender<bool>,
+    ) -> Result<ExitCode> {
+        let mut since_snapshot = None;
+        loop {
+            self.look();
+            self.draw(screen)?;
+            if self.running.is_finished() {
+                return Err(self.why_ended().await);
+            }
+            if self.view.phase == Phase::Streaming {
+                let since = *since_snapshot.get_or_insert_with(Instant::now);
+                if lasts.is_some_and(|Span(lasts)| since.elapsed() >= lasts) {
+                    break;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(FRAME) => {}
+                _ = stop.wait_for(|stop| *stop) => {
+                    end_service.send_replace(true);
+                    drop(self.traffic.stop().await);
+                    drop(tokio::time::timeout(Duration::from_secs(10), self.running).await);
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+        }
+        let Stage { traffic, .. } = self;
+        let counts = traffic.stop().await?;
+        let mut rest = Rest {
+            service: self.service,
+            shop: self.shop,
+            board: self.board,
+            view: self.view,
+            started: self.started,
+        };
+        rest.drain(screen).await?;
+        let verdict = rest.verify(screen).await?;
+        end_service.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(15), self.running).await;
+        let in_time = matches!(ended, Ok(Ok(Ok(()))));
+        say(
+            screen,
+            &format!(
+                "{} source transactions, {} changes, {} rolled back",
+                counts.transactions, counts.changes, counts.rolled_back
+            ),
+        )?;
+        let passed = verdict && in_time;
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(65) })
+    }
+
+    async fn why_ended(self) -> Error {
+        match self.running.await {
+            Ok(Err(error)) => error,
+            _ => Error::bug("the service ended by itself"),
+        }
+    }
+
+    /// Takes what the board and the traffic show into the view.
+    fn look(&mut self) {
+        let views = self.board.views();
+        let Some(shown) = views.first() else { return };
+        self.view.elapsed = self.started.elapsed();
+        self.view.lag = Some(Lag {
+            milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
+            bytes: shown.lag_bytes(),
+        });
+        self.view.phase = match shown.phase {
+            Doing::Starting => Phase::Starting,
+            Doing::Snapshotting => Phase::Snapshot(progress(shown)),
+            _ => Phase::Streaming,
+        };
+        self.view.notes = shown.reason.iter().cloned().collect();
+        self.view.versions = shown.totals.versions;
+        let counts = self.traffic.counts();
+        self.view.retries = 0;
+        let elapsed = self.rates.at.map(|at| at.elapsed());
+        if elapsed.is_none_or(|elapsed| elapsed >= RATED) {
+            let a_second = |now: u64, before: u64| {
+                let micros = elapsed.map_or(u128::MAX, |elapsed| elapsed.as_micros().max(1));
+                let rate = u128::from(now.saturating_sub(before)) * 1_000_000 / micros;
+                u64::try_from(rate).unwrap_or(0)
+            };
+            self.view.source_transactions = a_second(counts.transactions, self.rates.transactions);
+            self.view.applied_rows = a_second(shown.totals.events, self.rates.events);
+            self.view.versions_added = a_second(shown.totals.versions, self.rates.versions);
+            self.rates = Rates {
+                at: Some(Instant::now()),
+                transactions: counts.transactions,
+                events: shown.totals.events,
+                versions: shown.totals.versions,
+            };
+        }
+    }
+
+    fn draw(&self, screen: &mut Screen) -> Result<()> {
+        draw(&self.view, screen)
+    }
+}
+
+fn draw(view: &View, screen: &mut Screen) -> Result<()> {
+    screen.show(view).map_err(|error| Error::bug("the terminal cannot be drawn").because(error))
+}
+
+fn progress(view: &crate::serve::View) -> Vec<TableProgress> {
+    let mut tables: Vec<TableProgress> = view
+        .tables
+        .iter()
+        .filter(|(_, table)| table.rows_estimated > 0 || table.rows_read > 0)
+        .map(|(name, table)| TableProgress {
+            name: name.to_string(),
+            done: table.rows_read,
+            total: table.rows_estimated,
+            finished: matches!(table.state.as_str(), "catching_up" | "streaming"),
+        })
+        .collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    tables
+}
+
+/// What is left on the stage when the traffic has stopped.
+struct Rest {
+    service: Service,
+    shop: Session,
+    board: Board,
+    view: View,
+    started: Instant,
+}
+
+impl Rest {
+    /// Waits until everything that the source has sent is applied.
+    async fn drain(&mut self, screen: &mut Screen) -> Result<()> {
+        const SENT: &str = "select coalesce(bool_and(sent_lsn >= pg_current_wal_flush_lsn()), false) \
+            from pg_stat_replication where application_name = 'siltstone stream'";
+        let from = Instant::now();
+        self.view.phase = Phase::Draining;
+        while from.elapsed() < DRAINED_WITHIN {
+            self.view.elapsed = self.started.elapsed();
+            let sent = self.shop.query_one(SENT, &[]).await;
+            let sent: bool = sent
+                .and_then(|row| row.try_get(0))
+                .map_err(|error| Error::source("asking what it has sent", error))?;
+            let views = self.board.views();
+            let applied = views.iter().all(|view| !view.backlog());
+            if let Some(shown) = views.first() {
+                self.view.lag = Some(Lag {
+                    milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
+                    bytes: shown.lag_bytes(),
+                });
+            }
+            draw(&self.view, screen)?;
+            if sent && applied {
+                return Ok(());
+            }
+            tokio::time::sleep(FRAME).await;
+        }
+        let what = format!("the rest was not applied within {} s", DRAINED_WITHIN.as_secs());
+        Err(Error::new(Kind::Differs, what))
+    }
+
+    /// Compares everything, and shows the verdict.
+    async fn verify(&mut self, screen: &mut Screen) -> Result<bool> {
+        self.view.phase = Phase::Verifying;
+        self.view.elapsed = self.started.elapsed();
+        draw(&self.view, screen)?;
+        let mut verdict = Verdict::default();
+        let mut passed = true;
+        for connector in &self.service.spec.connectors {
+            let report = verify_connector(&self.service.spec, connector, None).await?;
+            passed &= report.passed();
+            add(&mut verdict, &report);
+            for line in report.findings() {
+                say(screen, &line)?;
+            }
+        }
+        passed &= verdict.passed();
+        self.view.elapsed = self.started.elapsed();
+        self.view.psql.clear();
+        self.view.admin = None;
+        self.view.phase = Phase::Verified(verdict);
+        draw(&self.view, screen)?;
+        Ok(passed)
+    }
+}

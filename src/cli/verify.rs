@@ -1,0 +1,63 @@
+//! `siltstone verify`: proves source and warehouse equal, beside a running service.
+
+use std::process::ExitCode;
+
+use super::Files;
+use crate::demo::screen::{Verdict, verified};
+use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
+use crate::pipeline::pairs;
+use crate::spec::{Connector, Spec};
+use crate::verify::{Report, compare};
+
+/// Compares source and warehouse while the stream flows.
+#[derive(clap::Args)]
+pub(super) struct Verify {
+    /// One warehouse table, as schema.table; all of them if none is named.
+    table: Option<TableName>,
+}
+
+impl Verify {
+    pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
+        let spec = files.load()?;
+        let mut verdict = Verdict::default();
+        let mut passed = true;
+        let mut found = false;
+        for connector in &spec.connectors {
+            let report = verify_connector(&spec, connector, self.table.as_ref()).await?;
+            found |= !report.tables.is_empty();
+            passed &= report.passed();
+            for line in report.findings() {
+                println!("{line}");
+            }
+            add(&mut verdict, &report);
+        }
+        if let Some(table) = self.table.filter(|_| !found) {
+            let what = format!("no connector feeds {table}; see siltstone table list");
+            return Err(Error::new(Kind::Usage, what));
+        }
+        for line in verified(&verdict, 200) {
+            println!("{line}");
+        }
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(65) })
+    }
+}
+
+/// Compares a connector's tables.
+pub(super) async fn verify_connector(
+    spec: &Spec,
+    connector: &Connector,
+    only: Option<&TableName>,
+) -> Result<Report> {
+    let pairs = pairs(spec, connector, only).await?;
+    compare(connector, &spec.settings.warehouse, &pairs).await
+}
+
+/// Adds a connector's report to the verdict.
+pub(super) fn add(verdict: &mut Verdict, report: &Report) {
+    verdict.tables += report.compared();
+    verdict.rows += report.rows();
+    verdict.overlaps += report.overlaps();
+    verdict.double_currents += report.double_currents();
+    verdict.different.extend(report.different());
+}

@@ -1,0 +1,186 @@
+//! Compares tables whose rows have a key.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio_postgres::types::ToSql;
+
+use super::report::{Difference, TableReport};
+use super::sql::Expressions;
+use super::{PAUSE, Pair, ROUNDS, Sides};
+use crate::error::{Error, Result};
+use crate::postgres::Session;
+
+/// A key's columns as text.
+type Key = Vec<String>;
+
+/// A row's digest, and when it was written.
+type Rows = HashMap<Key, (String, String)>;
+
+/// Keys are looked up so many at once.
+const KEYS_AT_ONCE: usize = 1_000;
+
+/// Rows of differing buckets are held so many at once.
+const ROWS_AT_ONCE: i64 = 200_000;
+
+/// So many differences of a table are named; the rest is counted.
+const NAMED: usize = 100;
+
+/// A bucket's count and checksum.
+type Buckets = BTreeMap<String, (i64, String)>;
+
+impl Sides {
+    pub(super) async fn keyed(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
+        let (there, here) = (Expressions::of_source(pair), Expressions::of_warehouse(pair));
+        let (there_text, here_text) = (there.buckets(), here.buckets());
+        let (source, warehouse) = tokio::try_join!(
+            buckets(&self.source, &there_text, Error::source),
+            buckets(&self.warehouse, &here_text, Error::warehouse)
+        )?;
+        report.rows = warehouse.values().map(|(count, _)| count.unsigned_abs()).sum();
+        let names =
+            source.keys().chain(warehouse.keys().filter(|name| !source.contains_key(*name)));
+        let mut part: Vec<String> = Vec::new();
+        let mut rows = 0;
+        for name in names.filter(|name| source.get(*name) != warehouse.get(*name)) {
+            let count = |side: &Buckets| side.get(name).map_or(0, |(count, _)| *count);
+            rows += count(&source).max(count(&warehouse));
+            part.push(name.clone());
+            if rows >= ROWS_AT_ONCE {
+                self.part(&there, &here, &std::mem::take(&mut part), report).await?;
+                rows = 0;
+            }
+        }
+        self.part(&there, &here, &part, report).await
+    }
+
+    /// Looks at the rows of some buckets that differ.
+    async fn part(
+        &self,
+        there: &Expressions,
+        here: &Expressions,
+        buckets: &[String],
+        report: &mut TableReport,
+    ) -> Result<()> {
+        if buckets.is_empty() {
+            return Ok(());
+        }
+        let (there_text, here_text) = (there.rows_of_buckets(), here.rows_of_buckets());
+        let parameters: [&(dyn ToSql + Sync); 1] = [&buckets];
+        let (source, mut warehouse) = tokio::try_join!(
+            rows(&self.source, &there_text, &parameters, Error::source),
+            rows(&self.warehouse, &here_text, &parameters, Error::warehouse)
+        )?;
+        let mut suspects = Vec::new();
+        for (key, (digest, _)) in source {
+            if warehouse.remove(&key).is_none_or(|(other, _)| other != digest) {
+                suspects.push(key);
+            }
+        }
+        suspects.extend(warehouse.into_keys());
+        suspects.sort();
+        for keys in suspects.chunks(KEYS_AT_ONCE) {
+            self.settle(there, here, keys, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at keys again, until they are equal or differ for good.
+    async fn settle(
+        &self,
+        there: &Expressions,
+        here: &Expressions,
+        keys: &[Key],
+        report: &mut TableReport,
+    ) -> Result<()> {
+        let mut suspects = keys.to_vec();
+        let mut changing = 0;
+        let mut found = Vec::new();
+        for round in 0..ROUNDS {
+            if round > 0 {
+                tokio::time::sleep(PAUSE * 2_u32.pow(round - 1)).await;
+            }
+            let before = self.at(there, &self.source, &suspects, "t.xmin::text").await?;
+            self.pass_now().await?;
+            let stored = self.at(here, &self.warehouse, &suspects, "''").await?;
+            let after = self.at(there, &self.source, &suspects, "t.xmin::text").await?;
+            (changing, found) = (0, Vec::new());
+            let mut left = Vec::new();
+            for key in suspects {
+                let stood_still = before.get(&key) == after.get(&key);
+                let source = before.get(&key).map(|(digest, _)| digest);
+                let warehouse = stored.get(&key).map(|(digest, _)| digest);
+                match (stood_still, source, warehouse) {
+                    (true, source, warehouse) if source == warehouse => continue,
+                    (false, ..) => changing += 1,
+                    (true, Some(_), None) => found.push((key.clone(), "missing in the warehouse")),
+                    (true, None, _) => found.push((key.clone(), "not at the source any more")),
+                    (true, Some(_), Some(_)) => found.push((key.clone(), "different")),
+                }
+                left.push(key);
+            }
+            suspects = left;
+            if suspects.is_empty() {
+                return Ok(());
+            }
+        }
+        report.changing += changing;
+        report.differing += u64::try_from(found.len()).unwrap_or(u64::MAX);
+        for (key, what) in found {
+            if report.differences.len() < NAMED {
+                let key = key.join(", ");
+                report.differences.push(Difference { key, what: what.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn at(
+        &self,
+        side: &Expressions,
+        session: &Session,
+        keys: &[Key],
+        version: &str,
+    ) -> Result<Rows> {
+        let width = keys.first().map_or(0, Vec::len);
+        let arrays: Vec<Vec<&str>> = (0..width)
+            .map(|at| keys.iter().filter_map(|key| key.get(at)).map(String::as_str).collect())
+            .collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+        rows(session, &side.rows_of_keys(version), &parameters, Error::source).await
+    }
+}
+
+async fn buckets<F>(session: &Session, query: &str, failed: F) -> Result<Buckets>
+where
+    F: Fn(&'static str, tokio_postgres::Error) -> Error,
+{
+    let failed = |error| failed("computing checksums", error);
+    let answer = session.query(query, &[]).await.map_err(failed)?;
+    let mut buckets = Buckets::new();
+    for row in answer {
+        let name = row.try_get(0).map_err(failed)?;
+        let checksum = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+        buckets.insert(name, checksum);
+    }
+    Ok(buckets)
+}
+
+async fn rows<F>(
+    session: &Session,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    failed: F,
+) -> Result<Rows>
+where
+    F: Fn(&'static str, tokio_postgres::Error) -> Error,
+{
+    let failed = |error| failed("reading rows to compare", error);
+    let answer = session.query(query, parameters).await.map_err(failed)?;
+    let mut rows = Rows::with_capacity(answer.len());
+    for row in answer {
+        let key = row.try_get(0).map_err(failed)?;
+        rows.insert(key, (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,149 @@
+//! Proves source and warehouse equal while the stream flows: without a slot, without a pause.
+//!
+//! Checksums of buckets first, then the keys of buckets that differ. A key is reported only if the
+//! source's row stood still around a moment that the stream has passed, and the warehouse has
+//! something else, in several rounds: a row that is on its way is no difference.
+
+mod bag;
+mod keyed;
+mod report;
+mod sql;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Kind, Result};
+use crate::position::Lsn;
+use crate::postgres::{Endpoint, Session, Side, connect};
+use crate::relation::Relation;
+use crate::spec::{Connector, History, Model};
+
+pub use report::{Difference, Report, TableReport};
+
+/// A source table and the warehouse table that it feeds.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The warehouse table.
+    pub model: Arc<Model>,
+    /// The source table, in its present shape.
+    pub relation: Arc<Relation>,
+    /// Whether its rows are in leaves.
+    pub partitioned: bool,
+    /// Why it is not compared, where it is not: it is stopped, or being read.
+    pub skipped: Option<String>,
+}
+
+/// A difference must show in so many rounds.
+const ROUNDS: u32 = 3;
+
+/// The pause between rounds, doubled each time.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// The stream must pass a position within this time.
+const PASSED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The two sides of a comparison.
+struct Sides {
+    source: Session,
+    warehouse: Session,
+    connector: String,
+    slot: String,
+}
+
+/// Compares tables.
+pub async fn compare(
+    connector: &Connector,
+    warehouse: &Endpoint,
+    pairs: &[Pair],
+) -> Result<Report> {
+    let sides = Sides {
+        source: connect(Side::Source, &connector.endpoint, "siltstone verify").await?,
+        warehouse: connect(Side::Warehouse, warehouse, "siltstone verify").await?,
+        connector: connector.name.clone(),
+        slot: connector.slot.clone(),
+    };
+    let mut report = Report::default();
+    for pair in pairs {
+        report.tables.push(sides.table(pair).await?);
+    }
+    Ok(report)
+}
+
+impl Sides {
+    async fn table(&self, pair: &Pair) -> Result<TableReport> {
+        let mut report = TableReport { table: pair.model.table.clone(), ..TableReport::default() };
+        report.skipped.clone_from(&pair.skipped);
+        if pair.skipped.is_some() {
+            return Ok(report);
+        }
+        match pair.model.history {
+            History::Append | History::Raw => {
+                let why = "its rows are events, which the source does not keep";
+                report.not_comparable = Some(why.to_owned());
+            }
+            History::Bag => self.bag(pair, &mut report).await?,
+            History::Overwrite | History::Versions => self.keyed(pair, &mut report).await?,
+        }
+        if pair.model.history == History::Versions {
+            self.intervals(pair, &mut report).await?;
+        }
+        if pair.model.has_locator() {
+            report.locator = self.count(&sql::locator(&pair.model)).await?;
+        }
+        Ok(report)
+    }
+
+    /// The rules of history that no constraint can hold across leaves.
+    async fn intervals(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
+        report.overlaps = self.count(&sql::overlaps(&pair.model)).await?;
+        report.double_currents = self.count(&sql::double_currents(&pair.model)).await?;
+        Ok(())
+    }
+
+    async fn count(&self, query: &str) -> Result<u64> {
+        let failed = |error| Error::warehouse("verifying", error);
+        let row = self.warehouse.query_one(query, &[]).await.map_err(failed)?;
+        let count: i64 = row.try_get(0).map_err(failed)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Waits until everything that is visible at the source now has been applied.
+    async fn pass_now(&self) -> Result<()> {
+        let failed = |error| Error::source("asking for the end of its log", error);
+        let now = "select (pg_current_wal_insert_lsn() - '0/0')::int8";
+        let row = self.source.query_one(now, &[]).await.map_err(failed)?;
+        let goal = Lsn::from_i64(row.try_get(0).map_err(failed)?);
+        let mut last = Lsn(0);
+        let mut moved = Instant::now();
+        loop {
+            let stored = self.stored().await?;
+            if stored >= goal {
+                return Ok(());
+            }
+            if stored != last {
+                (last, moved) = (stored, Instant::now());
+            }
+            if moved.elapsed() > PASSED_WITHIN {
+                let what = format!(
+                    "the stream of {} stands at {stored} and does not reach {goal}",
+                    self.connector
+                );
+                return Err(Error::new(Kind::Busy, what).remedy("siltstone run"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn stored(&self) -> Result<Lsn> {
+        let failed = |error| Error::warehouse("reading the stored position", error);
+        let query = "select position from audit.progress where connector = $1 and partition = $2";
+        let row = self.warehouse.query_opt(query, &[&self.connector, &self.slot]).await;
+        let row = row.map_err(failed)?.ok_or_else(|| {
+            let what = format!("connector {} has no stored position yet", self.connector);
+            Error::new(Kind::Busy, what).remedy("siltstone run")
+        })?;
+        Ok(Lsn::from_i64(row.try_get(0).map_err(failed)?))
+    }
+}

@@ -1,0 +1,142 @@
+//! What a comparison has found.
+
+use crate::names::TableName;
+
+/// A key whose row differs. Values are never told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key.
+    pub key: String,
+    /// In which way.
+    pub what: String,
+}
+
+/// One table.
+#[derive(Clone, Debug)]
+pub struct TableReport {
+    /// The warehouse table.
+    pub table: TableName,
+    /// Rows compared.
+    pub rows: u64,
+    /// Keys that differ.
+    pub differing: u64,
+    /// The first of them.
+    pub differences: Vec<Difference>,
+    /// Keys that changed whenever they were looked at.
+    pub changing: u64,
+    /// Versions that overlap.
+    pub overlaps: u64,
+    /// Keys with two current versions.
+    pub double_currents: u64,
+    /// Rows whose locator is wrong.
+    pub locator: u64,
+    /// Why it was not compared though it could be: it is stopped, or being read.
+    pub skipped: Option<String>,
+    /// Why it cannot be compared.
+    pub not_comparable: Option<String>,
+}
+
+impl Default for TableReport {
+    fn default() -> TableReport {
+        TableReport {
+            table: TableName::new("", ""),
+            rows: 0,
+            differing: 0,
+            differences: Vec::new(),
+            changing: 0,
+            overlaps: 0,
+            double_currents: 0,
+            locator: 0,
+            skipped: None,
+            not_comparable: None,
+        }
+    }
+}
+
+impl TableReport {
+    fn is_equal(&self) -> bool {
+        self.differing == 0 && self.locator == 0
+    }
+}
+
+/// All tables.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The tables.
+    pub tables: Vec<TableReport>,
+}
+
+impl Report {
+    /// Whether everything was compared and is as it should be.
+    pub fn passed(&self) -> bool {
+        let fine = |table: &TableReport| {
+            table.is_equal()
+                && table.overlaps == 0
+                && table.double_currents == 0
+                && table.skipped.is_none()
+        };
+        self.tables.iter().all(fine)
+    }
+
+    fn comparable(&self) -> impl Iterator<Item = &TableReport> {
+        self.tables.iter().filter(|t| t.skipped.is_none() && t.not_comparable.is_none())
+    }
+
+    /// Tables compared.
+    pub fn compared(&self) -> u64 {
+        u64::try_from(self.comparable().count()).unwrap_or(u64::MAX)
+    }
+
+    /// Rows compared.
+    pub fn rows(&self) -> u64 {
+        self.comparable().map(|table| table.rows).sum()
+    }
+
+    /// Versions that overlap.
+    pub fn overlaps(&self) -> u64 {
+        self.tables.iter().map(|table| table.overlaps).sum()
+    }
+
+    /// Keys with two current versions.
+    pub fn double_currents(&self) -> u64 {
+        self.tables.iter().map(|table| table.double_currents).sum()
+    }
+
+    /// The tables that differ.
+    pub fn different(&self) -> Vec<String> {
+        let different = self.tables.iter().filter(|table| !table.is_equal());
+        different.map(|table| table.table.to_string()).collect()
+    }
+
+    /// Everything that a person should know beside the verdict, a line each.
+    pub fn findings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for table in &self.tables {
+            let name = &table.table;
+            if let Some(why) = &table.skipped {
+                lines.push(format!("{name}: not compared: {why}"));
+            }
+            if let Some(why) = &table.not_comparable {
+                lines.push(format!("{name}: not compared: {why}"));
+            }
+            for difference in &table.differences {
+                lines.push(format!("{name}: {}: {}", difference.key, difference.what));
+            }
+            let more = table.differing.saturating_sub(table.differences.len() as u64);
+            if more > 0 {
+                lines.push(format!("{name}: {more} more keys differ"));
+            }
+            if table.locator > 0 {
+                lines.push(format!("{name}: {} rows with a wrong locator", table.locator));
+            }
+            if table.changing > 0 {
+                let changing = table.changing;
+                lines.push(format!("{name}: {changing} keys changed whenever they were looked at"));
+            }
+            if !table.is_equal() {
+                lines.push(format!("  remedy: siltstone table resync {name}"));
+            }
+        }
+        lines
+    }
+}

@@ -1,0 +1,185 @@
+//! The queries of a comparison. Pure text: names quoted, values only as parameters.
+//!
+//! Both sides compute the same digest of a row: the text of each column in the warehouse's type, as
+//! one row literal, in which NULL and '' differ.
+
+use super::Pair;
+use crate::postgres::quote;
+use crate::relation::TypeKind;
+use crate::spec::{Deletes, History, Model};
+
+/// One side of a pair, as SQL.
+pub(super) struct Expressions {
+    /// What is selected from, with its filter.
+    from: String,
+    /// The key's columns as text.
+    key: Vec<String>,
+    /// What finds rows by their key: column and type.
+    find: Vec<(String, String)>,
+    /// All columns as text.
+    columns: Vec<String>,
+    /// Whether a filter is there already.
+    filtered: bool,
+}
+
+impl Expressions {
+    /// The source's side.
+    pub(super) fn of_source(pair: &Pair) -> Expressions {
+        let text = |name: &str| source_text(pair, name);
+        let only = if pair.partitioned { "" } else { "only " };
+        let key = pair.model.key.iter();
+        let from_column = |name: &String| {
+            pair.model.column(name).map_or(name.clone(), |column| column.from.clone())
+        };
+        let source_type = |from: &str| {
+            let at = pair.relation.columns.iter().find(|column| column.name == from);
+            at.map_or("text".to_owned(), |column| column.ty.name.clone())
+        };
+        Expressions {
+            from: format!("{only}{} t", quote::table(&pair.relation.table)),
+            key: key.clone().map(|name| text(name)).collect(),
+            find: key
+                .map(from_column)
+                .map(|from| (quote::ident(&from), source_type(&from)))
+                .collect(),
+            columns: compared(pair).map(text).collect(),
+            filtered: false,
+        }
+    }
+
+    /// The warehouse's side.
+    pub(super) fn of_warehouse(pair: &Pair) -> Expressions {
+        let model = &pair.model;
+        let text = |name: &str| format!("t.{}::text", quote::ident(name));
+        let filter = match (model.history, model.deletes) {
+            (History::Versions, _) => " where t.is_current",
+            (_, Deletes::Soft) => " where t._deleted_at is null",
+            _ => "",
+        };
+        let ty = |name: &String| {
+            let column = model.column(name);
+            (quote::ident(name), column.map_or("text".to_owned(), |column| column.ty.clone()))
+        };
+        Expressions {
+            from: format!("{} t{filter}", model.quoted()),
+            key: model.key.iter().map(|name| text(name)).collect(),
+            find: model.key.iter().map(ty).collect(),
+            columns: compared(pair).map(text).collect(),
+            filtered: !filter.is_empty(),
+        }
+    }
+
+    fn digest(&self) -> String {
+        format!("md5(row({})::text)", self.columns.join(", "))
+    }
+
+    fn key_digest(&self) -> String {
+        format!("md5(row({})::text)", self.key.join(", "))
+    }
+
+    fn and(&self) -> &'static str {
+        if self.filtered { " and " } else { " where " }
+    }
+
+    /// Count and sum of the digests of each bucket.
+    pub(super) fn buckets(&self) -> String {
+        format!(
+            "select substr({}, 1, 3), count(*), \
+             sum(('x' || substr({}, 1, 15))::bit(60)::int8)::text from {} group by 1",
+            self.key_digest(),
+            self.digest(),
+            self.from
+        )
+    }
+
+    /// Keys and digests of some buckets ($1).
+    pub(super) fn rows_of_buckets(&self) -> String {
+        format!(
+            "select array[{}], {}, '' from {}{}substr({}, 1, 3) = any ($1)",
+            self.key.join(", "),
+            self.digest(),
+            self.from,
+            self.and(),
+            self.key_digest()
+        )
+    }
+
+    /// Keys and digests of some keys: one array of texts for each of the key's columns. `version`
+    /// tells when the source's row was written.
+    pub(super) fn rows_of_keys(&self, version: &str) -> String {
+        let arrays: Vec<String> = (1..=self.find.len()).map(|n| format!("${n}::text[]")).collect();
+        let names: Vec<String> = (1..=self.find.len()).map(|n| format!("k{n}")).collect();
+        let found: Vec<String> = self
+            .find
+            .iter()
+            .zip(&names)
+            .map(|((column, ty), name)| format!("t.{column} = w.{name}::{ty}"))
+            .collect();
+        let unnest = format!("unnest({}) as w({})", arrays.join(", "), names.join(", "));
+        format!(
+            "select array[{}], {}, {version} from {unnest}, {}{}{}",
+            self.key.join(", "),
+            self.digest(),
+            self.from,
+            self.and(),
+            found.join(" and ")
+        )
+    }
+
+    /// How many rows there are of each content.
+    pub(super) fn contents(&self) -> String {
+        format!("select {}, count(*) from {} group by 1", self.digest(), self.from)
+    }
+}
+
+/// The columns that are compared: those that the source feeds.
+fn compared(pair: &Pair) -> impl Iterator<Item = &str> {
+    let fed = |from: &str| pair.relation.columns.iter().any(|column| column.name == from);
+    let columns = pair.model.columns.iter().filter(move |column| fed(&column.from));
+    columns.map(|column| column.name.as_str())
+}
+
+/// A source column as text, in the type that the warehouse has it in.
+fn source_text(pair: &Pair, name: &str) -> String {
+    let Some(column) = pair.model.column(name) else { return "null".to_owned() };
+    let from = pair.relation.columns.iter().find(|candidate| candidate.name == column.from);
+    let Some(from) = from else { return "null".to_owned() };
+    let quoted = format!("t.{}", quote::ident(&column.from));
+    match &from.ty.kind {
+        TypeKind::Builtin { name, .. } if *name != column.ty => {
+            format!("{quoted}::{}::text", column.ty)
+        }
+        _ => format!("{quoted}::text"),
+    }
+}
+
+/// Versions of one key that overlap.
+pub(super) fn overlaps(model: &Model) -> String {
+    let key = quote::idents(model.key.iter().map(String::as_str));
+    format!(
+        "select count(*) from (select valid_to > lead(valid_from) over (partition by {key} \
+         order by valid_from, valid_to) as twice from {}) v where twice",
+        model.quoted()
+    )
+}
+
+/// Keys with two current versions.
+pub(super) fn double_currents(model: &Model) -> String {
+    let key = quote::idents(model.key.iter().map(String::as_str));
+    format!(
+        "select count(*) from (select 1 from {} where is_current group by {key} \
+         having count(*) > 1) v",
+        model.quoted()
+    )
+}
+
+/// Rows whose locator is missing, superfluous or wrong.
+pub(super) fn locator(model: &Model) -> String {
+    let key = quote::idents(model.key.iter().map(String::as_str));
+    let by = model.partition.as_ref().map_or(String::new(), |p| quote::ident(&p.by));
+    format!(
+        "select count(*) from {} l full join {} t using ({key}) where l.{by} is distinct from t.{by}",
+        quote::table(&model.locator()),
+        model.quoted()
+    )
+}

@@ -225,3 +225,26 @@ fn the_shop_is_replicated_under_its_traffic() {
         }
     });
 }
+
+#[test]
+fn a_table_that_was_not_fed_for_a_time_is_read_again() {
+    block_on(async {
+        let site = Site::new("shelved").await;
+        site.shop(USERS).await;
+        site.catch_up().await;
+        // a file takes the source table over: the mirrored one stays as it is
+        site.file("schemas/dim_users.yaml", DIM_USERS);
+        site.shop("update users set country = 'AT' where id <= 3").await;
+        site.catch_up().await;
+        assert_eq!(site.state("cleansed.users").await[0], "paused");
+        let current = "select count(*) from cleansed.dim_users_current where country = 'AT'";
+        assert_eq!(site.at_warehouse(current).await, ["3"]);
+        // and takes up what it missed when the file is gone
+        site.remove("schemas/dim_users.yaml");
+        site.shop("delete from users where id = 4").await;
+        site.catch_up().await;
+        let users = "select id, email, country, bio from {} order by id";
+        site.assert_equal(users, "public.users", "cleansed.users").await;
+        assert_eq!(site.state("cleansed.dim_users").await[0], "paused");
+    });
+}

@@ -12,8 +12,9 @@ use crate::error::Result;
 use crate::journey::Target;
 use crate::merge::{Leaf, Leaves, Templates, create_leaves};
 use crate::names::TableName;
+use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::{schemas, tables};
+use crate::progress::{Checkpoint, schemas, tables};
 use crate::relation::Relation;
 use crate::serve::ConnectorBoard;
 use crate::spec::{Connector, Model, Settings};
@@ -164,6 +165,17 @@ impl Shared {
             Then::OpenChunk(state) => {
                 tables::open_chunk(&transaction, table, state, None).await?;
             }
+            Then::Shelve => {
+                let reason = Some("nothing feeds it");
+                tables::open_chunk(&transaction, table, tables::State::Paused, reason).await?;
+            }
+            Then::Gap => {
+                let connector = self.connector();
+                let (name, slot) = (&connector.name, &connector.slot);
+                let stored = Checkpoint::read(&*transaction, name, slot).await?;
+                let now = stored.map_or(Lsn(0), |stored| stored.position);
+                tables::note_gap(&transaction, table, (now, Some(now)), "nothing fed it").await?;
+            }
             Then::Stop { reason, remedy } => {
                 let state = tables::State::Stopped;
                 tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
@@ -182,6 +194,10 @@ pub(super) enum Then<'a> {
     Add { source: &'a TableName, schema_id: i32 },
     /// Its rows are to be read.
     OpenChunk(tables::State),
+    /// Nothing feeds it: should it be fed again, its rows are to be read.
+    Shelve,
+    /// It goes on with the changes from now on; what it missed is named.
+    Gap,
     /// It cannot go on.
     Stop { reason: &'a str, remedy: &'a str },
     /// It has the shape of this number now.

@@ -163,7 +163,7 @@ pub(super) async fn plan(
     let records = tables::read(&**warehouse, &connector.name).await?;
     let numbers: Vec<i32> = records.iter().filter_map(|record| record.schema_id).collect();
     let shapes = schemas::read(&**warehouse, &numbers).await?;
-    let (mut planned, mut left_out) = (Vec::new(), Vec::new());
+    let (mut planned, mut left_out) = (Vec::<Planned>::new(), Vec::new());
     for fed in &resolved.fed {
         for model in &fed.models {
             let record = records.iter().find(|record| record.table == model.table);
@@ -190,7 +190,42 @@ pub(super) async fn plan(
             }
         }
     }
+    for record in &records {
+        if !planned.iter().any(|table| table.record.table == record.table) {
+            shelve(shared, record).await?;
+        }
+    }
+    for table in planned.iter_mut().filter(|table| table.record.state == State::Paused) {
+        take_back(shared, table).await?;
+    }
     Ok((planned, left_out))
+}
+
+/// A table that nothing feeds any more misses changes from now on: should it be fed again, it has to
+/// be read again.
+async fn shelve(shared: &Shared, record: &TableRecord) -> Result<()> {
+    if record.state == State::Paused && record.chunk_open {
+        return Ok(());
+    }
+    let table = &record.table;
+    tracing::warn!(%table, "nothing feeds this table any more; it stays as it is");
+    shared.define(&[], table, Then::Shelve).await
+}
+
+/// A table that is fed again after a time in which it was not.
+async fn take_back(shared: &Shared, table: &mut Planned) -> Result<()> {
+    let name = &table.record.table;
+    if table.target.model.history.logs_events() {
+        shared.define(&[], name, Then::Gap).await?;
+        table.record.state = State::CatchingUp;
+        table.record.chunk_open = false;
+    } else {
+        shared.define(&[], name, Then::OpenChunk(State::Resyncing)).await?;
+        table.record.state = State::Resyncing;
+        table.record.chunk_open = true;
+    }
+    tracing::info!(table = %name, "the table is fed again");
+    Ok(())
 }
 
 /// A table we know, in the shape that was applied last: the stream tells what changed since.

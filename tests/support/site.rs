@@ -120,6 +120,11 @@ impl Site {
         std::fs::write(path, text).unwrap();
     }
 
+    /// Removes a file below the root.
+    pub fn remove(&self, path: &str) {
+        std::fs::remove_file(self.root.path().join(path)).unwrap();
+    }
+
     /// Writes the connector's file with these fields beside the ones that say who it is.
     pub fn connector(&self, fields: &str) {
         let head = "kind: postgres\nsource: shop\nurl: \"${SHOP_URL}\"\n";

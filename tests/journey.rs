@@ -5,7 +5,7 @@ use std::time::Duration;
 use siltstone::demo::shop::{self, ShopOptions};
 use siltstone::demo::traffic::Traffic;
 
-use crate::support::{Site, block_on, env, is_full};
+use crate::support::{Site, block_on, cluster_of, env, is_full};
 
 const USERS: &str = "create table users (id bigint primary key, email text not null, country text, bio text);
     alter table users alter bio set storage external;
@@ -117,37 +117,46 @@ fn changes_of_every_kind_are_merged() {
 
 #[test]
 fn versions_follow_every_commit() {
+    block_on(async { versions(Site::new("versions").await).await });
+}
+
+#[test]
+fn versions_follow_every_commit_on_postgres_18() {
     block_on(async {
-        let site = Site::new("versions").await;
-        site.file("schemas/dim_users.yaml", DIM_USERS);
-        site.shop(USERS).await;
-        site.catch_up().await;
-        site.shop_each(&[
-            "update users set country = 'AT' where id = 1",
-            "update users set country = 'CH' where id = 1",
-            "update users set bio = 'untracked' where id = 2",
-            "begin; update users set country = 'IT' where id = 3; \
-             update users set country = 'FR' where id = 3; commit",
-            "delete from users where id = 4",
-            "insert into users values (4, 'back', 'DE', null)",
-            "update users set country = 'DE' where id = 5",
-            "update users set country = null where id = 6",
-            "delete from users where id = 7",
-        ])
-        .await;
-        site.catch_up().await;
-        let versions = "select user_id, string_agg(coalesce(country, '~') || case when is_current then '*' else '' end, ' ' order by valid_from) \
-            from cleansed.dim_users where user_id <= 7 group by 1 order by 1";
-        let expected = ["1|DE AT CH*", "2|DE*", "3|DE FR*", "4|DE DE*", "5|DE*", "6|DE ~*", "7|DE"];
-        assert_eq!(site.at_warehouse(versions).await, expected);
-        let current = "select {} order by 1";
-        site.assert_equal(
-            current,
-            "id, email, country, bio from public.users",
-            "user_id, email, country, bio from cleansed.dim_users_current",
-        )
-        .await;
+        let cluster = cluster_of("eighteen", Some(18)).await;
+        versions(Site::on("eighteen", &cluster, &cluster).await).await;
     });
+}
+
+async fn versions(site: Site) {
+    site.file("schemas/dim_users.yaml", DIM_USERS);
+    site.shop(USERS).await;
+    site.catch_up().await;
+    site.shop_each(&[
+        "update users set country = 'AT' where id = 1",
+        "update users set country = 'CH' where id = 1",
+        "update users set bio = 'untracked' where id = 2",
+        "begin; update users set country = 'IT' where id = 3; \
+         update users set country = 'FR' where id = 3; commit",
+        "delete from users where id = 4",
+        "insert into users values (4, 'back', 'DE', null)",
+        "update users set country = 'DE' where id = 5",
+        "update users set country = null where id = 6",
+        "delete from users where id = 7",
+    ])
+    .await;
+    site.catch_up().await;
+    let versions = "select user_id, string_agg(coalesce(country, '~') || case when is_current then '*' else '' end, ' ' order by valid_from) \
+        from cleansed.dim_users where user_id <= 7 group by 1 order by 1";
+    let expected = ["1|DE AT CH*", "2|DE*", "3|DE FR*", "4|DE DE*", "5|DE*", "6|DE ~*", "7|DE"];
+    assert_eq!(site.at_warehouse(versions).await, expected);
+    let current = "select {} order by 1";
+    site.assert_equal(
+        current,
+        "id, email, country, bio from public.users",
+        "user_id, email, country, bio from cleansed.dim_users_current",
+    )
+    .await;
 }
 
 #[test]

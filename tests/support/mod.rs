@@ -52,13 +52,21 @@ pub async fn clusters() -> &'static (Cluster, Cluster) {
         .await
 }
 
-/// A cluster that a test may stop and break. It is gone with the test.
+/// A cluster that a test may stop and break. It is gone with the test. `SILTSTONE_TEST_POSTGRES` says
+/// which major version; any is taken where it is not set.
 pub async fn own_cluster(name: &str) -> Cluster {
-    let options = ClusterOptions::new(name, &env())
+    let version = env().get("SILTSTONE_TEST_POSTGRES").map(|text| text.parse().unwrap());
+    cluster_of(name, version).await
+}
+
+/// A cluster of a major version.
+pub async fn cluster_of(name: &str, version: Option<u32>) -> Cluster {
+    let mut options = ClusterOptions::new(name, &env())
         .set("fsync", "off")
         .set("max_connections", "200")
         .set("max_replication_slots", "60")
         .set("max_wal_senders", "60")
         .set("max_locks_per_transaction", "512");
+    options.version = version;
     Cluster::start(options).await.unwrap()
 }

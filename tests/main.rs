@@ -14,3 +14,4 @@ mod faults;
 mod journey;
 mod support;
 mod tidy;
+mod verify;

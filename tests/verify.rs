@@ -1,0 +1,162 @@
+//! `verify` finds what was planted and nothing else, and the service keeps within its memory.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{Site, block_on, is_full};
+
+const TABLES: &str = "create table users (id bigint primary key, email text, country text);
+    insert into users select i, 'u' || i, '' from generate_series(1, 3000) i;
+    create table orders (id bigint, line int, day date not null, amount numeric, primary key (id, line));
+    insert into orders select i, i % 3, date '2024-01-01' + i % 50, i from generate_series(1, 3000) i;
+    create table plain (a int, b text); alter table plain replica identity full;
+    insert into plain select i % 5, null from generate_series(1, 50) i;
+    create table \"x\"\"; drop table y\" (\"A.b\" uuid primary key, v timestamptz);
+    insert into \"x\"\"; drop table y\" select gen_random_uuid(), now() from generate_series(1, 100)";
+
+fn files(site: &Site) {
+    site.file(
+        "schemas/dim_users.yaml",
+        "table: cleansed.dim_users\nfrom: shop.public.users\nhistory: versions\nkey: [user_id]\n\
+         columns:\n  user_id: { from: id, type: bigint }\n  email: { type: varchar(100) }\n  country: { type: text }\n",
+    );
+    site.file(
+        "schemas/fact_orders.yaml",
+        "table: cleansed.fact_orders\nfrom: shop.public.orders\nkey: [order_id, line]\n\
+         partition: { by: day, every: month, range: [\"2020-01-01\", \"+1y\"] }\n\
+         columns:\n  order_id: { from: id, type: bigint }\n  line: { type: integer }\n  \
+         day: { type: date, required: true }\n  amount: { type: \"numeric\" }\n",
+    );
+}
+
+/// Runs `siltstone verify`; whether it passed, and what it printed.
+fn verify(site: &Site) -> (bool, String) {
+    let output = site.command(&["verify"]).stdout(Stdio::piped()).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn planted_errors_are_named_by_their_keys() {
+    block_on(async {
+        let site = Site::new("planted").await;
+        files(&site);
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        let (passed, text) = verify(&site);
+        assert!(passed && text.contains("4 tables"), "{text}");
+        assert!(text.contains("PASSED"), "{text}");
+        site.warehouse
+            .batch_execute(
+                "delete from cleansed.dim_users where user_id = 7;
+                 update cleansed.dim_users set country = null where user_id = 8;
+                 update cleansed.dim_users set email = 'stale' where user_id = 9;
+                 insert into cleansed.dim_users (user_id, email, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _synced_at)
+                   values (999999, 'extra', now(), '9999-12-31 00:00+00', 0, 0, 0, 0, now());
+                 insert into cleansed.plain select * from cleansed.plain limit 1;
+                 update audit.locator_cleansed_fact_orders set day = day + 1 where order_id = 5",
+            )
+            .await
+            .unwrap();
+        let (passed, text) = verify(&site);
+        assert!(!passed, "{text}");
+        for line in [
+            "cleansed.dim_users: 7: missing in the warehouse",
+            "cleansed.dim_users: 8: different",
+            "cleansed.dim_users: 9: different",
+            "cleansed.dim_users: 999999: not at the source any more",
+            "cleansed.plain: rows with digest",
+            "cleansed.fact_orders: 1 rows with a wrong locator",
+            "siltstone table resync cleansed.dim_users",
+            "FAILED",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        assert_eq!(text.matches("dim_users: ").count(), 4, "{text}");
+        // the remedy mends it, beside the running service
+        for table in ["cleansed.dim_users", "cleansed.plain", "cleansed.fact_orders"] {
+            let asked = site.command(&["table", "resync", table, "--yes", "--wait"]).status();
+            assert!(asked.unwrap().success());
+        }
+        site.until("read again", "select bool_and(state = 'streaming') from audit.tables").await;
+        let (passed, text) = verify(&site);
+        assert!(passed, "{text}");
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn rows_on_their_way_are_no_difference() {
+    block_on(async {
+        let site = Site::new("moving").await;
+        files(&site);
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let changing = async {
+            let mut n = 0;
+            while !*stopped.borrow() {
+                n += 1;
+                site.shop(&format!(
+                    "update users set country = 'c{n}' where id between {n} % 3000 and {n} % 3000 + 20;
+                     delete from plain where ctid = (select min(ctid) from plain);
+                     insert into plain values ({n} % 5, 'p');"
+                ))
+                .await;
+            }
+        };
+        let verifying = async {
+            for _ in 0..if is_full() { 20 } else { 3 } {
+                let (passed, text) = tokio::task::block_in_place(|| verify(&site));
+                assert!(passed, "{text}");
+            }
+            stop.send_replace(true);
+        };
+        tokio::join!(changing, verifying);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_huge_transaction_stays_within_memory_and_is_seen_whole() {
+    block_on(async {
+        let site = Site::new("huge").await;
+        let rows = if is_full() { 1_000_000 } else { 150_000 };
+        site.shop(&format!(
+            "create table a (id bigint primary key, v bigint not null, t text);
+             create table b (id bigint primary key, v bigint not null);
+             insert into a select i, 1, repeat('t', 50) from generate_series(1, {rows}) i;
+             insert into b select 1, -{rows}"
+        ))
+        .await;
+        site.catch_up().await;
+        let mut child = site.spawn(&["run"]);
+        site.until(
+            "it runs",
+            "select count(*) > 0 from audit.owner where jsonb_array_length(backends) > 2",
+        )
+        .await;
+        site.shop(&format!("begin; update a set v = v + 1; update b set v = v - {rows}; commit"))
+            .await;
+        for n in 1..=if is_full() { 500 } else { 50 } {
+            site.shop(&format!("begin; insert into a values ({rows} + {n}, 7); insert into b values (1 + {n}, -7); commit")).await;
+        }
+        let sums = "select (select sum(v) from cleansed.a) + (select sum(v) from cleansed.b)";
+        let done = format!("select sum(v) >= 2 * {rows} from cleansed.a where id <= {rows}");
+        while site.at_warehouse(&done).await != ["t"] {
+            assert_eq!(site.at_warehouse(sums).await, ["0"], "a part of a transaction was seen");
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(site.at_warehouse(sums).await, ["0"]);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak < 300_000, "peak of {peak} kB");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        site.catch_up().await;
+        site.assert_equal("select id, v, t from {} order by id", "a", "cleansed.a").await;
+    });
+}

@@ -29,9 +29,10 @@ struct Arguments {
     /// How logs are written.
     #[arg(long, global = true, value_enum, default_value_t = logging::Format::Auto)]
     log_format: logging::Format,
-    /// Which logs are written: error, warn, info, debug, or a filter such as siltstone=debug.
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info")]
-    log_level: String,
+    /// Which logs are written: off, error, warn, info, debug, or a filter such as siltstone=debug.
+    /// Without it `run` writes info, the demo none, and all others warn.
+    #[arg(long, global = true, env = "RUST_LOG")]
+    log_level: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -83,11 +84,15 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let clock = Clock::system();
-    logging::start(
-        arguments.log_format,
-        &arguments.log_level,
-        matches!(arguments.verb, Verb::Run(_)),
-    )?;
+    let service = matches!(arguments.verb, Verb::Run(_));
+    let level = match (&arguments.log_level, &arguments.verb) {
+        (Some(level), _) => level.as_str(),
+        (None, Verb::Run(_)) => "info",
+        // its screen would be torn by logs; what matters is on it
+        (None, Verb::Demo(_)) => "off",
+        (None, _) => "warn",
+    };
+    logging::start(arguments.log_format, level, service)?;
     let files = Files { path: arguments.config, clock };
     match arguments.verb {
         Verb::Run(run) => run.run(&files).await,

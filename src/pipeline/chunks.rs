@@ -121,13 +121,16 @@ impl Worker {
     async fn run(self) -> Result<()> {
         let connector = self.shared.connector();
         let mut source = connect(Side::Source, &connector.endpoint, "siltstone snapshot").await?;
-        let under = snapshot::under(&mut source, &self.snapshot).await?;
         let mut warehouse =
             writer(&self.shared.setup, &self.shared.fence, &format!("snapshot {}", self.number))
                 .await?;
         loop {
             let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
-            match self.read(&under, &mut warehouse, &job).await {
+            // a transaction a table: the source's own DDL waits for one table at most
+            let under = snapshot::under(&mut source, &self.snapshot).await?;
+            let read = self.read(&under, &mut warehouse, &job).await;
+            drop(under);
+            match read {
                 Ok(Some(target)) => {
                     let floor = self.as_of.as_i64();
                     if self.done.send(CaughtUp { target, floor }).await.is_err() {

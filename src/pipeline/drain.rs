@@ -52,8 +52,12 @@ impl Drain {
         &self.target.model.table
     }
 
-    pub(super) fn caught_up(&self) -> CaughtUp {
-        CaughtUp { target: self.target.clone(), floor: self.floor }
+    /// The table as it goes on: its changes come in the form of the connection, whatever the form of
+    /// the kept ones was.
+    pub(super) fn caught_up(&self, shared: &Shared) -> Result<CaughtUp> {
+        let Target { index, model, relation, schema_id, .. } = &*self.target;
+        let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
+        Ok(CaughtUp { target: Arc::new(bound.target), floor: self.floor })
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in

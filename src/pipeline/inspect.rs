@@ -23,6 +23,7 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
     let source = connect(Side::Source, &connector.endpoint, "siltstone validate").await?;
     let warehouse =
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
+    crate::warehouse::refuse_unfit(&*warehouse).await?;
     let slots = i64::from(slot::inspect(&source, &connector.slot).await?.is_none());
     let mut findings = preflight::inspect(&source, slots).await?.findings;
     let extensions = extension_types(&*warehouse).await?;

@@ -214,7 +214,7 @@ impl Lane {
             begun.commit().await?;
             shared.setup.board.applied(table.drain.index(), &drained.applied);
             if drained.events < PART {
-                live.push(table.drain.caught_up());
+                live.push(table.drain.caught_up(shared)?);
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }
         }

@@ -32,7 +32,7 @@ use crate::progress::tables::State;
 use crate::progress::{Checkpoint, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
-use crate::warehouse::{Fenced, migrate, take_over};
+use crate::warehouse::{Fenced, migrate, refuse_unfit, take_over};
 
 /// How long a stop may take to finish the open batch before it is abandoned.
 const GRACE: Duration = Duration::from_secs(8);
@@ -51,6 +51,7 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let resource = format!("connector:{}", connector.name);
     let name = format!("siltstone {} control", connector.name);
     let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
+    refuse_unfit(&*warehouse).await?;
     migrate(&mut warehouse).await?;
     let held = Some(setup.epoch.load(Ordering::SeqCst)).filter(|epoch| *epoch > 0);
     let fence = take_over(&mut warehouse, &resource, &setup.owner, held).await?;

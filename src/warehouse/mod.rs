@@ -2,8 +2,10 @@
 
 mod fence;
 mod migrate;
+mod preflight;
 mod transaction;
 
 pub use fence::{Fence, register, take_over};
 pub use migrate::migrate;
+pub use preflight::refuse_unfit;
 pub use transaction::{Durations, Fenced};

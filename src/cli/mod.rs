@@ -59,7 +59,14 @@ enum Verb {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // help and version come this way too, and are no error
+            let code = if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+            return if error.print().is_ok() { code } else { ExitCode::from(74) };
+        }
+    };
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("another TLS provider is installed already");
     }

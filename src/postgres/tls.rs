@@ -6,11 +6,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -29,8 +30,8 @@ pub fn client_config(endpoint: &Endpoint) -> Result<ClientConfig> {
             Arc::new(Unchecked(provider.clone()))
         }
         // libpq: a root certificate beside `require` means verify-ca
-        SslMode::VerifyFull => verifier(&provider, root_cert)?,
-        _ => Arc::new(AnyName(verifier(&provider, root_cert)?)),
+        SslMode::VerifyFull => Arc::new(verifier(&provider, root_cert, true)?),
+        _ => Arc::new(verifier(&provider, root_cert, false)?),
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -44,8 +45,10 @@ pub fn client_config(endpoint: &Endpoint) -> Result<ClientConfig> {
 fn verifier(
     provider: &Arc<CryptoProvider>,
     root_cert: Option<&Path>,
-) -> Result<Arc<WebPkiServerVerifier>> {
+    names: bool,
+) -> Result<Checked> {
     let mut roots = RootCertStore::empty();
+    let mut own = Vec::new();
     match root_cert {
         Some(path) => {
             let refuse =
@@ -53,6 +56,7 @@ fn verifier(
             let certs = CertificateDer::pem_file_iter(path).map_err(|e| refuse().because(e))?;
             for cert in certs {
                 let cert = cert.map_err(|error| refuse().because(error))?;
+                own.push(cert.clone());
                 roots.add(cert).map_err(|error| refuse().because(error))?;
             }
         }
@@ -60,13 +64,13 @@ fn verifier(
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(
-        |error| {
-            Error::new(Kind::Config, "there are no root certificates to check the server by")
-                .remedy("give sslrootcert=FILE in the URL, or install ca-certificates")
-                .because(error)
-        },
-    )
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let chain = chain.build().map_err(|error| {
+        Error::new(Kind::Config, "there are no root certificates to check the server by")
+            .remedy("give sslrootcert=FILE in the URL, or install ca-certificates")
+            .because(error)
+    })?;
+    Ok(Checked { chain, own, names })
 }
 
 /// The channel binding data of a server certificate (RFC 5929, tls-server-end-point): its digest
@@ -127,11 +131,27 @@ impl ServerCertVerifier for Unchecked {
     }
 }
 
-/// Checks the chain, not the name: `verify-ca`.
+/// Checks the chain, and for `verify-full` the name.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct Checked {
+    chain: Arc<WebPkiServerVerifier>,
+    /// the certificates of sslrootcert. A server may show one of them itself: a self-signed one, which
+    /// webpki takes as a root only
+    own: Vec<CertificateDer<'static>>,
+    names: bool,
+}
 
-impl ServerCertVerifier for AnyName {
+impl Checked {
+    fn is_own(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+        let named = || {
+            let parsed = ParsedCertificate::try_from(certificate);
+            parsed.is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok())
+        };
+        self.own.iter().any(|own| own == certificate) && (!self.names || named())
+    }
+}
+
+impl ServerCertVerifier for Checked {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -140,12 +160,20 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let checked =
-            self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        if self.is_own(end_entity, server_name) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let checked = self.chain.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
         match checked {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !self.names => Ok(ServerCertVerified::assertion()),
             checked => checked,
         }
     }
@@ -156,7 +184,7 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.chain.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -165,10 +193,10 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.chain.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.chain.supported_verify_schemes()
     }
 }

@@ -12,6 +12,7 @@
 
 mod faults;
 mod journey;
+mod model;
 mod service;
 mod support;
 mod tidy;

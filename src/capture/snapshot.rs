@@ -69,7 +69,9 @@ fn copy_text(relation: &Relation, wires: &[Wire], partitioned: bool) -> String {
         let name = quote::ident(&column.name);
         match wire {
             Wire::Binary(_) => name,
-            Wire::Text => format!("{name}::text"),
+            // what the type's output function writes, as the stream has it: a cast to text differs for
+            // bool, inet and character
+            Wire::Text => format!("case when {name} is not null then format('%s', {name}) end"),
         }
     };
     let columns: Vec<String> = relation.columns.iter().zip(wires).map(column).collect();

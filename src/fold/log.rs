@@ -42,14 +42,18 @@ impl Log {
             None => key,
         };
         let earlier = if carries { self.earlier(old_key) } else { None };
-        let (image, unchanged) = self.image(event, earlier);
+        let (image, unchanged) = self.image(event, earlier.and_then(|row| row.image));
         let moved = self.folded.bytes(old_key) != self.folded.bytes(key);
         let before = event.old.filter(|_| self.raw).map(|old| old.row.bytes());
         let before = before.map(|bytes| keep(&mut self.folded, bytes));
         self.folded.rows.push(FoldedRow {
             op: event.op,
             key,
-            origin: Some(old_key).filter(|_| unchanged && moved),
+            // where the stored values are: under the key that the row had before the window
+            origin: earlier
+                .and_then(|row| row.origin)
+                .or(moved.then_some(old_key))
+                .filter(|_| unchanged),
             image,
             before,
             order: event.order,
@@ -64,9 +68,9 @@ impl Log {
         Ok(())
     }
 
-    fn earlier(&self, key: Span) -> Option<Span> {
+    fn earlier(&self, key: Span) -> Option<FoldedRow> {
         let at = self.index.find(&self.folded, self.folded.bytes(key))?;
-        self.folded.rows.get(at)?.image
+        self.folded.rows.get(at).copied()
     }
 
     fn key(&mut self, target: &Target, event: &ChangeEvent<'_>) -> Result<Span> {

@@ -122,6 +122,7 @@ impl Control {
         if let Some(slot) = slot::inspect(source, &connector.slot).await? {
             board.retained_bytes(slot.retained);
         }
+        board.source_ends(self.end_of_log(source).await?);
         let sizes: BTreeMap<TableName, u64> =
             pending::sizes(&**warehouse, &connector.name).await?.into_iter().collect();
         board.pending_bytes(&sizes);

@@ -90,6 +90,8 @@ pub struct View {
     pub applied_commit: i64,
     /// The commit time of the last received transaction, likewise.
     pub received_commit: i64,
+    /// The commit time of the first transaction that is not applied, likewise.
+    pub waiting_commit: i64,
     /// When the position last moved, microseconds since 2000-01-01 UTC by our clock.
     pub moved_at: i64,
     /// Bytes of log that the slot keeps at the source.
@@ -118,7 +120,8 @@ impl View {
         if !self.backlog() || self.applied_commit == 0 {
             return 0;
         }
-        now.saturating_sub(self.applied_commit).max(0)
+        // behind a quiet hour a new change is not an hour late
+        now.saturating_sub(self.applied_commit.max(self.waiting_commit)).max(0)
     }
 }
 
@@ -199,6 +202,9 @@ impl ConnectorBoard {
         view.received = position;
         view.source_end = source_end.max(view.source_end);
         if let Some(committed_at) = committed_at {
+            if view.received_commit == view.applied_commit {
+                view.waiting_commit = committed_at;
+            }
             view.received_commit = committed_at;
         }
     }
@@ -277,6 +283,12 @@ impl ConnectorBoard {
             matches!(table.state.as_str(), "snapshotting" | "resyncing" | "catching_up")
         };
         lock(&self.view).tables.values().any(reading)
+    }
+
+    /// Notes where the source's log ends, as the source itself says.
+    pub fn source_ends(&self, end: Lsn) {
+        let mut view = lock(&self.view);
+        view.source_end = view.source_end.max(end);
     }
 
     /// Notes how much log the slot keeps at the source.

@@ -20,9 +20,16 @@ pub(super) struct Expressions {
     columns: Vec<String>,
     /// Whether a filter is there already.
     filtered: bool,
+    /// Whether rows stay that the source has deleted.
+    keeps_deleted: bool,
 }
 
 impl Expressions {
+    /// Whether rows stay that the source has deleted.
+    pub(super) fn keeps_deleted(&self) -> bool {
+        self.keeps_deleted
+    }
+
     /// The source's side.
     pub(super) fn of_source(pair: &Pair) -> Expressions {
         let text = |name: &str| source_text(pair, name);
@@ -44,6 +51,7 @@ impl Expressions {
                 .collect(),
             columns: compared(pair).map(text).collect(),
             filtered: false,
+            keeps_deleted: false,
         }
     }
 
@@ -66,6 +74,7 @@ impl Expressions {
             find: model.key.iter().map(ty).collect(),
             columns: compared(pair).map(text).collect(),
             filtered: !filter.is_empty(),
+            keeps_deleted: model.deletes == Deletes::Ignore,
         }
     }
 

@@ -20,7 +20,12 @@ pub(super) async fn run(site: &Site, options: &Options, say: Say<'_>) -> Result<
     say(&line("snapshot", options.rows, &ours));
     let stream = options.wants("stream");
     let mut natives = Vec::new();
-    for way in WAYS.into_iter().take(if stream { WAYS.len() } else { 1 }) {
+    let ways = match (options.ours, stream) {
+        (true, _) => 0,
+        (false, false) => 1,
+        (false, true) => WAYS.len(),
+    };
+    for way in WAYS.into_iter().take(ways) {
         let (native, used) = Native::copy(&at, way).await?;
         if natives.is_empty() {
             say(&line("snapshot, native", options.rows, &used));

@@ -25,6 +25,8 @@ pub struct Options {
     pub changes: u64,
     /// One of [`NAMES`]; everything where none is given.
     pub only: Option<String>,
+    /// Leaves Postgres' own replication out.
+    pub ours: bool,
     /// `batch.max_rows`, where it is not the default.
     pub batch: Option<usize>,
 }

@@ -19,9 +19,9 @@ pub(super) const WAYS: [Way; 3] = [
     Way { shown: "native", name: "native", options: "synchronous_commit = on" },
     Way { shown: "native, commits off", name: "native_off", options: "synchronous_commit = off" },
     Way {
-        shown: "native, binary",
+        shown: "native, off and binary",
         name: "native_binary",
-        options: "synchronous_commit = on, binary = true",
+        options: "synchronous_commit = off, binary = true",
     },
 ];
 

@@ -19,6 +19,9 @@ pub(super) struct Bench {
     /// Measures only this.
     #[arg(long, value_parser = bench::NAMES)]
     only: Option<String>,
+    /// Leaves Postgres' own replication out.
+    #[arg(long)]
+    ours: bool,
     /// Sets batch.max_rows.
     #[arg(long, value_name = "ROWS")]
     batch: Option<usize>,
@@ -28,8 +31,8 @@ impl Bench {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let given: Vec<String> = std::env::args().skip(1).collect();
         println!("siltstone {}", given.join(" "));
-        let Bench { rows, changes, only, batch } = self;
-        let options = bench::Options { rows, changes, only, batch };
+        let Bench { rows, changes, only, ours, batch } = self;
+        let options = bench::Options { rows, changes, only, ours, batch };
         let env = Env::of_process(&files.clock);
         bench::run(&options, &env, &mut |line| println!("{line}")).await?;
         Ok(ExitCode::SUCCESS)

@@ -56,9 +56,9 @@ pub(super) async fn run(
     at.settle().await?;
     let copied = at.catch_up(None).await?;
     say(&line(&format!("{name}, snapshot"), rows, &copied));
-    at.backlog(changes, rows).await?;
+    let applied = at.backlog(changes, rows).await?;
     at.settle().await?;
-    let used = at.catch_up(None).await?;
+    let used = at.catch_up(Some(&applied)).await?;
     say(&line(&format!("{name}, stream"), changes, &used));
     at.end().await
 }

@@ -8,7 +8,6 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 
 /// Whether the last row of the backlog is there.
-const APPLIED: &str = "select exists (select from mirror.items where id = -1)";
 const APPLIED_NATIVE: &str = "select exists (select from public.items where id = -1)";
 
 /// Measures the snapshot and, if asked for, the backlog.
@@ -48,9 +47,9 @@ async fn backlog(
     natives: &[Native],
     say: Say<'_>,
 ) -> Result<()> {
-    at.backlog(options.changes, options.rows).await?;
+    let applied = at.backlog(options.changes, options.rows).await?;
     at.settle().await?;
-    let ours = at.catch_up(Some(APPLIED)).await?;
+    let ours = at.catch_up(Some(&applied)).await?;
     say(&line("stream", options.changes, &ours));
     for native in natives {
         at.settle().await?;

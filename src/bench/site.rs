@@ -96,14 +96,20 @@ impl Installation<'_> {
         done.map_err(|error| Error::source("the bench's own statements", error))
     }
 
-    /// Writes a backlog of `changes`, ten a transaction.
-    pub(super) async fn backlog(&self, changes: u64, rows: u64) -> Result<()> {
+    /// Writes a backlog of `changes`, ten a transaction. Returns the query that tells whether all of it
+    /// is applied: by the stored position, which is committed with the rows.
+    pub(super) async fn backlog(&self, changes: u64, rows: u64) -> Result<String> {
         self.at_source("set synchronous_commit to off").await?;
         self.at_source("select setseed(0.5)").await?;
         self.at_source(&format!("call bench.change(1, {}, {rows})", changes / 10)).await?;
         // the row that tells that everything is applied; it also flushes what came before
         self.at_source("set synchronous_commit to on").await?;
-        self.at_source(LAST).await
+        let row = self.shop.query_one(POSITION, &[]).await;
+        let before: i64 = row
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| Error::source("asking where its log ends", error))?;
+        self.at_source(LAST).await?;
+        Ok(format!("select max(position) > {before} from audit.progress"))
     }
 
     /// Lets go of what the next measurement must not pay for.
@@ -165,6 +171,8 @@ impl Installation<'_> {
 /// Inserts the row that tells that everything before it is applied.
 const LAST: &str =
     "insert into public.items values (-1, 0, 'last', null, 0, '2023-01-01 00:00+00')";
+
+const POSITION: &str = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
 
 /// Whether a query answers true.
 pub(super) async fn is_true(session: &Session, query: &str) -> Result<bool> {

@@ -127,7 +127,8 @@ impl Sides {
             }
         }
         found.retain(|(key, _)| !restless.contains(key));
-        report.changing += u64::try_from(restless.len()).unwrap_or(u64::MAX);
+        let changing = suspects.iter().filter(|key| restless.contains(*key)).count();
+        report.changing += u64::try_from(changing).unwrap_or(u64::MAX);
         report.differing += u64::try_from(found.len()).unwrap_or(u64::MAX);
         for (key, what) in found {
             if report.differences.len() < NAMED {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person is answered")]
 
+mod bench;
 mod demo;
 mod logging;
 mod run;
@@ -49,6 +50,8 @@ enum Verb {
     Verify(verify::Verify),
     /// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
     Demo(demo::Demo),
+    /// Measures snapshot, catch-up and freshness on two throw-away Postgres clusters.
+    Bench(bench::Bench),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -94,6 +97,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Validate(validate) => validate.run(&files).await,
         Verb::Verify(verify) => verify.run(&files).await,
         Verb::Demo(demo) => demo.run(&files).await,
+        Verb::Bench(bench) => bench.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();

@@ -1,0 +1,83 @@
+//! `siltstone bench`: measures on two throw-away clusters, beside Postgres' own logical replication.
+//!
+//! Everything is measured, nothing is estimated; durability is on everywhere it can be.
+
+mod freshness;
+mod kinds;
+mod mirror;
+mod native;
+mod report;
+mod site;
+mod usage;
+
+use crate::error::{Error, Kind, Result};
+use crate::spec::Env;
+use site::Site;
+
+/// What is measured.
+pub const NAMES: [&str; 6] = ["snapshot", "stream", "versions", "raw", "facts", "freshness"];
+
+/// How much is measured.
+pub struct Options {
+    /// Rows of the table at first.
+    pub rows: u64,
+    /// Changes of the backlog.
+    pub changes: u64,
+    /// One of [`NAMES`]; everything where none is given.
+    pub only: Option<String>,
+    /// Leaves Postgres' own replication out.
+    pub ours: bool,
+    /// `batch.max_rows`, where it is not the default.
+    pub batch: Option<usize>,
+}
+
+/// Takes the lines of the report, as they are known.
+type Say<'s> = &'s mut dyn FnMut(&str);
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == name)
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |what: &str| Err(Error::new(Kind::Usage, what.to_owned()));
+        if self.changes > self.rows * 5 / 2 {
+            return refuse(
+                "a tenth of the changes deletes, and a quarter of the rows may go: give more --rows",
+            );
+        }
+        if self.rows < 1000 || self.changes < 100 {
+            return refuse("at least 1000 --rows and 100 --changes are needed");
+        }
+        Ok(())
+    }
+}
+
+/// Measures, and says each line of the report.
+pub async fn run(options: &Options, env: &Env, say: Say<'_>) -> Result<()> {
+    options.check()?;
+    let site = Site::start(env, options.batch).await?;
+    say(&format!(
+        "{} cores, Postgres {} (fsync and synchronous_commit on), {} rows, {} changes in transactions of 10",
+        std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        site.warehouse.major(),
+        options.rows,
+        options.changes
+    ));
+    say(
+        "CPU in seconds; rows/s of a stream are source changes from the start of the consumer to the last one applied",
+    );
+    say(&report::head());
+    if options.wants("snapshot") || options.wants("stream") {
+        mirror::run(&site, options, say).await?;
+    }
+    for kind in kinds::KINDS {
+        if options.wants(kind.0) {
+            kinds::run(&site, options, kind, say).await?;
+        }
+    }
+    if options.wants("freshness") {
+        freshness::run(&site, options, say).await?;
+    }
+    Ok(())
+}

@@ -105,8 +105,13 @@ run as (
      order by {{ key | map(attribute="qualified") | join(", ") }}, e._run, e._seq desc, e._ord desc
 ),
 state as (
+    -- `_zero` and `_z…`: run 0 as run 1 finds it before itself. Not by a join of this with itself: with
+    -- hash joins off that compares every event with every other
     select e.*, lead(e._label) over chain as _until,
-           lead(e._seq) over chain as _end_seq, lead(e._ord) over chain as _end_ord
+           lead(e._seq) over chain as _end_seq, lead(e._ord) over chain as _end_ord,
+           lag(e._run) over chain as _zero,
+           lag(e._last_seq) over chain as _zero_seq, lag(e._last_ord) over chain as _zero_ord
+           {%- for c in columns %}, lag(e.{{ c.name }}) over chain as _z{{ loop.index }}{% endfor %}
       from run e
     window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._run)
 ),
@@ -124,16 +129,13 @@ state as (
 closed as (
     -- the stored version, with what run 0 made of it, and the versions that came and went at once
     insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
-    select {% for c in columns %}{% if chains %}case when z._run is null then t.{{ c.name }} else z.{{ c.name }} end{% else %}t.{{ c.name }}{% endif %}, {% endfor -%}
+    select {% for c in columns %}{% if chains %}case when e._zero is null then t.{{ c.name }} else e._z{{ loop.index }} end{% else %}t.{{ c.name }}{% endif %}, {% endfor -%}
            {% for c in unfed %}t.{{ c }}, {% endfor -%}
            t.valid_from, e._label, t._seq, t._ord,
-           {% if chains %}coalesce(z._last_seq, t._last_seq), coalesce(z._last_ord, t._last_ord){% else %}t._last_seq, t._last_ord{% endif %},
+           {% if chains %}coalesce(e._zero_seq, t._last_seq), coalesce(e._zero_ord, t._last_ord){% else %}t._last_seq, t._last_ord{% endif %},
            e._seq, e._ord, now()
       from state e
       join {{ current }} t on t.ctid = e._tid
-{%- if chains %}
-      left join state z on z._run = 0 and z._tid = e._tid
-{%- endif %}
      where e._run = 1 and e._tid is not null
 {%- if chains %}
     union all

@@ -47,9 +47,11 @@ struct Draining {
     live_from: Option<u64>,
 }
 
-/// The planner must not hash or sort a table because a staging table has no statistics.
+/// The planner must not hash or sort a table because a staging table has no statistics. For the same
+/// reason its costs are far too high, and compiling a statement would take longer than running it.
 const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
-    set plan_cache_mode to force_generic_plan; set work_mem to '64MB'";
+    set plan_cache_mode to force_generic_plan; set work_mem to '64MB'; \
+    set jit to off";
 
 impl Lane {
     pub(super) async fn open(

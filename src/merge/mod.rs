@@ -6,6 +6,7 @@
 mod apply;
 mod copy;
 mod define;
+mod direct;
 mod drift;
 mod leaves;
 mod partition;
@@ -22,6 +23,6 @@ pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use define::{define, define_calendar, rekey_statements};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};
-pub use reading::{Finished, Point, Reading, copy_statement, merge as merge_reading};
+pub use reading::{Finished, Point, Reading, Way, merge as merge_reading, way};
 pub use render::Templates;
 pub use stored::{StoredColumn, columns, extension_types};

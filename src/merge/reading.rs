@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio_postgres::Transaction;
 
 use super::apply::{counts_of, days_of, raw_copy_text};
+use super::direct::{Direct, DirectEncoder};
 use super::raw::RawEncoder;
 use super::render::{Form, Templates};
 use super::stage::{Encoder, Shape, Staged};
@@ -40,6 +41,7 @@ pub struct Reading<'t> {
 
 enum Rows<'t> {
     Staged(Encoder<'t>),
+    Direct(DirectEncoder<'t>),
     Raw(RawEncoder<'t>, &'t Target, Vec<u8>),
 }
 
@@ -47,11 +49,13 @@ enum Rows<'t> {
 pub struct Finished {
     staged: Staged,
     rows: u64,
+    /// the rows went straight into their table
+    copied: bool,
 }
 
 impl<'t> Reading<'t> {
-    /// A reading of `target`'s rows.
-    pub fn new(target: &'t Target, point: Point) -> Reading<'t> {
+    /// A reading of `target`'s rows, on the way that was chosen for it.
+    pub fn new(target: &'t Target, point: Point, way: &Way) -> Reading<'t> {
         let nothing = Span { start: 0, end: 0 };
         let order = Order::of_snapshot(point.as_of);
         let template = FoldedRow {
@@ -65,12 +69,13 @@ impl<'t> Reading<'t> {
             unchanged: false,
             count: 1,
         };
-        let rows = match target.model.history {
-            History::Raw => {
+        let rows = match (&way.direct, target.model.history) {
+            (Some(direct), _) => Rows::Direct(DirectEncoder::new(target, order, direct)),
+            (None, History::Raw) => {
                 let load_id = point.as_of.to_string();
                 Rows::Raw(RawEncoder::new(target, &load_id), target, Vec::new())
             }
-            _ => Rows::Staged(Encoder::new(target)),
+            (None, _) => Rows::Staged(Encoder::new(target)),
         };
         Reading { rows, template, count: 0 }
     }
@@ -80,6 +85,7 @@ impl<'t> Reading<'t> {
         self.count += 1;
         match &mut self.rows {
             Rows::Staged(encoder) => encoder.push(&self.template, Some(row), row, None),
+            Rows::Direct(encoder) => encoder.push(row),
             Rows::Raw(encoder, target, key) => {
                 key.clear();
                 let mut writer = crate::value::RowWriter::new(key);
@@ -93,6 +99,7 @@ impl<'t> Reading<'t> {
     pub fn take(&mut self) -> Vec<Bytes> {
         match &mut self.rows {
             Rows::Staged(encoder) => encoder.take(),
+            Rows::Direct(encoder) => encoder.take(),
             Rows::Raw(encoder, ..) => encoder.take(),
         }
     }
@@ -104,11 +111,13 @@ impl<'t> Reading<'t> {
 
     /// Ends the COPY stream.
     pub fn finish(self) -> Finished {
+        let copied = !matches!(self.rows, Rows::Staged(_));
         let staged = match self.rows {
             Rows::Staged(encoder) => encoder.finish(),
+            Rows::Direct(encoder) => Staged { chunks: encoder.finish(), ..Staged::default() },
             Rows::Raw(encoder, ..) => Staged { chunks: encoder.finish(), ..Staged::default() },
         };
-        Finished { staged, rows: self.count }
+        Finished { staged, rows: self.count, copied }
     }
 }
 
@@ -124,33 +133,46 @@ impl Finished {
     }
 }
 
-/// The COPY statement that takes a reading's stream, its staging table made.
-pub async fn copy_statement(transaction: &Transaction<'_>, target: &Target) -> Result<String> {
+/// The way that a reading's rows take into their table.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// The COPY statement that takes the stream.
+    pub statement: String,
+    direct: Option<Direct>,
+}
+
+/// Chooses the way of `target`'s rows, its staging table made if it needs one. `fresh`: nothing of it
+/// was ever in the warehouse.
+pub async fn way(transaction: &Transaction<'_>, target: &Target, fresh: bool) -> Result<Way> {
     if target.model.history == History::Raw {
-        return Ok(raw_copy_text(&target.model));
+        return Ok(Way { statement: raw_copy_text(&target.model), direct: None });
+    }
+    let direct = if fresh { Direct::of(transaction, target).await? } else { None };
+    if let Some(direct) = direct {
+        return Ok(Way { statement: direct.statement.clone(), direct: Some(direct) });
     }
     let shape = Shape::of(target);
     let mut staging = Staging::default();
     staging.fill(transaction, &shape, empty(target)).await?;
-    Ok(format!("copy {} from stdin with (format binary)", Staging::quoted(&shape)))
+    let quoted = Staging::quoted(&shape);
+    Ok(Way { statement: format!("copy {quoted} from stdin with (format binary)"), direct: None })
 }
 
 fn empty(target: &Target) -> Staged {
     Encoder::new(target).finish()
 }
 
-/// Merges what was staged. `fresh`: the table holds nothing yet.
+/// Merges what was staged, if it was. `fresh`: the table holds nothing yet.
 pub async fn merge(
     transaction: &Transaction<'_>,
     templates: &Templates,
     target: &Arc<Target>,
     finished: &Finished,
-    point: Point,
-    fresh: bool,
+    (point, fresh): (Point, bool),
 ) -> Result<Applied> {
     let rows = finished.rows;
     let counts = counts_of(&finished.staged, rows);
-    if target.model.history == History::Raw {
+    if finished.copied {
         return Ok(Applied { events: rows, staged: rows, upserted: rows, ..Applied::default() });
     }
     let stage = Staging::quoted(&Shape::of(target));

@@ -253,7 +253,12 @@ impl Keep {
     }
 }
 
-fn put_cell(buffer: &mut BytesMut, cell: Cell<'_>, wire: Wire, target: &Target) -> Result<()> {
+pub(super) fn put_cell(
+    buffer: &mut BytesMut,
+    cell: Cell<'_>,
+    wire: Wire,
+    target: &Target,
+) -> Result<()> {
     match (cell, wire) {
         (Cell::Null, _) => buffer.put_i32(-1),
         (Cell::Binary(value), Wire::Binary(_)) | (Cell::Text(value), Wire::Text) => {

@@ -27,10 +27,15 @@ pub struct StoredColumn {
 }
 
 impl StoredColumn {
+    /// Whether the column is of the type in which a value is staged.
+    pub(super) fn is(&self, staged: &str) -> bool {
+        self.type_schema == "pg_catalog" && self.type_name == staged
+    }
+
     /// `expression` of the staged type as a value of this column's type. The modifier is left to the
     /// assignment: an explicit cast would cut a text that is too long, where an assignment refuses it.
     pub fn cast(&self, expression: &str, staged: &str) -> String {
-        if self.type_schema == "pg_catalog" && self.type_name == staged {
+        if self.is(staged) {
             return expression.to_owned();
         }
         let schema = quote::ident(&self.type_schema);

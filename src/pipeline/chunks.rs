@@ -22,9 +22,7 @@ use crate::capture::snapshot;
 use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{
-    Change, Point, Reading, compare, copy_statement, follow, merge_reading, rekey_statements,
-};
+use crate::merge::{Change, Point, Reading, compare, follow, merge_reading, rekey_statements, way};
 use crate::names::{TableName, shortened};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::{self, State};
@@ -183,16 +181,17 @@ impl Worker {
             let failed = |error| {
                 Error::warehouse("taking the rows of a snapshot", error).on_table(name.to_string())
             };
-            let statement = copy_statement(&transaction, &target).await?;
+            let way = way(&transaction, &target, job.fresh && rekey.is_empty()).await?;
             if target.model.history == crate::spec::History::Raw {
                 let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
                 let days = vec![today, today + 1];
                 shared.ensure_leaves(&[(target.model.clone(), days)]).await?;
             }
-            let mut sink = pin!(transaction.copy_in::<_, Bytes>(&statement).await.map_err(failed)?);
+            let mut sink =
+                pin!(transaction.copy_in::<_, Bytes>(&way.statement).await.map_err(failed)?);
             let mut rows =
                 snapshot::read(under, &target.relation, &target.wires, now.partitioned).await?;
-            let mut reading = Reading::new(&target, point);
+            let mut reading = Reading::new(&target, point, &way);
             while let Some(cells) = rows.next().await? {
                 reading.push(crate::value::Row::from_bytes(cells))?;
                 for chunk in reading.take() {
@@ -218,7 +217,7 @@ impl Worker {
         let fresh = job.fresh || !rekey.is_empty();
         let templates = &shared.setup.templates;
         let applied =
-            merge_reading(&transaction, templates, &target, &finished, point, fresh).await?;
+            merge_reading(&transaction, templates, &target, &finished, (point, fresh)).await?;
         tables::close_chunk(&transaction, name, self.as_of, target.schema_id, applied.events)
             .await?;
         transaction.commit().await?;

@@ -30,8 +30,9 @@ const REQUESTS_EVERY: Duration = Duration::from_secs(1);
 /// How often retained and kept bytes are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
-/// How often the catalogue is asked for new tables.
-const CATALOGUE_EVERY: Duration = Duration::from_secs(30);
+/// How often the catalogue is asked for new tables, and for published ones that have lost their key:
+/// Postgres refuses the shop's updates of those until they have left the publication.
+const CATALOGUE_EVERY: Duration = Duration::from_secs(5);
 
 /// The controlling task.
 pub(super) struct Control {
@@ -81,7 +82,7 @@ impl Control {
             }
             if looked.elapsed() >= CATALOGUE_EVERY {
                 looked = Instant::now();
-                if self.has_new_tables(&source, &resolved).await? {
+                if self.has_other_tables(&source, &resolved).await? {
                     return Ok(End::Restart);
                 }
             }
@@ -129,19 +130,24 @@ impl Control {
         Ok(())
     }
 
-    /// Whether the source has a table for us that is neither fed nor left out.
-    async fn has_new_tables(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
+    /// Whether the source has a table for us that is neither fed nor left out, or one that is fed and
+    /// may be published no more, or is another one of the same name.
+    async fn has_other_tables(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
         let connector = self.shared.connector();
-        let known = |name: &TableName| {
-            resolved.fed.iter().any(|fed| fed.source.relation.table == *name)
-                || resolved.left_out.iter().any(|out| out.table == *name)
-        };
         let catalogue = catalog::tables(&**source).await?;
-        Ok(connector.mirror
-            && catalogue
-                .iter()
-                .map(|table| &table.relation.table)
-                .any(|name| connector.takes(name) && !known(name)))
+        Ok(catalogue.iter().any(|table| {
+            let name = &table.relation.table;
+            let fed = resolved.fed.iter().find(|fed| fed.source.relation.table == *name);
+            let left_out = resolved.left_out.iter().any(|out| out.table == *name);
+            match fed {
+                Some(fed) => {
+                    let lost_key = fed.source.identity_problem().is_none()
+                        && table.identity_problem().is_some();
+                    lost_key || fed.source.relation.oid != table.relation.oid
+                }
+                None => connector.mirror && connector.takes(name) && !left_out,
+            }
+        }))
     }
 
     /// Carries out what is asked; true where a new session has to take it up.

@@ -250,11 +250,19 @@ async fn recorded(
         shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
     }
     let binding = bind(0, &model, &Arc::new(shape.clone()), schema_id, shared.binary)?;
-    Ok(Planned {
-        target: Arc::new(binding.target),
-        source: fed.source.clone(),
-        record: record.clone(),
-    })
+    let mut record = record.clone();
+    let recreated = shape.oid != fed.source.relation.oid;
+    if recreated && !record.chunk_open && record.state != State::Stopped {
+        // rows were written before the new table was published: the stream alone cannot tell them
+        let reason = "its source table was dropped and made again";
+        let remedy = format!("siltstone table resync {}", record.table);
+        let stop = Then::Stop { reason, remedy: &remedy };
+        shared.define(&[], &record.table, stop).await?;
+        tracing::error!(table = %record.table, reason, remedy, "the table stops");
+        record.state = State::Stopped;
+        (record.reason, record.remedy) = (Some(reason.to_owned()), Some(remedy));
+    }
+    Ok(Planned { target: Arc::new(binding.target), source: fed.source.clone(), record })
 }
 
 /// A table that is new: made in the warehouse, its rows yet to be read.

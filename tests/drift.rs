@@ -1,0 +1,292 @@
+//! Schema changes at the source, in mid-stream: mirrored tables follow, or stop alone with a remedy that
+//! works.
+
+use crate::support::{Site, block_on};
+
+const ITEMS: &str = "create table items (id int primary key, name varchar(10), price numeric(8,2), n int, gone text not null);
+    insert into items select i, 'n' || i, i, i, 'g' from generate_series(1, 500) i;
+    create table other (id int primary key, v text); insert into other values (1, 'o')";
+
+async fn equal(site: &Site, columns: &str) {
+    let query = format!("select {columns} from {{}} order by id");
+    site.assert_equal(&query, "public.items", "cleansed.items").await;
+    site.assert_equal(
+        "select * from (select id, v from {}) o order by 1",
+        "public.other",
+        "cleansed.other",
+    )
+    .await;
+}
+
+#[test]
+fn mirrored_tables_follow() {
+    block_on(async {
+        let site = Site::new("follow").await;
+        site.shop(ITEMS).await;
+        site.catch_up().await;
+        site.warehouse
+            .batch_execute("create view cleansed.of_items as select id, name from cleansed.items")
+            .await
+            .unwrap();
+        let running = site.start();
+        let steps: &[(&[&str], &str)] = &[
+            // what follows without reading a row again
+            (
+                &["alter table items add note text", "update items set note = 'x' where id < 10"],
+                "id, note",
+            ),
+            (
+                &[
+                    "alter table items add flag boolean not null default true",
+                    "insert into items values (1001, 'a', 1, 1, 'g')",
+                ],
+                "id, flag",
+            ),
+            (
+                &[
+                    "begin; alter table items add extra int; update items set extra = id; alter table items add extra2 int default 5; delete from items where id = 7; commit",
+                ],
+                "id, extra, extra2",
+            ),
+            (
+                &[
+                    "alter table items alter price type numeric(12,2)",
+                    "update items set price = 1234567890.12 where id = 9",
+                ],
+                "id, price",
+            ),
+            (
+                &[
+                    "begin; alter table items add undone int; update items set n = 0; rollback",
+                    "update items set n = -1 where id = 11",
+                ],
+                "id, n",
+            ),
+            (
+                &["alter table items drop gone", "insert into items (id, name) values (1002, 'b')"],
+                "id, name, price",
+            ),
+            // what rewrites rows, or tells nothing of them: read again, while the others flow
+            (
+                &[
+                    "alter table items alter n type bigint",
+                    "update items set n = 5000000000 where id = 12",
+                ],
+                "id, n",
+            ),
+            (
+                &[
+                    "alter table items add token uuid default gen_random_uuid()",
+                    "update items set name = 'tok' where id = 13",
+                ],
+                "id, token",
+            ),
+            (
+                &[
+                    "alter table items rename note to remark",
+                    "update items set remark = 'renamed' where id = 14",
+                ],
+                "id, remark",
+            ),
+            (
+                &[
+                    "alter table items alter extra type text using 'e' || extra",
+                    "update items set extra = 'z' where id = 15",
+                ],
+                "id, extra",
+            ),
+            (
+                &[
+                    "alter table items drop extra2",
+                    "alter table items add extra2 int",
+                    "update items set extra2 = 3 where id = 16",
+                ],
+                "id, extra2",
+            ),
+            (&["update other set v = v || 'o'"], "id"),
+        ];
+        for (n, (statements, columns)) in steps.iter().enumerate() {
+            site.shop_each(statements).await;
+            site.shop(&format!("insert into other values ({n} + 100, 'mark')")).await;
+            site.until(
+                &format!("step {n}: {statements:?}"),
+                &format!(
+                    "select exists (select from cleansed.other where id = {n} + 100)
+                    and (select bool_and(state = 'streaming') from audit.tables)"
+                ),
+            )
+            .await;
+            equal(&site, columns).await;
+        }
+        assert_eq!(
+            site.at_warehouse(
+                "select count(*) = (select count(*) from cleansed.items) from cleansed.of_items"
+            )
+            .await,
+            ["t"]
+        );
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        equal(&site, "id, name, price, n, flag, remark, extra, extra2, token").await;
+    });
+}
+
+#[test]
+fn a_changed_key_or_a_new_table_stops_it_alone_and_the_remedy_works() {
+    block_on(async {
+        let site = Site::new("stops").await;
+        site.shop(ITEMS).await;
+        site.catch_up().await;
+        let running = site.start();
+        let stopped =
+            "select state = 'stopped' from audit.tables where table_name = 'cleansed.items'";
+        let streaming = "select bool_and(state = 'streaming') from audit.tables";
+        let changes: [&[&str]; 2] = [
+            &[
+                "alter table items add column k int not null default 3",
+                "begin; alter table items drop constraint items_pkey; \
+                 alter table items add primary key (id, k); commit",
+                "update items set price = 2 where id = 1",
+            ],
+            &[
+                "drop table items",
+                "create table items (id int primary key, name text, price numeric)",
+                "insert into items values (1, 'new', 1)",
+            ],
+        ];
+        for (n, statements) in changes.iter().enumerate() {
+            for statement in *statements {
+                // the shop's own statements must work, whatever we think of the table
+                site.source
+                    .batch_execute(statement)
+                    .await
+                    .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+            }
+            site.shop(&format!("insert into other values ({n} + 200, 'goes on')")).await;
+            site.until(
+                "the other goes on",
+                &format!("select exists (select from cleansed.other where id = {n} + 200)"),
+            )
+            .await;
+            if n == 1 {
+                // the dropped table left the publication: nothing tells of the new one but the catalogue
+                continue;
+            }
+            site.until("stopped", stopped).await;
+            let state = site.state("cleansed.items").await;
+            assert!(state[2].contains("siltstone table resync cleansed.items"), "{state:?}");
+            let asked =
+                site.command(&["table", "resync", "cleansed.items", "--yes"]).status().unwrap();
+            assert!(asked.success());
+            site.until("read again", streaming).await;
+            site.shop("update items set price = 3 where id = 2; insert into items (id, k, gone) values (9000, 1, '')").await;
+            site.shop("insert into other values (300, 'mark')").await;
+            site.until("the mark", "select exists (select from cleansed.other where id = 300)")
+                .await;
+            equal(&site, "id, k, name, price").await;
+        }
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        if site.state("cleansed.items").await[0] == "stopped" {
+            site.command(&["table", "resync", "cleansed.items", "--yes"]).status().unwrap();
+            site.catch_up().await;
+        }
+        equal(&site, "id, name, price").await;
+    });
+}
+
+#[test]
+fn new_tables_odd_names_and_partitions_are_taken() {
+    block_on(async {
+        let site = Site::new("odd").await;
+        let long = "x".repeat(63);
+        site.shop(&format!(
+            "create table \"a.b\"\"; drop table c\" (\"I d\" int primary key, \"{long}\" text, \"Name\" text, \"name\" text);
+             insert into \"a.b\"\"; drop table c\" values (1, 'l', 'U', 'l');
+             create table parted (id int, day date, v text, primary key (id, day)) partition by range (day);
+             create table parted_1 partition of parted for values from ('2024-01-01') to ('2024-02-01');
+             create table parted_2 partition of parted for values from ('2024-02-01') to ('2024-03-01');
+             insert into parted select i, date '2024-01-15' + (i % 2) * 31, 'v' from generate_series(1, 20) i;
+             create table parent (id int primary key, v text); create table child (w text, primary key (id)) inherits (parent);
+             insert into parent values (1, 'p'); insert into child values (2, 'c', 'w');
+             create table doubled (id int primary key, n int, twice int generated always as (n * 2) stored);
+             insert into doubled values (1, 2);
+             create table nokey (a int); create table later (id int primary key deferrable, v text);
+             create table by_index (a int not null, b text, c text); create unique index by_index_a on by_index (a);
+             alter table by_index replica identity using index by_index_a; insert into by_index values (1, 'b', 'c');
+             create table nothing (id int primary key); alter table nothing replica identity nothing"
+        ))
+        .await;
+        site.catch_up().await;
+        // the shop's own work goes on for every kind of table
+        site.shop_each(&[
+            "insert into nokey values (1)",
+            "update nokey set a = 2",
+            "delete from nokey",
+            "insert into later values (1, 'x')",
+            "update later set v = 'y'",
+            "delete from later",
+            "insert into nothing values (1)",
+            "update nothing set id = 2",
+            "delete from nothing",
+            "update \"a.b\"\"; drop table c\" set \"Name\" = 'V'",
+            "update parted set v = 'w', day = day + 1 where id < 5",
+            "update parted set day = date '2024-02-10' where id = 6",
+            "delete from parted where id = 8",
+            "update parent set v = v || '!'",
+            "update doubled set n = 5",
+            "update by_index set a = 7, c = null",
+            "alter table nokey add b int",
+            "alter table parted add z int",
+        ])
+        .await;
+        site.shop(
+            "create table fresh (id int primary key, v text); insert into fresh values (1, 'f')",
+        )
+        .await;
+        site.catch_up().await;
+        site.assert_equal(
+            "select * from (select \"I d\", \"Name\", \"name\" from {}) t",
+            "\"a.b\"\"; drop table c\"",
+            "cleansed.\"a.b\"\"; drop table c\"",
+        )
+        .await;
+        site.assert_equal("select id, day, v from {} order by 1", "parted", "cleansed.parted")
+            .await;
+        site.assert_equal("select id, v from {} order by 1", "only parent", "cleansed.parent")
+            .await;
+        site.assert_equal("select id, v, w from {} order by 1", "child", "cleansed.child").await;
+        site.assert_equal("select id, n from {} order by 1", "doubled", "cleansed.doubled").await;
+        site.assert_equal("select a, b, c from {} order by 1", "by_index", "cleansed.by_index")
+            .await;
+        site.assert_equal("select id, v from {} order by 1", "fresh", "cleansed.fresh").await;
+        let left_out = "select count(*) from information_schema.tables where table_schema = 'cleansed' and table_name in ('nokey', 'later', 'nothing')";
+        assert_eq!(site.at_warehouse(left_out).await, ["0"]);
+    });
+}
+
+#[test]
+fn a_table_that_loses_its_key_soon_leaves_the_publication() {
+    block_on(async {
+        let site = Site::new("keyless").await;
+        site.shop(ITEMS).await;
+        site.catch_up().await;
+        let running = site.start();
+        site.shop("alter table items drop constraint items_pkey").await;
+        // until it is noticed, Postgres itself refuses updates of a published table without identity
+        let mut refused = 0;
+        while site.source.batch_execute("update items set n = 1").await.is_err() {
+            refused += 1;
+            assert!(refused < 300, "the shop's updates are refused for more than 30 s");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        site.shop("insert into other values (5, 'goes on')").await;
+        site.until("the other goes on", "select exists (select from cleansed.other where id = 5)")
+            .await;
+        // with a key again it is read again
+        site.shop("alter table items add primary key (id)").await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        equal(&site, "id, name, n").await;
+    });
+}

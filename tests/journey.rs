@@ -157,6 +157,17 @@ async fn versions(site: Site) {
         "user_id, email, country, bio from cleansed.dim_users_current",
     )
     .await;
+    // emptied and filled again in one transaction: nobody could see it empty
+    let history =
+        "select user_id, country, valid_from, valid_to from cleansed.dim_users order by 1, 3";
+    let before = site.at_warehouse(history).await;
+    site.shop(
+        "begin; create temp table kept as select * from users; truncate users; \
+         insert into users select * from kept; commit; drop table kept",
+    )
+    .await;
+    site.catch_up().await;
+    assert_eq!(site.at_warehouse(history).await, before);
 }
 
 #[test]

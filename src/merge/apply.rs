@@ -134,6 +134,11 @@ impl Apply {
         let mut applied = Vec::with_capacity(piece.tables.len());
         for table in piece.tables {
             let (index, target) = (table.target.index, table.target.clone());
+            // what the same transaction emptied just before is seen as if it had not been
+            let emptied = piece.batch.before.iter().any(
+                |before| matches!(before, Before::Truncate { target, .. } if target.index == index),
+            );
+            let cut = Cut { continues: cut.continues || emptied, ..cut };
             applied.push((index, self.table(transaction, table, cut).await?));
             if cut.unfinished != 0 && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);

@@ -209,7 +209,12 @@ fn describe(error: &(dyn StdError + 'static)) -> String {
     else {
         return error.to_string();
     };
-    let mut text = format!("{} ({})", db.message(), db.code().code());
+    let code = db.code().code();
+    // these quote the value behind the colon
+    let quotes = matches!(code, "22P02" | "22007" | "22008" | "22003" | "22P03");
+    let message = db.message();
+    let message = message.split(": ").next().filter(|_| quotes).unwrap_or(message);
+    let mut text = format!("{message} ({code})");
     if let Some(hint) = db.hint() {
         text.push_str(", hint: ");
         text.push_str(hint);

@@ -676,12 +676,18 @@ fn random_histories_end_as_the_model_says() {
     block_on(async {
         let seeds: Vec<u64> = match env().get("SILTSTONE_SEED") {
             Some(seed) => vec![seed.parse().unwrap()],
-            None => (1..=if is_full() { 300 } else { 8 }).collect(),
+            None => (1..=if is_full() { 180 } else { 8 }).collect(),
         };
-        for seed in seeds {
-            let difference = play(seed, 150, Templates::default()).await;
-            assert_eq!(difference, None, "SILTSTONE_SEED={seed}");
-        }
+        let some = |nth: usize| {
+            let seeds: Vec<u64> = seeds.iter().copied().skip(nth).step_by(3).collect();
+            async move {
+                for seed in seeds {
+                    let difference = play(seed, 150, Templates::default()).await;
+                    assert_eq!(difference, None, "SILTSTONE_SEED={seed}");
+                }
+            }
+        };
+        tokio::join!(some(0), some(1), some(2));
     });
 }
 

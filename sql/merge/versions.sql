@@ -211,6 +211,8 @@ with gone as (
 insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
 select {{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, greatest($3, valid_from + interval '1 us'), _seq, _ord, _last_seq, _last_ord, $1, $2, now()
   from gone
+ -- what the same transaction had opened, nobody could see
+ where _seq <> $1
 
 -- statement: missing
 insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)

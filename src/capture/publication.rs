@@ -58,10 +58,14 @@ pub fn column_list(connector: &Connector, table: &SourceTable) -> Result<Option<
 type Held = HashMap<TableName, Option<Vec<String>>>;
 
 /// Makes the publication hold what is wanted; takes and gives back no table that is right already.
-pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<()> {
-    let Some(held) = read(source, &wanted.name, version).await? else {
-        return make(source, wanted).await;
+/// Returns the tables whose column list is another one now: the stream has not told some of their
+/// columns so far.
+pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<TableName>> {
+    let Some(held) = read(source, wanted, version).await? else {
+        make(source, wanted).await?;
+        return Ok(Vec::new());
     };
+    let mut changed = Vec::new();
     for (table, columns) in &wanted.tables {
         let alter = |verb: &str| {
             format!(
@@ -79,6 +83,7 @@ pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<(
                     published(table, None)
                 );
                 run(source, &format!("begin; {drop}; {}; commit", alter("add")), wanted).await?;
+                changed.push(table.clone());
             }
             None => run(source, &alter("add"), wanted).await?,
         }
@@ -90,7 +95,7 @@ pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<(
             run(source, &format!("alter publication {name} drop table {table}"), wanted).await?;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 async fn make(source: &Session, wanted: &Wanted) -> Result<()> {
@@ -126,12 +131,14 @@ async fn run(source: &Session, statement: &str, wanted: &Wanted) -> Result<()> {
     })
 }
 
-async fn read(source: &Session, name: &str, version: i32) -> Result<Option<Held>> {
+async fn read(source: &Session, wanted: &Wanted, version: i32) -> Result<Option<Held>> {
+    let name = &wanted.name;
     let failed = |error| Error::source("reading its publications", error);
     let found = source
         .query_opt(
-            "select puballtables, pubviaroot from pg_publication where pubname = $1",
-            &[&name],
+            "select puballtables, pubviaroot, pubinsert and pubtruncate, pubupdate and pubdelete
+               from pg_publication where pubname = $1",
+            &[name],
         )
         .await
         .map_err(failed)?;
@@ -145,6 +152,20 @@ async fn read(source: &Session, name: &str, version: i32) -> Result<Option<Held>
         return Err(Error::new(Kind::SourceLacks, what)
             .remedy(format!("drop publication {}", quote::ident(name))));
     }
+    let (inserts, updates): (bool, bool) = (found.get(2), found.get(3));
+    if !inserts || (!updates && wanted.actions.is_empty()) {
+        let what = format!("publication {name} does not publish every change");
+        let publish = if wanted.actions.is_empty() {
+            "insert, update, delete, truncate"
+        } else {
+            wanted.actions
+        };
+        return Err(Error::new(Kind::SourceLacks, what).remedy(format!(
+            "alter publication {} set (publish = {}); then siltstone table resync --all",
+            quote::ident(name),
+            quote::literal(publish)
+        )));
+    }
     // column lists came with Postgres 15
     let columns = if version >= 150_000 { "r.prattrs" } else { "null::int2vector" };
     let query = format!(
@@ -157,7 +178,7 @@ async fn read(source: &Session, name: &str, version: i32) -> Result<Option<Held>
            join pg_namespace n on n.oid = c.relnamespace
           where p.pubname = $1"
     );
-    let rows = source.query(&query, &[&name]).await.map_err(failed)?;
+    let rows = source.query(&query, &[name]).await.map_err(failed)?;
     let mut held = Held::new();
     for row in rows {
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));

@@ -38,7 +38,7 @@ pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> 
     transaction.batch_execute(&lock).await.map_err(failed)?;
     let row = transaction
         .query_opt(
-            "select bool_and(c.relfilenode is not distinct from pg_relation_filenode(c.oid))
+            "select coalesce(bool_and(c.relfilenode is not distinct from pg_relation_filenode(c.oid)), true)
                from pg_class c
               where c.relkind = 'r'
                 and (c.oid = $1 or c.oid in (select relid from pg_partition_tree($1)))",

@@ -53,6 +53,8 @@ impl Walsender {
             ("database", endpoint.database()),
             ("replication", "database"),
             ("application_name", application),
+            // an exported snapshot must not die of being idle
+            ("options", "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0"),
             ("client_encoding", "UTF8"),
             ("datestyle", "ISO, MDY"),
             ("timezone", "UTC"),

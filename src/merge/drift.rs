@@ -152,6 +152,11 @@ pub fn follow(
         follower.take(change);
     }
     let Follower { mut model, mut effect, .. } = follower;
+    let reshaped = changes.iter().any(|c| matches!(c, Change::Added(_) | Change::Dropped(_)));
+    if reshaped && model.history == History::Bag {
+        let why = "its rows are told apart by all their columns, which are others now";
+        effect.reread.get_or_insert_with(|| why.to_owned());
+    }
     if model.mirrored {
         // the order of the source, as a table that is made anew would have it
         let place = |name: &str| new.column(name).unwrap_or(usize::MAX);

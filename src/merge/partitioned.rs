@@ -106,7 +106,17 @@ impl Merge {
         start: i64,
         rows: &[String],
     ) -> Result<u64> {
-        let text = self.text(name)?.replace(LEAF, &quote::table(&self.leaf(start)));
+        let leaf = quote::table(&self.leaf(start));
+        if !self.target().model.has_locator() {
+            // a row that came and went at once names a leaf that nobody has made
+            let there = transaction.query_one("select to_regclass($1) is not null", &[&leaf]).await;
+            let there: bool =
+                there.and_then(|row| row.try_get(0)).map_err(|e| self.failed(name, e))?;
+            if !there {
+                return Ok(0);
+            }
+        }
+        let text = self.text(name)?.replace(LEAF, &leaf);
         transaction.execute(&text, &[&rows]).await.map_err(|error| self.failed(name, error))
     }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::partitioned::LEAF;
 use super::stage::Shape;
 use super::stored::StoredColumn;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::postgres::quote;
 use crate::spec::{Deletes, History};
@@ -184,8 +184,17 @@ fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
     for (n, feed) in target.feeds.iter().enumerate() {
         let Some(column) = model.columns.get(feed.column) else { continue };
         let found = stored.iter().find(|stored| stored.name == column.name);
-        let stored = found
-            .ok_or_else(|| Error::bug(format!("{} has no column {}", model.table, column.name)))?;
+        let stored = found.ok_or_else(|| {
+            Error::new(Kind::TableStops, format!("the table has no column {}", column.name))
+                .on_table(model.table.to_string())
+                .remedy(format!(
+                    "alter table {} add column {} {}; then siltstone table resync {}",
+                    model.quoted(),
+                    quote::ident(&column.name),
+                    column.ty,
+                    model.table
+                ))
+        })?;
         let key = model.key.contains(&column.name);
         let partitions = model.partition.as_ref().is_some_and(|p| p.by == column.name);
         let place = target.key.iter().position(|from| *from == feed.from);

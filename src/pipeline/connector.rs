@@ -14,6 +14,9 @@ use crate::serve::Phase;
 /// The first and the longest pause before another try.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 
+/// Told to stop, a session ends within this time or is left.
+const ENDED_WITHIN: Duration = Duration::from_millis(8_500);
+
 /// A session that lasted this long begins the pauses anew.
 const LASTED: Duration = Duration::from_secs(60);
 
@@ -24,7 +27,17 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
     loop {
         let started = std::time::Instant::now();
         setup.board.phase(Phase::Starting, None, None);
-        let ended = session::run(&setup, stop.clone()).await;
+        // a session that has not come to its tasks yet, as while the source waits to make a slot
+        let mut stopped = stop.clone();
+        let overdue = async {
+            if stopped.wait_for(|stop| *stop).await.is_ok() {
+                tokio::time::sleep(ENDED_WITHIN).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = session::run(&setup, stop.clone()) => ended,
+            () = overdue => return Ok(()),
+        };
         if started.elapsed() >= LASTED {
             pause = PAUSES.0;
         }

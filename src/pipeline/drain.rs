@@ -139,13 +139,17 @@ impl AtWork<'_> {
         self.drained.events += 1;
         if self.open != Some(kept.mark.seq) {
             self.commit();
+            if self.window.is_full() {
+                // the end of a transaction that came in several pieces: it is settled by itself
+                self.flush().await?;
+            }
             self.window.begin(kept.mark.seq);
             self.open = Some(kept.mark.seq);
         }
         self.fit(kept).await?;
         self.decoder.resume(kept.mark, kept.order);
         match self.decoder.decode(&kept.message)? {
-            Decoded::Change(event) => self.push(&event)?,
+            Decoded::Change(event) => self.push(&event, &kept.message)?,
             Decoded::Truncate(events) => {
                 let events: Vec<_> =
                     events.into_iter().map(|e| (e.relation, e.order, e.mark)).collect();
@@ -163,14 +167,14 @@ impl AtWork<'_> {
         Ok(())
     }
 
-    fn push(&mut self, event: &ChangeEvent<'_>) -> Result<()> {
+    fn push(&mut self, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
         let route = Route { target: self.target.clone(), flow: Flow::Live, floor: 0 };
-        self.window.push(&route, event, &[])
+        self.window.push(&route, event, message)
     }
 
     async fn truncate(&mut self, event: ChangeEvent<'_>) -> Result<()> {
         if self.target.model.history.logs_events() {
-            return self.push(&event);
+            return self.push(&event, &[]);
         }
         if self.target.model.deletes == crate::spec::Deletes::Ignore {
             return Ok(());

@@ -197,10 +197,13 @@ impl Intake {
                 shared.setup.board.received(end, record.end.max(end), Some(committed_at));
             }
             Decoded::Change(event) => {
-                let routes = router.of(&event.relation);
+                let routes = router.of(&event.relation)?;
                 let fits = |at: &usize| {
                     let route = router.route(*at);
-                    route.is_some_and(|route| Arc::ptr_eq(&route.target.relation, &event.relation))
+                    route.is_some_and(|route| {
+                        event.order.seq < route.floor
+                            || Arc::ptr_eq(&route.target.relation, &event.relation)
+                    })
                 };
                 if routes.iter().all(fits) {
                     for route in routes.iter().filter_map(|at| router.route(*at)) {
@@ -212,7 +215,7 @@ impl Intake {
                 // must be done first needs all of `self`
                 let (relation, order) = (event.relation.clone(), event.order);
                 let (mark, bytes) = (event.mark, record.bytes.to_vec());
-                self.follow(&relation, &routes).await?;
+                self.follow(&relation, &routes, order.seq).await?;
                 self.decoder.resume(mark, order);
                 self.push_again(&routes, &bytes)?;
             }
@@ -228,16 +231,27 @@ impl Intake {
                     self.truncate(&event, &bytes).await?;
                 }
             }
-            Decoded::Relation(message) => {
-                let known = decoder.relation(message.oid).cloned();
-                let known = known.or_else(|| router.applied(&message));
-                let relation = resolve(&*self.source, shared, &message, known.as_ref()).await?;
-                router.forget(relation.oid);
-                decoder.install(relation);
-            }
+            Decoded::Relation(message) => self.relation(&message).await?,
             Decoded::Nothing => {}
         }
         Ok(true)
+    }
+
+    /// Takes up the shape that a Relation message tells.
+    async fn relation(&mut self, message: &crate::decode::RelationMessage) -> Result<()> {
+        let known = self.decoder.relation(message.oid).cloned();
+        let known = known.or_else(|| self.router.applied(message));
+        let relation = resolve(&*self.source, &self.shared, message, known.as_ref()).await?;
+        if let Some(column) = relation.text_only().filter(|_| self.shared.binary) {
+            let what = format!(
+                "{}.{} has a type that travels as text: the stream starts again in text form",
+                relation.table, column.name
+            );
+            return Err(Error::new(Kind::Busy, what));
+        }
+        self.router.forget(relation.oid);
+        self.decoder.install(relation);
+        Ok(())
     }
 
     /// Decodes a record once more, now that its routes fit.
@@ -256,8 +270,13 @@ impl Intake {
         &mut self,
         relation: &Arc<crate::relation::Relation>,
         routes: &[usize],
+        seq: i64,
     ) -> Result<()> {
         for at in routes {
+            // what is in the table's rows already says nothing of their shape now
+            if self.router.route(*at).is_some_and(|route| seq < route.floor) {
+                continue;
+            }
             let same =
                 |route: &crate::journey::Route| Arc::ptr_eq(&route.target.relation, relation);
             if self.router.route(*at).is_some_and(same) {
@@ -280,8 +299,8 @@ impl Intake {
     /// An emptied table: of tables of events it is an event, of the others it comes before the rows
     /// that follow.
     async fn truncate(&mut self, event: &ChangeEvent<'_>, bytes: &[u8]) -> Result<()> {
-        let routes = self.router.of(&event.relation);
-        self.follow(&event.relation, &routes).await?;
+        let routes = self.router.of(&event.relation)?;
+        self.follow(&event.relation, &routes, event.order.seq).await?;
         for at in routes.iter() {
             let Some(route) = self.router.route(*at).cloned() else { continue };
             let logs = route.target.model.history.logs_events();

@@ -197,7 +197,7 @@ impl Lane {
         );
         self.progress.send_replace(Progress { done: self.done, stored });
         let limit = self.shared.setup.settings.pending_bytes;
-        if self.kept_bytes > limit {
+        if receipt.kept > 0 && self.kept_bytes > limit {
             return Err(pending::full(&self.shared.connector().name, limit));
         }
         Ok(true)

@@ -49,15 +49,29 @@ impl Router {
     }
 
     /// The routes of a source table.
-    pub(super) fn of(&mut self, relation: &Relation) -> Arc<[usize]> {
+    pub(super) fn of(&mut self, relation: &Relation) -> Result<Arc<[usize]>> {
         if let Some(routes) = self.by_oid.get(&relation.oid) {
-            return routes.clone();
+            return Ok(routes.clone());
+        }
+        let renamed = self.routes.iter().map(|route| &route.target).find(|target| {
+            target.relation.oid == relation.oid && target.relation.table != relation.table
+        });
+        if let Some(target) = renamed {
+            let what = format!("its source table is named {} now", relation.table);
+            let table = target.model.table.to_string();
+            let kind = match target.model.history.logs_events() {
+                true => Kind::TableStops,
+                false => Kind::Reread,
+            };
+            return Err(Error::new(kind, what)
+                .remedy(format!("siltstone table resync {table}"))
+                .on_table(table));
         }
         let fed = self.routes.iter().enumerate();
         let fed = fed.filter(|(_, route)| route.target.relation.table == relation.table);
         let routes: Arc<[usize]> = fed.map(|(at, _)| at).collect();
         self.by_oid.insert(relation.oid, routes.clone());
-        if routes.is_empty() { self.none.clone() } else { routes }
+        Ok(if routes.is_empty() { self.none.clone() } else { routes })
     }
 
     /// Forgets what tables a relation feeds, as it may have another name now.

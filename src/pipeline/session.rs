@@ -71,13 +71,14 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     }
     let binary = resolved.text_because.is_none();
     let version = settings.version;
+    let mut relisted = Vec::new();
     for wanted in &resolved.publications {
-        publication::ensure(&source, wanted, version).await?;
+        relisted.extend(publication::ensure(&source, wanted, version).await?);
     }
     let shared = Arc::new(Shared::open(setup.clone(), fence, binary, settings).await?);
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&mut warehouse).await?;
-    let (planned, more) = plan(&shared, &warehouse, &resolved).await?;
+    let (planned, more) = plan(&shared, &warehouse, &resolved, &relisted).await?;
     let left_out = [resolved.left_out.as_slice(), &more].concat();
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };

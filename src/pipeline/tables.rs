@@ -158,6 +158,7 @@ pub(super) async fn plan(
     shared: &Shared,
     warehouse: &Session,
     resolved: &Resolved,
+    relisted: &[TableName],
 ) -> Result<(Vec<Planned>, Vec<LeftOut>)> {
     let connector = shared.connector();
     let records = tables::read(&**warehouse, &connector.name).await?;
@@ -195,7 +196,13 @@ pub(super) async fn plan(
             shelve(shared, record).await?;
         }
     }
-    for table in planned.iter_mut().filter(|table| table.record.state == State::Paused) {
+    // of a table whose published columns are others now some values were never told
+    let untold = |table: &&mut Planned| {
+        table.record.state == State::Paused
+            || (table.record.state == State::Streaming
+                && relisted.contains(&table.source.relation.table))
+    };
+    for table in planned.iter_mut().filter(untold) {
         take_back(shared, table).await?;
     }
     Ok((planned, left_out))

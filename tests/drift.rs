@@ -290,3 +290,41 @@ fn a_table_that_loses_its_key_soon_leaves_the_publication() {
         equal(&site, "id, name, n").await;
     });
 }
+
+#[test]
+fn keyless_tables_renames_and_composites_in_mid_stream() {
+    block_on(async {
+        let site = Site::new("shapes").await;
+        site.shop(
+            "create table nk (a int, b text); alter table nk replica identity full;
+             insert into nk values (1, 'x'), (2, 'y');
+             create table ren (id int primary key, v text); insert into ren values (1, 'v');
+             create table typed (id int primary key, v text); insert into typed values (1, 'v')",
+        )
+        .await;
+        site.catch_up().await;
+        let running = site.start();
+        site.shop_each(&[
+            "alter table nk add c int",
+            "update nk set b = 'x2' where a = 1",
+            "delete from nk where a = 2",
+            "alter table ren rename to ren_x",
+            "insert into ren_x values (2, 'away')",
+            "alter table ren_x rename to ren",
+            "insert into ren values (3, 'back')",
+            "create type pair as (a int, b int)",
+            "alter table typed add p pair",
+            "insert into typed values (2, 'w', '(1,2)')",
+        ])
+        .await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        site.catch_up().await;
+        let states = site.at_warehouse("select t from audit.tables t").await;
+        eprintln!("{states:#?}");
+        site.assert_equal("select a, b, c from {} order by 1", "nk", "cleansed.nk").await;
+        site.assert_equal("select id, v from {} order by 1", "ren", "cleansed.ren").await;
+        site.assert_equal("select id, v, p::text from {} order by 1", "typed", "cleansed.typed")
+            .await;
+    });
+}

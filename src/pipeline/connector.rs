@@ -20,10 +20,16 @@ const ENDED_WITHIN: Duration = Duration::from_millis(8_500);
 /// A session that lasted this long begins the pauses anew.
 const LASTED: Duration = Duration::from_secs(60);
 
+/// A session that asks for another one within this time is in a hurry; after so many of them in a row
+/// there are pauses, so that a change we do not cope with does not become a busy loop.
+const LASTED_BRIEFLY: Duration = Duration::from_secs(2);
+const HURRIED_AT_MOST: u32 = 10;
+
 /// Runs until stopped or caught up; an error is one that waiting does not mend.
 pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()> {
     let name = setup.connector.name.clone();
     let mut pause = PAUSES.0;
+    let mut hurried = 0;
     loop {
         let started = std::time::Instant::now();
         setup.board.phase(Phase::Starting, None, None);
@@ -43,7 +49,14 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
         }
         let error = match ended {
             Ok(End::Stopped | End::CaughtUp) => return Ok(()),
-            Ok(End::Restart) => continue,
+            Ok(End::Restart) => {
+                hurried = if started.elapsed() < LASTED_BRIEFLY { hurried + 1 } else { 0 };
+                if hurried > HURRIED_AT_MOST {
+                    wait(pause, stop.clone()).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                continue;
+            }
             Err(error) => error,
         };
         if *stop.borrow() {

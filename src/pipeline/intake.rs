@@ -197,7 +197,7 @@ impl Intake {
                 shared.setup.board.received(end, record.end.max(end), Some(committed_at));
             }
             Decoded::Change(event) => {
-                let routes = router.of(&event.relation)?;
+                let routes = router.of(&event.relation);
                 let fits = |at: &usize| {
                     let route = router.route(*at);
                     route.is_some_and(|route| {
@@ -299,7 +299,7 @@ impl Intake {
     /// An emptied table: of tables of events it is an event, of the others it comes before the rows
     /// that follow.
     async fn truncate(&mut self, event: &ChangeEvent<'_>, bytes: &[u8]) -> Result<()> {
-        let routes = self.router.of(&event.relation)?;
+        let routes = self.router.of(&event.relation);
         self.follow(&event.relation, &routes, event.order.seq).await?;
         for at in routes.iter() {
             let Some(route) = self.router.route(*at).cloned() else { continue };

@@ -20,6 +20,8 @@ use crate::relation::{Column, Fill, Identity, Relation};
 /// The routes of a session.
 pub(super) struct Router {
     routes: Vec<Route>,
+    /// beside each route: the source table as the catalogue had it when the session began
+    sources: Vec<(u32, TableName)>,
     /// by the source table's OID, as far as the stream has shown it
     by_oid: HashMap<u32, Arc<[usize]>>,
     none: Arc<[usize]>,
@@ -41,37 +43,54 @@ impl Router {
             },
             floor: table.record.floor,
         };
+        let source = |table: &Planned| {
+            let relation = &table.source.relation;
+            (relation.oid, relation.table.clone())
+        };
         Router {
             routes: planned.iter().map(route).collect(),
+            sources: planned.iter().map(source).collect(),
             by_oid: HashMap::new(),
             none: Arc::from([]),
         }
     }
 
-    /// The routes of a source table.
-    pub(super) fn of(&mut self, relation: &Relation) -> Result<Arc<[usize]>> {
+    /// The routes of a source table: by its OID, for the stream may still tell it by a name it had
+    /// before; by its name where it was made after the session began, or is gone since.
+    pub(super) fn of(&mut self, relation: &Relation) -> Arc<[usize]> {
         if let Some(routes) = self.by_oid.get(&relation.oid) {
-            return Ok(routes.clone());
+            return routes.clone();
         }
-        let renamed = self.routes.iter().map(|route| &route.target).find(|target| {
-            target.relation.oid == relation.oid && target.relation.table != relation.table
-        });
-        if let Some(target) = renamed {
-            let what = format!("its source table is named {} now", relation.table);
-            let table = target.model.table.to_string();
-            let kind = match target.model.history.logs_events() {
-                true => Kind::TableStops,
-                false => Kind::Reread,
-            };
-            return Err(Error::new(kind, what)
-                .remedy(format!("siltstone table resync {table}"))
-                .on_table(table));
+        let fed = |is: &dyn Fn(&(u32, TableName)) -> bool| -> Vec<usize> {
+            let sources = self.sources.iter().enumerate();
+            sources.filter(|(_, source)| is(source)).map(|(at, _)| at).collect()
+        };
+        let mut routes = fed(&|(oid, _)| *oid == relation.oid);
+        if routes.is_empty() {
+            routes = fed(&|(_, name)| *name == relation.table);
         }
-        let fed = self.routes.iter().enumerate();
-        let fed = fed.filter(|(_, route)| route.target.relation.table == relation.table);
-        let routes: Arc<[usize]> = fed.map(|(at, _)| at).collect();
+        let routes = if routes.is_empty() { self.none.clone() } else { Arc::from(routes) };
         self.by_oid.insert(relation.oid, routes.clone());
-        Ok(if routes.is_empty() { self.none.clone() } else { routes })
+        routes
+    }
+
+    /// A table whose changes are merged has another name at the source: a new session finds out which
+    /// table has its name now.
+    fn refuse_renamed(&self, at: usize, relation: &Relation) -> Result<()> {
+        let (Some(route), Some((_, name))) = (self.routes.get(at), self.sources.get(at)) else {
+            return Ok(());
+        };
+        if *name == relation.table {
+            return Ok(());
+        }
+        let what = format!("its source table is named {} now", relation.table);
+        let table = route.target.model.table.to_string();
+        let kind = match route.target.model.history.logs_events() {
+            true => Kind::TableStops,
+            false => Kind::Reread,
+        };
+        let remedy = format!("siltstone table resync {table}");
+        Err(Error::new(kind, what).remedy(remedy).on_table(table))
     }
 
     /// Forgets what tables a relation feeds, as it may have another name now.
@@ -105,6 +124,9 @@ impl Router {
         relation: &Arc<Relation>,
         shared: &Shared,
     ) -> Result<Option<Reshape>> {
+        if self.routes.get(at).is_some_and(|route| route.flow == Flow::Live) {
+            self.refuse_renamed(at, relation)?;
+        }
         let Some(route) = self.routes.get_mut(at) else { return Ok(None) };
         let old = route.target.clone();
         if *old.relation == **relation {

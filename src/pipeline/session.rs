@@ -260,6 +260,7 @@ async fn wait(
 ) -> Result<End> {
     let mut end = None;
     let mut deadline = None;
+    let mut lane_ended = false;
     loop {
         let timeout = async {
             match deadline {
@@ -281,8 +282,17 @@ async fn wait(
                 match ended {
                     // the lane's own error says why
                     Ended::Intake(Err(error)) if error.kind() == Kind::Cancelled => {}
-                    Ended::Intake(Ok(how)) => _ = end.get_or_insert(how),
-                    Ended::Lane(Ok(())) => return Ok(end.unwrap_or(End::Stopped)),
+                    Ended::Intake(Ok(how)) => {
+                        let how = *end.get_or_insert(how);
+                        if lane_ended {
+                            return Ok(how);
+                        }
+                    }
+                    Ended::Lane(Ok(())) => match end {
+                        Some(how) => return Ok(how),
+                        // it ends when intake does, which has yet to say how
+                        None => lane_ended = true,
+                    },
                     Ended::Other(Ok(how)) => {
                         end = Some(how);
                         stop_intake.send_replace(true);

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Feed, Target};
 use crate::postgres::quote;
 use crate::relation::{Identity, Relation, Wire};
-use crate::spec::{History, Model};
+use crate::spec::{Deletes, History, Model};
 
 /// A binding and what a person should know about it.
 #[derive(Debug)]
@@ -42,7 +42,8 @@ pub fn bind(
     }
     let taken = |name: &str| model.columns.iter().any(|column| column.from == name);
     let all = model.history == History::Raw;
-    let untaken = relation.columns.iter().filter(|column| !all && !taken(&column.name));
+    let untaken =
+        relation.columns.iter().filter(|column| !all && !column.hidden && !taken(&column.name));
     let untaken = untaken.map(|column| column.name.clone()).collect();
     let (model, relation) = (model.clone(), relation.clone());
     Ok(Binding {
@@ -71,6 +72,9 @@ fn bind_key(model: &Model, relation: &Relation) -> Result<Vec<usize>> {
         })?;
         key.push(at);
     }
+    if model.history == History::Append {
+        refuse_placeless_deletes(model, relation)?;
+    }
     if model.history == History::Append || model.history == History::Bag {
         return Ok(key);
     }
@@ -91,6 +95,24 @@ fn bind_key(model: &Model, relation: &Relation) -> Result<Vec<usize>> {
     Err(stop(what).remedy(format!(
         "name the source's key in {}, or let the source identify rows by that key: \
          alter table {table} replica identity using index …",
+        model.declared_in
+    )))
+}
+
+/// A deleted row of events goes to the leaf that its partition column names, which the source must send.
+fn refuse_placeless_deletes(model: &Model, relation: &Relation) -> Result<()> {
+    let Some(by) = model.partition.as_ref().and_then(|by| model.column(&by.by)) else {
+        return Ok(());
+    };
+    let sent = relation.columns.iter().any(|column| column.name == by.from && column.in_key);
+    let full = relation.identity == Identity::Full;
+    if sent || full || model.deletes == Deletes::Ignore || relation.identity == Identity::Nothing {
+        return Ok(());
+    }
+    let table = quote::table(&relation.table);
+    let what = format!("the source's deletes do not carry {}, which partitions it", by.from);
+    Err(Error::new(Kind::TableStops, what).on_table(model.table.to_string()).remedy(format!(
+        "alter table {table} replica identity full, or write `delete: ignore` in {}",
         model.declared_in
     )))
 }

@@ -35,6 +35,8 @@ pub enum Kind {
     Fenced,
     /// A row or a schema change that one table cannot take; the others go on.
     TableStops,
+    /// A change that one table could not even keep: it stops, and goes on by being read again.
+    Skipped,
     /// The source changed a table's rows without an event: they are to be read again.
     Reread,
     /// The kept changes have reached their limit.
@@ -74,7 +76,7 @@ impl Kind {
             | Kind::PositionLost
             | Kind::Full
             | Kind::Differs => Policy::Human,
-            Kind::TableStops => Policy::StopTable,
+            Kind::TableStops | Kind::Skipped => Policy::StopTable,
             Kind::Reread => Policy::RereadTable,
             Kind::Fenced | Kind::Cancelled | Kind::Bug => Policy::Stop,
         }
@@ -85,7 +87,7 @@ impl Kind {
         match self {
             Kind::Cancelled => 0,
             Kind::Usage => 64,
-            Kind::Differs | Kind::TableStops | Kind::PositionLost => 65,
+            Kind::Differs | Kind::TableStops | Kind::Skipped | Kind::PositionLost => 65,
             Kind::SourceAway | Kind::WarehouseAway => 69,
             Kind::Bug => 70,
             Kind::Busy | Kind::Reread | Kind::Full | Kind::Fenced => 75,
@@ -203,7 +205,8 @@ fn is_database_error(error: &(dyn StdError + 'static)) -> bool {
     error.downcast_ref::<tokio_postgres::Error>().is_some_and(|e| e.as_db_error().is_some())
 }
 
-/// A database error by its message and code. Its detail is left out: it quotes row values.
+/// A database error by its message and code. Its detail is left out, as it quotes row values; but not
+/// where it names what depends on a definition.
 fn describe(error: &(dyn StdError + 'static)) -> String {
     let Some(db) = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.as_db_error())
     else {
@@ -215,6 +218,10 @@ fn describe(error: &(dyn StdError + 'static)) -> String {
     let message = db.message();
     let message = message.split(": ").next().filter(|_| quotes).unwrap_or(message);
     let mut text = format!("{message} ({code})");
+    if let Some(detail) = db.detail().filter(|_| matches!(code, "0A000" | "2BP01")) {
+        text.push_str(": ");
+        text.push_str(detail);
+    }
     if let Some(hint) = db.hint() {
         text.push_str(", hint: ");
         text.push_str(hint);
@@ -250,7 +257,9 @@ pub fn kind_of_state(code: &SqlState, away: Kind) -> Kind {
         // connection trouble, shutdown, resources, I/O, and a standby that cannot write
         Some("08" | "53" | "57" | "58") => away,
         _ if code == "25006" => away,
-        Some("22" | "23" | "42" | "0A" | "2F" | "38" | "39" | "P0") => Kind::TableStops,
+        Some("22" | "23" | "42" | "0A" | "2B" | "2F" | "38" | "39" | "44" | "54" | "55" | "P0") => {
+            Kind::TableStops
+        }
         _ => Kind::Bug,
     }
 }

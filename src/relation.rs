@@ -21,6 +21,10 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// The table's comment.
     pub comment: Option<String>,
+    /// The file its rows are in (of its leaves, their sum); another one where they were rewritten. 0
+    /// where unknown.
+    #[serde(default)]
+    pub filenode: i64,
 }
 
 /// A table's replica identity (ALTER TABLE … REPLICA IDENTITY).
@@ -48,6 +52,10 @@ pub struct Column {
     pub in_key: bool,
     /// What rows hold that were there before the column was.
     pub fill: Fill,
+    /// Whether it is excluded and yet in the stream, for the publication learnt of it too late: nothing
+    /// takes its values.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
     /// The column's comment.
     pub comment: Option<String>,
 }

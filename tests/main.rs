@@ -14,6 +14,7 @@ mod drift;
 mod faults;
 mod journey;
 mod model;
+mod reshape;
 mod service;
 mod support;
 mod tidy;

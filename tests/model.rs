@@ -292,6 +292,7 @@ fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
         },
         in_key: keyed && name == "id",
         fill: Fill::Null,
+        hidden: false,
         comment: None,
     };
     Arc::new(Relation {
@@ -305,6 +306,7 @@ fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
             column("u", 25, "text"),
             column("day", 1082, "date"),
         ],
+        filenode: 0,
         comment: None,
     })
 }

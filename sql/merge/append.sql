@@ -19,7 +19,7 @@ update {{ stage }} s
  where s.ctid = f._row
 
 -- statement: orphan
-select {% for k in key %}{{ " || ', ' || " if not loop.first }}coalesce(s.{{ k.stage }}::text, 'null'){% endfor %}
+select
   from {{ stage }} s
  where s._keep is not null
  limit 1

@@ -42,7 +42,7 @@ update {{ table }} t
 
 -- statement: orphan
 -- A row with unchanged columns whose stored row is not there: its values are lost.
-select {% for k in key %}{{ " || ', ' || " if not loop.first }}coalesce(s.{{ k.stage }}::text, 'null'){% endfor %}
+select
   from {{ stage }} s
  where s._op <> 'd' and s._keep is not null
    and not exists (select from {{ table }} t where {{ same_key() }})
@@ -84,3 +84,8 @@ delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz 
 
 -- statement: empty
 truncate {{ table }}
+
+-- statement: rebase_rows
+-- A table that is read again from a source that counts from lower positions: the rows that stay though
+-- the source lacks them must not outrank what comes.
+update {{ table }} t set _seq = $1, _ord = 0 where t._seq > $1

@@ -76,7 +76,7 @@ delete from {{ leaf }} t
  where s.ctid = any ($1::text[]::tid[]) and {{ same_key("t") }}{{ not_older("t") }}
 
 -- statement: orphan
-select {% for k in key %}{{ " || ', ' || " if not loop.first }}coalesce(s.{{ k.stage }}::text, 'null'){% endfor %}
+select
   from {{ stage }} s
  where s._op <> 'd' and s._keep is not null
  limit 1
@@ -115,10 +115,6 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ locator or table }} t
  where not exists (select from {{ stage }} s where {{ same_key("t") }})
 
--- statement: many
--- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.
-select count(*) > 100000 from (select from {{ locator or table }} limit 100001) t
-
 -- statement: truncate
 -- The source table was emptied.
 {% if soft -%}
@@ -130,10 +126,11 @@ update {{ table }} t
 delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null
 {%- endif %}
 
--- statement: empty
-truncate {{ table }}{{ ", " ~ locator if locator }}
 {% if locator %}
 -- statement: rebase
 -- A table that is read again from a source that counts from lower positions.
 update {{ locator }} l set _seq = $1, _ord = 0 where l._seq > $1
 {% endif %}
+
+-- statement: rebase_rows
+update {{ table }} t set _seq = $1, _ord = 0 where t._seq > $1

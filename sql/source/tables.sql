@@ -10,6 +10,10 @@ select c.oid,
          and has_schema_privilege(n.oid, 'USAGE')              as readable,
        greatest(c.reltuples, 0)::float8                        as estimated_rows,
        c.relkind = 'p'                                         as partitioned,
+       case when c.relkind = 'r' then pg_relation_filenode(c.oid)::int8
+            else (select coalesce(sum(pg_relation_filenode(p.relid)::int8), 0)::int8
+                    from pg_partition_tree(c.oid) p
+                   where p.isleaf) end                         as filenode,
        -- a leaf with an identity of its own decides what its updates carry
        (select min(l.oid::regclass::text)
           from pg_partition_tree(c.oid) p

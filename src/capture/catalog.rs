@@ -122,6 +122,7 @@ fn read_table(row: &Row) -> Result<SourceTable, tokio_postgres::Error> {
         },
         columns: Vec::new(),
         comment: row.try_get("comment")?,
+        filenode: row.try_get("filenode")?,
     };
     Ok(SourceTable {
         relation,
@@ -153,6 +154,7 @@ fn read_column(row: &Row) -> Result<Column, tokio_postgres::Error> {
             None if has_default => Fill::Unknown,
             None => Fill::Null,
         },
+        hidden: false,
         comment: row.try_get("comment")?,
     })
 }

@@ -54,18 +54,24 @@ pub fn column_list(connector: &Connector, table: &SourceTable) -> Result<Option<
     Ok(Some(kept.map(|column| column.name.clone()).collect()))
 }
 
-/// What a publication holds now: its tables with their column lists.
-type Held = HashMap<TableName, Option<Vec<String>>>;
+/// What a publication holds now: its tables, each with the column list it wants; none where it filters
+/// rows, which is never wanted.
+type Held = HashMap<TableName, Option<Option<Vec<String>>>>;
+
+/// The tables that the publication does not hold as wanted. Of those among them that are replicated
+/// already the stream has not told everything so far.
+pub async fn untold(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<TableName>> {
+    let held = read(source, wanted, version).await?.unwrap_or_default();
+    let tables = wanted.tables.iter();
+    let other = tables.filter(|(table, columns)| held.get(table) != Some(&Some(columns.clone())));
+    Ok(other.map(|(table, _)| table.clone()).collect())
+}
 
 /// Makes the publication hold what is wanted; takes and gives back no table that is right already.
-/// Returns the tables whose column list is another one now: the stream has not told some of their
-/// columns so far.
-pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<TableName>> {
+pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<()> {
     let Some(held) = read(source, wanted, version).await? else {
-        make(source, wanted).await?;
-        return Ok(Vec::new());
+        return make(source, wanted).await;
     };
-    let mut changed = Vec::new();
     for (table, columns) in &wanted.tables {
         let alter = |verb: &str| {
             format!(
@@ -75,7 +81,7 @@ pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<V
             )
         };
         match held.get(table) {
-            Some(known) if known == columns => {}
+            Some(Some(known)) if known == columns => {}
             Some(_) => {
                 let drop = format!(
                     "alter publication {} drop table {}",
@@ -83,7 +89,6 @@ pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<V
                     published(table, None)
                 );
                 run(source, &format!("begin; {drop}; {}; commit", alter("add")), wanted).await?;
-                changed.push(table.clone());
             }
             None => run(source, &alter("add"), wanted).await?,
         }
@@ -95,7 +100,7 @@ pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<V
             run(source, &format!("alter publication {name} drop table {table}"), wanted).await?;
         }
     }
-    Ok(changed)
+    Ok(())
 }
 
 async fn make(source: &Session, wanted: &Wanted) -> Result<()> {
@@ -166,12 +171,16 @@ async fn read(source: &Session, wanted: &Wanted, version: i32) -> Result<Option<
             quote::literal(publish)
         )));
     }
-    // column lists came with Postgres 15
-    let columns = if version >= 150_000 { "r.prattrs" } else { "null::int2vector" };
+    // column lists and row filters came with Postgres 15
+    let (columns, filters) = match version >= 150_000 {
+        true => ("r.prattrs", "r.prqual is not null"),
+        false => ("null::int2vector", "false"),
+    };
     let query = format!(
         "select n.nspname, c.relname,
                 (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
-                  where a.attrelid = c.oid and a.attnum = any ({columns}::int2[])) as columns
+                  where a.attrelid = c.oid and a.attnum = any ({columns}::int2[])) as columns,
+                {filters} as filtered
            from pg_publication p
            join pg_publication_rel r on r.prpubid = p.oid
            join pg_class c on c.oid = r.prrelid
@@ -182,7 +191,8 @@ async fn read(source: &Session, wanted: &Wanted, version: i32) -> Result<Option<
     let mut held = Held::new();
     for row in rows {
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        held.insert(table, row.try_get(2).map_err(failed)?);
+        let (columns, filtered) = (row.try_get(2).map_err(failed)?, row.get(3));
+        held.insert(table, if filtered { None } else { Some(columns) });
     }
     Ok(Some(held))
 }

@@ -4,6 +4,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{CopyOutStream, IsolationLevel, Transaction};
 
 use crate::error::{Error, Kind, Result};
@@ -24,7 +25,12 @@ pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transa
     let snapshot = quote::literal(snapshot);
     // a policy on a table must make the read fail, not hide rows
     let set = format!("set transaction snapshot {snapshot}; set local row_security to off");
-    transaction.batch_execute(&set).await.map_err(failed)?;
+    transaction.batch_execute(&set).await.map_err(|error| {
+        // the connection that holds the snapshot is gone: another one will do
+        let gone = error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE);
+        let error = failed(error);
+        if gone { error.with_kind(Kind::SourceAway) } else { error }
+    })?;
     Ok(transaction)
 }
 
@@ -105,11 +111,12 @@ pub async fn read(
 ) -> Result<Rows> {
     let text = copy_text(relation, wires, partitioned);
     let stream = transaction.copy_out(&text).await.map_err(|error| {
-        let denied = error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE);
+        let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
         let error = Error::source(format!("reading {}", relation.table), error);
         match denied {
             true => error.remedy(format!(
-                "grant select on {} to the connector's role",
+                "grant select on {} to the connector's role; where the table has row security, \
+                 alter role … bypassrls; then siltstone table resync",
                 quote::table(&relation.table)
             )),
             false => error,

@@ -60,6 +60,19 @@ impl Decoder {
         self.ord = order.ord - 1;
     }
 
+    /// Counts a row's change of which only the first bytes are there; the table and order it has, if it
+    /// is one.
+    pub fn oversized(&mut self, head: &[u8]) -> Option<(Arc<Relation>, Order)> {
+        let (tag, oid) = head.split_first()?;
+        let oid = u32::from_be_bytes(*oid.first_chunk()?);
+        if !matches!(tag, b'I' | b'U' | b'D') {
+            return None;
+        }
+        self.ord += 1;
+        let order = Order { seq: self.mark.seq, ord: self.ord };
+        Some((self.relations.get(&oid)?.clone(), order))
+    }
+
     /// Decodes one record.
     pub fn decode<'a>(&mut self, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         Ok(match read_message(bytes)? {

@@ -18,6 +18,7 @@ use crate::journey::{Applied, Batch, Before, Mark, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
+use crate::warehouse::ddl;
 
 /// A table's rows, encoded for COPY.
 #[derive(Debug)]
@@ -196,14 +197,12 @@ impl Apply {
                 merge.truncate(transaction, *order, *mark).await
             }
             Before::Reshape { target, statements } => {
-                for statement in statements {
-                    transaction.batch_execute(statement).await.map_err(|error| {
-                        Error::warehouse("following a schema change", error)
-                            .on_table(target.model.table.to_string())
-                            .remedy(format!("siltstone table resync {}", target.model.table))
-                    })?;
-                }
-                Ok(())
+                let table = &target.model.table;
+                ddl(transaction, statements).await.map_err(|error| {
+                    Error::warehouse("following a schema change", error)
+                        .on_table(table.to_string())
+                        .remedy(format!("siltstone table resync {table}"))
+                })
             }
         }
     }
@@ -276,7 +275,10 @@ impl Merge {
         mark: Mark,
     ) -> Result<()> {
         let at = crate::clock::from_postgres_micros(mark.committed_at);
-        if self.target().model.history != History::Versions && !self.is_soft() {
+        // the lock that TRUNCATE holds to the end would bar the way to a leaf that the same transaction
+        // needs: a partitioned table is emptied row by row
+        let whole = self.target().model.partition.is_none();
+        if whole && self.target().model.history != History::Versions && !self.is_soft() {
             let many = self.query(transaction, "many", &[]).await?;
             if many.first().is_some_and(|row| row.get(0)) {
                 self.execute(transaction, "empty", &[]).await?;

@@ -44,23 +44,6 @@ pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
     statements
 }
 
-/// The statements that empty a table and give it the model's key in place of the one it has.
-pub fn rekey_statements(model: &Model) -> Vec<String> {
-    let table = model.quoted();
-    let literal = quote::literal(&table);
-    vec![
-        format!("truncate {table}"),
-        format!(
-            "do $siltstone$ declare name text; begin \
-               select conname into name from pg_constraint \
-                where conrelid = {literal}::regclass and contype = 'p'; \
-               if found then execute format('alter table %s drop constraint %I', {literal}, name); \
-               end if; end $siltstone$"
-        ),
-        format!("alter table {table} add primary key ({})", key_list(model)),
-    ]
-}
-
 /// The statement that adds a column to a table that is there.
 pub(super) fn add_column(model: &Model, column: &ModelColumn) -> String {
     let fill = column.fill.as_ref().map(|fill| format!(" default {}", quote::literal(fill)));
@@ -82,7 +65,7 @@ fn column_list(model: &Model, nullable: bool) -> String {
     model.columns.iter().map(define).collect()
 }
 
-fn key_list(model: &Model) -> String {
+pub(super) fn key_list(model: &Model) -> String {
     quote::idents(model.key.iter().map(String::as_str))
 }
 
@@ -97,14 +80,14 @@ fn overwrite(model: &Model, statements: &mut Vec<String>) {
         ));
     };
     let by = quote::ident(&partition.by);
-    let physical =
-        model.key.iter().chain([&partition.by].into_iter().filter(|by| !model.key.contains(by)));
-    let physical = quote::idents(physical.map(String::as_str));
+    let physical = quote::idents(model.physical_key());
     statements.push(format!(
         "create table {table} ({columns}{deleted}{OURS}, primary key ({physical})) \
          partition by range ({by})"
     ));
     if model.has_locator() {
+        // that of a table of this name that was dropped knows places which are none any more
+        statements.push(format!("drop table if exists {}", quote::table(&model.locator())));
         let placed = model.columns.iter();
         let placed =
             placed.filter(|column| model.key.contains(&column.name) || column.name == partition.by);
@@ -121,11 +104,12 @@ fn overwrite(model: &Model, statements: &mut Vec<String>) {
 }
 
 fn versions(model: &Model, statements: &mut Vec<String>) {
-    let (table, key) = (model.quoted(), key_list(model));
+    let table = model.quoted();
     statements.push(format!(
-        "create table {table} ({}{VALIDITY}, {OURS}, primary key ({key}, valid_to)) \
+        "create table {table} ({}{VALIDITY}, {OURS}, primary key ({})) \
          partition by range (valid_to)",
-        column_list(model, false)
+        column_list(model, false),
+        quote::idents(model.physical_key())
     ));
     statements.push(format!(
         "create table {} partition of {table} for values from ({OPEN_END}) to (maxvalue) {ROOM}",
@@ -137,15 +121,20 @@ fn versions(model: &Model, statements: &mut Vec<String>) {
     ));
 }
 
+fn partition_by(model: &Model) -> String {
+    model.partition.as_ref().map(|partition| partition.by.clone()).unwrap_or_default()
+}
+
 /// The columns of an append table are nullable: of a deleted row only its key is known.
 fn append(model: &Model, statements: &mut Vec<String>) {
     let table = model.quoted();
     let by = model.partition.as_ref().map(|partition| quote::ident(&partition.by));
     let unique = match (&by, model.key.is_empty()) {
-        (Some(by), true) => format!("unique ({by}, _seq, _ord)"),
-        (Some(by), false) => format!("unique ({}, {by}, _seq, _ord)", key_list(model)),
-        (None, false) => format!("unique ({}, _seq, _ord)", key_list(model)),
-        (None, true) => String::new(),
+        (_, true) => String::new(),
+        (Some(by), false) if !model.key.contains(&partition_by(model)) => {
+            format!("unique ({}, {by}, _seq, _ord)", key_list(model))
+        }
+        (_, false) => format!("unique ({}, _seq, _ord)", key_list(model)),
     };
     let separator = if unique.is_empty() { "" } else { ", " };
     let partition = by.as_ref().map(|by| format!(" partition by range ({by})")).unwrap_or_default();
@@ -155,7 +144,9 @@ fn append(model: &Model, statements: &mut Vec<String>) {
     ));
     if unique.is_empty() {
         // the rows of a snapshot share one order
-        statements.push(format!("create unique index on {table} (_seq, _ord) where _op <> 'r'"));
+        let order = by.map(|by| format!("{by}, ")).unwrap_or_default();
+        statements
+            .push(format!("create unique index on {table} ({order}_seq, _ord) where _op <> 'r'"));
     }
 }
 

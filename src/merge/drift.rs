@@ -69,6 +69,15 @@ pub fn compare(old: &Relation, new: &Relation) -> Vec<Change> {
     };
     let recreated = old.oid != new.oid;
     let same = |a: &Column, b: &Column| if recreated { a.name == b.name } else { same(a, b) };
+    // a volatile default that was dropped since then has left no other trace
+    let rewritten = old.filenode != 0 && new.filenode != 0 && old.filenode != new.filenode;
+    let added = |column: &Column| {
+        let mut column = column.clone();
+        if rewritten && column.fill == Fill::Null {
+            column.fill = Fill::Unknown;
+        }
+        Change::Added(column)
+    };
     let named = |columns: &[Column], name: &str| columns.iter().any(|column| column.name == name);
     for column in &old.columns {
         let kept = new.columns.iter().any(|candidate| same(column, candidate));
@@ -81,7 +90,7 @@ pub fn compare(old: &Relation, new: &Relation) -> Vec<Change> {
             // dropped and made again under its name: the stored values are those of the old one
             changes.push(match named(&old.columns, &column.name) {
                 true => Change::Retyped { column: column.clone(), widened: false },
-                false => Change::Added(column.clone()),
+                false => added(column),
             });
             continue;
         };
@@ -152,7 +161,9 @@ pub fn follow(
         follower.take(change);
     }
     let Follower { mut model, mut effect, .. } = follower;
-    let reshaped = changes.iter().any(|c| matches!(c, Change::Added(_) | Change::Dropped(_)));
+    let reshaped = changes.iter().any(|c| {
+        matches!(c, Change::Added(column) if !column.hidden) || matches!(c, Change::Dropped(_))
+    });
     if reshaped && model.history == History::Bag {
         let why = "its rows are told apart by all their columns, which are others now";
         effect.reread.get_or_insert_with(|| why.to_owned());
@@ -203,6 +214,9 @@ impl Follower<'_> {
     }
 
     fn added(&mut self, column: &Column) {
+        if column.hidden {
+            return;
+        }
         let name = column.name.clone();
         let taken = self.fed_by(&name).is_some();
         match self.model.new_columns {

@@ -4,6 +4,7 @@
 //! that builds them. Nothing here opens or ends a transaction, and nothing moves a position.
 
 mod apply;
+mod conform;
 mod copy;
 mod define;
 mod direct;
@@ -20,7 +21,8 @@ mod stored;
 mod table;
 
 pub use apply::{Apply, Encoded, Piece, encode_batch};
-pub use define::{define, define_calendar, rekey_statements};
+pub use conform::{Conform, Standing, conform};
+pub use define::{define, define_calendar};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};
 pub use reading::{Finished, Point, Reading, Way, merge as merge_reading, way};

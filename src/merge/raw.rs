@@ -136,7 +136,8 @@ impl<'t> RawEncoder<'t> {
         let start = self.document.len();
         for (column, cell) in image.cells().enumerate() {
             let unsent = !whole && cell == Cell::Null;
-            if cell == Cell::Unchanged || unsent {
+            let hidden = self.target.relation.columns.get(column).is_some_and(|c| c.hidden);
+            if cell == Cell::Unchanged || unsent || hidden {
                 continue;
             }
             if self.document.len() > start {

@@ -206,5 +206,9 @@ pub async fn merge(
         // a recreated source counts from lower positions: what is stored must not outrank it
         merge.execute(transaction, "rebase", &[&order.seq]).await?;
     }
+    let keeps_rows = matches!(target.model.deletes, Deletes::Soft | Deletes::Ignore);
+    if !fresh && keeps_rows && target.model.history == History::Overwrite {
+        merge.execute(transaction, "rebase_rows", &[&order.seq]).await?;
+    }
     Ok(applied)
 }

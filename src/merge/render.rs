@@ -158,7 +158,6 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
     let fed = |n: usize| target.feeds.iter().any(|feed| feed.column == n);
     let unfed = model.columns.iter().enumerate().filter(|(n, _)| !fed(*n));
     let partition = model.partition.as_ref().map(|partition| &partition.by);
-    let physical_key = model.key.iter().chain(partition.filter(|by| !model.key.contains(by)));
     Ok(Context {
         stage: form.stage.clone(),
         table: model.quoted(),
@@ -170,7 +169,7 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         soft: model.deletes == Deletes::Soft,
         since: model.since.as_ref().and_then(by_name).map(|column| column.value),
         key: model.key.iter().filter_map(by_name).collect(),
-        physical_key: physical_key.map(|name| quote::ident(name)).collect(),
+        physical_key: model.physical_key().into_iter().map(quote::ident).collect(),
         unfed: unfed.map(|(_, column)| quote::ident(&column.name)).collect(),
         partition: partition.and_then(by_name),
         columns,

@@ -22,11 +22,26 @@ pub struct StoredColumn {
     pub declared: String,
     /// Whether NULL is refused.
     pub required: bool,
+    /// Whether it gets a value where none is given.
+    pub has_default: bool,
     /// Whether `=` of its type can be trusted to tell values apart.
     pub has_equality: bool,
 }
 
 impl StoredColumn {
+    #[cfg(test)]
+    pub(super) fn for_tests(name: &str, declared: &str) -> StoredColumn {
+        StoredColumn {
+            name: name.to_owned(),
+            type_schema: "pg_catalog".to_owned(),
+            type_name: declared.to_owned(),
+            declared: declared.to_owned(),
+            required: false,
+            has_default: false,
+            has_equality: true,
+        }
+    }
+
     /// Whether the column is of the type in which a value is staged.
     pub(super) fn is(&self, staged: &str) -> bool {
         self.type_schema == "pg_catalog" && self.type_name == staged
@@ -46,7 +61,7 @@ impl StoredColumn {
 /// Reads a table's columns; empty where there is no such table.
 pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<Vec<StoredColumn>> {
     const QUERY: &str = "
-        select a.attname, n.nspname, t.typname, t.oid as type_oid, a.attnotnull,
+        select a.attname, n.nspname, t.typname, t.oid as type_oid, a.attnotnull, a.atthasdef,
                format_type(a.atttypid, a.atttypmod) as declared
           from pg_attribute a
           join pg_class c on c.oid = a.attrelid
@@ -66,6 +81,7 @@ pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<V
                 type_name: row.try_get("typname")?,
                 declared: row.try_get("declared")?,
                 required: row.try_get("attnotnull")?,
+                has_default: row.try_get("atthasdef")?,
                 has_equality: Builtin::of(oid).is_some_and(Builtin::has_equality),
             })
         })

@@ -141,7 +141,7 @@ impl Merge {
             Ok(u64::try_from(value).unwrap_or(0))
         };
         if count("orphans")? > 0 {
-            return Err(self.orphan("(in a versions table)"));
+            return Err(self.orphan());
         }
         applied.closed = count("closed")?;
         applied.opened = count("opened")?;
@@ -187,19 +187,16 @@ impl Merge {
     }
 
     async fn refuse_orphans(&mut self, transaction: &Transaction<'_>) -> Result<()> {
-        match self.query(transaction, "orphan", &[]).await?.first() {
-            None => Ok(()),
-            Some(row) => {
-                let key: String = row.try_get(0).map_err(|e| self.failed("orphan", e))?;
-                Err(self.orphan(&key))
-            }
+        match self.query(transaction, "orphan", &[]).await?.is_empty() {
+            true => Ok(()),
+            false => Err(self.orphan()),
         }
     }
 
     /// A row of which the source sent only what changed, and whose other columns we do not have.
-    fn orphan(&self, key: &str) -> Error {
+    fn orphan(&self) -> Error {
         let what =
-            format!("the stored row with key {key} is missing, so an update cannot be completed");
+            "a stored row is missing, so an update that left columns out cannot be completed";
         Error::new(Kind::TableStops, what)
             .on_table(self.target.model.table.to_string())
             .remedy(format!("siltstone table resync {}", self.target.model.table))

@@ -13,22 +13,20 @@ use futures_util::SinkExt;
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Transaction;
 
+use super::fit::fit;
 use super::shared::{CaughtUp, Shared, Then, writer};
 use super::tables::Planned;
-use crate::binding::bind;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::slot::{self, Created};
 use crate::capture::snapshot;
 use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Change, Point, Reading, compare, follow, merge_reading, rekey_statements, way};
+use crate::merge::{Finished, Point, Reading, Way, merge_reading, way};
 use crate::names::{TableName, shortened};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::{self, State};
-use crate::relation::Relation;
-use crate::spec::{Model, mirror};
-use crate::warehouse::Fenced;
+use crate::warehouse::{Fenced, ddl};
 
 /// Progress is reported after so many rows.
 const REPORT_EVERY: u64 = 5_000;
@@ -136,7 +134,9 @@ impl Worker {
                     }
                 }
                 Ok(None) => self.again.lock().await.push_back(job),
-                Err(error) if error.kind() == Kind::TableStops => self.stop(&job, &error).await?,
+                Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Rights) => {
+                    self.stop(&job, &error).await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -149,7 +149,9 @@ impl Worker {
         let resync = format!("siltstone table resync {table}");
         let remedy = error.remedy_text().unwrap_or(&resync);
         tracing::error!(%table, reason, remedy, "the table stops");
-        self.shared.define(&[], table, Then::Stop { reason: &reason, remedy }).await?;
+        self.shared
+            .define(&[], table, Then::Stop { reason: &reason, remedy, unread: false })
+            .await?;
         let board = &self.shared.setup.board;
         board.table_state(table, State::Stopped.word(), Some(&reason), Some(remedy));
         Ok(())
@@ -173,48 +175,21 @@ impl Worker {
         if !snapshot::is_readable(under, &now.relation).await? {
             return Ok(None);
         }
-        let Fitted { target, rekey } = self.fit(job, &Arc::new(now.relation.clone())).await?;
         let point = Point { as_of: self.as_of, taken_at: snapshot::taken_at(under).await? };
         let transaction =
             Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
-        let finished = {
-            let failed = |error| {
-                Error::warehouse("taking the rows of a snapshot", error).on_table(name.to_string())
-            };
-            let way = way(&transaction, &target, job.fresh && rekey.is_empty()).await?;
-            if target.model.history == crate::spec::History::Raw {
-                let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
-                let days = vec![today, today + 1];
-                shared.ensure_leaves(&[(target.model.clone(), days)]).await?;
-            }
-            let mut sink =
-                pin!(transaction.copy_in::<_, Bytes>(&way.statement).await.map_err(failed)?);
-            let mut rows =
-                snapshot::read(under, &target.relation, &target.wires, now.partitioned).await?;
-            let mut reading = Reading::new(&target, point, &way);
-            while let Some(cells) = rows.next().await? {
-                reading.push(crate::value::Row::from_bytes(cells))?;
-                for chunk in reading.take() {
-                    sink.feed(chunk).await.map_err(failed)?;
-                }
-                if reading.count().is_multiple_of(REPORT_EVERY) {
-                    self.report(name, reading.count(), now.estimated_rows);
-                }
-            }
-            let mut finished = reading.finish();
-            for chunk in finished.take() {
-                sink.feed(chunk).await.map_err(failed)?;
-            }
-            sink.finish().await.map_err(failed)?;
-            finished
-        };
+        let relation = Arc::new(now.relation.clone());
+        let fitted = fit(shared, &transaction, &job.target, &relation).await?;
+        let target = fitted.target;
+        let straight = job.fresh && fitted.statements.is_empty();
+        let way = way(&transaction, &target, straight).await?;
+        let finished = self.copy(under, &transaction, (&target, &now), point, &way).await?;
         shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))]).await?;
-        for statement in &rekey {
-            transaction.batch_execute(statement).await.map_err(|error| {
-                Error::warehouse("giving it another key", error).on_table(name.to_string())
-            })?;
-        }
-        let fresh = job.fresh || !rekey.is_empty();
+        // behind the copy, so that nobody waits for its locks longer than the merge takes
+        ddl(&transaction, &fitted.statements).await.map_err(|error| {
+            Error::warehouse("making it fit the source", error).on_table(name.to_string())
+        })?;
+        let fresh = job.fresh || fitted.empties;
         let templates = &shared.setup.templates;
         let applied =
             merge_reading(&transaction, templates, &target, &finished, (point, fresh)).await?;
@@ -227,52 +202,48 @@ impl Worker {
         Ok(Some(target))
     }
 
+    /// Brings the rows over, to the staging table or straight into their own.
+    async fn copy(
+        &self,
+        under: &Transaction<'_>,
+        transaction: &Transaction<'_>,
+        (target, source): (&Target, &SourceTable),
+        point: Point,
+        way: &Way,
+    ) -> Result<Finished> {
+        let (shared, name) = (&*self.shared, &target.model.table);
+        let failed = |error| {
+            Error::warehouse("taking the rows of a snapshot", error).on_table(name.to_string())
+        };
+        if target.model.history == crate::spec::History::Raw {
+            let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
+            let days = vec![today, today + 1];
+            shared.ensure_leaves(&[(target.model.clone(), days)]).await?;
+        }
+        let mut sink = pin!(transaction.copy_in::<_, Bytes>(&way.statement).await.map_err(failed)?);
+        let mut rows =
+            snapshot::read(under, &target.relation, &target.wires, source.partitioned).await?;
+        let mut reading = Reading::new(target, point, way);
+        while let Some(cells) = rows.next().await? {
+            reading.push(crate::value::Row::from_bytes(cells))?;
+            for chunk in reading.take() {
+                sink.feed(chunk).await.map_err(failed)?;
+            }
+            if reading.count().is_multiple_of(REPORT_EVERY) {
+                self.report(name, reading.count(), source.estimated_rows);
+            }
+        }
+        let mut finished = reading.finish();
+        for chunk in finished.take() {
+            sink.feed(chunk).await.map_err(failed)?;
+        }
+        sink.finish().await.map_err(failed)?;
+        Ok(finished)
+    }
+
     fn report(&self, table: &TableName, rows: u64, estimated: u64) {
         self.shared.setup.board.rows_read(table, rows, estimated);
     }
-
-    /// The target in the shape that the snapshot shows; its table is made to follow first.
-    async fn fit(&self, job: &Job, now: &Arc<Relation>) -> Result<Fitted> {
-        let shared = &*self.shared;
-        let old = &job.target;
-        let schema_id = shared.number_shape(now).await?;
-        let rebind = |model: &Arc<Model>| -> Result<Arc<Target>> {
-            Ok(Arc::new(bind(old.index, model, now, schema_id, shared.binary)?.target))
-        };
-        if schema_id == old.schema_id {
-            return Ok(Fitted { target: rebind(&old.model)?, rekey: Vec::new() });
-        }
-        let changes = compare(&old.relation, now);
-        let mut effect = follow(&old.model, &changes, now, &shared.extensions);
-        let mut rekey = Vec::new();
-        if old.model.mirrored && changes.contains(&Change::KeyChanged) {
-            let model = mirror(shared.connector(), now, &shared.extensions);
-            let model = model.filter(|model| model.history == old.model.history);
-            effect.model = Arc::new(model.ok_or_else(|| other_kind(old))?);
-            rekey = rekey_statements(&effect.model);
-        }
-        // whatever made it stop or be read again is what this reading mends
-        let target = rebind(&effect.model)?;
-        let name = &old.model.table;
-        shared.define(&effect.statements, name, Then::Shape(schema_id)).await?;
-        Ok(Fitted { target, rekey })
-    }
-}
-
-/// A table made to fit a snapshot.
-struct Fitted {
-    target: Arc<Target>,
-    /// statements that empty the table and give it another key, for the transaction that fills it
-    rekey: Vec<String>,
-}
-
-fn other_kind(old: &Target) -> Error {
-    let name = &old.model.table;
-    let what = "the source's key came or went, which makes it a table of another kind";
-    let table = crate::postgres::quote::table(name);
-    Error::new(Kind::TableStops, what)
-        .on_table(name.to_string())
-        .remedy(format!("drop table {table}; then siltstone table resync {name}"))
 }
 
 fn gone(table: &TableName, source: &TableName) -> Error {

@@ -12,7 +12,8 @@ use super::intake::End;
 use super::lane::Progress;
 use super::shared::Shared;
 use super::tables::{Planned, Resolved};
-use crate::capture::{catalog, slot};
+use crate::capture::catalog::{self, SourceTable};
+use crate::capture::slot;
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
@@ -21,7 +22,7 @@ use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{Checkpoint, forget, pending, tables};
 use crate::serve::Phase;
-use crate::spec::{Deletes, Model};
+use crate::spec::{Connector, Deletes, Model};
 use crate::warehouse::Fenced;
 
 /// How often requests are looked for.
@@ -143,7 +144,9 @@ impl Control {
                 Some(fed) => {
                     let lost_key = fed.source.identity_problem().is_none()
                         && table.identity_problem().is_some();
-                    lost_key || fed.source.relation.oid != table.relation.oid
+                    lost_key
+                        || fed.source.relation.oid != table.relation.oid
+                        || is_listed_otherwise(connector, &fed.source, table)
                 }
                 None => connector.mirror && connector.takes(name) && !left_out,
             }
@@ -183,6 +186,11 @@ impl Control {
         let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
         let records = tables::read(&*transaction, &self.shared.connector().name).await?;
         let record = records.into_iter().find(|record| record.table == *table);
+        // events that were missed cannot be read: the table goes on behind the gap
+        let missed = |record: &TableRecord| {
+            record.chunk_open && record.floor > 0 && self.logs_events(&record.table)
+        };
+        let verb = if record.as_ref().is_some_and(missed) { Verb::Resync } else { verb };
         let (done, answer) = match (verb, record) {
             (_, None) => (false, format!("the connector feeds no table {table}")),
             (Verb::Resume, Some(record)) if record.state != State::Stopped => {
@@ -251,4 +259,16 @@ impl Control {
         tracing::info!("{answer}");
         Ok(())
     }
+}
+
+/// Whether the columns of a published table ask for another column list than it has: a list hides the
+/// columns that came after it.
+fn is_listed_otherwise(connector: &Connector, fed: &SourceTable, now: &SourceTable) -> bool {
+    let table = &now.relation.table;
+    let hidden = |name: &str| connector.excludes(table, name);
+    let names = |of: &SourceTable| -> Vec<String> {
+        let columns = of.relation.columns.iter().filter(|column| !hidden(&column.name));
+        columns.map(|column| column.name.clone()).collect()
+    };
+    now.relation.columns.iter().any(|column| hidden(&column.name)) && names(fed) != names(now)
 }

@@ -21,9 +21,6 @@ use crate::progress::{schemas, tables};
 /// Microseconds of a day.
 pub(super) const DAY: i64 = 86_400_000_000;
 
-/// Kept changes are read in portions of this many.
-const PORTION: i64 = 5_000;
-
 /// The draining of one table: its shape as far as it has been applied.
 #[derive(Clone)]
 pub(super) struct Drain {
@@ -36,6 +33,8 @@ pub(super) struct Drain {
 #[derive(Default)]
 pub(super) struct Drained {
     pub(super) events: u64,
+    /// of the events, as they were kept
+    pub(super) bytes: u64,
     pub(super) applied: Applied,
 }
 
@@ -82,7 +81,7 @@ impl Drain {
         };
         let mut after = Order { seq: -1, ord: -1 };
         'reading: loop {
-            let portion = pending::next(transaction, &table, after, PORTION).await?;
+            let portion = pending::next(transaction, &table, after).await?;
             if portion.is_empty() {
                 break;
             }
@@ -101,9 +100,9 @@ impl Drain {
         }
         at_work.commit();
         at_work.flush().await.map_err(|error| on_table(error, &table))?;
-        let AtWork { target, drained, .. } = at_work;
+        let AtWork { target, mut drained, .. } = at_work;
         if drained.events > 0 {
-            pending::remove(transaction, &table, after).await?;
+            drained.bytes = pending::remove(transaction, &table, after).await?;
         }
         if target.schema_id != self.target.schema_id {
             tables::set_schema(transaction, &table, target.schema_id).await?;

@@ -187,7 +187,11 @@ impl Intake {
                 }
                 return Ok(true);
             }
-            Frame::Oversized { length, .. } => return Err(oversized(length)),
+            Frame::Oversized { head, length } => {
+                let change = decoder.oversized(head).ok_or_else(|| oversized(length))?;
+                router.refuse_oversized((&change.0, change.1), length)?;
+                return Ok(true);
+            }
         };
         match decoder.decode(record.bytes)? {
             Decoded::Begin(lsn) => window.begin(lsn.as_i64()),
@@ -336,6 +340,6 @@ fn lane_is_gone() -> Error {
 }
 
 fn oversized(length: usize) -> Error {
-    Error::new(Kind::Full, format!("a change of {length} bytes is longer than max_row_bytes"))
+    Error::new(Kind::Full, format!("a message of {length} bytes is longer than max_row_bytes"))
         .remedy("raise max_row_bytes (and memory) in siltstone.yaml")
 }

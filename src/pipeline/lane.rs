@@ -37,7 +37,7 @@ pub(super) struct Lane {
     progress: watch::Sender<Progress>,
     done: u64,
     draining: Vec<Draining>,
-    /// bytes kept since the session began, on top of what was there
+    /// bytes in `audit.pending`; those that a reading made needless are counted until the next session
     kept_bytes: u64,
 }
 
@@ -143,6 +143,7 @@ impl Lane {
         });
         for drain in &mut live {
             let drained = drain.run(&begun, apply, shared, None).await?;
+            receipt.drained += drained.bytes;
             receipt.add(drain.index(), drained.applied);
             let table = drain.table().clone();
             tables::set(&*begun, &table, State::Streaming, None, None).await?;
@@ -184,7 +185,7 @@ impl Lane {
 
     fn report(&mut self, receipt: Receipt, pieces: u64) -> Result<bool> {
         self.done += pieces;
-        self.kept_bytes += receipt.kept;
+        self.kept_bytes = (self.kept_bytes + receipt.kept).saturating_sub(receipt.drained);
         let stored = self.checkpoint.position;
         self.shared.setup.board.advanced(
             &Advanced {
@@ -208,12 +209,13 @@ impl Lane {
     async fn drain_some(&mut self) -> Result<()> {
         const PART: u64 = 20_000;
         let mut live = Vec::new();
-        let Lane { shared, session, apply, draining, .. } = self;
+        let Lane { shared, session, apply, draining, kept_bytes, .. } = self;
         for table in draining.iter_mut().filter(|table| table.live_from.is_none()) {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
             begun.commit().await?;
+            *kept_bytes = kept_bytes.saturating_sub(drained.bytes);
             shared.setup.board.applied(table.drain.index(), &drained.applied);
             if drained.events < PART {
                 live.push(table.drain.caught_up(shared)?);
@@ -237,6 +239,7 @@ struct Receipt {
     transactions: u64,
     committed_at: i64,
     kept: u64,
+    drained: u64,
     tables: Vec<(usize, Applied)>,
 }
 

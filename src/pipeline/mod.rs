@@ -5,6 +5,7 @@ mod chunks;
 mod connector;
 mod control;
 mod drain;
+mod fit;
 mod inspect;
 mod intake;
 mod lane;

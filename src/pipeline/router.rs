@@ -14,17 +14,26 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Flow, Route, Target};
 use crate::merge::{compare, follow};
 use crate::names::TableName;
+use crate::position::Order;
 use crate::progress::tables::State;
 use crate::relation::{Column, Fill, Identity, Relation};
 
 /// The routes of a session.
 pub(super) struct Router {
     routes: Vec<Route>,
-    /// beside each route: the source table as the catalogue had it when the session began
-    sources: Vec<(u32, TableName)>,
+    /// beside each route
+    sources: Vec<Source>,
     /// by the source table's OID, as far as the stream has shown it
     by_oid: HashMap<u32, Arc<[usize]>>,
     none: Arc<[usize]>,
+}
+
+/// The source table of a route, as the session began.
+struct Source {
+    oid: u32,
+    name: TableName,
+    /// it is stopped, and goes on by being read: what comes until then need not be kept
+    waits: bool,
 }
 
 /// What a change of shape asks of a table whose changes are merged.
@@ -45,7 +54,8 @@ impl Router {
         };
         let source = |table: &Planned| {
             let relation = &table.source.relation;
-            (relation.oid, relation.table.clone())
+            let waits = table.record.state == State::Stopped && table.record.chunk_open;
+            Source { oid: relation.oid, name: relation.table.clone(), waits }
         };
         Router {
             routes: planned.iter().map(route).collect(),
@@ -61,13 +71,13 @@ impl Router {
         if let Some(routes) = self.by_oid.get(&relation.oid) {
             return routes.clone();
         }
-        let fed = |is: &dyn Fn(&(u32, TableName)) -> bool| -> Vec<usize> {
+        let fed = |is: &dyn Fn(&Source) -> bool| -> Vec<usize> {
             let sources = self.sources.iter().enumerate();
             sources.filter(|(_, source)| is(source)).map(|(at, _)| at).collect()
         };
-        let mut routes = fed(&|(oid, _)| *oid == relation.oid);
+        let mut routes = fed(&|source| source.oid == relation.oid);
         if routes.is_empty() {
-            routes = fed(&|(_, name)| *name == relation.table);
+            routes = fed(&|source| source.name == relation.table);
         }
         let routes = if routes.is_empty() { self.none.clone() } else { Arc::from(routes) };
         self.by_oid.insert(relation.oid, routes.clone());
@@ -77,10 +87,10 @@ impl Router {
     /// A table whose changes are merged has another name at the source: a new session finds out which
     /// table has its name now.
     fn refuse_renamed(&self, at: usize, relation: &Relation) -> Result<()> {
-        let (Some(route), Some((_, name))) = (self.routes.get(at), self.sources.get(at)) else {
+        let (Some(route), Some(source)) = (self.routes.get(at), self.sources.get(at)) else {
             return Ok(());
         };
-        if *name == relation.table {
+        if source.name == relation.table {
             return Ok(());
         }
         let what = format!("its source table is named {} now", relation.table);
@@ -91,6 +101,32 @@ impl Router {
         };
         let remedy = format!("siltstone table resync {table}");
         Err(Error::new(kind, what).remedy(remedy).on_table(table))
+    }
+
+    /// A change that was too long to be taken stops its tables, unless it is in their rows already or
+    /// will be.
+    pub(super) fn refuse_oversized(
+        &mut self,
+        (relation, order): (&Relation, Order),
+        length: usize,
+    ) -> Result<()> {
+        for at in self.of(relation).iter() {
+            let (Some(route), Some(source)) = (self.routes.get(*at), self.sources.get(*at)) else {
+                continue;
+            };
+            if source.waits || order.seq < route.floor {
+                continue;
+            }
+            let table = route.target.model.table.to_string();
+            let what = format!("a change of {length} bytes is longer than max_row_bytes");
+            return Err(Error::new(Kind::Skipped, what)
+                .remedy(format!(
+                    "raise max_row_bytes (and memory) in siltstone.yaml and restart, then siltstone \
+                     table resync {table}"
+                ))
+                .on_table(table));
+        }
+        Ok(())
     }
 
     /// Forgets what tables a relation feeds, as it may have another name now.
@@ -225,6 +261,7 @@ pub(super) async fn resolve(
                 _ => column.in_identity,
             },
             fill: lent.as_ref().map_or(Fill::Unknown, |lent| lent.fill.clone()),
+            hidden: shared.connector().excludes(&table, &column.name),
             comment: lent.and_then(|lent| lent.comment),
         }
     });
@@ -232,6 +269,7 @@ pub(super) async fn resolve(
         oid: message.oid,
         identity,
         columns: columns.collect(),
+        filenode: catalogued.as_ref().map_or(0, |relation| relation.filenode),
         comment: catalogued.and_then(|relation| relation.comment),
         table,
     }))

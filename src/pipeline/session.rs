@@ -71,14 +71,18 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     }
     let binary = resolved.text_because.is_none();
     let version = settings.version;
-    let mut relisted = Vec::new();
+    let mut untold = Vec::new();
     for wanted in &resolved.publications {
-        relisted.extend(publication::ensure(&source, wanted, version).await?);
+        untold.extend(publication::untold(&source, wanted, version).await?);
     }
     let shared = Arc::new(Shared::open(setup.clone(), fence, binary, settings).await?);
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&mut warehouse).await?;
-    let (planned, more) = plan(&shared, &warehouse, &resolved, &relisted).await?;
+    let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
+    // only now: that a table is to be read again must not be forgotten in a crash between the two
+    for wanted in &resolved.publications {
+        publication::ensure(&source, wanted, version).await?;
+    }
     let left_out = [resolved.left_out.as_slice(), &more].concat();
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
@@ -105,6 +109,8 @@ async fn hold(shared: &Shared, error: Error) -> Result<End> {
     let reread = match error.kind().policy() {
         Policy::StopTable => false,
         Policy::RereadTable => true,
+        // a right that one table lacks
+        Policy::Human if error.kind() == Kind::Rights => false,
         _ => return Err(error),
     };
     let Some(table) = error.table().and_then(|table| table.parse::<TableName>().ok()) else {
@@ -117,7 +123,8 @@ async fn hold(shared: &Shared, error: Error) -> Result<End> {
     } else {
         let resync = format!("siltstone table resync {table}");
         let remedy = error.remedy_text().unwrap_or(&resync);
-        shared.define(&[], &table, Then::Stop { reason: &reason, remedy }).await?;
+        let unread = error.kind() == Kind::Skipped;
+        shared.define(&[], &table, Then::Stop { reason: &reason, remedy, unread }).await?;
         tracing::error!(%table, reason, remedy, "the table stops, its changes are kept");
     }
     Ok(End::Restart)

@@ -176,8 +176,11 @@ impl Shared {
                 let now = stored.map_or(Lsn(0), |stored| stored.position);
                 tables::note_gap(&transaction, table, (now, Some(now)), "nothing fed it").await?;
             }
-            Then::Stop { reason, remedy } => {
+            Then::Stop { reason, remedy, unread } => {
                 let state = tables::State::Stopped;
+                if unread {
+                    tables::ask_for_reading(&transaction, table).await?;
+                }
                 tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
             }
             Then::Shape(schema_id) => {
@@ -198,8 +201,8 @@ pub(super) enum Then<'a> {
     Shelve,
     /// It goes on with the changes from now on; what it missed is named.
     Gap,
-    /// It cannot go on.
-    Stop { reason: &'a str, remedy: &'a str },
+    /// It cannot go on; `unread` if a change is lost but for its being read again.
+    Stop { reason: &'a str, remedy: &'a str, unread: bool },
     /// It has the shape of this number now.
     Shape(i32),
 }

@@ -10,7 +10,7 @@ use crate::capture::catalog::SourceTable;
 use crate::capture::publication::{Wanted, column_list};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{columns, define};
+use crate::merge::{Standing, columns, conform, define};
 use crate::names::TableName;
 use crate::postgres::{Session, quote};
 use crate::progress::tables::{State, TableRecord};
@@ -158,7 +158,7 @@ pub(super) async fn plan(
     shared: &Shared,
     warehouse: &Session,
     resolved: &Resolved,
-    relisted: &[TableName],
+    untold: &[TableName],
 ) -> Result<(Vec<Planned>, Vec<LeftOut>)> {
     let connector = shared.connector();
     let records = tables::read(&**warehouse, &connector.name).await?;
@@ -171,7 +171,8 @@ pub(super) async fn plan(
             let known = record.and_then(|record| shapes.get(&record.schema_id?));
             let made = match (record, known) {
                 (Some(record), Some(shape)) => {
-                    recorded(shared, warehouse, fed, model, (record, shape)).await
+                    let told = !untold.contains(&fed.source.relation.table);
+                    recorded(shared, warehouse, fed, model, (record, shape, told)).await
                 }
                 _ => fresh(shared, warehouse, fed, model, planned.len()).await,
             };
@@ -196,15 +197,6 @@ pub(super) async fn plan(
             shelve(shared, record).await?;
         }
     }
-    // of a table whose published columns are others now some values were never told
-    let untold = |table: &&mut Planned| {
-        table.record.state == State::Paused
-            || (table.record.state == State::Streaming
-                && relisted.contains(&table.source.relation.table))
-    };
-    for table in planned.iter_mut().filter(untold) {
-        take_back(shared, table).await?;
-    }
     Ok((planned, left_out))
 }
 
@@ -219,57 +211,125 @@ async fn shelve(shared: &Shared, record: &TableRecord) -> Result<()> {
     shared.define(&[], table, Then::Shelve).await
 }
 
-/// A table that is fed again after a time in which it was not.
-async fn take_back(shared: &Shared, table: &mut Planned) -> Result<()> {
-    let name = &table.record.table;
-    if table.target.model.history.logs_events() {
+/// A table that is fed again after a time in which it was not, or was in part.
+async fn take_back(shared: &Shared, target: &Target, record: &mut TableRecord) -> Result<()> {
+    let name = &record.table;
+    if target.model.history.logs_events() {
         shared.define(&[], name, Then::Gap).await?;
-        table.record.state = State::CatchingUp;
-        table.record.chunk_open = false;
+        (record.state, record.chunk_open) = (State::CatchingUp, false);
+        tracing::warn!(table = %name, "the stream missed some of its changes: a gap in audit.gaps");
     } else {
         shared.define(&[], name, Then::OpenChunk(State::Resyncing)).await?;
-        table.record.state = State::Resyncing;
-        table.record.chunk_open = true;
+        (record.state, record.chunk_open) = (State::Resyncing, true);
+        tracing::warn!(table = %name, "the stream missed some of its changes: it is read again");
     }
-    tracing::info!(table = %name, "the table is fed again");
     Ok(())
 }
 
-/// A table we know, in the shape that was applied last: the stream tells what changed since.
+/// A table we know, in the shape that was applied last: the stream tells what changed since. One that
+/// is to be read again is bound to what the source has now, if its last shape does not fit any more.
 async fn recorded(
     shared: &Shared,
     warehouse: &Session,
     fed: &Fed,
     model: &Arc<Model>,
-    (record, shape): (&TableRecord, &Relation),
+    (record, shape, told): (&TableRecord, &Relation, bool),
 ) -> Result<Planned> {
-    let model = match model.mirrored {
-        true => match mirror(shared.connector(), shape, &shared.extensions) {
-            Some(model) => Arc::new(model),
-            None => model.clone(),
-        },
-        false => model.clone(),
+    let mut record = record.clone();
+    let shaped = match model.mirrored {
+        true => mirror(shared.connector(), shape, &shared.extensions).map(Arc::new),
+        false => Some(model.clone()),
     };
     let schema_id = record.schema_id.unwrap_or(0);
-    if record.chunk_open && columns(&**warehouse, &model.table).await?.is_empty() {
+    let bound = |model: &Arc<Model>, shape: &Relation, schema_id| {
+        bind(0, model, &Arc::new(shape.clone()), schema_id, shared.binary)
+    };
+    let target = match shaped.map(|model| bound(&model, shape, schema_id)) {
+        Some(Ok(binding)) => binding.target,
+        _ => {
+            let now = &fed.source.relation;
+            let schema_id = shared.number_shape(now).await?;
+            let target = bound(model, now, schema_id)?.target;
+            if !record.chunk_open {
+                let why = "its rows are told apart by other columns now";
+                stop(shared, &mut record, why, None).await?;
+            }
+            target
+        }
+    };
+    let standing = match record.chunk_open || !model.mirrored {
+        true => Some(Standing::of(&**warehouse, &record.table).await?),
+        false => None,
+    };
+    if record.chunk_open && standing.as_ref().is_some_and(|standing| !standing.is_there()) {
         // somebody dropped it, and asked for it again
-        let statements = define(&model, &shared.setup.settings.readers);
+        let now = &fed.source.relation;
+        let statements = define(model, &shared.setup.settings.readers);
+        let schema_id = shared.number_shape(now).await?;
         shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
+        let target = bound(model, now, schema_id)?.target;
+        return Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record });
     }
-    let binding = bind(0, &model, &Arc::new(shape.clone()), schema_id, shared.binary)?;
-    let mut record = record.clone();
+    if let Some(standing) = standing.filter(|_| !model.mirrored) {
+        follow_file(shared, &standing, &target, &mut record).await?;
+    }
     let recreated = shape.oid != fed.source.relation.oid;
     if recreated && !record.chunk_open && record.state != State::Stopped {
         // rows were written before the new table was published: the stream alone cannot tell them
-        let reason = "its source table was dropped and made again";
-        let remedy = format!("siltstone table resync {}", record.table);
-        let stop = Then::Stop { reason, remedy: &remedy };
-        shared.define(&[], &record.table, stop).await?;
-        tracing::error!(table = %record.table, reason, remedy, "the table stops");
-        record.state = State::Stopped;
-        (record.reason, record.remedy) = (Some(reason.to_owned()), Some(remedy));
+        stop(shared, &mut record, "its source table was dropped and made again", None).await?;
     }
-    Ok(Planned { target: Arc::new(binding.target), source: fed.source.clone(), record })
+    if record.state == State::Paused || (record.state == State::Streaming && !told) {
+        take_back(shared, &target, &mut record).await?;
+    }
+    Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
+}
+
+/// Makes the table of an edited file follow where that is safe: new columns come, nullable, and the
+/// rows are read again for their values. Any other difference stops the table.
+async fn follow_file(
+    shared: &Shared,
+    standing: &Standing,
+    target: &Target,
+    record: &mut TableRecord,
+) -> Result<()> {
+    // a table that is read again is made to fit by its reading
+    if record.chunk_open || record.state == State::Stopped || !standing.is_there() {
+        return Ok(());
+    }
+    let fit = match conform(&target.model, standing) {
+        Ok(fit) if fit.empties => {
+            let why = "its file has another key than the table";
+            return stop(shared, record, why, None).await;
+        }
+        Ok(fit) => fit,
+        Err(error) => return stop(shared, record, &error.reason(), error.remedy_text()).await,
+    };
+    let table = record.table.clone();
+    if fit.adds && !target.model.history.logs_events() {
+        shared.define(&fit.statements, &table, Then::OpenChunk(State::Resyncing)).await?;
+        (record.state, record.chunk_open) = (State::Resyncing, true);
+        tracing::info!(%table, "its file has new columns: the table is read again");
+    } else if !fit.statements.is_empty() {
+        shared.define(&fit.statements, &table, Then::Shape(target.schema_id)).await?;
+    }
+    Ok(())
+}
+
+/// Stops a table; its changes are kept. The remedy is a resync where none is given.
+async fn stop(
+    shared: &Shared,
+    record: &mut TableRecord,
+    reason: &str,
+    remedy: Option<&str>,
+) -> Result<()> {
+    let table = &record.table;
+    let resync = format!("siltstone table resync {table}");
+    let remedy = remedy.unwrap_or(&resync);
+    shared.define(&[], table, Then::Stop { reason, remedy, unread: false }).await?;
+    tracing::error!(%table, reason, remedy, "the table stops");
+    record.state = State::Stopped;
+    (record.reason, record.remedy) = (Some(reason.to_owned()), Some(remedy.to_owned()));
+    Ok(())
 }
 
 /// A table that is new: made in the warehouse, its rows yet to be read.

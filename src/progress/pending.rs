@@ -75,22 +75,27 @@ fn put(buffer: &mut BytesMut, value: &[u8]) {
     buffer.put_slice(value);
 }
 
-/// The next kept changes of a table behind `after`, in order, at most `limit`.
+/// The next kept changes of a table behind `after`, in order: a portion whose rows and bytes are
+/// bounded, but at least one.
 pub async fn next(
     transaction: &Transaction<'_>,
     table: &TableName,
     after: Order,
-    limit: i64,
 ) -> Result<Vec<Kept>> {
+    const ROWS: i64 = 5_000;
+    const BYTES: i64 = 4 << 20;
     let failed = |error| Error::warehouse(format!("reading the kept changes of {table}"), error);
     let rows = transaction
         .query(
             "select seq, ord, xid, schema_id, format = 'b', event,
                     (extract(epoch from committed_at) * 1000000)::int8 - 946684800000000::int8
-               from audit.pending
-              where table_name = $1 and (seq, ord) > ($2, $3)
-              order by seq, ord limit $4",
-            &[&table.to_string(), &after.seq, &after.ord, &limit],
+               from (select p.*, sum(bytes) over (order by seq, ord) - bytes as before
+                       from (select * from audit.pending
+                              where table_name = $1 and (seq, ord) > ($2, $3)
+                              order by seq, ord limit $4) p) p
+              where before < $5
+              order by seq, ord",
+            &[&table.to_string(), &after.seq, &after.ord, &ROWS, &BYTES],
         )
         .await
         .map_err(failed)?;
@@ -114,16 +119,21 @@ pub async fn next(
         .map_err(failed)
 }
 
-/// Removes a table's changes up to `until`, which are applied in the same transaction.
-pub async fn remove(transaction: &Transaction<'_>, table: &TableName, until: Order) -> Result<()> {
-    transaction
-        .execute(
-            "delete from audit.pending where table_name = $1 and (seq, ord) <= ($2, $3)",
+/// Removes a table's changes up to `until`, which are applied in the same transaction; returns their
+/// bytes.
+pub async fn remove(transaction: &Transaction<'_>, table: &TableName, until: Order) -> Result<u64> {
+    let failed = |error| Error::warehouse("removing kept changes", error);
+    let row = transaction
+        .query_one(
+            "with gone as (delete from audit.pending
+                            where table_name = $1 and (seq, ord) <= ($2, $3) returning bytes)
+             select coalesce(sum(bytes), 0)::int8 from gone",
             &[&table.to_string(), &until.seq, &until.ord],
         )
         .await
-        .map_err(|error| Error::warehouse("removing kept changes", error))?;
-    Ok(())
+        .map_err(failed)?;
+    let bytes: i64 = row.try_get(0).map_err(failed)?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// The bytes kept for each of a connector's tables.

@@ -128,19 +128,9 @@ pub async fn open_chunk(
     state: State,
     reason: Option<&str>,
 ) -> Result<()> {
+    ask_for_reading(transaction, table).await?;
     let failed = |error| Error::warehouse(format!("noting that {table} is to be read"), error);
     let name = table.to_string();
-    transaction
-        .execute(
-            "insert into audit.snapshot_chunks (connector, table_name, source_table, state)
-             select connector, table_name, source_table, 'open' from audit.tables
-              where table_name = $1
-             on conflict (table_name) where state <> 'done'
-             do update set state = 'open', as_of = null, rows = 0, changed_at = now()",
-            &[&name],
-        )
-        .await
-        .map_err(failed)?;
     transaction
         .execute(
             "update audit.tables
@@ -150,6 +140,22 @@ pub async fn open_chunk(
         )
         .await
         .map_err(failed)?;
+    Ok(())
+}
+
+/// Opens a table's chunk and leaves its state alone.
+pub async fn ask_for_reading(transaction: &Transaction<'_>, table: &TableName) -> Result<()> {
+    transaction
+        .execute(
+            "insert into audit.snapshot_chunks (connector, table_name, source_table, state)
+             select connector, table_name, source_table, 'open' from audit.tables
+              where table_name = $1
+             on conflict (table_name) where state <> 'done'
+             do update set state = 'open', as_of = null, rows = 0, changed_at = now()",
+            &[&table.to_string()],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting that {table} is to be read"), error))?;
     Ok(())
 }
 

@@ -216,6 +216,18 @@ impl Model {
             && self.partition.as_ref().is_some_and(|p| !self.key.contains(&p.by))
     }
 
+    /// The columns of the warehouse table's primary key: the key, and what partitions by, which
+    /// Postgres wants to be part of it. Empty where rows are events or have no key.
+    pub fn physical_key(&self) -> Vec<&str> {
+        let by = match self.history {
+            History::Append | History::Raw | History::Bag => return Vec::new(),
+            History::Versions => Some("valid_to"),
+            History::Overwrite => self.partition.as_ref().map(|partition| partition.by.as_str()),
+        };
+        let by = by.filter(|by| !self.key.iter().any(|key| key == by));
+        self.key.iter().map(String::as_str).chain(by).collect()
+    }
+
     /// The locator's table, in `audit`.
     pub fn locator(&self) -> TableName {
         let name = format!("locator_{}_{}", self.table.schema, self.table.name);

@@ -1,10 +1,12 @@
 //! The warehouse: its control tables, who may write, and transactions that know their name.
 
+mod ddl;
 mod fence;
 mod migrate;
 mod preflight;
 mod transaction;
 
+pub use ddl::ddl;
 pub use fence::{Fence, register, take_over};
 pub use migrate::migrate;
 pub use preflight::refuse_unfit;

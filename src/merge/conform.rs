@@ -1,0 +1,283 @@
+//! What makes a table that is there fit its model, by what the warehouse's catalogue says of the table:
+//! the statements, and whether its rows are lost on the way. Whoever asks is about to read all rows.
+//!
+//! Pure but for [`Standing::of`]. What Postgres cannot change without losing history or leaves is
+//! refused; a column is never dropped.
+
+use tokio_postgres::GenericClient;
+
+use super::define::{add_column, key_list};
+use super::stored::{StoredColumn, columns};
+use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
+use crate::postgres::quote;
+use crate::spec::{History, Model};
+
+/// The columns that are ours, whatever the model says.
+const OURS: [&str; 13] = [
+    "_seq",
+    "_ord",
+    "_synced_at",
+    "_deleted_at",
+    "_row",
+    "_op",
+    "_end_seq",
+    "_end_ord",
+    "_last_seq",
+    "_last_ord",
+    "valid_from",
+    "valid_to",
+    "is_current",
+];
+
+/// A warehouse table as it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    columns: Vec<StoredColumn>,
+    /// the primary key's constraint and columns
+    key: Option<(String, Vec<String>)>,
+}
+
+/// What makes a table fit its model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conform {
+    /// The statements, in their order.
+    pub statements: Vec<String>,
+    /// Whether they empty the table.
+    pub empties: bool,
+    /// Whether they add columns, whose values the rows lack.
+    pub adds: bool,
+}
+
+impl Standing {
+    /// Reads how a table stands.
+    pub async fn of(client: &impl GenericClient, table: &TableName) -> Result<Standing> {
+        const KEY: &str = "
+            select k.conname,
+                   (select array_agg(a.attname::text order by u.place)
+                      from unnest(k.conkey) with ordinality u(attnum, place)
+                      join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum)
+              from pg_constraint k
+              join pg_class c on c.oid = k.conrelid
+              join pg_namespace n on n.oid = c.relnamespace
+             where k.contype = 'p' and n.nspname = $1 and c.relname = $2";
+        let failed = |error| Error::warehouse(format!("reading the key of {table}"), error);
+        let columns = columns(client, table).await?;
+        let key = client.query_opt(KEY, &[&table.schema, &table.name]).await.map_err(failed)?;
+        let key = match key {
+            Some(row) => Some((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?)),
+            None => None,
+        };
+        Ok(Standing { columns, key })
+    }
+
+    /// Whether there is such a table.
+    pub fn is_there(&self) -> bool {
+        !self.columns.is_empty()
+    }
+
+    /// Whether it has a column of that name.
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|known| known.name == column)
+    }
+
+    /// Gives a column the name that it will have.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let columns = self.columns.iter_mut().map(|column| &mut column.name);
+        let key = self.key.iter_mut().flat_map(|(_, columns)| columns);
+        for name in columns.chain(key).filter(|name| *name == from) {
+            to.clone_into(name);
+        }
+    }
+
+    /// Whether the rows are told apart as the model says.
+    fn has_key_of(&self, model: &Model) -> bool {
+        let mut key: Vec<&str> =
+            self.key.iter().flat_map(|(_, columns)| columns).map(String::as_str).collect();
+        let mut wanted = model.physical_key();
+        key.sort_unstable();
+        wanted.sort_unstable();
+        key == wanted && self.has("_row") == (model.history == History::Bag)
+    }
+}
+
+/// What makes the table fit. An error of kind TableStops where it cannot be made to.
+pub fn conform(model: &Model, standing: &Standing) -> Result<Conform> {
+    if model.history == History::Raw {
+        return Ok(Conform::default());
+    }
+    let mut fit = Conform::default();
+    for column in model.columns.iter().filter(|column| !standing.has(&column.name)) {
+        fit.statements.push(add_column(model, column));
+        fit.adds = true;
+    }
+    let table = model.quoted();
+    let nullable = |column: &StoredColumn| {
+        let column = quote::ident(&column.name);
+        format!("alter table {table} alter column {column} drop not null")
+    };
+    let left = standing.columns.iter().filter(|column| {
+        model.column(&column.name).is_none()
+            && !OURS.contains(&column.name.as_str())
+            && column.required
+            && !column.has_default
+    });
+    // a column of the old key loses NOT NULL with the key
+    let keys = |column: &&StoredColumn| {
+        standing.key.iter().any(|(_, columns)| columns.contains(&column.name))
+    };
+    fit.statements.extend(left.filter(|column| !keys(column)).map(nullable));
+    let plain = matches!(model.history, History::Overwrite | History::Bag)
+        && model.partition.is_none()
+        && !standing.has("valid_to");
+    let retyped: Vec<String> = retype(model, standing);
+    if standing.has_key_of(model) && retyped.is_empty() {
+        return Ok(fit);
+    }
+    if !plain {
+        return Err(other_key(model, standing));
+    }
+    fit.empties = true;
+    fit.statements.insert(0, format!("truncate {table}"));
+    if !standing.has_key_of(model) {
+        fit.statements.extend(rekey(model, standing));
+    }
+    fit.statements.extend(retyped);
+    Ok(fit)
+}
+
+/// Gives an empty table the model's key in place of the one it has.
+fn rekey(model: &Model, standing: &Standing) -> Vec<String> {
+    let table = model.quoted();
+    let mut statements = Vec::new();
+    if let Some((name, columns)) = &standing.key {
+        statements.push(format!("alter table {table} drop constraint {}", quote::ident(name)));
+        for column in columns {
+            let column = quote::ident(column);
+            statements.push(format!("alter table {table} alter column {column} drop not null"));
+        }
+    }
+    if model.history == History::Bag {
+        statements.push(format!("alter table {table} add column _row uuid not null"));
+        statements.push(format!("create index on {table} (_row)"));
+        return statements;
+    }
+    if standing.has("_row") {
+        statements.push(format!("alter table {table} drop column _row"));
+    }
+    statements.push(format!("alter table {table} add primary key ({})", key_list(model)));
+    statements
+}
+
+/// The columns of a mirrored table that have another type than the source gives them now. The table is
+/// empty, so that no value stands in the way.
+fn retype(model: &Model, standing: &Standing) -> Vec<String> {
+    let plain = |ty: &str| ty.trim_matches('"').to_owned();
+    let others = model.columns.iter().filter(|column| {
+        model.mirrored
+            && standing.columns.iter().any(|stored| {
+                stored.name == column.name && plain(&stored.declared) != plain(&column.ty)
+            })
+    });
+    let retype = |column: &crate::spec::ModelColumn| {
+        let (table, name, ty) = (model.quoted(), quote::ident(&column.name), &column.ty);
+        format!("alter table {table} alter column {name} type {ty} using null::{ty}")
+    };
+    others.map(retype).collect()
+}
+
+fn other_key(model: &Model, standing: &Standing) -> Error {
+    let table = model.quoted();
+    let key = standing.key.as_ref().map(|(_, columns)| columns.join(", "));
+    let what = format!(
+        "its key here is ({}), that of {} makes it ({})",
+        key.unwrap_or_default(),
+        model.declared_in,
+        model.physical_key().join(", ")
+    );
+    Error::new(Kind::TableStops, what)
+        .on_table(model.table.to_string())
+        .remedy(format!("drop table {table} cascade; then siltstone table resync {}", model.table))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Deletes, ModelColumn, NewColumns, SourceName};
+
+    fn column(name: &str, ty: &str) -> ModelColumn {
+        let (name, ty) = (name.to_owned(), ty.to_owned());
+        ModelColumn { from: name.clone(), name, ty, required: false, fill: None, comment: None }
+    }
+
+    fn model(history: History, key: &[&str]) -> Model {
+        Model {
+            table: TableName::new("cleansed", "t"),
+            from: SourceName { source: "shop".to_owned(), table: TableName::new("public", "t") },
+            history,
+            key: key.iter().map(|name| (*name).to_owned()).collect(),
+            track: Vec::new(),
+            since: None,
+            columns: vec![column("a", "integer"), column("b", "text")],
+            partition: None,
+            indexes: Vec::new(),
+            deletes: Deletes::Hard,
+            new_columns: NewColumns::Add,
+            mirrored: true,
+            comment: None,
+            declared_in: "connectors/shop.yaml".to_owned(),
+        }
+    }
+
+    fn standing(columns: &[(&str, &str)], key: &[&str]) -> Standing {
+        let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
+        Standing {
+            columns: columns.iter().map(|(name, ty)| StoredColumn::for_tests(name, ty)).collect(),
+            key: (!key.is_empty()).then(|| ("t_pkey".to_owned(), key)),
+        }
+    }
+
+    #[test]
+    fn a_table_that_fits_is_left_alone() {
+        let standing = standing(&[("a", "integer"), ("b", "text"), ("mine", "text")], &["a"]);
+        let fit = conform(&model(History::Overwrite, &["a"]), &standing).unwrap();
+        assert_eq!(fit, Conform::default());
+    }
+
+    #[test]
+    fn a_column_comes_without_losing_rows() {
+        let fit =
+            conform(&model(History::Overwrite, &["a"]), &standing(&[("a", "integer")], &["a"]));
+        let fit = fit.unwrap();
+        assert!(fit.adds && !fit.empties);
+        assert_eq!(fit.statements.len(), 1);
+    }
+
+    #[test]
+    fn another_key_type_or_kind_empties_the_table() {
+        let there = [("a", "integer"), ("b", "text")];
+        let cases = [
+            (model(History::Overwrite, &["a", "b"]), standing(&there, &["a"])),
+            (model(History::Bag, &[]), standing(&there, &["a"])),
+            (
+                model(History::Overwrite, &["a"]),
+                standing(&[("a", "integer"), ("b", "text"), ("_row", "uuid")], &[]),
+            ),
+            (
+                model(History::Overwrite, &["a"]),
+                standing(&[("a", "integer"), ("b", "date")], &["a"]),
+            ),
+        ];
+        for (model, standing) in cases {
+            assert!(conform(&model, &standing).unwrap().empties, "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn history_is_not_rekeyed() {
+        let there = [("a", "integer"), ("b", "text"), ("valid_to", "timestamptz")];
+        let error =
+            conform(&model(History::Versions, &["b"]), &standing(&there, &["a", "valid_to"]));
+        assert_eq!(error.unwrap_err().kind(), Kind::TableStops);
+    }
+}

@@ -1,0 +1,101 @@
+//! Makes a table that is about to be read fit what a snapshot shows: the model, and the statements for
+//! the transaction that brings the rows in. Nothing is changed before that: a crash leaves all as it was.
+
+use std::sync::Arc;
+
+use tokio_postgres::Transaction;
+
+use super::shared::Shared;
+use crate::binding::bind;
+use crate::error::{Error, Kind, Result};
+use crate::journey::Target;
+use crate::merge::{Change, Standing, compare, conform};
+use crate::names::TableName;
+use crate::postgres::quote;
+use crate::relation::Relation;
+use crate::spec::{Model, mirror};
+
+/// How a table fits a snapshot.
+pub(super) struct Fitted {
+    /// The target in the snapshot's shape.
+    pub(super) target: Arc<Target>,
+    /// What its table needs first.
+    pub(super) statements: Vec<String>,
+    /// Whether that empties it.
+    pub(super) empties: bool,
+}
+
+/// Fits the target, which has the shape that was applied last, to the shape `now`.
+pub(super) async fn fit(
+    shared: &Shared,
+    transaction: &Transaction<'_>,
+    old: &Target,
+    now: &Arc<Relation>,
+) -> Result<Fitted> {
+    let schema_id = shared.number_shape(now).await?;
+    let name = &old.model.table;
+    let mut standing = Standing::of(transaction, name).await?;
+    if !standing.is_there() {
+        return Err(Error::new(Kind::TableStops, "somebody dropped it")
+            .on_table(name.to_string())
+            .remedy(format!("siltstone table resync {name}")));
+    }
+    let model = present_model(shared, &old.model, now)?;
+    let changes = compare(&old.relation, now);
+    let mut statements = Vec::new();
+    for (from, to) in renames(&changes) {
+        if !model.mirrored {
+            refuse_unnamed(&model, from, to)?;
+        } else if standing.has(from) && !standing.has(to) {
+            let (table, old, new) = (model.quoted(), quote::ident(from), quote::ident(to));
+            statements.push(format!("alter table {table} rename column {old} to {new}"));
+            standing.rename(from, to);
+        }
+    }
+    let conform = conform(&model, &standing)?;
+    statements.extend(conform.statements);
+    let target = bind(old.index, &model, now, schema_id, shared.binary)?.target;
+    Ok(Fitted { target: Arc::new(target), statements, empties: conform.empties })
+}
+
+/// The model of a table as the source has it now: a declared table's is its file's.
+pub(super) fn present_model(
+    shared: &Shared,
+    model: &Arc<Model>,
+    now: &Relation,
+) -> Result<Arc<Model>> {
+    if !model.mirrored {
+        return Ok(model.clone());
+    }
+    let mirrored = mirror(shared.connector(), now, &shared.extensions);
+    mirrored.map(Arc::new).ok_or_else(|| keyless(&model.table, &now.table))
+}
+
+fn renames(changes: &[Change]) -> impl Iterator<Item = (&str, &str)> {
+    changes.iter().filter_map(|change| match change {
+        Change::Renamed { from, to } => Some((from.as_str(), to.name.as_str())),
+        _ => None,
+    })
+}
+
+/// A file that still names a column by the name it had would leave it as it stands for ever.
+fn refuse_unnamed(model: &Model, from: &str, to: &str) -> Result<()> {
+    let Some(column) = model.columns.iter().find(|column| column.from == from) else {
+        return Ok(());
+    };
+    let (table, file) = (&model.table, &model.declared_in);
+    let what = format!("columns.{}: the source renamed {from} to {to}", column.name);
+    Err(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
+        "write `from: {to}` at columns.{} in {file}, restart, then siltstone table resync {table}",
+        column.name
+    )))
+}
+
+fn keyless(table: &TableName, source: &TableName) -> Error {
+    let source = quote::table(source);
+    Error::new(Kind::TableStops, "the source can no longer tell its rows apart")
+        .on_table(table.to_string())
+        .remedy(format!(
+            "alter table {source} replica identity full, then siltstone table resync {table}"
+        ))
+}

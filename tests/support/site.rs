@@ -113,6 +113,12 @@ impl Site {
         self.warehouse = connect(Side::Warehouse, &warehouse, "test").await.unwrap();
     }
 
+    /// Lets the service be told other URLs of the same databases.
+    pub fn secure(&mut self, url: impl Fn(&str) -> String) {
+        self.source_url = url(&self.source_url);
+        self.warehouse_url = url(&self.warehouse_url);
+    }
+
     /// Writes a file below the root.
     pub fn file(&self, path: &str, text: &str) {
         let path = self.root.path().join(path);
@@ -233,7 +239,10 @@ impl Site {
     /// Waits until a query at the warehouse answers `true`.
     pub async fn until(&self, what: &str, query: &str) {
         for _ in 0..600 {
-            if self.at_warehouse(query).await == ["t"] {
+            // the tables it asks for may be yet to come
+            if let Ok(answer) = self.warehouse.simple_query(query).await
+                && rows_of(answer) == ["t"]
+            {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -252,7 +261,10 @@ impl Site {
 }
 
 async fn lines(session: &Session, query: &str) -> Vec<String> {
-    let answer = session.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {e:?}"));
+    rows_of(session.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {e:?}")))
+}
+
+fn rows_of(answer: Vec<tokio_postgres::SimpleQueryMessage>) -> Vec<String> {
     let row = |message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => {
             let cell = |at| row.get(at).unwrap_or("~").to_owned();

@@ -1,0 +1,234 @@
+//! The races between a snapshot, its slot and the stream, each brought about on purpose.
+
+use std::time::{Duration, Instant};
+
+use siltstone::demo::cluster::{Cluster, ClusterOptions};
+use siltstone::postgres::{Session, Side, connect};
+
+use crate::support::{Site, block_on, clusters, env};
+
+const TABLE: &str = "create table t (id int primary key, v text); \
+    insert into t select i, 'v' from generate_series(1, 100) i";
+
+async fn quiet_cluster(name: &str) -> Cluster {
+    let options = ClusterOptions::new(name, &env())
+        .set("fsync", "off")
+        .set("autovacuum", "off")
+        .set("checkpoint_timeout", "1h")
+        .set("wal_level", "logical");
+    Cluster::start(options).await.unwrap()
+}
+
+async fn session(site: &Site) -> Session {
+    let session = connect(Side::Source, &site.source_endpoint, "test writer").await.unwrap();
+    session.batch_execute("set search_path to public").await.unwrap();
+    session
+}
+
+/// Waits until the walsender that makes the slot waits for a transaction to end.
+async fn slot_waits(site: &Site) {
+    for _ in 0..400 {
+        let waits = "select count(*) > 0 from pg_stat_activity \
+            where backend_type = 'walsender' and wait_event_type = 'Lock'";
+        if site.at_source(waits).await == ["t"] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("no slot waits for a transaction");
+}
+
+async fn assert_same(site: &Site) {
+    site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
+}
+
+#[test]
+fn a_transaction_is_open_when_the_slot_is_made() {
+    block_on(async {
+        let source = quiet_cluster("open-source").await;
+        let site = Site::on("open", &source, &clusters().await.1).await;
+        site.shop(TABLE).await;
+        let writer = session(&site).await;
+        writer
+            .batch_execute(
+                "begin; update t set v = 'open' where id < 10; insert into t values (101, 'open')",
+            )
+            .await
+            .unwrap();
+        let running = site.start();
+        slot_waits(&site).await;
+        writer.batch_execute("delete from t where id = 20; commit").await.unwrap();
+        site.until(
+            "streaming",
+            "select coalesce(bool_and(state = 'streaming'), false) from audit.tables",
+        )
+        .await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_slot() {
+    block_on(async {
+        let source = quiet_cluster("stop-source").await;
+        let site = Site::on("stop", &source, &clusters().await.1).await;
+        site.shop(TABLE).await;
+        let writer = session(&site).await;
+        writer.batch_execute("begin; update t set v = 'open' where id < 10").await.unwrap();
+        let running = site.start();
+        slot_waits(&site).await;
+        let asked = Instant::now();
+        assert!(running.stop().await.is_ok());
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        writer.batch_execute("commit").await.unwrap();
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_commit_starts_exactly_at_the_snapshots_point() {
+    block_on(async {
+        let source = quiet_cluster("exact-source").await;
+        let mut exact = 0;
+        for round in 0..10 {
+            let site = Site::on(&format!("exact{round}"), &source, &clusters().await.1).await;
+            site.shop(TABLE).await;
+            let (first, second, third) =
+                (session(&site).await, session(&site).await, session(&site).await);
+            // the slot waits for the first, takes note of the second, and is consistent when that
+            // ends: the third began before, and ends behind
+            first.batch_execute("begin; insert into t values (101, 'first')").await.unwrap();
+            let running = site.start();
+            slot_waits(&site).await;
+            second.batch_execute("begin; insert into t values (102, 'second')").await.unwrap();
+            first.batch_execute("commit").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            slot_waits(&site).await;
+            third.batch_execute("begin; insert into t values (103, 'third'); update t set v = 'third' where id = 5").await.unwrap();
+            // it commits at once when the slot has its point, before anything else is logged
+            let commit = format!(
+                "do $$ begin loop exit when exists (select from pg_replication_slots \
+                 where slot_name = 'siltstone_{}' and confirmed_flush_lsn is not null); \
+                 end loop; end $$; commit",
+                site.name
+            );
+            let (committed, second) =
+                tokio::join!(third.batch_execute(&commit), second.batch_execute("commit"));
+            committed.unwrap();
+            second.unwrap();
+            site.until("the third", "select exists (select from cleansed.t where id = 103)").await;
+            let query = "select (select _seq from cleansed.t where id = 103) = as_of from audit.snapshot_chunks";
+            exact += i32::from(site.at_warehouse(query).await == ["t"]);
+            assert!(running.stop().await.is_ok());
+            site.catch_up().await;
+            assert_same(&site).await;
+            if exact > 1 {
+                return;
+            }
+        }
+        assert!(exact > 0, "no commit came to start at the point");
+    });
+}
+
+#[test]
+fn a_delete_overtakes_its_chunk() {
+    block_on(async {
+        let site = Site::new("overtakes").await;
+        site.shop(TABLE).await;
+        site.catch_up().await;
+        let blocker = connect(
+            Side::Warehouse,
+            &siltstone::postgres::Endpoint::parse(&site.warehouse_url).unwrap(),
+            "test",
+        )
+        .await
+        .unwrap();
+        // the rows are read and staged; the merge waits for us
+        blocker.batch_execute("begin; lock table cleansed.t in share mode").await.unwrap();
+        let asked = site.command(&["table", "resync", "cleansed.t", "--yes"]).status().unwrap();
+        assert!(asked.success());
+        let running = site.start();
+        let waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' \
+            and application_name like 'siltstone%snapshot%'";
+        site.until("the chunk waits", waits).await;
+        site.shop_each(&[
+            "delete from t where id < 50",
+            "update t set id = -id where id > 90",
+            "insert into t values (7, 'again')",
+        ])
+        .await;
+        site.until("kept", "select count(*) > 50 from audit.pending").await;
+        blocker.batch_execute("commit").await.unwrap();
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        assert_same(&site).await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_table_is_rewritten_between_the_slot_and_its_reading() {
+    block_on(async {
+        let source = quiet_cluster("rewritten-source").await;
+        let site = Site::on("rewritten", &source, &clusters().await.1).await;
+        site.connector(
+            "tables: [\"public.*\"]\ntarget_schema: cleansed\nsnapshot: { workers: 1 }\n",
+        );
+        site.shop(TABLE).await;
+        site.shop("create table a_first (id int primary key); insert into a_first values (1)")
+            .await;
+        // the first table's reading waits; the second is rewritten meanwhile
+        let blocker = session(&site).await;
+        let running = site.start();
+        blocker.batch_execute("begin; lock table a_first in access exclusive mode").await.unwrap();
+        for _ in 0..400 {
+            let waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' \
+                and application_name = 'siltstone snapshot'";
+            if site.at_source(waits).await == ["t"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        site.shop("vacuum full t").await;
+        site.shop("update t set v = 'behind' where id = 1").await;
+        blocker.batch_execute("commit").await.unwrap();
+        site.until("streaming", "select coalesce(bool_and(state = 'streaming'), false) and count(*) = 2 from audit.tables").await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_source_that_ends_idle_sessions_is_lived_with() {
+    block_on(async {
+        let site = Site::new("idle").await;
+        site.shop(TABLE).await;
+        let database = site.at_source("select current_database()").await.remove(0);
+        site.shop_each(&[
+            &format!(
+                "alter database \"{database}\" set idle_in_transaction_session_timeout = '1s'"
+            ),
+            &format!("alter database \"{database}\" set idle_session_timeout = '2s'"),
+            &format!("alter database \"{database}\" set statement_timeout = '1s'"),
+        ])
+        .await;
+        let running = site.start();
+        site.until(
+            "streaming",
+            "select coalesce(bool_and(state = 'streaming'), false) from audit.tables",
+        )
+        .await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let writer = session(&site).await;
+        writer
+            .batch_execute("set idle_session_timeout to 0; update t set v = 'later' where id = 1")
+            .await
+            .unwrap();
+        site.until("the update", "select v = 'later' from cleansed.t where id = 1").await;
+        assert!(running.stop().await.is_ok());
+    });
+}

@@ -20,7 +20,7 @@ use crate::position::Lsn;
 use crate::postgres::Session;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
-use crate::progress::{Checkpoint, forget, pending, tables};
+use crate::progress::{forget, pending, tables};
 use crate::serve::Phase;
 use crate::spec::{Connector, Deletes, Model};
 use crate::warehouse::Fenced;
@@ -202,7 +202,7 @@ impl Control {
                 (true, format!("{table} goes on with its kept changes"))
             }
             (Verb::Resync, Some(_)) if self.logs_events(table) => {
-                let now = self.stored(&transaction).await?;
+                let now = self.shared.stored(&transaction).await?;
                 tables::note_gap(&transaction, table, (now, Some(now)), "table resync").await?;
                 (true, format!("{table} keeps its events; a gap is noted in audit.gaps"))
             }
@@ -226,19 +226,13 @@ impl Control {
         })
     }
 
-    async fn stored(&self, transaction: &tokio_postgres::Transaction<'_>) -> Result<Lsn> {
-        let connector = self.shared.connector();
-        let stored = Checkpoint::read(transaction, &connector.name, &connector.slot).await?;
-        Ok(stored.map_or(Lsn(0), |stored| stored.position))
-    }
-
     /// Every table is read again under a new slot.
     async fn resync_all(&self, warehouse: &mut Session, id: i64) -> Result<()> {
         let connector = &self.shared.connector().name;
         let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
         let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
         let records = tables::read(&*transaction, connector).await?;
-        let stored = self.stored(&transaction).await?;
+        let stored = self.shared.stored(&transaction).await?;
         for record in &records {
             if self.logs_events(&record.table) {
                 let gap = (stored, None);

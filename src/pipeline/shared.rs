@@ -168,12 +168,12 @@ impl Shared {
             Then::Shelve => {
                 let reason = Some("nothing feeds it");
                 tables::open_chunk(&transaction, table, tables::State::Paused, reason).await?;
+                // where a gap begins, should the table keep events
+                let now = self.stored(&transaction).await?;
+                tables::set_floor(&*transaction, table, now).await?;
             }
             Then::Gap => {
-                let connector = self.connector();
-                let (name, slot) = (&connector.name, &connector.slot);
-                let stored = Checkpoint::read(&*transaction, name, slot).await?;
-                let now = stored.map_or(Lsn(0), |stored| stored.position);
+                let now = self.stored(&transaction).await?;
                 tables::note_gap(&transaction, table, (now, Some(now)), "nothing fed it").await?;
             }
             Then::Stop { reason, remedy, unread } => {
@@ -188,6 +188,18 @@ impl Shared {
             }
         }
         transaction.commit().await
+    }
+}
+
+impl Shared {
+    /// The stored position; zero before the first.
+    pub(super) async fn stored(
+        &self,
+        transaction: &tokio_postgres::Transaction<'_>,
+    ) -> Result<Lsn> {
+        let connector = self.connector();
+        let stored = Checkpoint::read(transaction, &connector.name, &connector.slot).await?;
+        Ok(stored.map_or(Lsn(0), |stored| stored.position))
     }
 }
 

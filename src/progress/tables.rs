@@ -251,7 +251,7 @@ pub async fn set_schema(
 }
 
 /// Names a stretch of the log that a table of events never saw, and lets it go on behind it: from the
-/// first change that was kept for it, else from `stored`, to `until`, or to where the next slot starts.
+/// first change that was kept for it, else from where it was shelved, else from `stored`, to `until`, or to where the next slot starts.
 pub async fn note_gap(
     transaction: &Transaction<'_>,
     table: &TableName,
@@ -263,7 +263,12 @@ pub async fn note_gap(
     transaction
         .execute(
             "insert into audit.gaps (table_name, after_seq, until_seq, reason)
-             select $1, coalesce(min(seq), $4), $2, $3 from audit.pending where table_name = $1",
+             select $1,
+                    coalesce(min(seq),
+                             (select floor_seq from audit.tables
+                               where table_name = $1 and state = 'paused'), $4),
+                    $2, $3
+               from audit.pending where table_name = $1",
             &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64()],
         )
         .await

@@ -92,7 +92,7 @@ pub struct View {
     pub received_commit: i64,
     /// The commit time of the first transaction that is not applied, likewise.
     pub waiting_commit: i64,
-    /// When the position last moved, microseconds since 2000-01-01 UTC by our clock.
+    /// When the position last moved, or there last was nothing to move it: microseconds since 2000-01-01 UTC by our clock.
     pub moved_at: i64,
     /// Bytes of log that the slot keeps at the source.
     pub retained: u64,
@@ -143,7 +143,8 @@ impl Board {
     pub fn connector(&self, name: &str) -> ConnectorBoard {
         let mut connectors = lock(&self.connectors);
         let made = connectors.entry(name.to_owned()).or_insert_with(|| {
-            let view = View { name: name.to_owned(), ..View::default() };
+            let moved_at = self.clock.now_postgres();
+            let view = View { name: name.to_owned(), moved_at, ..View::default() };
             ConnectorBoard {
                 view: Arc::new(Mutex::new(view)),
                 metrics: self.metrics.clone(),
@@ -191,6 +192,10 @@ impl ConnectorBoard {
     /// Notes what it is doing, and why.
     pub fn phase(&self, phase: Phase, reason: Option<&str>, remedy: Option<&str>) {
         let mut view = lock(&self.view);
+        if !view.backlog() && phase != Phase::Streaming {
+            // an idle connector has not been stuck while it was idle
+            view.moved_at = self.clock.now_postgres();
+        }
         view.phase = phase;
         view.reason = reason.map(str::to_owned);
         view.remedy = remedy.map(str::to_owned);

@@ -28,7 +28,7 @@ fn why_not(view: &View, now: i64) -> Option<String> {
         return Some(format!("{name} has stopped: {because}"));
     }
     let still = now.saturating_sub(view.moved_at);
-    if view.moved_at == 0 || still < STUCK_AFTER || !view.backlog() {
+    if still < STUCK_AFTER || !view.backlog() {
         return None;
     }
     let seconds = still / 1_000_000;
@@ -64,7 +64,8 @@ mod tests {
             (view(Phase::Waiting, true, now - 5), true, "just lost"),
             (view(Phase::Waiting, true, minute_ago), false, "away"),
             (view(Phase::Stopped, false, now), false, "stopped"),
-            (view(Phase::Starting, false, 0), true, "starting"),
+            (view(Phase::Starting, false, now - 5), true, "starting"),
+            (view(Phase::Waiting, false, minute_ago), false, "never reached"),
         ];
         for (view, ready, what) in cases {
             assert_eq!(readiness(&[view], now) == Readiness::Ready, ready, "{what}");

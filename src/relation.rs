@@ -21,6 +21,10 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// The table's comment.
     pub comment: Option<String>,
+    /// How many columns it ever had, by its catalogue: one of a lower number that comes was there before,
+    /// as with a generated column that becomes a plain one. 0 where unknown.
+    #[serde(default)]
+    pub attnums: i16,
     /// The file its rows are in (of its leaves, their sum); another one where they were rewritten. 0
     /// where unknown.
     #[serde(default)]

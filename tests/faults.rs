@@ -1,9 +1,11 @@
 //! What breaks: the process, a reply, a server, a slot. Afterwards everything is equal, or it has
 //! stopped with the remedy.
 
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use siltstone::error::Kind;
+use siltstone::warehouse::LEASE;
 
 use crate::support::{Proxy, Site, block_on, clusters, is_full, own_cluster};
 
@@ -259,20 +261,77 @@ fn a_slot_of_that_name_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn the_second_instance_takes_over_and_the_first_ends() {
+fn the_second_instance_stands_by_and_takes_over() {
     block_on(async {
         let site = Site::new("takeover").await;
         files(&site);
         site.shop(TABLES).await;
         site.catch_up().await;
+        let owner = "select owner from audit.owner where resource like 'connector:%'";
         let first = site.start();
         site.until("streaming", "select count(*) > 0 from pg_stat_activity where application_name like 'siltstone%apply' and datname = current_database()").await;
-        traffic(&site, 20, 1).await;
+        let owned_by_first = site.at_warehouse(owner).await;
         let second = site.start();
-        let ended = first.ended().await.expect_err("two owners");
-        assert_eq!(ended.kind(), Kind::Fenced, "{ended}");
+        traffic(&site, 20, 1).await;
+        // beyond the lease: it was renewed
+        tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+        assert_eq!(site.at_warehouse(owner).await, owned_by_first);
+        assert!(first.stop().await.is_ok());
         traffic(&site, 20, 2).await;
+        let taken = format!(
+            "select owner <> '{}' from audit.owner where resource like 'connector:%'",
+            owned_by_first[0]
+        );
+        let asked = Instant::now();
+        site.until("taken over", &taken).await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
         assert!(second.stop().await.is_ok());
+        site.catch_up().await;
+        assert_exact(&site).await;
+    });
+}
+
+#[test]
+fn a_killed_or_frozen_owner_is_replaced_and_writes_no_more() {
+    block_on(async {
+        let site = Site::new("frozen").await;
+        files(&site);
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let epoch = "select epoch from audit.epoch where resource like 'connector:%'";
+        let mut owner = site.spawn(&["run"]);
+        site.until("it runs", "select count(*) > 0 from audit.owner where jsonb_array_length(backends) > 3 and lease_until > now()").await;
+        for (round, signal) in ["-STOP", "-KILL", "-STOP"].into_iter().enumerate() {
+            let next = site.spawn(&["run"]);
+            traffic(&site, 20, round as u32).await;
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            let before = site.at_warehouse(epoch).await.remove(0);
+            let signalled = Command::new("kill").args([signal, &owner.id().to_string()]).status();
+            assert!(signalled.unwrap().success());
+            let asked = Instant::now();
+            site.until(
+                "taken over",
+                &format!(
+                    "select epoch > {before} from audit.epoch where resource like 'connector:%'"
+                ),
+            )
+            .await;
+            assert!(asked.elapsed() < Duration::from_secs(10), "{signal}: {:?}", asked.elapsed());
+            site.until("the new one applies", "select count(*) > 0 from pg_stat_activity where application_name like 'siltstone%apply' and datname = current_database()").await;
+            let after = site.at_warehouse(epoch).await;
+            if signal == "-STOP" {
+                // it finds its sessions ended, and that it is the owner no more
+                let woken = Command::new("kill").args(["-CONT", &owner.id().to_string()]).status();
+                assert!(woken.unwrap().success());
+            }
+            let status = tokio::task::spawn_blocking(move || owner.wait().unwrap()).await.unwrap();
+            assert!(!status.success(), "{status}");
+            assert_eq!(site.at_warehouse(epoch).await, after);
+            traffic(&site, 20, 10 + round as u32).await;
+            owner = next;
+        }
+        owner.kill().unwrap();
+        owner.wait().unwrap();
         site.catch_up().await;
         assert_exact(&site).await;
     });

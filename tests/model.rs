@@ -307,6 +307,7 @@ fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
             column("day", 1082, "date"),
         ],
         filenode: 0,
+        attnums: 0,
         comment: None,
     })
 }

@@ -299,3 +299,94 @@ fn emptied_and_filled_in_one_transaction() {
         assert_eq!(site.at_warehouse(overlaps).await, ["0"]);
     });
 }
+
+#[test]
+fn columns_that_come_back_or_change_places() {
+    block_on(async {
+        let site = Site::new("places").await;
+        site.shop("create table t (id int primary key, v text, n int); insert into t select i, 'v' || i, i from generate_series(1, 60) i").await;
+        site.catch_up().await;
+        let steps: &[(&[&str], &str)] = &[
+            (
+                &[
+                    "alter table t add g int generated always as (coalesce(n, 1) * 2) stored",
+                    "update t set n = 0 where id = 1",
+                    "alter table t alter g drop expression",
+                    "update t set g = 7 where id = 2",
+                ],
+                "id, v, n, g",
+            ),
+            (
+                &[
+                    "alter table t drop n",
+                    "update t set v = 'dropped' where id = 3",
+                    "alter table t add n int",
+                    "update t set n = 4 where id = 4",
+                ],
+                "id, v, n, g",
+            ),
+            (
+                &[
+                    "begin; alter table t rename n to m; alter table t add n int default 5; commit",
+                    "update t set v = 'both' where id = 5",
+                ],
+                "id, v, n, m, g",
+            ),
+            (
+                &[
+                    "begin; alter table t rename n to x; alter table t rename v to n; alter table t rename x to v; commit",
+                    "update t set n = 'swapped' where id = 6",
+                ],
+                "id, v, n, m, g",
+            ),
+            (
+                &[
+                    "begin; alter table t rename m to x; alter table t rename g to m; alter table t rename x to g; commit",
+                    "update t set g = 17 where id = 7",
+                ],
+                "id, v, n, m, g",
+            ),
+        ];
+        let running = site.start();
+        for (n, (statements, columns)) in steps.iter().enumerate() {
+            site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+            site.shop_each(statements).await;
+            let id = 1000 + n;
+            site.shop(&format!("insert into t (id) values ({id})")).await;
+            site.until(
+                &format!("step {n}"),
+                &format!("select exists (select from cleansed.t where id = {id}) and (select bool_and(state = 'streaming') from audit.tables)"),
+            )
+            .await;
+            let query = format!("select {columns} from {{}} order by id");
+            site.assert_equal(&query, "t", "cleansed.t").await;
+        }
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_table_taken_out_of_the_publication_while_it_streams_is_read_again() {
+    block_on(async {
+        let site = Site::new("taken").await;
+        let publication = format!("siltstone_{}", site.name);
+        site.shop(
+            "create table t (id int primary key, v text); insert into t values (1, 'v');
+            create table zero (); create table ours (id int primary key, _seq int)",
+        )
+        .await;
+        site.catch_up().await;
+        let running = site.start();
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        site.shop_each(&[
+            &format!("alter publication {publication} drop table t"),
+            "insert into t values (2, 'untold')",
+            "delete from t where id = 1",
+        ])
+        .await;
+        site.until("read again", "select exists (select from cleansed.t where id = 2)").await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
+    });
+}

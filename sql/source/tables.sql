@@ -10,6 +10,7 @@ select c.oid,
          and has_schema_privilege(n.oid, 'USAGE')              as readable,
        greatest(c.reltuples, 0)::float8                        as estimated_rows,
        c.relkind = 'p'                                         as partitioned,
+       c.relnatts                                              as attnums,
        case when c.relkind = 'r' then pg_relation_filenode(c.oid)::int8
             else (select coalesce(sum(pg_relation_filenode(p.relid)::int8), 0)::int8
                     from pg_partition_tree(c.oid) p

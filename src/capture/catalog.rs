@@ -122,6 +122,7 @@ fn read_table(row: &Row) -> Result<SourceTable, tokio_postgres::Error> {
         },
         columns: Vec::new(),
         comment: row.try_get("comment")?,
+        attnums: row.try_get("attnums")?,
         filenode: row.try_get("filenode")?,
     };
     Ok(SourceTable {

@@ -247,7 +247,13 @@ pub(super) fn server_error(doing: &str, mut fields: ErrorFields<'_>) -> Error {
             kind => kind,
         },
     };
-    Error::new(kind, format!("the source failed while {doing}: {text} ({code})"))
+    let error = Error::new(kind, format!("the source failed while {doing}: {text} ({code})"));
+    match kind {
+        // the slot is gone; or the publication was, when the changes were made that come next
+        Kind::PositionLost => error
+            .remedy("siltstone table resync --all (makes a new slot and reads every table again)"),
+        _ => error,
+    }
 }
 
 pub(super) fn lost(error: std::io::Error) -> Error {

@@ -60,4 +60,5 @@ pub(super) fn add(verdict: &mut Verdict, report: &Report) {
     verdict.overlaps += report.overlaps();
     verdict.double_currents += report.double_currents();
     verdict.different.extend(report.different());
+    verdict.skipped.extend(report.skipped());
 }

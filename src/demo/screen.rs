@@ -104,6 +104,8 @@ pub struct Verdict {
     pub rows: u64,
     /// The tables that differ.
     pub different: Vec<String>,
+    /// The tables that could not be compared as they are: stopped, or being read.
+    pub skipped: Vec<String>,
     /// Versions of one user that overlap.
     pub overlaps: u64,
     /// Users with two current versions.
@@ -114,7 +116,7 @@ impl Verdict {
     /// Whether everything is as it should be. Nothing compared is not enough.
     pub fn passed(&self) -> bool {
         let history = self.overlaps == 0 && self.double_currents == 0;
-        self.tables > 0 && self.different.is_empty() && history
+        self.tables > 0 && self.different.is_empty() && self.skipped.is_empty() && history
     }
 }
 
@@ -173,6 +175,10 @@ pub fn verified(verdict: &Verdict, width: usize) -> Vec<String> {
     let equal = match verdict.different.as_slice() {
         [] => "equal".to_owned(),
         different => format!("different in {}", different.join(", ")),
+    };
+    let equal = match verdict.skipped.as_slice() {
+        [] => equal,
+        skipped => format!("{equal}; not compared: {}", skipped.join(", ")),
     };
     let rows = counted(verdict.rows, "row");
     let overlaps = counted(verdict.overlaps, "overlap");

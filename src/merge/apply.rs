@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Statement, Transaction};
 
 use super::copy::copy_in;
@@ -13,7 +14,7 @@ use super::render::{Form, Templates};
 use super::stage::{Shape, Staged, encode};
 use super::staging::Staging;
 use super::table::{Counts, Cut, Merge};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Batch, Before, Mark, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
@@ -199,9 +200,12 @@ impl Apply {
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;
                 ddl(transaction, statements).await.map_err(|error| {
-                    Error::warehouse("following a schema change", error)
+                    // a column of that name is there, left from one that was dropped, or in exchange
+                    let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
+                    let error = Error::warehouse("following a schema change", error)
                         .on_table(table.to_string())
-                        .remedy(format!("siltstone table resync {table}"))
+                        .remedy(format!("siltstone table resync {table}"));
+                    if taken { error.with_kind(Kind::Reread) } else { error }
                 })
             }
         }

@@ -11,7 +11,7 @@ use super::stored::{StoredColumn, columns};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
-use crate::spec::{History, Model};
+use crate::spec::{Deletes, History, Model};
 
 /// The columns that are ours, whatever the model says.
 const OURS: [&str; 13] = [
@@ -29,6 +29,22 @@ const OURS: [&str; 13] = [
     "valid_to",
     "is_current",
 ];
+
+/// Whether a table of the model has a column of that name beside the model's.
+pub fn is_ours(model: &Model, name: &str) -> bool {
+    let kept = ["_seq", "_ord", "_synced_at"];
+    match model.history {
+        History::Raw => false,
+        History::Overwrite => {
+            kept.contains(&name) || (model.deletes == Deletes::Soft && name == "_deleted_at")
+        }
+        History::Append => kept.contains(&name) || name == "_op",
+        History::Bag => kept.contains(&name) || name == "_row",
+        History::Versions => {
+            OURS.contains(&name) && !["_deleted_at", "_row", "_op"].contains(&name)
+        }
+    }
+}
 
 /// A warehouse table as it stands.
 #[derive(Clone, Debug, Default)]
@@ -203,7 +219,7 @@ fn other_key(model: &Model, standing: &Standing) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Deletes, ModelColumn, NewColumns, SourceName};
+    use crate::spec::{ModelColumn, NewColumns, SourceName};
 
     fn column(name: &str, ty: &str) -> ModelColumn {
         let (name, ty) = (name.to_owned(), ty.to_owned());

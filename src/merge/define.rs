@@ -48,7 +48,7 @@ pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
 pub(super) fn add_column(model: &Model, column: &ModelColumn) -> String {
     let fill = column.fill.as_ref().map(|fill| format!(" default {}", quote::literal(fill)));
     format!(
-        "alter table {} add column if not exists {} {}{}",
+        "alter table {} add column {} {}{}",
         model.quoted(),
         quote::ident(&column.name),
         column.ty,

@@ -73,7 +73,8 @@ pub fn compare(old: &Relation, new: &Relation) -> Vec<Change> {
     let rewritten = old.filenode != 0 && new.filenode != 0 && old.filenode != new.filenode;
     let added = |column: &Column| {
         let mut column = column.clone();
-        if rewritten && column.fill == Fill::Null {
+        let was_there = column.attnum > 0 && column.attnum <= old.attnums;
+        if (rewritten || was_there) && column.fill == Fill::Null {
             column.fill = Fill::Unknown;
         }
         Change::Added(column)
@@ -88,7 +89,10 @@ pub fn compare(old: &Relation, new: &Relation) -> Vec<Change> {
     for column in &new.columns {
         let Some(before) = old.columns.iter().find(|candidate| same(candidate, column)) else {
             // dropped and made again under its name: the stored values are those of the old one
-            changes.push(match named(&old.columns, &column.name) {
+            let gone = old.columns.iter().any(|old| {
+                old.name == column.name && !new.columns.iter().any(|column| same(old, column))
+            });
+            changes.push(match gone {
                 true => Change::Retyped { column: column.clone(), widened: false },
                 false => added(column),
             });
@@ -157,7 +161,10 @@ pub fn follow(
         },
         extensions,
     };
-    for change in changes {
+    // a new column may have the name that another one had until now
+    let (renames, others): (Vec<_>, Vec<_>) =
+        changes.iter().partition(|change| matches!(change, Change::Renamed { .. }));
+    for change in renames.into_iter().chain(others) {
         follower.take(change);
     }
     let Follower { mut model, mut effect, .. } = follower;
@@ -233,7 +240,7 @@ impl Follower<'_> {
             }
             NewColumns::Ignore => {}
             NewColumns::Add => {
-                // a column of that name may be left from one that was dropped: it takes over
+                // where a column of that name is left from one that was dropped, the statement fails
                 self.model.columns.retain(|known| known.name != name);
                 let mut mirrored = mirror_column(column, self.extensions);
                 mirrored.required = false;

@@ -21,7 +21,7 @@ mod stored;
 mod table;
 
 pub use apply::{Apply, Encoded, Piece, encode_batch};
-pub use conform::{Conform, Standing, conform};
+pub use conform::{Conform, Standing, conform, is_ours};
 pub use define::{define, define_calendar};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};

@@ -13,7 +13,7 @@ use super::lane::Progress;
 use super::shared::Shared;
 use super::tables::{Planned, Resolved};
 use crate::capture::catalog::{self, SourceTable};
-use crate::capture::slot;
+use crate::capture::{publication, slot};
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
@@ -83,7 +83,9 @@ impl Control {
             }
             if looked.elapsed() >= CATALOGUE_EVERY {
                 looked = Instant::now();
-                if self.has_other_tables(&source, &resolved).await? {
+                if self.has_other_tables(&source, &resolved).await?
+                    || self.is_told_less(&source, &resolved).await?
+                {
                     return Ok(End::Restart);
                 }
             }
@@ -151,6 +153,18 @@ impl Control {
                 None => connector.mirror && connector.takes(name) && !left_out,
             }
         }))
+    }
+
+    /// Whether somebody has taken tables, columns or rows out of a publication.
+    async fn is_told_less(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
+        for wanted in &resolved.publications {
+            let untold = publication::untold(source, wanted, self.shared.source.version).await?;
+            if !untold.is_empty() {
+                tracing::warn!("publication {} was changed behind our back", wanted.name);
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Carries out what is asked; true where a new session has to take it up.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio_postgres::Transaction;
 
 use super::shared::Shared;
-use crate::binding::bind;
+use crate::binding::{Binding, bind};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Change, Standing, compare, conform};
+use crate::merge::{Change, Standing, compare, conform, is_ours};
 use crate::names::TableName;
 use crate::postgres::quote;
 use crate::relation::Relation;
@@ -69,6 +69,41 @@ pub(super) fn present_model(
     }
     let mirrored = mirror(shared.connector(), now, &shared.extensions);
     mirrored.map(Arc::new).ok_or_else(|| keyless(&model.table, &now.table))
+}
+
+/// Binds a model whose table is yet to be made: every column of it must be fed.
+pub(super) fn suit(
+    index: usize,
+    model: &Arc<Model>,
+    relation: &Arc<Relation>,
+    binary: bool,
+) -> Result<Binding> {
+    let stop = |what: String| Error::new(Kind::TableStops, what).on_table(model.table.to_string());
+    let file = &model.declared_in;
+    if relation.columns.is_empty() {
+        let remedy = format!("exclude {} in the connector's file", relation.table);
+        return Err(stop("it has no columns that are published".to_owned()).remedy(remedy));
+    }
+    if let Some(column) = model.columns.iter().find(|column| is_ours(model, &column.name)) {
+        let (what, from) = (&column.name, &relation.table);
+        return Err(stop(format!("its column {what} has a name that we need ourselves")).remedy(
+            format!(
+                "exclude {from}.{what}, or declare the table in schemas/ with another name for it"
+            ),
+        ));
+    }
+    let binding = bind(index, model, relation, 0, binary)?;
+    if let Some(column) = binding.unfed.first() {
+        let from = model.column(column).map_or(column.as_str(), |column| column.from.as_str());
+        let has: Vec<&str> = relation.columns.iter().map(|c| c.name.as_str()).collect();
+        let what = format!(
+            "columns.{column}: {} has no column {from}; it has {}",
+            relation.table,
+            has.join(", ")
+        );
+        return Err(stop(what).remedy(format!("name the source column in {file} with `from`")));
+    }
+    Ok(binding)
 }
 
 fn renames(changes: &[Change]) -> impl Iterator<Item = (&str, &str)> {

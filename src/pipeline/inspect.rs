@@ -1,6 +1,9 @@
 //! What a start would find: the tables it would feed, and what source and warehouse lack. Changes
 //! nothing.
 
+use std::sync::Arc;
+
+use super::fit::suit;
 use super::tables::resolve;
 use crate::capture::preflight::{self, Finding};
 use crate::capture::{catalog, slot};
@@ -34,6 +37,12 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
         for model in &fed.models {
             let mirrored = if model.mirrored { " (mirrored)" } else { "" };
             tables.push(format!("{} -> {}{mirrored}", fed.source.relation.table, model.table));
+            let relation = Arc::new(fed.source.relation.clone());
+            if let Err(error) = suit(0, model, &relation, true) {
+                let what = format!("{}: {}", model.table, error.reason());
+                let remedy = error.remedy_text().unwrap_or_default().to_owned();
+                findings.push(Finding { fatal: !model.mirrored, what, remedy });
+            }
         }
     }
     if let Some(because) = &resolved.text_because {

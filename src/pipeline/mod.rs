@@ -9,6 +9,7 @@ mod fit;
 mod inspect;
 mod intake;
 mod lane;
+mod owner;
 mod pairs;
 mod router;
 mod service;

@@ -269,6 +269,7 @@ pub(super) async fn resolve(
         oid: message.oid,
         identity,
         columns: columns.collect(),
+        attnums: catalogued.as_ref().map_or(0, |relation| relation.attnums),
         filenode: catalogued.as_ref().map_or(0, |relation| relation.filenode),
         comment: catalogued.and_then(|relation| relation.comment),
         table,

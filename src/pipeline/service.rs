@@ -16,7 +16,7 @@ use crate::postgres::{Side, connect};
 use crate::progress::requests::{self, Verb};
 use crate::serve::{self, Ask, Board, Tokens};
 use crate::spec::{Model, Settings, Spec};
-use crate::warehouse::{Durations, Fenced, migrate, take_over};
+use crate::warehouse::{Claim, Durations, Fenced, migrate, take_over};
 
 /// How the service runs.
 #[derive(Clone, Default)]
@@ -124,7 +124,7 @@ impl Service {
         let mut warehouse =
             connect(Side::Warehouse, &settings.warehouse, "siltstone start").await?;
         migrate(&mut warehouse).await?;
-        let fence = take_over(&mut warehouse, "calendars", "start", None).await?;
+        let fence = take_over(&mut warehouse, "calendars", "start", Claim::Anyway).await?;
         for calendar in &self.spec.calendars {
             let transaction =
                 Fenced::begin(&mut warehouse, &fence, "calendar", &self.durations()).await?;

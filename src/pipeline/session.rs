@@ -2,7 +2,6 @@
 //! one of them ends. Whatever fails, the next session starts from the stored position.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -12,6 +11,7 @@ use super::chunks::{self, Job};
 use super::control::Control;
 use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
+use super::owner;
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared, Then, writer};
 use super::start::Start;
@@ -32,7 +32,7 @@ use crate::progress::tables::State;
 use crate::progress::{Checkpoint, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
-use crate::warehouse::{Fenced, migrate, refuse_unfit, take_over};
+use crate::warehouse::{Fenced, migrate, refuse_unfit};
 
 /// How long a stop may take to finish the open batch before it is abandoned.
 const GRACE: Duration = Duration::from_secs(8);
@@ -48,15 +48,13 @@ pub(super) fn limits(settings: &Settings) -> Limits {
 /// Runs a session.
 pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<End> {
     let connector = &setup.connector;
-    let resource = format!("connector:{}", connector.name);
     let name = format!("siltstone {} control", connector.name);
     let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
     refuse_unfit(&*warehouse).await?;
     migrate(&mut warehouse).await?;
-    let held = Some(setup.epoch.load(Ordering::SeqCst)).filter(|epoch| *epoch > 0);
-    let fence = take_over(&mut warehouse, &resource, &setup.owner, held).await?;
-    setup.epoch.store(fence.epoch(), Ordering::SeqCst);
-    crate::warehouse::register(&warehouse, &fence).await?;
+    let Some(fence) = owner::become_owner(setup, &mut warehouse, stop.clone()).await? else {
+        return Ok(End::Stopped);
+    };
     let source = connect(Side::Source, &connector.endpoint, "siltstone catalogue").await?;
     let settings = preflight::inspect(&source, 0).await?;
     preflight::refuse(&settings.findings)?;
@@ -99,6 +97,11 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     };
     match run_tasks(parts, stop).await {
         Err(error) => hold(&shared, error).await,
+        Ok(ended @ (End::Stopped | End::CaughtUp)) => {
+            // whoever stands by need not wait for the lease to run out
+            shared.release().await;
+            Ok(ended)
+        }
         ended => ended,
     }
 }
@@ -204,15 +207,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         .map(|(_, bytes)| *bytes)
         .sum();
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
-    let catching_up = planned
-        .iter()
-        .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
-    for table in catching_up {
-        let ready = CaughtUp { target: table.target.clone(), floor: table.record.floor };
-        // room for every table is made below if there are more than the queue holds
-        let sender = caught_up.clone();
-        tokio::spawn(async move { drop(sender.send(ready).await) });
-    }
+    announce_caught_up(&planned, &caught_up);
     let jobs: Vec<Job> = planned.iter().filter_map(Job::of).collect();
     let intake = Intake {
         shared: shared.clone(),
@@ -251,6 +246,10 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     tasks.spawn(async move {
         Ended::Other(control.run(source, warehouse, watched, resolved, planned).await)
     });
+    tasks.spawn({
+        let shared = shared.clone();
+        async move { Ended::Other(owner::keep_lease(shared).await) }
+    });
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;
     // the last status update confirms what was stored last
@@ -288,7 +287,7 @@ async fn wait(
                 let ended = ended.map_err(|e| Error::bug("a task broke off").because(e))?;
                 match ended {
                     // the lane's own error says why
-                    Ended::Intake(Err(error)) if error.kind() == Kind::Cancelled => {}
+                    Ended::Intake(Err(error)) if error.kind() == Kind::Cancelled && !lane_ended => {}
                     Ended::Intake(Ok(how)) => {
                         let how = *end.get_or_insert(how);
                         if lane_ended {
@@ -317,6 +316,19 @@ async fn wait(
             }
             () = timeout => return Ok(end.unwrap_or(End::Stopped)),
         }
+    }
+}
+
+/// Tells the lane which tables have only their kept changes before them.
+fn announce_caught_up(planned: &[Planned], caught_up: &mpsc::Sender<CaughtUp>) {
+    let catching_up = planned
+        .iter()
+        .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
+    for table in catching_up {
+        let ready = CaughtUp { target: table.target.clone(), floor: table.record.floor };
+        // room for every table is made below if there are more than the queue holds
+        let sender = caught_up.clone();
+        tokio::spawn(async move { drop(sender.send(ready).await) });
     }
 }
 

@@ -125,6 +125,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Gives up the lease; a failure only means that it runs out.
+    pub(super) async fn release(&self) {
+        let side = self.side.lock().await;
+        if let Err(error) = self.fence.release(&side.session).await {
+            tracing::debug!("{error}");
+        }
+    }
+
     /// The number of a relation's shape.
     pub(super) async fn number_shape(&self, relation: &Relation) -> Result<i32> {
         let mut side = self.side.lock().await;

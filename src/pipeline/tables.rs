@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::fit::suit;
 use super::shared::{Shared, Then};
 use crate::binding::bind;
 use crate::capture::catalog::SourceTable;
@@ -341,18 +342,7 @@ async fn fresh(
     index: usize,
 ) -> Result<Planned> {
     let relation = Arc::new(fed.source.relation.clone());
-    let binding = bind(index, model, &relation, 0, shared.binary)?;
-    if let Some(column) = binding.unfed.first() {
-        let from = model.column(column).map_or(column.as_str(), |column| column.from.as_str());
-        let what = format!(
-            "columns.{column}: {} has no column {from}; it has {}",
-            relation.table,
-            relation.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
-        );
-        return Err(Error::new(Kind::TableStops, what)
-            .on_table(model.table.to_string())
-            .remedy(format!("name the source column in {} with `from`", model.declared_in)));
-    }
+    let binding = suit(index, model, &relation, shared.binary)?;
     if !columns(&**warehouse, &model.table).await?.is_empty() {
         let table = quote::table(&model.table);
         return Err(Error::new(Kind::TableStops, "a table of that name is there and is not ours")

@@ -18,6 +18,8 @@ pub enum Phase {
     /// Finding out where it stands.
     #[default]
     Starting,
+    /// Another instance owns it.
+    Standby,
     /// Some tables are being read.
     Snapshotting,
     /// Changes are applied as they come.
@@ -33,6 +35,7 @@ impl Phase {
     pub fn word(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
+            Phase::Standby => "standby",
             Phase::Snapshotting => "snapshotting",
             Phase::Streaming => "streaming",
             Phase::Waiting => "waiting",

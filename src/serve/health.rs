@@ -28,7 +28,7 @@ fn why_not(view: &View, now: i64) -> Option<String> {
         return Some(format!("{name} has stopped: {because}"));
     }
     let still = now.saturating_sub(view.moved_at);
-    if still < STUCK_AFTER || !view.backlog() {
+    if still < STUCK_AFTER || !view.backlog() || view.phase == Phase::Standby {
         return None;
     }
     let seconds = still / 1_000_000;
@@ -66,6 +66,7 @@ mod tests {
             (view(Phase::Stopped, false, now), false, "stopped"),
             (view(Phase::Starting, false, now - 5), true, "starting"),
             (view(Phase::Waiting, false, minute_ago), false, "never reached"),
+            (view(Phase::Standby, false, minute_ago), true, "standing by"),
         ];
         for (view, ready, what) in cases {
             assert_eq!(readiness(&[view], now) == Readiness::Ready, ready, "{what}");

@@ -17,7 +17,7 @@ fn connector(view: &View, now: i64) -> Value {
         "state": view.phase.word(),
         "reason": view.reason,
         "remedy": view.remedy,
-        "role": "owner",
+        "role": if view.phase == Phase::Standby { "standby" } else { "owner" },
         "position": view.stored.to_string(),
         "lag_bytes": view.lag_bytes(),
         "lag_seconds": seconds(view.lag_micros(now)),
@@ -45,7 +45,7 @@ fn seconds(micros: i64) -> f64 {
 pub(super) fn connect_status(view: &View) -> Value {
     let state = match view.phase {
         Phase::Stopped => "FAILED",
-        Phase::Starting => "UNASSIGNED",
+        Phase::Starting | Phase::Standby => "UNASSIGNED",
         Phase::Snapshotting | Phase::Streaming | Phase::Waiting => "RUNNING",
     };
     json!({

@@ -108,6 +108,12 @@ impl Report {
         different.map(|table| table.table.to_string()).collect()
     }
 
+    /// The tables that could not be compared as they are.
+    pub fn skipped(&self) -> Vec<String> {
+        let skipped = self.tables.iter().filter(|table| table.skipped.is_some());
+        skipped.map(|table| table.table.to_string()).collect()
+    }
+
     /// Everything that a person should know beside the verdict, a line each.
     pub fn findings(&self) -> Vec<String> {
         let mut lines = Vec::new();

@@ -1,6 +1,8 @@
 //! Who may write. Every start raises the resource's epoch and ends the sessions of the owner before;
 //! every writing transaction takes the epoch's row FOR SHARE first and compares. So a process that
 //! was stopped, cut off or forgotten can never commit once another has taken over.
+//!
+//! The lease only says when another may take over. It never protects the data: the epoch does.
 
 use std::time::Duration;
 
@@ -20,7 +22,39 @@ pub struct Fence {
 /// How often a takeover ends the old owner's sessions before it gives up for now.
 const ATTEMPTS: u32 = 10;
 
+/// How long an owner that is heard of no more keeps its place.
+pub const LEASE: Duration = Duration::from_secs(6);
+
 impl Fence {
+    /// Extends the lease, by the warehouse's clock; fails where another instance has taken over.
+    pub async fn renew(&self, client: &Session) -> Result<()> {
+        let failed = |error| Error::warehouse("renewing the lease", error);
+        let seconds = LEASE.as_secs_f64();
+        let renewed = client
+            .execute(
+                "update audit.owner o set lease_until = clock_timestamp() + $3 * interval '1 s'
+                   from audit.epoch e
+                  where o.resource = $1 and e.resource = $1 and e.epoch = $2",
+                &[&self.resource, &self.epoch, &seconds],
+            )
+            .await
+            .map_err(failed)?;
+        if renewed == 1 { Ok(()) } else { Err(fenced(&self.resource)) }
+    }
+
+    /// Ends the lease at once.
+    pub async fn release(&self, client: &Session) -> Result<()> {
+        client
+            .execute(
+                "update audit.owner o set lease_until = null from audit.epoch e
+                  where o.resource = $1 and e.resource = $1 and e.epoch = $2",
+                &[&self.resource, &self.epoch],
+            )
+            .await
+            .map_err(|error| Error::warehouse("giving up the lease", error))?;
+        Ok(())
+    }
+
     /// The first statement of every writing transaction.
     pub async fn hold(&self, transaction: &Transaction<'_>) -> Result<()> {
         let held = transaction
@@ -47,21 +81,53 @@ fn fenced(resource: &str) -> Error {
     Error::new(Kind::Fenced, what).remedy("run one instance for each connector")
 }
 
-/// Becomes the owner of `resource`. The epoch's row is held by the old owner's open transaction;
-/// after a moment its sessions are terminated. `held` is the epoch that this process held before: if
-/// another one has taken over since, it must not take it back, or the two would do so in turns. `owner`
-/// names this process and no other.
+/// The other instance that has the lease of `resource`: it was heard of lately, and a session of it is
+/// there. A process that is killed loses its sessions at once; one that is frozen keeps them.
+pub async fn leased_to(warehouse: &Session, resource: &str, owner: &str) -> Result<Option<String>> {
+    let row = warehouse
+        .query_opt(LEASED_TO, &[&resource, &owner])
+        .await
+        .map_err(|error| Error::warehouse(format!("asking who owns {resource}"), error))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+const LEASED_TO: &str = "
+    select o.owner
+      from audit.owner o
+     where o.resource = $1 and o.owner <> $2 and o.lease_until > clock_timestamp()
+       and exists (select from jsonb_to_recordset(o.backends) as b(pid integer, started timestamptz)
+                     join pg_stat_activity a on a.pid = b.pid and a.backend_start = b.started)";
+
+/// On what ground an instance becomes the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Nobody else has the lease.
+    Vacant,
+    /// It held this epoch before: if another one has taken over since, it must not take it back, or the
+    /// two would do so in turns.
+    Again(i64),
+    /// For a moment only, whoever has it.
+    Anyway,
+}
+
+/// Becomes the owner of `resource`; fails with [`Kind::Fenced`] where its claim is not good. The
+/// epoch's row is held by the old owner's open transaction; after a moment its sessions are
+/// terminated. `owner` names this process and no other.
 pub async fn take_over(
     warehouse: &mut Session,
     resource: &str,
     owner: &str,
-    held: Option<i64>,
+    claim: Claim,
 ) -> Result<Fence> {
     for _ in 0..ATTEMPTS {
-        match try_take_over(warehouse, resource, owner, held).await {
+        match try_take_over(warehouse, resource, owner, claim).await {
             Ok(Some(epoch)) => return Ok(Fence { resource: resource.to_owned(), epoch }),
             Ok(None) => return Err(fenced(resource)),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                if claim == Claim::Vacant && leased_to(warehouse, resource, owner).await?.is_some()
+                {
+                    return Err(fenced(resource));
+                }
                 terminate(warehouse, resource).await?;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -78,34 +144,47 @@ async fn try_take_over(
     warehouse: &mut Session,
     resource: &str,
     owner: &str,
-    held: Option<i64>,
+    claim: Claim,
 ) -> Result<Option<i64>, tokio_postgres::Error> {
     let transaction = warehouse.transaction().await?;
     transaction.batch_execute("set local lock_timeout to '500ms'").await?;
-    let row = transaction
-        .query_opt(
-            "insert into audit.epoch as e (resource, epoch) values ($1, 1)
-             on conflict (resource) do update set epoch = e.epoch + 1
-              where $2::int8 is null or e.epoch = $2
-                 -- the reply to our own takeover was lost
-                 or exists (select from audit.owner o where o.resource = $1 and o.owner = $3)
-             returning epoch",
-            &[&resource, &held, &owner],
-        )
-        .await?;
-    let Some(row) = row else { return Ok(None) };
+    let first = "insert into audit.epoch (resource, epoch) values ($1, 1) on conflict do nothing";
+    transaction.execute(first, &[&resource]).await?;
+    let lock = "select epoch from audit.epoch where resource = $1 for update";
+    let epoch: i64 = transaction.query_one(lock, &[&resource]).await?.try_get(0)?;
+    // the row is ours: what follows sees whatever the one before us has committed
+    let good = match claim {
+        Claim::Anyway => true,
+        Claim::Again(held) if held == epoch => true,
+        // or the reply to our own takeover was lost
+        Claim::Again(_) => {
+            let ours = "select exists (select from audit.owner where resource = $1 and owner = $2)";
+            transaction.query_one(ours, &[&resource, &owner]).await?.try_get(0)?
+        }
+        Claim::Vacant => transaction.query_opt(LEASED_TO, &[&resource, &owner]).await?.is_none(),
+    };
+    if !good {
+        return Ok(None);
+    }
+    let raise = "update audit.epoch set epoch = epoch + 1 where resource = $1 returning epoch";
+    let epoch = transaction.query_one(raise, &[&resource]).await?.try_get(0)?;
     // nobody with the old epoch can write any more; its sessions only hold locks now
     transaction.execute(TERMINATE, &[&resource]).await?;
     transaction
         .execute(
-            "insert into audit.owner (resource, owner) values ($1, $2)
+            // this session is the first that it is known by
+            "insert into audit.owner (resource, owner, lease_until, backends)
+             select $1, $2, clock_timestamp() + $3 * interval '1 s',
+                    jsonb_build_array(jsonb_build_object('pid', a.pid, 'started', a.backend_start))
+               from pg_stat_activity a where a.pid = pg_backend_pid()
              on conflict (resource) do update
-             set owner = excluded.owner, backends = '[]', lease_until = null, since = now()",
-            &[&resource, &owner],
+             set owner = excluded.owner, backends = excluded.backends,
+                 lease_until = excluded.lease_until, since = now()",
+            &[&resource, &owner, &LEASE.as_secs_f64()],
         )
         .await?;
     transaction.commit().await?;
-    Ok(Some(row.get(0)))
+    Ok(Some(epoch))
 }
 
 /// Ends the recorded sessions, each known by its start: a process id alone may be somebody else's.

@@ -7,7 +7,7 @@ mod preflight;
 mod transaction;
 
 pub use ddl::ddl;
-pub use fence::{Fence, register, take_over};
+pub use fence::{Claim, Fence, LEASE, leased_to, register, take_over};
 pub use migrate::migrate;
 pub use preflight::refuse_unfit;
 pub use transaction::{Durations, Fenced};

@@ -1,0 +1,76 @@
+//! One instance owns a connector, others stand by: they take over when its lease has run out, or as soon
+//! as none of its sessions is left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::intake::End;
+use super::shared::{Setup, Shared, writer};
+use crate::error::{Kind, Result};
+use crate::postgres::Session;
+use crate::serve::Phase;
+use crate::warehouse::{Claim, Fence, LEASE, leased_to, take_over};
+
+/// How often an instance that stands by looks after the owner.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Becomes the owner, and stands by as long as another instance is. None if told to stop meanwhile.
+pub(super) async fn become_owner(
+    setup: &Setup,
+    warehouse: &mut Session,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Option<Fence>> {
+    let name = &setup.connector.name;
+    let resource = format!("connector:{name}");
+    let claim = match setup.epoch.load(Ordering::SeqCst) {
+        0 => Claim::Vacant,
+        held => Claim::Again(held),
+    };
+    let mut standing_by = false;
+    loop {
+        let other = match claim {
+            Claim::Vacant => leased_to(warehouse, &resource, &setup.owner).await?,
+            _ => None,
+        };
+        if let Some(other) = other {
+            if !standing_by {
+                standing_by = true;
+                let reason = format!("{other} owns it");
+                tracing::info!(connector = name, "standing by: {reason}");
+                setup.board.phase(Phase::Standby, Some(&reason), None);
+            }
+        } else {
+            match take_over(warehouse, &resource, &setup.owner, claim).await {
+                // another one that stood by was faster
+                Err(error) if error.kind() == Kind::Fenced && claim == Claim::Vacant => {}
+                taken => {
+                    if standing_by {
+                        tracing::warn!(connector = name, "the owner is gone: taking over");
+                    }
+                    let fence = taken?;
+                    setup.epoch.store(fence.epoch(), Ordering::SeqCst);
+                    return Ok(Some(fence));
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        }
+    }
+}
+
+/// Renews the lease, on a session of its own, so that it never waits for a long COPY.
+pub(super) async fn keep_lease(shared: Arc<Shared>) -> Result<End> {
+    let session = writer(&shared.setup, &shared.fence, "lease").await?;
+    let mut ticks = tokio::time::interval(LEASE / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shared.fence.renew(&session).await?;
+    }
+}

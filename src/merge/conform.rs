@@ -92,6 +92,19 @@ impl Standing {
         !self.columns.is_empty()
     }
 
+    /// Whether it still waits for its key, as a plain table does until its first rows are in.
+    pub fn is_unkeyed(&self, model: &Model) -> bool {
+        model.history == History::Overwrite
+            && model.partition.is_none()
+            && self.key.is_none()
+            && !self.has("_row")
+    }
+
+    /// Notes that the model's key is about to be given.
+    pub fn give_key(&mut self, model: &Model) {
+        self.key = Some((String::new(), model.key.clone()));
+    }
+
     /// Whether it has a column of that name.
     pub fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|known| known.name == column)

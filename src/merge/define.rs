@@ -23,6 +23,14 @@ const ROOM: &str = "with (fillfactor = 90)";
 
 /// The statements that make the table, in their order. `readers` may select from it.
 pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
+    let mut statements = define_unkeyed(model, readers);
+    statements.extend(key_and_indexes(model));
+    statements
+}
+
+/// The same for a table whose first rows are yet to come: what [`key_and_indexes`] adds is cheaper to
+/// build behind them.
+pub fn define_unkeyed(model: &Model, readers: &[String]) -> Vec<String> {
     let mut statements =
         vec![format!("create schema if not exists {}", quote::ident(&model.table.schema))];
     match model.history {
@@ -32,16 +40,24 @@ pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
         History::Append => append(model, &mut statements),
         History::Bag => bag(model, &mut statements),
     }
-    for index in &model.indexes {
-        let columns = quote::idents(index.iter().map(String::as_str));
-        statements.push(format!("create index on {} ({columns})", model.quoted()));
-    }
     comments(model, &mut statements);
     let view = (model.history == History::Versions).then(|| model.current_view());
     for table in [Some(model.table.clone()), view].into_iter().flatten() {
         grants(&table, readers, &mut statements);
     }
     statements
+}
+
+/// The statements behind [`define_unkeyed`]: the key of a plain upsert table, and what the file asks for.
+pub fn key_and_indexes(model: &Model) -> Vec<String> {
+    let table = model.quoted();
+    let plain = model.history == History::Overwrite && model.partition.is_none();
+    let key = plain.then(|| format!("alter table {table} add primary key ({})", key_list(model)));
+    let index = |index: &Vec<String>| {
+        let columns = quote::idents(index.iter().map(String::as_str));
+        format!("create index on {table} ({columns})")
+    };
+    key.into_iter().chain(model.indexes.iter().map(index)).collect()
 }
 
 /// The statement that adds a column to a table that is there.
@@ -74,10 +90,7 @@ fn overwrite(model: &Model, statements: &mut Vec<String>) {
     let deleted = if model.deletes == Deletes::Soft { "_deleted_at timestamptz, " } else { "" };
     let table = model.quoted();
     let Some(partition) = &model.partition else {
-        let key = key_list(model);
-        return statements.push(format!(
-            "create table {table} ({columns}{deleted}{OURS}, primary key ({key})) {ROOM}"
-        ));
+        return statements.push(format!("create table {table} ({columns}{deleted}{OURS}) {ROOM}"));
     };
     let by = quote::ident(&partition.by);
     let physical = quote::idents(model.physical_key());

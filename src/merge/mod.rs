@@ -22,7 +22,7 @@ mod table;
 
 pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use conform::{Conform, Standing, conform, is_ours};
-pub use define::{define, define_calendar};
+pub use define::{define, define_calendar, define_unkeyed, key_and_indexes};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};
 pub use reading::{Finished, Point, Reading, Way, merge as merge_reading, way};

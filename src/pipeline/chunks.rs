@@ -179,14 +179,15 @@ impl Worker {
         let transaction =
             Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
         let relation = Arc::new(now.relation.clone());
-        let fitted = fit(shared, &transaction, &job.target, &relation).await?;
+        let fitted = fit(shared, &transaction, (&job.target, job.fresh), &relation).await?;
         let target = fitted.target;
         let straight = job.fresh && fitted.statements.is_empty();
         let way = way(&transaction, &target, straight).await?;
         let finished = self.copy(under, &transaction, (&target, &now), point, &way).await?;
         shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))]).await?;
         // behind the copy, so that nobody waits for its locks longer than the merge takes
-        ddl(&transaction, &fitted.statements).await.map_err(|error| {
+        let statements = [fitted.statements, fitted.finish].concat();
+        ddl(&transaction, &statements).await.map_err(|error| {
             Error::warehouse("making it fit the source", error).on_table(name.to_string())
         })?;
         let fresh = job.fresh || fitted.empties;

@@ -9,7 +9,7 @@ use super::shared::Shared;
 use crate::binding::{Binding, bind};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Change, Standing, compare, conform, is_ours};
+use crate::merge::{Change, Standing, compare, conform, is_ours, key_and_indexes};
 use crate::names::TableName;
 use crate::postgres::quote;
 use crate::relation::Relation;
@@ -23,13 +23,15 @@ pub(super) struct Fitted {
     pub(super) statements: Vec<String>,
     /// Whether that empties it.
     pub(super) empties: bool,
+    /// What a table whose first rows these are gets behind them.
+    pub(super) finish: Vec<String>,
 }
 
 /// Fits the target, which has the shape that was applied last, to the shape `now`.
 pub(super) async fn fit(
     shared: &Shared,
     transaction: &Transaction<'_>,
-    old: &Target,
+    (old, fresh): (&Target, bool),
     now: &Arc<Relation>,
 ) -> Result<Fitted> {
     let schema_id = shared.number_shape(now).await?;
@@ -52,10 +54,15 @@ pub(super) async fn fit(
             standing.rename(from, to);
         }
     }
+    let mut finish = Vec::new();
+    if fresh && standing.is_unkeyed(&model) {
+        finish = key_and_indexes(&model);
+        standing.give_key(&model);
+    }
     let conform = conform(&model, &standing)?;
     statements.extend(conform.statements);
     let target = bind(old.index, &model, now, schema_id, shared.binary)?.target;
-    Ok(Fitted { target: Arc::new(target), statements, empties: conform.empties })
+    Ok(Fitted { target: Arc::new(target), statements, empties: conform.empties, finish })
 }
 
 /// The model of a table as the source has it now: a declared table's is its file's.

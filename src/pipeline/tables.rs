@@ -11,7 +11,7 @@ use crate::capture::catalog::SourceTable;
 use crate::capture::publication::{Wanted, column_list};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Standing, columns, conform, define};
+use crate::merge::{Standing, columns, conform, define, define_unkeyed};
 use crate::names::TableName;
 use crate::postgres::{Session, quote};
 use crate::progress::tables::{State, TableRecord};
@@ -353,6 +353,7 @@ async fn fresh(
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
     let schema_id = shared.number_shape(&relation).await?;
+    let define = if shared.connector().snapshot { define_unkeyed } else { define };
     let statements = define(model, &shared.setup.settings.readers);
     let then = Then::Add { source: &relation.table, schema_id };
     shared.define(&statements, &model.table, then).await?;

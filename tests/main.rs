@@ -17,4 +17,5 @@ mod model;
 mod service;
 mod support;
 mod tidy;
+mod types;
 mod verify;

@@ -11,13 +11,81 @@ pub(super) fn write_int(value: i64, out: &mut Vec<u8>) {
 /// the decimal exponent lies in -4..15 (float8) or -4..6 (float4).
 pub(super) fn write_float8(value: f64, out: &mut Vec<u8>) {
     if !write_special(value.is_nan(), value.is_infinite(), value.is_sign_negative(), out) {
-        write_shortest(&format!("{value:e}"), 15, out);
+        let bits = value.to_bits();
+        let (fraction, exponent) = (bits & 0xf_ffff_ffff_ffff, (bits >> 52) & 0x7ff);
+        let float = Binary::new(fraction, exponent, 52, 1075);
+        let wider = |digits| format!("{value:.digits$e}");
+        write_shortest(&float.inside(format!("{value:e}"), wider, 16), 15, out);
     }
 }
 
 pub(super) fn write_float4(value: f32, out: &mut Vec<u8>) {
     if !write_special(value.is_nan(), value.is_infinite(), value.is_sign_negative(), out) {
-        write_shortest(&format!("{value:e}"), 6, out);
+        let bits = u64::from(value.to_bits());
+        let float = Binary::new(bits & 0x7f_ffff, (bits >> 23) & 0xff, 23, 150);
+        let wider = |digits| format!("{value:.digits$e}");
+        write_shortest(&float.inside(format!("{value:e}"), wider, 8), 6, out);
+    }
+}
+
+/// The absolute value of a finite float: `mantissa * 2^exponent`.
+#[derive(Clone, Copy)]
+struct Binary {
+    mantissa: u64,
+    exponent: i64,
+    /// a power of two, which is nearer to the value below than to the one above
+    first: bool,
+}
+
+impl Binary {
+    fn new(fraction: u64, exponent: u64, fraction_bits: u32, bias: i64) -> Binary {
+        let implicit = if exponent == 0 { 0 } else { 1 << fraction_bits };
+        let exponent = i64::try_from(exponent.max(1)).unwrap_or(1);
+        Binary {
+            mantissa: fraction | implicit,
+            exponent: exponent - bias,
+            first: fraction == 0 && exponent > 1,
+        }
+    }
+
+    /// The shortest digits, or where those stand exactly between two floats, more of them. Rust reads
+    /// such a number as the even float; Postgres does not rely on that (src/common/ryu_common.h), so
+    /// that 1e23 prints as 9.999999999999999e+22.
+    fn inside(self, shortest: String, wider: impl Fn(usize) -> String, at_most: usize) -> String {
+        if !self.is_between(&shortest) {
+            return shortest;
+        }
+        let digits = shortest.bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
+        let longer = (digits..=at_most).map(wider).find(|text| !self.is_between(text));
+        longer.unwrap_or(shortest)
+    }
+
+    /// Whether `d.ddde7` is the midpoint of this float and a neighbour.
+    fn is_between(self, scientific: &str) -> bool {
+        // beyond it the digits of a midpoint are more than 17
+        const POWER_OF_FIVE: i64 = 27;
+        let (mantissa, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
+        let decimals = mantissa.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        let (Ok(digits), Ok(ten)) = (digits.parse::<u128>(), exponent.parse::<i64>()) else {
+            return false;
+        };
+        let ten = ten - i64::try_from(decimals).unwrap_or(0);
+        if digits == 0 || ten.abs() > POWER_OF_FIVE {
+            return false;
+        }
+        // both sides as an odd number and a power of two; the fives go where they multiply
+        let fives = 5_u128.pow(u32::try_from(ten.unsigned_abs()).unwrap_or(0));
+        let (left, right) = if ten >= 0 { (digits * fives, 1) } else { (digits, fives) };
+        let twos = left.trailing_zeros();
+        let (odd, power) = (left >> twos, i64::from(twos) + ten);
+        let mantissa = u128::from(self.mantissa);
+        let midpoints = [
+            (2 * mantissa + 1, self.exponent - 1),
+            (2 * mantissa - 1, self.exponent - 1),
+            (4 * mantissa - 1, if self.first { self.exponent - 2 } else { i64::MAX }),
+        ];
+        midpoints.iter().any(|(middle, two)| middle * right == odd && *two == power)
     }
 }
 
@@ -142,6 +210,9 @@ mod tests {
             (0.0001, "0.0001"),
             (0.00001, "1e-05"),
             (-1.5e300, "-1.5e+300"),
+            (1e23, "9.999999999999999e+22"),
+            (-1e22, "-1e+22"),
+            (5e-324, "5e-324"),
             (f64::INFINITY, "Infinity"),
         ];
         for (value, text) in cases {

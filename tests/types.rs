@@ -547,8 +547,8 @@ async fn keys(name: &str, keys: Vec<Key>) {
         let (m, h) = (format!("m{at}"), format!("h{at}"));
         // in the versions table as in the warehouse: text where it does not know the type
         let base = ty.split(" collate").next().unwrap();
-        let user = ["mood", "pair", "mood[]"].contains(&base);
-        let stored = if user { "text" } else { base }.replace("cents", "int4").replace('"', "\\\"");
+        let as_text = ["mood", "pair", "mood[]", "\"char\""].contains(&base);
+        let stored = if as_text { "text" } else { base }.replace("cents", "int4");
         site.file(
             &format!("schemas/{h}.yaml"),
             &format!(

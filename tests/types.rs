@@ -533,6 +533,9 @@ const TEXT_KEYS: &[Key] = &[
     ("macaddr8", &["'08:00:2b:01:02:03:04:05'"], &[]),
 ];
 
+/// Changes of a table's key from one value to an equal one.
+type Round = fn(&str, (&str, &str)) -> String;
+
 async fn keys(name: &str, keys: Vec<Key>) {
     let site = Site::new(name).await;
     odd_settings(&site).await;
@@ -572,7 +575,7 @@ async fn keys(name: &str, keys: Vec<Key>) {
     assert_keys(&site, &keys, "read by the snapshot").await;
     each(&site, &keys, |table, _| format!("update {table} set v = v + 1")).await;
     assert_keys(&site, &keys, "updated").await;
-    let rounds: [fn(&str, (&str, &str)) -> String; 4] = [
+    let rounds: [Round; 4] = [
         // there, back and there again in one transaction; the long column is never sent
         |table, (a, b)| {
             format!(
@@ -656,4 +659,33 @@ fn every_binary_type_as_a_key() {
 #[test]
 fn every_type_as_a_key_as_text() {
     block_on(keys("textkeys", [BINARY_KEYS, TEXT_KEYS].concat()));
+}
+
+#[test]
+fn floats_print_as_the_source_prints_them() {
+    block_on(async {
+        let site = Site::new("floats").await;
+        site.file("schemas/raw.yaml", "table: raw.f\nfrom: shop.public.f\nlayout: raw\n");
+        site.shop(
+            "create table f (id serial primary key, a float8, b float4);
+             insert into f (a) select 2::float8 ^ i from generate_series(-1074, 1023) i;
+             insert into f (b) select (2::float8 ^ i)::float4 from generate_series(-149, 127) i;
+             insert into f (a) select m * 10::float8 ^ i from generate_series(-290, 290) i, generate_series(1, 9) m;
+             insert into f (b) select (m * 10::float8 ^ i)::float4 from generate_series(-36, 37) i, generate_series(1, 9) m;
+             select setseed(0.5);
+             insert into f (a) select floor(random() * 2::float8 ^ 53) * 2::float8 ^ (i % 90) from generate_series(1, 20000) i;
+             insert into f (a) select (random() - 0.5) * 10::float8 ^ (i % 300) from generate_series(1, 5000) i;
+             insert into f (b) select (floor(random() * 16777216) * 2::float8 ^ (i % 40 - 10))::float4 from generate_series(1, 20000) i",
+        )
+        .await;
+        site.catch_up().await;
+        let there = site.at_source("select id, a, b from f order by 1").await;
+        let here = "select (raw_data->'after'->>'id')::int, raw_data->'after'->>'a', \
+            raw_data->'after'->>'b' from raw.f order by 1";
+        let here = site.at_warehouse(here).await;
+        assert_eq!(there.len(), here.len());
+        let differ = there.iter().zip(&here).filter(|(there, here)| there != here);
+        let differ: Vec<_> = differ.take(20).collect();
+        assert!(differ.is_empty(), "{differ:#?}");
+    });
 }

@@ -14,8 +14,9 @@ pub(super) fn write_float8(value: f64, out: &mut Vec<u8>) {
         let bits = value.to_bits();
         let (fraction, exponent) = (bits & 0xf_ffff_ffff_ffff, (bits >> 52) & 0x7ff);
         let float = Binary::new(fraction, exponent, 52, 1075);
-        let wider = |digits| format!("{value:.digits$e}");
-        write_shortest(&float.inside(format!("{value:e}"), wider, 16), 15, out);
+        let exact = |decimals| format!("{value:.decimals$e}");
+        let reads_back = |text: &str| text.parse() == Ok(value);
+        write_shortest(&float.shortest(format!("{value:e}"), exact, reads_back), 15, out);
     }
 }
 
@@ -23,8 +24,9 @@ pub(super) fn write_float4(value: f32, out: &mut Vec<u8>) {
     if !write_special(value.is_nan(), value.is_infinite(), value.is_sign_negative(), out) {
         let bits = u64::from(value.to_bits());
         let float = Binary::new(bits & 0x7f_ffff, (bits >> 23) & 0xff, 23, 150);
-        let wider = |digits| format!("{value:.digits$e}");
-        write_shortest(&float.inside(format!("{value:e}"), wider, 8), 6, out);
+        let exact = |decimals| format!("{value:.decimals$e}");
+        let reads_back = |text: &str| text.parse() == Ok(value);
+        write_shortest(&float.shortest(format!("{value:e}"), exact, reads_back), 6, out);
     }
 }
 
@@ -48,16 +50,28 @@ impl Binary {
         }
     }
 
-    /// The shortest digits, or where those stand exactly between two floats, more of them. Rust reads
-    /// such a number as the even float; Postgres does not rely on that (src/common/ryu_common.h), so
-    /// that 1e23 prints as 9.999999999999999e+22.
-    fn inside(self, shortest: String, wider: impl Fn(usize) -> String, at_most: usize) -> String {
+    /// The digits that Postgres chooses (src/common/ryu_common.h), which differ from Rust's `shortest`
+    /// twice: of two that are as near it takes the even one, as rounding to that many decimals
+    /// (`exact`) does; and it takes none that stands exactly between two floats, so that 1e23 prints as
+    /// 9.999999999999999e+22.
+    fn shortest(
+        self,
+        shortest: String,
+        exact: impl Fn(usize) -> String,
+        reads_back: impl Fn(&str) -> bool,
+    ) -> String {
+        // no float needs more
+        const DECIMALS: usize = 16;
+        let inside = |text: &String| reads_back(text) && !self.is_between(text);
+        let digits = shortest.bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
+        let nearest = exact(digits.saturating_sub(1));
+        if inside(&nearest) {
+            return nearest;
+        }
         if !self.is_between(&shortest) {
             return shortest;
         }
-        let digits = shortest.bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
-        let longer = (digits..=at_most).map(wider).find(|text| !self.is_between(text));
-        longer.unwrap_or(shortest)
+        (digits..=DECIMALS).map(exact).find(inside).unwrap_or(shortest)
     }
 
     /// Whether `d.ddde7` is the midpoint of this float and a neighbour.
@@ -213,6 +227,8 @@ mod tests {
             (1e23, "9.999999999999999e+22"),
             (-1e22, "-1e+22"),
             (5e-324, "5e-324"),
+            (1125899906842624.25, "1.1258999068426242e+15"),
+            (1125899906842624.75, "1.1258999068426248e+15"),
             (f64::INFINITY, "Infinity"),
         ];
         for (value, text) in cases {

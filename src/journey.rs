@@ -111,6 +111,14 @@ pub struct Target {
     pub feeds: Vec<Feed>,
 }
 
+impl Target {
+    /// Whether equal keys may be written differently, so that rows of one key go by several.
+    pub fn has_loose_key(&self) -> bool {
+        let column = |at: &usize| self.relation.columns.get(*at);
+        self.key.iter().filter_map(column).any(|column| !column.ty.is_exact())
+    }
+}
+
 /// A column of a target and the relation's column that feeds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feed {

@@ -124,6 +124,29 @@ impl ColumnType {
     }
 }
 
+impl ColumnType {
+    /// Whether equal values of the type are written alike. They are not for numerics without a scale
+    /// (1.0 and 1.00), floats (-0 and 0), citext and what is made of such.
+    pub fn is_exact(&self) -> bool {
+        const PADDED: u32 = 1042;
+        const NUMERIC: u32 = 1700;
+        match &self.kind {
+            TypeKind::Builtin { oid: PADDED | NUMERIC, .. } => self.typmod >= 0,
+            TypeKind::Builtin { oid, .. } => EXACT.contains(oid),
+            // kept as text
+            TypeKind::Enum | TypeKind::EnumArray | TypeKind::Other => true,
+            TypeKind::Extension { .. } => false,
+        }
+    }
+}
+
+/// bool, bytea, "char", name, int8, int2, int4, text, oid, cidr, macaddr8, money, macaddr, inet, the arrays
+/// of int4, text and int8, varchar, date, time, timestamp, timestamptz, timetz, bit, varbit, uuid, pg_lsn.
+const EXACT: &[u32] = &[
+    16, 17, 18, 19, 20, 21, 23, 25, 26, 650, 774, 790, 829, 869, 1007, 1009, 1016, 1043, 1082,
+    1083, 1114, 1184, 1266, 1560, 1562, 2950, 3220,
+];
+
 /// How a column's values arrive: in which form, and so in which type they are staged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {

@@ -20,4 +20,5 @@ mod service;
 mod support;
 mod tidy;
 mod tls;
+mod types;
 mod verify;

@@ -33,7 +33,7 @@ delete from {{ table }} t
 -- statement: update
 -- Rows with unchanged columns: those stay as they are stored. An upsert would fail on NOT NULL.
 update {{ table }} t
-   set {% for c in columns if not c.key -%}
+   set {% for c in columns if not c.key or loose -%}
        {{ c.name }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then t.{{ c.name }} else {{ c.value }} end,
        {% endfor -%}
        {{ "_deleted_at = null, " if soft }}_seq = s._seq, _ord = s._ord, _synced_at = now()
@@ -54,7 +54,7 @@ select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now(
   from {{ stage }} s
  where s._op <> 'd' and s._keep is null
     on conflict ({{ key | map(attribute="name") | join(", ") }}) do update
-   set {% for c in columns if not c.key %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
+   set {% for c in columns if not c.key or loose %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
        {{ "_deleted_at = null, " if soft }}_seq = excluded._seq, _ord = excluded._ord, _synced_at = excluded._synced_at
 {%- if guard %}
  where (t._seq, t._ord) <= (excluded._seq, excluded._ord)

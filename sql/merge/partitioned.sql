@@ -103,7 +103,7 @@ select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now(
   from {{ stage }} s
  where s._op <> 'd' and s._keep is null
     on conflict ({{ physical_key | join(", ") }}) do update
-   set {% for c in columns if not c.physical_key %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
+   set {% for c in columns if not c.physical_key or (loose and c.key) %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
        {{ "_deleted_at = null, " if soft }}_seq = excluded._seq, _ord = excluded._ord, _synced_at = excluded._synced_at
 {%- if guard %}
  where (t._seq, t._ord) <= (excluded._seq, excluded._ord)

@@ -156,7 +156,7 @@ gone as (
 changed_in_place as (
     -- the row of the current version becomes the next one: its key stays, so its index does too
     update {{ current }} t
-       set {% for c in columns if not c.key %}{{ c.name }} = e.{{ c.name }}, {% endfor -%}
+       set {% for c in columns if not c.key or loose %}{{ c.name }} = e.{{ c.name }}, {% endfor -%}
            valid_from = case when e._run > 0 then e._label else t.valid_from end,
            _seq = case when e._run > 0 then e._seq else t._seq end,
            _ord = case when e._run > 0 then e._ord else t._ord end,

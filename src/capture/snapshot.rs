@@ -76,8 +76,10 @@ fn copy_text(relation: &Relation, wires: &[Wire], partitioned: bool) -> String {
         match wire {
             Wire::Binary(_) => name,
             // what the type's output function writes, as the stream has it: a cast to text differs for
-            // bool, inet and character
-            Wire::Text => format!("case when {name} is not null then format('%s', {name}) end"),
+            // bool, inet and character; a composite with a null field is not `is not null`
+            Wire::Text => {
+                format!("case when {name} is distinct from null then format('%s', {name}) end")
+            }
         }
     };
     let columns: Vec<String> = relation.columns.iter().zip(wires).map(column).collect();

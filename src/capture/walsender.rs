@@ -47,7 +47,8 @@ impl Walsender {
     }
 
     async fn start_up(&mut self, endpoint: &Endpoint, application: &str) -> Result<()> {
-        // the last four decide the text form of the values in the stream
+        // from client_encoding on they decide the text form of the values in the stream, as the
+        // settings of an SQL session do
         let parameters = [
             ("user", endpoint.user()),
             ("database", endpoint.database()),
@@ -61,6 +62,8 @@ impl Walsender {
             ("intervalstyle", "postgres"),
             ("extra_float_digits", "1"),
             ("bytea_output", "hex"),
+            ("lc_monetary", "C"),
+            ("search_path", "pg_catalog, pg_temp"),
         ];
         frontend::startup_message(parameters, &mut self.outgoing).map_err(cannot_encode)?;
         self.flush().await

@@ -167,7 +167,9 @@ impl Apply {
                 Ok(Applied { events, staged: count, upserted: count, ..Applied::default() })
             }
             Rows::Staged(staged) => {
-                let chains = staged.longest_chain > 1 && target.model.history == History::Versions;
+                let equal_keys = staged.deletes > 0 && target.has_loose_key();
+                let chains = (staged.longest_chain > 1 || equal_keys)
+                    && target.model.history == History::Versions;
                 let counts = counts_of(&staged, events);
                 let shape = Shape::of(&target);
                 self.staging

@@ -28,6 +28,7 @@ impl Default for Templates {
             ("versions", include_str!("../../sql/merge/versions.sql").to_owned()),
             ("append", include_str!("../../sql/merge/append.sql").to_owned()),
             ("bag", include_str!("../../sql/merge/bag.sql").to_owned()),
+            ("collapse", include_str!("../../sql/merge/collapse.sql").to_owned()),
         ]))
     }
 }
@@ -49,6 +50,11 @@ impl Templates {
 pub(super) struct Statements(HashMap<String, String>);
 
 impl Statements {
+    /// Whether there is such a statement.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// A statement's text.
     pub(super) fn get(&self, name: &str) -> Result<&str> {
         self.0
@@ -79,6 +85,10 @@ struct Context {
     guard: bool,
     chains: bool,
     soft: bool,
+    /// whether a stored key may be equal to a staged one and yet be written differently
+    loose: bool,
+    /// whether a key may have a row for each transaction
+    chained: bool,
     since: Option<String>,
     key: Vec<Column>,
     physical_key: Vec<String>,
@@ -126,7 +136,10 @@ pub(super) fn render(
         History::Bag => "bag",
         History::Raw => return Ok(Statements::default()),
     };
-    let text = templates.0.get(name).map_or("", String::as_str);
+    let template = |name: &str| templates.0.get(name).map_or("", String::as_str);
+    let merges = matches!(target.model.history, History::Overwrite | History::Versions);
+    let collapse = if merges && target.has_loose_key() { template("collapse") } else { "" };
+    let text = format!("{collapse}{}", template(name));
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     let context = context(target, stored, form)?;
@@ -134,7 +147,7 @@ pub(super) fn render(
         Error::bug(format!("the merge template {name} does not render")).because(error)
     };
     let rendered =
-        environment.render_str(text, minijinja::value::Serde(context)).map_err(broken)?;
+        environment.render_str(&text, minijinja::value::Serde(context)).map_err(broken)?;
     Ok(Statements(split(&rendered)))
 }
 
@@ -167,6 +180,8 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         guard: form.guard,
         chains: form.chains,
         soft: model.deletes == Deletes::Soft,
+        loose: target.has_loose_key(),
+        chained: model.history == History::Versions,
         since: model.since.as_ref().and_then(by_name).map(|column| column.value),
         key: model.key.iter().filter_map(by_name).collect(),
         physical_key: model.physical_key().into_iter().map(quote::ident).collect(),

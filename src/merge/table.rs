@@ -80,6 +80,7 @@ impl Merge {
         cut: Cut,
     ) -> Result<Applied> {
         let applied = Applied { events: counts.events, staged: counts.rows, ..Applied::default() };
+        let counts = self.collapse(transaction, counts).await?;
         match self.target.model.history {
             History::Overwrite if self.target.model.partition.is_some() => {
                 self.partitioned(transaction, counts, applied).await
@@ -90,6 +91,17 @@ impl Merge {
             History::Bag => self.bag(transaction, applied).await,
             History::Raw => Err(Error::bug("raw rows are not merged")),
         }
+    }
+
+    /// Makes one row of those whose keys the batch tells apart and the table does not. A key that was
+    /// written in two ways was deleted in one of them.
+    async fn collapse(&mut self, transaction: &Transaction<'_>, counts: Counts) -> Result<Counts> {
+        if counts.deletes == 0 || !self.statements.has("collapse") {
+            return Ok(counts);
+        }
+        let gone = self.execute(transaction, "collapse", &[]).await?;
+        let (rows, deletes) = (counts.rows - gone, counts.deletes.saturating_sub(gone));
+        Ok(Counts { rows, deletes, ..counts })
     }
 
     async fn overwrite(

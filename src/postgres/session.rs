@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 /// for without end. Plans over staging tables are pinned where they matter, in merge.
 const SETTINGS: &str = "set timezone to 'UTC'; set datestyle to 'ISO, MDY'; \
     set intervalstyle to 'postgres'; set extra_float_digits to 1; set bytea_output to 'hex'; \
+    set lc_monetary to 'C'; set xmloption to content; set array_nulls to on; \
     set standard_conforming_strings to on; set statement_timeout to 0; \
     set idle_in_transaction_session_timeout to 0";
 

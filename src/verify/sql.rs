@@ -58,7 +58,8 @@ impl Expressions {
     /// The warehouse's side.
     pub(super) fn of_warehouse(pair: &Pair) -> Expressions {
         let model = &pair.model;
-        let text = |name: &str| format!("t.{}::text", quote::ident(name));
+        let is_xml = |name: &str| model.column(name).is_some_and(|column| column.ty == "xml");
+        let text = |name: &str| as_text(&format!("t.{}", quote::ident(name)), is_xml(name));
         let filter = match (model.history, model.deletes) {
             (History::Versions, _) => " where t.is_current",
             (_, Deletes::Soft) => " where t._deleted_at is null",
@@ -158,7 +159,19 @@ fn source_text(pair: &Pair, name: &str) -> String {
         TypeKind::Builtin { name, .. } if *name != column.ty => {
             format!("{quoted}::{}::text", column.ty)
         }
-        _ => format!("{quoted}::text"),
+        TypeKind::Builtin { oid: XML, .. } => as_text(&quoted, true),
+        _ => as_text(&quoted, false),
+    }
+}
+
+const XML: u32 = 142;
+
+/// A value as text. The cast of an xml keeps its declaration, which the value itself does not show and
+/// replication does not carry.
+fn as_text(value: &str, is_xml: bool) -> String {
+    match is_xml {
+        true => format!("case when {value} is not null then format('%s', {value}) end"),
+        false => format!("{value}::text"),
     }
 }
 

@@ -17,6 +17,7 @@ mod model;
 mod races;
 mod reshape;
 mod service;
+mod specs;
 mod support;
 mod tidy;
 mod tls;

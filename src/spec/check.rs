@@ -2,72 +2,119 @@
 
 use std::collections::HashMap;
 
-use super::Spec;
+use super::file::File;
+use super::model::{History, Model};
+use super::scalar::is_reserved;
+use super::{Connector, Spec};
 use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
 
-/// Refuses files that contradict each other.
-pub(super) fn check(spec: &Spec) -> Result<()> {
-    connectors(spec)?;
-    tables(spec)
-}
+/// The files that a spec was read from, for the lines of refusals.
+pub(super) struct Files<'e>(pub(super) Vec<File<'e>>);
 
-fn refuse(file: &str, why: String) -> Error {
-    Error::new(Kind::Config, format!("{file}: {why}"))
-}
-
-fn connectors(spec: &Spec) -> Result<()> {
-    let (mut names, mut sources, mut slots) = (HashMap::new(), HashMap::new(), HashMap::new());
-    for connector in &spec.connectors {
-        let file = connector.file.as_str();
-        if let Some(other) = names.insert(&connector.name, file) {
-            return Err(refuse(file, format!("name: {other} has the same name")));
-        }
-        if let Some(other) = sources.insert(&connector.source, file) {
-            let why = format!("source: {other} feeds source {} already", connector.source);
-            return Err(refuse(file, why).remedy("set enabled: false in one of them"));
-        }
-        if let Some(other) = slots.insert((connector.endpoint.shown(), &connector.slot), file) {
-            return Err(refuse(
-                file,
-                format!("slot: {other} uses slot {} already", connector.slot),
-            ));
+impl Files<'_> {
+    fn refuse(&self, path: &str, field: &str, why: &str, remedy: &str) -> Error {
+        match self.0.iter().find(|file| file.path == path) {
+            Some(file) => file.refuse(field, why, remedy),
+            None => Error::new(Kind::Config, format!("{path}: {field}: {why}")).remedy(remedy),
         }
     }
-    Ok(())
-}
 
-fn tables(spec: &Spec) -> Result<()> {
-    let mut names: HashMap<_, &str> = HashMap::new();
-    let calendars = spec.calendars.iter().map(|calendar| (&calendar.table, "a calendar"));
-    let models = spec.models.iter().map(|model| (&model.table, model.declared_in.as_str()));
-    for (table, file) in calendars.chain(models) {
-        if let Some(other) = names.insert(table, file) {
-            return Err(refuse(file, format!("table: {other} declares {table} already")));
-        }
-        if table.schema == "audit" || table.schema == "temp" || table.schema.starts_with("pg_") {
-            let why = format!("table: schema {} is kept for the service", table.schema);
-            return Err(refuse(file, why));
-        }
+    /// Refuses files that contradict each other.
+    pub(super) fn check(&self, spec: &Spec) -> Result<()> {
+        self.connectors(spec)?;
+        self.tables(spec)?;
+        spec.models.iter().try_for_each(|model| self.source(spec, model))
     }
-    for model in &spec.models {
-        let file = model.declared_in.as_str();
-        let connector = spec.connectors.iter().find(|c| c.source == model.from.source);
-        let Some(connector) = connector else {
-            let why = format!("from: no enabled connector has source {}", model.from.source);
-            return Err(refuse(file, why).remedy("add connectors/NAME.yaml with that source"));
+
+    fn connectors(&self, spec: &Spec) -> Result<()> {
+        for (at, connector) in spec.connectors.iter().enumerate() {
+            let others = spec.connectors.iter().take(at);
+            if let Some((field, what, other)) =
+                others.filter_map(|other| shared(connector, other)).next()
+            {
+                let why = format!("{what} is taken by {other}");
+                let remedy = format!("write another {field}, or enabled: false in one of them");
+                return Err(self.refuse(&connector.file, field, &why, &remedy));
+            }
+        }
+        Ok(())
+    }
+
+    fn tables(&self, spec: &Spec) -> Result<()> {
+        let calendars = spec.calendars.iter().map(|c| (&c.table, c.declared_in.as_str()));
+        let models = spec.models.iter().map(|model| (&model.table, model.declared_in.as_str()));
+        let mut names: HashMap<&TableName, &str> = HashMap::new();
+        for (table, file) in calendars.chain(models) {
+            if is_reserved(&table.schema) {
+                let why = format!("schema {} is kept for the service and Postgres", table.schema);
+                return Err(self.refuse(file, "table", &why, "write another schema"));
+            }
+            if let Some(other) = names.insert(table, file) {
+                let why = format!("{table} is declared by {other} already");
+                return Err(self.refuse(file, "table", &why, "write another name, or remove one"));
+            }
+        }
+        let versions = spec.models.iter().filter(|model| model.history == History::Versions);
+        for model in versions {
+            for name in [model.current_view(), model.current_leaf()] {
+                if let Some(file) = names.get(&name) {
+                    let why = format!("{name} comes with {} of {}", model.table, model.declared_in);
+                    return Err(self.refuse(file, "table", &why, "write another name"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a table that no connector feeds, or not with all its columns.
+    fn source(&self, spec: &Spec, model: &Model) -> Result<()> {
+        let (file, from) = (model.declared_in.as_str(), &model.from);
+        let Some(connector) = spec.connectors.iter().find(|c| c.source == from.source) else {
+            let why = format!("no enabled connector has the source {}", from.source);
+            let remedy = match spec.connectors.iter().map(|c| c.source.as_str()).collect::<Vec<_>>()
+            {
+                known if known.is_empty() => {
+                    format!("add connectors/{0}.yaml with source: {0}", from.source)
+                }
+                known => format!(
+                    "add a connector with source: {}, or write one of {}",
+                    from.source,
+                    known.join(", ")
+                ),
+            };
+            return Err(self.refuse(file, "from", &why, &remedy));
         };
-        if !connector.takes(&model.from.table) {
-            let why = format!(
-                "from: {} does not take {}, by its tables and exclude",
-                connector.file, model.from.table
-            );
-            return Err(refuse(file, why));
+        if !connector.takes(&from.table) {
+            let why = format!("{} does not take {}", connector.file, from.table);
+            let remedy = "add it to the connector's tables, or remove it from its exclude";
+            return Err(self.refuse(file, "from", &why, remedy));
         }
-        let hidden = model.columns.iter().find(|c| connector.excludes(&model.from.table, &c.from));
+        let hidden = model.columns.iter().find(|c| connector.excludes(&from.table, &c.from));
         if let Some(column) = hidden {
-            let why = format!("columns.{}: {} excludes it", column.name, connector.file);
-            return Err(refuse(file, why));
+            let field = format!("columns.{}", column.name);
+            let why = format!("{} excludes {}.{}", connector.file, from.table, column.from);
+            let remedy = "remove the column here, or from the connector's exclude";
+            return Err(self.refuse(file, &field, &why, remedy));
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// What two connectors both claim: the field, its value, and the other's file.
+fn shared<'c>(
+    connector: &'c Connector,
+    other: &'c Connector,
+) -> Option<(&'static str, String, &'c str)> {
+    // slots belong to a server, publications to a database
+    let same_server = connector.endpoint.hosts() == other.endpoint.hosts();
+    let same_database = same_server && connector.endpoint.database() == other.endpoint.database();
+    let claims = [
+        ("name", true, &connector.name, &other.name),
+        ("source", true, &connector.source, &other.source),
+        ("slot", same_server, &connector.slot, &other.slot),
+        ("publication", same_database, &connector.publication, &other.publication),
+    ];
+    let shared = claims.into_iter().find(|(_, comparable, a, b)| *comparable && a == b);
+    shared.map(|(field, _, value, _)| (field, value.clone(), other.file.as_str()))
 }

@@ -1,11 +1,10 @@
 //! `connectors/*.yaml`: where data comes from.
 
-use std::str::FromStr;
-
 use serde::Deserialize;
 
 use super::file::{File, Given, NotYet};
 use super::pattern::{Exclusion, TablePattern};
+use super::scalar::{Identifier, OpenSchema, PgName, Scalar, SlotName};
 use crate::error::Result;
 use crate::names::{TableName, shortened};
 use crate::postgres::Endpoint;
@@ -103,12 +102,14 @@ struct RawSnapshot {
     url: Option<NotYet>,
 }
 
+pub(super) const URL: &str = "write postgres://user:password@host:port/database";
+
 /// The kinds that other versions run.
 const KINDS_TO_COME: [&str; 2] = ["kafka", "http"];
 
 /// Reads a connector's file; `None` where it is disabled.
 pub(super) fn read(file: &File<'_>) -> Result<Option<Connector>> {
-    let head: Head = file.read()?;
+    let head: Head = file.read_head()?;
     if head.enabled == Some(false) {
         return Ok(None);
     }
@@ -117,11 +118,11 @@ pub(super) fn read(file: &File<'_>) -> Result<Option<Connector>> {
         kind if KINDS_TO_COME.contains(&kind) => {
             let why = format!("this version does not run connectors of kind {kind} yet");
             let remedy = format!("set enabled: false for {}", head.name.raw());
-            Err(file.refuse_given("kind", &head.kind, &why).remedy(remedy))
+            Err(file.refuse_given("kind", &head.kind, &why, &remedy))
         }
         kind => {
-            let why = format!("{kind:?} is no kind of connector, expected postgres");
-            Err(file.refuse_given("kind", &head.kind, &why))
+            let why = format!("{kind:?} is no kind of connector");
+            Err(file.refuse_given("kind", &head.kind, &why, "write postgres"))
         }
     }
 }
@@ -137,32 +138,30 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let name: String = file.parse::<Identifier>("name", &raw.name)?.0;
     let url = file.text("url", &raw.url)?;
     let endpoint = Endpoint::parse(&url)
-        .map_err(|error| file.refuse_given("url", &raw.url, &error.reason()))?;
+        .map_err(|error| file.refuse_given("url", &raw.url, &error.reason(), URL))?;
     let (snapshot, snapshot_workers) = read_snapshot(file, raw.snapshot.as_ref())?;
     let source = match &raw.source {
         Some(given) => file.parse::<Identifier>("source", given)?.0,
         None => name.clone(),
     };
     if raw.tables.is_empty() {
-        return Err(file.refuse(1, "tables", "name at least one table or pattern"));
+        let remedy = "name the tables to take, such as tables: [\"public.*\"]";
+        return Err(file.refuse("tables", "no table is taken", remedy));
     }
+    let target_schema = raw.target_schema.as_ref();
+    let target_schema =
+        target_schema.map(|given| file.parse::<OpenSchema>("target_schema", given)).transpose()?;
+    let slot = shortened("siltstone_", &name.to_lowercase().replace('-', "_"));
+    let publication = PgName(shortened("siltstone_", &name));
     Ok(Connector {
         source,
         endpoint,
         tables: list(file, "tables", &raw.tables)?,
         exclude: list(file, "exclude", &raw.exclude)?,
-        target_schema: raw
-            .target_schema
-            .as_ref()
-            .map(|given| file.text("target_schema", given))
-            .transpose()?,
-        slot: slot_name(file, raw.slot.as_ref(), &name)?,
-        publication: file.parse_or(
-            "publication",
-            raw.publication.as_ref(),
-            shortened("siltstone_", &name),
-        )?,
-        mirror: choice(file, "new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
+        target_schema: target_schema.map(|schema| schema.0),
+        slot: file.parse_or("slot", raw.slot.as_ref(), SlotName(slot))?.0,
+        publication: file.parse_or("publication", raw.publication.as_ref(), publication)?.0,
+        mirror: file.choice("new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
         snapshot,
         snapshot_workers,
         name,
@@ -176,47 +175,17 @@ fn read_snapshot(file: &File<'_>, raw: Option<&RawSnapshot>) -> Result<(bool, us
     file.not_yet("snapshot.max_rate", raw.max_rate.as_ref())?;
     file.not_yet("snapshot.max_size", raw.max_size.as_ref())?;
     file.not_yet("snapshot.url", raw.url.as_ref())?;
-    let mode = choice(file, "snapshot.mode", raw.mode.as_ref(), &["initial", "none"])?;
+    let mode = file.choice("snapshot.mode", raw.mode.as_ref(), &["initial", "none"])?;
     let workers = file.parse_or("snapshot.workers", raw.workers.as_ref(), DEFAULT_WORKERS)?;
     if let Some(given) = raw.workers.as_ref().filter(|_| !(1..=16).contains(&workers)) {
-        return Err(file.refuse_given("snapshot.workers", given, "1 to 16"));
+        let why = format!("{workers} tables cannot be read at once");
+        return Err(file.refuse_given("snapshot.workers", given, &why, "write 1 to 16"));
     }
     Ok((mode == "initial", workers))
 }
 
-/// Postgres allows lower-case letters, digits and underscores in a slot's name.
-fn slot_name(file: &File<'_>, given: Option<&Given>, connector: &str) -> Result<String> {
-    let Some(given) = given else {
-        let tidy = connector.to_lowercase().replace('-', "_");
-        return Ok(shortened("siltstone_", &tidy));
-    };
-    let name = file.text("slot", given)?;
-    let legal =
-        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
-    if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
-        let why = "a slot's name is made of lower-case letters, digits and underscores, at most 63";
-        return Err(file.refuse_given("slot", given, why));
-    }
-    Ok(name)
-}
-
-fn list<T: FromStr<Err = String>>(file: &File<'_>, field: &str, given: &[Given]) -> Result<Vec<T>> {
+fn list<T: Scalar>(file: &File<'_>, field: &str, given: &[Given]) -> Result<Vec<T>> {
     given.iter().map(|given| file.parse(field, given)).collect()
-}
-
-/// One of a field's values; the first is the default.
-pub(super) fn choice(
-    file: &File<'_>,
-    field: &str,
-    given: Option<&Given>,
-    choices: &[&'static str],
-) -> Result<&'static str> {
-    let Some(given) = given else { return Ok(choices.first().copied().unwrap_or_default()) };
-    let text = file.text(field, given)?;
-    choices.iter().copied().find(|choice| *choice == text).ok_or_else(|| {
-        let why = format!("{text:?} is none of {}", choices.join(", "));
-        file.refuse_given(field, given, &why)
-    })
 }
 
 /// A field of which this version runs one value only.
@@ -225,21 +194,6 @@ fn only(file: &File<'_>, field: &str, given: Option<&Given>, value: &str) -> Res
     if file.text(field, given)? == value {
         return Ok(());
     }
-    let why = format!("this version runs {value:?} only");
-    Err(file.refuse_given(field, given, &why))
-}
-
-/// A name of ours: letters, digits, `_` and `-`.
-struct Identifier(String);
-
-impl FromStr for Identifier {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Identifier, String> {
-        let legal = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
-        if text.is_empty() || text.len() > 40 || !text.chars().all(legal) {
-            return Err(format!("{text:?} is not a name: letters, digits, _ and -, at most 40"));
-        }
-        Ok(Identifier(text.to_owned()))
-    }
+    let why = format!("this version runs {value} only");
+    Err(file.refuse_given(field, given, &why, "remove the field"))
 }

@@ -50,8 +50,8 @@ impl Env {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// Replaces every `${…}` in a value; the error says what is missing.
-    pub fn expand(&self, text: &str) -> Result<String, String> {
+    /// Replaces every `${…}` in a value.
+    pub(super) fn expand(&self, text: &str) -> Result<String, Unresolved> {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
@@ -62,8 +62,10 @@ impl Env {
                 continue;
             }
             out.push_str(before);
-            let (inner, after) =
-                after.split_once('}').ok_or_else(|| "`${` is not closed by `}`".to_owned())?;
+            let (inner, after) = after.split_once('}').ok_or_else(|| Unresolved {
+                why: "`${` is not closed by `}`".to_owned(),
+                remedy: "close it, or write $${ for a literal ${".to_owned(),
+            })?;
             out.push_str(&self.lookup(inner)?);
             rest = after;
         }
@@ -71,22 +73,44 @@ impl Env {
         Ok(out)
     }
 
-    fn lookup(&self, inner: &str) -> Result<String, String> {
+    fn lookup(&self, inner: &str) -> Result<String, Unresolved> {
         if let Some(path) = inner.strip_prefix("file:") {
             return std::fs::read_to_string(path)
                 .map(|text| text.strip_suffix('\n').unwrap_or(&text).to_owned())
-                .map_err(|error| format!("{path} cannot be read: {error}"));
+                .map_err(|error| Unresolved {
+                    why: format!("{path} cannot be read: {error}"),
+                    remedy: format!("let the service's user read {path}, or name another file"),
+                });
         }
         let (name, default) = match inner.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
         };
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err(Unresolved {
+                // not quoted: it may be part of a password
+                why: "what stands in ${…} is not an environment variable's name".to_owned(),
+                remedy:
+                    "write ${NAME}, ${NAME:-default} or ${file:/path}, and $${ for a literal ${"
+                        .to_owned(),
+            });
+        }
         match (self.get(name).filter(|value| default.is_none() || !value.is_empty()), default) {
             (Some(value), _) => Ok(value.to_owned()),
             (None, Some(default)) => Ok(default.to_owned()),
-            (None, None) => Err(format!("the environment variable {name} is not set")),
+            (None, None) => Err(Unresolved {
+                why: format!("the environment variable {name} is not set"),
+                remedy: format!("set {name}, or write ${{{name}:-default}}"),
+            }),
         }
     }
+}
+
+/// A `${…}` that stands for nothing.
+#[derive(Debug)]
+pub(super) struct Unresolved {
+    pub(super) why: String,
+    pub(super) remedy: String,
 }
 
 #[cfg(test)]
@@ -105,7 +129,7 @@ mod tests {
             ("no variable", "no variable"),
         ];
         for (text, expanded) in cases {
-            assert_eq!(env.expand(text).as_deref(), Ok(expanded));
+            assert_eq!(env.expand(text).unwrap(), expanded);
         }
         assert!(env.expand("${NONE}").is_err());
         assert!(env.expand("${HOST").is_err());

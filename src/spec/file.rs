@@ -5,13 +5,15 @@
 //! with a line ([`Given`]), then converted once into types that the rest of the program trusts.
 //! Substitution happens in the second step, so that a disabled file's variables are never asked for.
 
-use std::str::FromStr;
+use std::fmt::Display;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use super::env::Env;
+use super::scalar::Scalar;
+use super::tree::{Node, Shape};
 use crate::error::{Error, Kind, Result};
 
 /// A value as it stands in a file, before substitution.
@@ -34,7 +36,7 @@ impl Given {
 /// A field this version knows by name but does not run yet: refused where it stands.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(transparent)]
-pub(super) struct NotYet(Spanned<serde::de::IgnoredAny>);
+pub(super) struct NotYet(serde::de::IgnoredAny);
 
 /// A file being converted: its name for messages, and the environment for substitution.
 pub(super) struct File<'e> {
@@ -42,82 +44,224 @@ pub(super) struct File<'e> {
     pub(super) path: String,
     /// Its text.
     pub(super) text: String,
+    /// Where everything in it stands.
+    tree: Node,
     /// Where `${NAME}` is looked up.
     pub(super) env: &'e Env,
 }
 
-impl File<'_> {
-    /// Reads the raw form. Unknown fields, duplicate keys and wrong shapes are refused.
+impl<'e> File<'e> {
+    /// A file of this name and content: UTF-8, YAML, with fields.
+    pub(super) fn new(path: String, bytes: Vec<u8>, env: &'e Env) -> Result<File<'e>> {
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+            let line = before.filter(|byte| **byte == b'\n').count() + 1;
+            refusal(&path, line, "the text is not UTF-8", "save the file as UTF-8")
+        })?;
+        let tree: Node = yaml(&text).map_err(|error| syntax(&path, &text, &error))?;
+        let fields = "write its fields, one a line as `name: value`";
+        match tree.shape() {
+            Shape::Fields => Ok(File { path, text, tree, env }),
+            Shape::Nothing => {
+                Err(refusal(&path, 1, "the file is empty", &format!("{fields}, or remove it")))
+            }
+            Shape::Other => Err(refusal(&path, 1, "the file holds no fields", fields)),
+        }
+    }
+
+    /// Reads the raw form. Unknown fields, fields without a value and wrong shapes are refused.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T> {
-        let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-        serde_saphyr::from_str_with_options(&self.text, options).map_err(|e| self.malformed(&e))
+        if let Some((field, line)) = self.tree.blank() {
+            let remedy = "give it a value, or remove the field";
+            return Err(self.refuse_at(line, &field, "the value is missing", remedy));
+        }
+        self.read_head()
+    }
+
+    /// Reads what all files of a kind share, whatever else they hold.
+    pub(super) fn read_head<T: DeserializeOwned>(&self) -> Result<T> {
+        yaml(&self.text).map_err(|error| self.malformed(&error))
     }
 
     /// A value after substitution.
     pub(super) fn text(&self, field: &str, given: &Given) -> Result<String> {
-        self.env.expand(given.raw()).map_err(|why| self.refuse(given.line(), field, &why))
+        let expanded = self.env.expand(given.raw());
+        expanded.map_err(|error| self.refuse_given(field, given, &error.why, &error.remedy))
     }
 
     /// A value after substitution, parsed.
-    pub(super) fn parse<T>(&self, field: &str, given: &Given) -> Result<T>
-    where
-        T: FromStr,
-        T::Err: std::fmt::Display,
-    {
+    pub(super) fn parse<T: Scalar>(&self, field: &str, given: &Given) -> Result<T> {
         let text = self.text(field, given)?;
-        text.parse().map_err(|why: T::Err| self.refuse(given.line(), field, &why.to_string()))
+        T::read(&text).map_err(|why| self.refuse_given(field, given, &why, T::REMEDY))
     }
 
     /// An optional value, or its default.
-    pub(super) fn parse_or<T>(&self, field: &str, given: Option<&Given>, default: T) -> Result<T>
-    where
-        T: FromStr,
-        T::Err: std::fmt::Display,
-    {
+    pub(super) fn parse_or<T: Scalar>(
+        &self,
+        field: &str,
+        given: Option<&Given>,
+        default: T,
+    ) -> Result<T> {
         given.map_or(Ok(default), |given| self.parse(field, given))
     }
 
-    /// A refusal of the value on `line`.
-    pub(super) fn refuse(&self, line: u64, field: &str, why: &str) -> Error {
-        Error::new(Kind::Config, format!("{}:{line}: {field}: {why}", self.path))
+    /// One of a field's values; the first is the default.
+    pub(super) fn choice(
+        &self,
+        field: &str,
+        given: Option<&Given>,
+        choices: &[&'static str],
+    ) -> Result<&'static str> {
+        let Some(given) = given else { return Ok(choices.first().copied().unwrap_or_default()) };
+        let text = self.text(field, given)?;
+        choices.iter().copied().find(|choice| *choice == text).ok_or_else(|| {
+            let why = format!("{text:?} is not one of its values");
+            self.refuse_given(field, given, &why, &format!("write {}", listed(choices)))
+        })
+    }
+
+    /// A refusal of a field, or of its absence.
+    pub(super) fn refuse(&self, field: &str, why: &str, remedy: &str) -> Error {
+        self.refuse_at(self.tree.line_of(field), field, why, remedy)
     }
 
     /// A refusal of a value that stands in the file.
-    pub(super) fn refuse_given(&self, field: &str, given: &Given, why: &str) -> Error {
-        self.refuse(given.line(), field, why)
+    pub(super) fn refuse_given(
+        &self,
+        field: &str,
+        given: &Given,
+        why: &str,
+        remedy: &str,
+    ) -> Error {
+        self.refuse_at(given.line(), field, why, remedy)
     }
 
     /// Refuses a field that this version does not run, where it is given.
     pub(super) fn not_yet(&self, field: &str, given: Option<&NotYet>) -> Result<()> {
-        let Some(NotYet(place)) = given else { return Ok(()) };
-        let line = place.referenced.line();
-        Err(self.refuse(line, field, "this version does not run it yet").remedy("remove the field"))
+        let Some(NotYet(_)) = given else { return Ok(()) };
+        Err(self.refuse(field, "this version does not run it yet", "remove the field"))
     }
 
+    fn refuse_at(&self, line: u64, field: &str, why: &str, remedy: &str) -> Error {
+        refusal(&self.path, line, &format!("{field}: {why}"), remedy)
+    }
+
+    /// A file that is YAML, but of another shape.
     fn malformed(&self, error: &serde_saphyr::Error) -> Error {
         let error = error.without_snippet();
-        let line = error.location().map_or(1, |location| location.line());
-        let refuse = |field: &str, why: &str| self.refuse(line, field, why);
+        let place = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+        let beside = |field: &str| {
+            let mut path = self.tree.field_at(place).unwrap_or_default();
+            path.pop();
+            path.push(field);
+            path.join(".")
+        };
         match error {
             serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
-                let why = match nearest(field, expected) {
-                    Some(near) => format!("unknown field, did you mean `{near}`?"),
-                    None => format!("unknown field, expected one of {}", expected.join(", ")),
+                let remedy = match nearest(field, expected) {
+                    Some(near) => format!("write {near}, or remove the field"),
+                    None => format!("remove it; the fields here are {}", expected.join(", ")),
                 };
-                refuse(field, &why)
+                self.refuse_at(place.0, &beside(field), "unknown field", &remedy)
             }
             serde_saphyr::Error::SerdeMissingField { field, .. } => {
-                refuse(field, "the field is missing")
+                self.refuse(&beside(field), "the field is missing", &example(field))
             }
             other => {
-                let text = other.to_string();
-                let text = text.lines().next().unwrap_or_default();
-                let why = text
-                    .split_once(": ")
-                    .map_or(text, |(place, rest)| if place.contains("line") { rest } else { text });
-                Error::new(Kind::Config, format!("{}:{line}: {why}", self.path))
+                let field = self.tree.value_at(place).join(".");
+                let (why, remedy) = wrong_shape(other);
+                self.refuse_at(place.0, &field, &why, &remedy)
             }
         }
+    }
+}
+
+fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+fn refusal(path: &str, line: impl Display, what: &str, remedy: &str) -> Error {
+    Error::new(Kind::Config, format!("{path}:{line}: {what}")).remedy(remedy)
+}
+
+/// A file that is not YAML.
+fn syntax(path: &str, text: &str, error: &serde_saphyr::Error) -> Error {
+    let error = error.without_snippet();
+    let line = error.location().map_or(1, |location| location.line());
+    let at = usize::try_from(line).unwrap_or(1);
+    let mut lines = text.lines().zip(1_u64..).take(at);
+    if let Some((_, line)) = lines.find(|(text, _)| text.trim_start_matches(' ').starts_with('\t'))
+    {
+        return refusal(path, line, "the line is indented by a tab", "indent it by spaces");
+    }
+    match error {
+        serde_saphyr::Error::DuplicateMappingKey { key, .. } => {
+            let field = key.as_deref().unwrap_or("a field");
+            refusal(path, line, &format!("{field}: the field stands here twice"), "keep one")
+        }
+        serde_saphyr::Error::MultipleDocuments { .. } => {
+            let what = "the file holds more than one document";
+            refusal(path, line, what, "put each into a file of its own, without ---")
+        }
+        other => {
+            let remedy = "mend the YAML here or just above: quotes, brackets, indentation, and a \
+                          space behind each colon";
+            refusal(path, line, &format!("not YAML: {}", described(other)), remedy)
+        }
+    }
+}
+
+/// What is wrong with a value's shape, and what to write.
+fn wrong_shape(error: &serde_saphyr::Error) -> (String, String) {
+    if let serde_saphyr::Error::InvalidBooleanStrict { .. } = error {
+        return ("neither true nor false".to_owned(), "write true or false".to_owned());
+    }
+    // the parser's own words name its events, which no user has heard of
+    let text = described(error);
+    let (what, remedy) = if text.contains("sequence") {
+        ("not a list", "write a list, such as [one, two]")
+    } else if text.contains("mapping") {
+        ("not fields", "write fields below it, or on its line in braces: { name: value }")
+    } else if text.contains("tuple of size 2") {
+        ("not a pair", "write two values: [one, two]")
+    } else {
+        (text.as_str(), "write it as in the contract of the files")
+    };
+    (what.to_owned(), remedy.to_owned())
+}
+
+/// An error of the parser in its own words, without the place.
+fn described(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let text = text.lines().next().unwrap_or_default();
+    let (place, rest) = text.split_once(": ").unwrap_or(("", text));
+    if place.contains("line") { rest.to_owned() } else { text.to_owned() }
+}
+
+/// What to write for a field that is missing.
+fn example(field: &str) -> String {
+    let example = match field {
+        "warehouse" => "warehouse: { url: \"${WAREHOUSE_URL}\" }",
+        "name" => "name: shop",
+        "kind" => "kind: postgres",
+        "url" => "url: \"${SHOP_URL}\"",
+        "table" => "table: schema.name",
+        "type" => "type: bigint",
+        "by" => "by: order_date",
+        "every" => "every: day",
+        "max_rows" => "max_rows: 50000",
+        "max_bytes" => "max_bytes: 10GiB",
+        _ => return "add it".to_owned(),
+    };
+    format!("add it, such as {example}")
+}
+
+/// `a`, `a or b`, `a, b or c`.
+pub(super) fn listed(choices: &[&str]) -> String {
+    match choices.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => choices.concat(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::check;
+use super::check::Files;
 use super::connector::{self, Connector};
 use super::env::Env;
 use super::file::File;
@@ -42,14 +42,17 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     let settings = settings::read(&open(root, &name, env)?)?;
     for (path, what) in KINDS_TO_COME {
-        if holds_files(&root.join(path)) {
-            let why = format!("{path}: this version does not run {what} yet");
+        if let Some(file) = first_file(root, path) {
+            let why = format!("{file}: this version does not run {what} yet");
             return Err(Error::new(Kind::Config, why).remedy(format!("move {path} away")));
         }
     }
     let mut connectors = Vec::new();
+    let mut files = Vec::new();
     for path in yaml_files(root, Path::new("connectors"))? {
-        connectors.extend(connector::read(&open(root, &path, env)?)?);
+        let file = open(root, &path, env)?;
+        connectors.extend(connector::read(&file)?);
+        files.push(file);
     }
     let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for path in yaml_files(root, Path::new("schemas"))? {
@@ -65,21 +68,22 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
                 file.path
             ));
         }
+        files.push(file);
     }
     let spec = Spec { settings, connectors, models, calendars, notes };
-    check::check(&spec)?;
+    Files(files).check(&spec)?;
     Ok(spec)
 }
 
 fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {
     let shown = path.display().to_string();
-    let text = fs::read_to_string(root.join(path)).map_err(|error| {
+    let bytes = fs::read(root.join(path)).map_err(|error| {
         let what = format!("{} cannot be read", root.join(path).display());
         Error::new(Kind::Config, what)
             .remedy("name the file with --config, or start from the README's example")
             .because(error)
     })?;
-    Ok(File { path: shown, text, env })
+    File::new(shown, bytes, env)
 }
 
 /// The YAML files below a folder, in the order of their names.
@@ -102,6 +106,12 @@ fn yaml_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn holds_files(path: &Path) -> bool {
-    path.is_file() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+/// The file at `path`, or the first one in the folder there.
+fn first_file(root: &Path, path: &str) -> Option<String> {
+    if root.join(path).is_file() {
+        return Some(path.to_owned());
+    }
+    let entries = fs::read_dir(root.join(path)).ok()?;
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    names.min().map(|name| format!("{path}/{}", name.display()))
 }

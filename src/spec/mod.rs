@@ -16,8 +16,10 @@ mod mirror;
 mod model;
 mod partition;
 mod pattern;
+mod scalar;
 mod settings;
 mod table;
+mod tree;
 mod units;
 
 pub use connector::Connector;

@@ -132,6 +132,13 @@ pub struct ModelColumn {
     pub comment: Option<String>,
 }
 
+impl ModelColumn {
+    /// Whether its values are days or moments.
+    pub fn tells_time(&self) -> bool {
+        self.ty == "date" || self.ty.starts_with("timestamp")
+    }
+}
+
 /// Range partitions on a date or timestamp column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
@@ -202,6 +209,8 @@ pub struct Calendar {
     pub holidays: Vec<(String, String)>,
     /// The table's comment.
     pub comment: Option<String>,
+    /// The file it is declared in, for messages.
+    pub declared_in: String,
 }
 
 impl Model {

@@ -2,11 +2,10 @@
 
 use serde::Deserialize;
 
-use super::connector::choice;
 use super::file::{File, Given};
 use super::model::{ModelColumn, Partition, Step};
+use super::scalar::Keep;
 use super::table::known_column;
-use super::units::Span;
 use crate::error::Result;
 use crate::types::{civil_from_days, days_from_civil};
 
@@ -26,31 +25,27 @@ pub(super) fn read(
     file: &File<'_>,
     raw: &RawPartition,
     columns: &[ModelColumn],
-    line: u64,
 ) -> Result<Partition> {
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let by = known_column(file, "partition.by", &raw.by, &names)?;
     let column = columns.iter().find(|column| column.name == by);
-    let on_time = |ty: &str| ty == "date" || ty.starts_with("timestamp");
-    if column.is_none_or(|column| !on_time(&column.ty) || !column.required) {
-        let why = "a partition column is a date or timestamp with required: true";
-        return Err(file.refuse_given("partition.by", &raw.by, why));
+    if column.is_none_or(|column| !column.tells_time() || !column.required) {
+        let why = format!("{by} is not a date or timestamp that is always there");
+        let remedy =
+            format!("give {by} a type of date, timestamp or timestamptz and required: true");
+        return Err(file.refuse_given("partition.by", &raw.by, &why, &remedy));
     }
-    let every = match choice(file, "partition.every", Some(&raw.every), &["day", "month", "year"])?
-    {
+    let every = match file.choice("partition.every", Some(&raw.every), &["day", "month", "year"])? {
         "day" => Step::Day,
         "month" => Step::Month,
         _ => Step::Year,
     };
-    choice(file, "partition.outside", raw.outside.as_ref(), &["dead_letter"])?;
+    file.choice("partition.outside", raw.outside.as_ref(), &["dead_letter"])?;
     file.parse_or::<Keep>("partition.keep", raw.keep.as_ref(), Keep)?;
     let range = match &raw.range {
         Some((from, to)) => read_range(file, "partition.range", from, to)?,
         None => (days_from_civil(1970, 1, 1), days_from_civil(2200, 1, 1)),
     };
-    if range.0 >= range.1 {
-        return Err(file.refuse(line, "partition.range", "it ends before it starts"));
-    }
     let ahead = file.parse_or("partition.ahead", raw.ahead.as_ref(), 0)?;
     Ok(Partition { by, every, ahead, range })
 }
@@ -63,8 +58,11 @@ pub(super) fn read_range(
     from: &Given,
     to: &Given,
 ) -> Result<(i64, i64)> {
-    let start = day(&file.text(field, from)?)
-        .ok_or_else(|| file.refuse_given(field, from, "write a day such as \"2015-01-01\""))?;
+    let text = file.text(field, from)?;
+    let start = day(&text).ok_or_else(|| {
+        let why = format!("{text:?} is not a day");
+        file.refuse_given(field, from, &why, "write a day such as \"2015-01-01\"")
+    })?;
     let text = file.text(field, to)?;
     let end = match text.strip_prefix('+') {
         Some(years) => {
@@ -76,8 +74,13 @@ pub(super) fn read_range(
         None => day(&text),
     };
     let end = end.ok_or_else(|| {
-        file.refuse_given(field, to, "write a day such as \"2030-12-31\", or years ahead: \"+1y\"")
+        let remedy = "write a day such as \"2030-12-31\", or years ahead: \"+1y\"";
+        file.refuse_given(field, to, &format!("{text:?} is not a day"), remedy)
     })?;
+    if start > end {
+        let remedy = "write the first day, then the last";
+        return Err(file.refuse_given(field, to, "it ends before it starts", remedy));
+    }
     Ok((start, end))
 }
 
@@ -86,18 +89,4 @@ pub(super) fn day(text: &str) -> Option<i64> {
     let date: jiff::civil::Date = text.parse().ok()?;
     let part = |value: i8| u32::try_from(value).ok();
     Some(days_from_civil(i64::from(date.year()), part(date.month())?, part(date.day())?))
-}
-
-/// `keep`: `forever` or a duration. Dropping old leaves is a job's work; the value is checked here.
-pub(super) struct Keep;
-
-impl std::str::FromStr for Keep {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Keep, String> {
-        if text != "forever" {
-            text.parse::<Span>()?;
-        }
-        Ok(Keep)
-    }
 }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
+use super::connector::URL;
 use super::file::{File, Given};
+use super::scalar::PgName;
 use super::units::Size;
 use crate::error::Result;
 use crate::postgres::Endpoint;
@@ -121,6 +123,8 @@ struct RawPending {
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8088);
 
+const TIMEZONE: &str = "write a name of the IANA database, such as Europe/Berlin or UTC";
+
 /// Below this the window could not hold one ordinary batch.
 const LEAST_MEMORY: Size = Size(16 << 20);
 
@@ -133,18 +137,18 @@ pub(super) fn read(file: &File<'_>) -> Result<Settings> {
         Some(given) => {
             let name = file.text("timezone", given)?;
             TimeZone::get(&name)
-                .map_err(|error| file.refuse_given("timezone", given, &error.to_string()))?;
+                .map_err(|_| file.refuse_given("timezone", given, &unknown(&name), TIMEZONE))?;
             name
         }
     };
     let memory = file.parse_or("memory", raw.memory.as_ref(), Size(192 << 20))?;
     if let Some(given) = raw.memory.as_ref().filter(|_| memory < LEAST_MEMORY) {
-        return Err(file.refuse_given("memory", given, "at least 16MiB are needed"));
+        return Err(file.refuse_given("memory", given, "it is too little", "write at least 16MiB"));
     }
     if let Some(spool) = &raw.spool {
         // in-progress transactions are not streamed yet; the values are still checked
         file.parse_or("spool.max", spool.max.as_ref(), Size(0))?;
-        file.parse_or("spool.path", spool.path.as_ref(), String::new())?;
+        spool.path.as_ref().map(|given| file.text("spool.path", given)).transpose()?;
     }
     let batch_rows = raw.batch.as_ref().map(|batch| &batch.max_rows);
     let pending = raw.pending.as_ref().map(|pending| &pending.max_bytes);
@@ -154,7 +158,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Settings> {
         admin: read_admin(file, raw.admin.as_ref())?,
         timezone,
         memory: memory.0,
-        batch_rows: file.parse_or("batch.max_rows", batch_rows, 50_000_usize)?.max(1),
+        batch_rows: file.parse_or("batch.max_rows", batch_rows, 50_000_usize)?,
         pending_bytes: file.parse_or("pending.max_bytes", pending, Size(10 << 30))?.0,
         max_row_bytes: file
             .parse_or("max_row_bytes", raw.max_row_bytes.as_ref(), Size(64 << 20))?
@@ -162,20 +166,40 @@ pub(super) fn read(file: &File<'_>) -> Result<Settings> {
     })
 }
 
+fn unknown(timezone: &str) -> String {
+    format!("there is no time zone {timezone:?}")
+}
+
 fn read_warehouse(file: &File<'_>, raw: &RawWarehouse) -> Result<(Endpoint, Vec<String>)> {
     let mut readers = Vec::new();
     for given in &raw.readers {
-        readers.push(file.text("warehouse.readers", given)?);
+        readers.push(file.parse::<PgName>("warehouse.readers", given)?.0);
     }
     if let Some(url) = &raw.url {
         let text = file.text("warehouse.url", url)?;
         let endpoint = Endpoint::parse(&text)
-            .map_err(|error| file.refuse_given("warehouse.url", url, &error.reason()))?;
+            .map_err(|error| file.refuse_given("warehouse.url", url, &error.reason(), URL))?;
+        let parts = [
+            ("host", &raw.host),
+            ("port", &raw.port),
+            ("database", &raw.database),
+            ("user", &raw.user),
+            ("password", &raw.password),
+            ("tls", &raw.tls),
+        ];
+        if let Some((name, _)) = parts.iter().find(|(_, given)| given.is_some()) {
+            let field = format!("warehouse.{name}");
+            let remedy = "put it into the url, or give all of it in single fields";
+            return Err(file.refuse(&field, "the url says it already", remedy));
+        }
         return Ok((endpoint, readers));
     }
     let need = |name: &str, given: &Option<Given>| match given {
         Some(given) => file.text(&format!("warehouse.{name}"), given),
-        None => Err(file.refuse(1, &format!("warehouse.{name}"), "give it, or `url`")),
+        None => {
+            let field = format!("warehouse.{name}");
+            Err(file.refuse(&field, "the field is missing", "add it, or warehouse.url alone"))
+        }
     };
     let port = file.parse_or("warehouse.port", raw.port.as_ref(), 5432)?;
     let host = need("host", &raw.host)?;
@@ -203,9 +227,8 @@ fn read_admin(file: &File<'_>, raw: Option<&RawAdmin>) -> Result<Admin> {
         read_token: token("admin.read_token", raw.read_token.as_ref())?,
     };
     if !admin.listen.ip().is_loopback() && admin.token.is_none() {
-        let line = raw.listen.as_ref().map_or(1, Given::line);
         let why = "an address other than loopback needs a token";
-        return Err(file.refuse(line, "admin.listen", why).remedy("set admin.token"));
+        return Err(file.refuse("admin.listen", why, "set admin.token, or listen on 127.0.0.1"));
     }
     Ok(admin)
 }

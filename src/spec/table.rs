@@ -4,10 +4,10 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::calendar;
-use super::connector::choice;
-use super::file::{File, Given, NotYet, nearest};
+use super::file::{File, Given, NotYet, listed, nearest};
 use super::model::{Calendar, Deletes, History, Model, ModelColumn, NewColumns, SourceName};
-use super::partition::{self, Keep, RawPartition};
+use super::partition::{self, RawPartition};
+use super::scalar::{Keep, PgName, Scalar};
 use crate::error::Result;
 use crate::names::TableName;
 
@@ -54,6 +54,46 @@ pub(super) struct RawColumn {
     lookup: Option<NotYet>,
 }
 
+impl RawTable {
+    /// The first of these fields that is given.
+    pub(super) fn given(&self, fields: &[&'static str]) -> Option<&'static str> {
+        let is_given = |field: &&&str| match **field {
+            "from" => self.from.is_some(),
+            "history" => self.history.is_some(),
+            "key" => !self.key.is_empty(),
+            "track" => self.track.is_some(),
+            "since" => self.since.is_some(),
+            "columns" => self.columns.is_some(),
+            "partition" => self.partition.is_some(),
+            "indexes" => !self.indexes.is_empty(),
+            "delete" => self.delete.is_some(),
+            "new_columns" => self.new_columns.is_some(),
+            "keep" => self.keep.is_some(),
+            "range" => self.range.is_some(),
+            "holidays" => self.holidays.is_some(),
+            _ => false,
+        };
+        fields.iter().find(is_given).copied()
+    }
+
+    /// The first field that says what rows look like, which only a table with columns has.
+    pub(super) fn shaped(&self) -> Option<&'static str> {
+        self.given(&[
+            "history",
+            "key",
+            "track",
+            "since",
+            "columns",
+            "partition",
+            "indexes",
+            "delete",
+        ])
+    }
+}
+
+/// All that can happen to a deleted row, whatever the history.
+const ALL_DELETES: [&str; 5] = ["hard", "soft", "close", "row", "ignore"];
+
 /// Column names that every kept table has from us.
 const OURS: [&str; 12] = [
     "_seq",
@@ -79,7 +119,7 @@ pub(super) fn read(
     file.not_yet("checks", raw.checks.as_ref())?;
     file.not_yet("horizon", raw.horizon.as_ref())?;
     let table: TableName = file.parse("table", &raw.table)?;
-    match choice(file, "layout", raw.layout.as_ref(), &["columns", "raw", "calendar"])? {
+    match file.choice("layout", raw.layout.as_ref(), &["columns", "raw", "calendar"])? {
         "calendar" => calendar::read(file, &raw, table, holidays).map(Declared::Calendar),
         "raw" => read_raw(file, &raw, table).map(Box::new).map(Declared::Model),
         _ => read_model(file, &raw, table).map(Box::new).map(Declared::Model),
@@ -87,10 +127,11 @@ pub(super) fn read(
 }
 
 fn source(file: &File<'_>, raw: &RawTable) -> Result<SourceName> {
-    match &raw.from {
-        Some(given) => file.parse("from", given),
-        None => Err(file.refuse(raw.table.line(), "from", "the field is missing")),
-    }
+    let Some(given) = &raw.from else {
+        let remedy = "add it, such as from: shop.public.users";
+        return Err(file.refuse("from", "the field is missing", remedy));
+    };
+    file.parse("from", given)
 }
 
 pub(super) fn comment(file: &File<'_>, given: Option<&Given>) -> Result<Option<String>> {
@@ -99,18 +140,9 @@ pub(super) fn comment(file: &File<'_>, given: Option<&Given>) -> Result<Option<S
 
 /// A raw table keeps everything for good unless `keep` says otherwise, and has its own columns.
 fn read_raw(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> {
-    let given: [(&str, bool); 8] = [
-        ("history", raw.history.is_some()),
-        ("key", !raw.key.is_empty()),
-        ("track", raw.track.is_some()),
-        ("since", raw.since.is_some()),
-        ("columns", raw.columns.is_some()),
-        ("partition", raw.partition.is_some()),
-        ("indexes", !raw.indexes.is_empty()),
-        ("delete", raw.delete.is_some()),
-    ];
-    if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
-        return Err(file.refuse(raw.table.line(), field, "a raw table has its own six columns"));
+    if let Some(field) = raw.shaped().or(raw.given(&["new_columns", "range", "holidays"])) {
+        let why = "a raw table has its own six columns";
+        return Err(file.refuse(field, why, "remove the field"));
     }
     file.parse_or::<Keep>("keep", raw.keep.as_ref(), Keep)?;
     Ok(Model {
@@ -132,46 +164,35 @@ fn read_raw(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> 
 }
 
 fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> {
-    let line = raw.table.line();
-    if raw.range.is_some() || raw.holidays.is_some() {
-        return Err(file.refuse(line, "range", "only a calendar has range and holidays"));
-    }
-    if let Some(keep) = &raw.keep {
-        return Err(file.refuse_given("keep", keep, "only raw tables and partitions have keep"));
-    }
     let history = read_history(file, raw.history.as_ref())?;
+    refuse_contradictions(file, raw, history)?;
+    let from = source(file, raw)?;
     let columns = read_columns(file, raw)?;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    let known = |field: &str, given: &Given| known_column(file, field, given, &names);
-    let key = raw.key.iter().map(|given| known("key", given)).collect::<Result<Vec<_>>>()?;
+    let key = known_columns(file, "key", &raw.key, &names)?;
     if key.is_empty() && history != History::Append {
-        return Err(file.refuse(line, "key", "name the columns that tell rows apart"));
+        let remedy = "name the columns that tell rows apart, such as key: [user_id]";
+        return Err(file.refuse("key", "the table has no key", remedy));
     }
     let track = match &raw.track {
-        Some(given) => given.iter().map(|g| known("track", g)).collect::<Result<_>>()?,
+        Some(given) => read_track(file, given, &key, &names)?,
         None => {
             names.iter().filter(|n| !key.iter().any(|k| k == *n)).map(|n| (*n).to_owned()).collect()
         }
     };
-    if history != History::Versions && (raw.track.is_some() || raw.since.is_some()) {
-        let field = if raw.track.is_some() { "track" } else { "since" };
-        return Err(file.refuse(line, field, "only history: versions has it"));
-    }
-    let since = raw.since.as_ref().map(|given| known("since", given)).transpose()?;
-    let partition = match &raw.partition {
-        Some(_) if history == History::Versions => {
-            let why = "a versions table is partitioned on its validity by itself";
-            return Err(file.refuse(line, "partition", why));
-        }
-        Some(raw) => Some(partition::read(file, raw, &columns, line)?),
-        None => None,
-    };
+    let since = raw.since.as_ref().map(|given| read_since(file, given, &columns)).transpose()?;
+    let partition = raw.partition.as_ref();
+    let partition = partition.map(|raw| partition::read(file, raw, &columns)).transpose()?;
     let mut indexes = Vec::new();
     for index in &raw.indexes {
-        indexes.push(index.iter().map(|g| known("indexes", g)).collect::<Result<Vec<_>>>()?);
+        if index.is_empty() {
+            let remedy = "name its columns, such as indexes: [[user_id, order_date]]";
+            return Err(file.refuse("indexes", "an index has no columns", remedy));
+        }
+        indexes.push(known_columns(file, "indexes", index, &names)?);
     }
     Ok(Model {
-        from: source(file, raw)?,
+        from,
         deletes: read_deletes(file, raw.delete.as_ref(), history)?,
         new_columns: read_new_columns(file, raw.new_columns.as_ref())?,
         table,
@@ -188,8 +209,61 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     })
 }
 
+/// Refuses fields that belong to tables of another layout or history.
+fn refuse_contradictions(file: &File<'_>, raw: &RawTable, history: History) -> Result<()> {
+    if let Some(field) = raw.given(&["range", "holidays"]) {
+        let remedy = "remove the field, or write layout: calendar";
+        return Err(file.refuse(field, "only a calendar has it", remedy));
+    }
+    if raw.keep.is_some() {
+        let why = "only raw tables and partitions have it";
+        return Err(file.refuse("keep", why, "remove the field, or write it below partition"));
+    }
+    if let Some(field) = raw.given(&["track", "since"])
+        && history != History::Versions
+    {
+        let remedy = "remove the field, or write history: versions";
+        return Err(file.refuse(field, "only a table with history: versions has it", remedy));
+    }
+    if raw.partition.is_some() && history == History::Versions {
+        let why = "a table with history: versions is partitioned on its validity by itself";
+        return Err(file.refuse("partition", why, "remove the field"));
+    }
+    Ok(())
+}
+
+fn read_track(
+    file: &File<'_>,
+    given: &[Given],
+    key: &[String],
+    names: &[&str],
+) -> Result<Vec<String>> {
+    let track = known_columns(file, "track", given, names)?;
+    if track.is_empty() {
+        let remedy = "name the columns whose change opens a version, or remove the field for all";
+        return Err(file.refuse("track", "no column is tracked", remedy));
+    }
+    let of_key = given.iter().zip(&track).find(|(_, column)| key.contains(column));
+    if let Some((given, column)) = of_key {
+        let why = format!("{column} belongs to the key, and a row of another key is another row");
+        return Err(file.refuse_given("track", given, &why, "remove it from track"));
+    }
+    Ok(track)
+}
+
+fn read_since(file: &File<'_>, given: &Given, columns: &[ModelColumn]) -> Result<String> {
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let since = known_column(file, "since", given, &names)?;
+    if columns.iter().any(|column| column.name == since && !column.tells_time()) {
+        let why = format!("{since} is not a date or timestamp");
+        let remedy = "name a column of type date, timestamp or timestamptz, or remove the field";
+        return Err(file.refuse_given("since", given, &why, remedy));
+    }
+    Ok(since)
+}
+
 fn read_history(file: &File<'_>, given: Option<&Given>) -> Result<History> {
-    Ok(match choice(file, "history", given, &["overwrite", "versions", "append"])? {
+    Ok(match file.choice("history", given, &["overwrite", "versions", "append"])? {
         "versions" => History::Versions,
         "append" => History::Append,
         _ => History::Overwrite,
@@ -197,7 +271,7 @@ fn read_history(file: &File<'_>, given: Option<&Given>) -> Result<History> {
 }
 
 fn read_new_columns(file: &File<'_>, given: Option<&Given>) -> Result<NewColumns> {
-    Ok(match choice(file, "new_columns", given, &["ignore", "stop"])? {
+    Ok(match file.choice("new_columns", given, &["ignore", "stop"])? {
         "stop" => NewColumns::Stop,
         _ => NewColumns::Ignore,
     })
@@ -214,41 +288,72 @@ pub(super) fn known_column(
     if names.contains(&name.as_str()) {
         return Ok(name);
     }
-    let near = nearest(&name, names).map(|near| format!(", did you mean `{near}`?"));
-    let why = format!("`{name}` is no column of this table{}", near.unwrap_or_default());
-    Err(file.refuse_given(field, given, &why))
+    let remedy = match nearest(&name, names) {
+        Some(near) => format!("write {near}, or add {name} to columns"),
+        None => format!("add it to columns, or write one of {}", names.join(", ")),
+    };
+    Err(file.refuse_given(field, given, &format!("{name} is no column of this table"), &remedy))
+}
+
+/// Columns of the table, each named once.
+fn known_columns(
+    file: &File<'_>,
+    field: &str,
+    given: &[Given],
+    names: &[&str],
+) -> Result<Vec<String>> {
+    let mut columns = Vec::new();
+    for given in given {
+        let column = known_column(file, field, given, names)?;
+        if columns.contains(&column) {
+            let why = format!("{column} stands here twice");
+            return Err(file.refuse_given(field, given, &why, "name each column once"));
+        }
+        columns.push(column);
+    }
+    Ok(columns)
 }
 
 fn read_columns(file: &File<'_>, raw: &RawTable) -> Result<Vec<ModelColumn>> {
-    let line = raw.table.line();
     let given = raw.columns.as_ref().filter(|columns| !columns.is_empty());
     let Some(given) = given else {
-        return Err(file.refuse(line, "columns", "list the table's columns"));
+        let remedy =
+            "list the table's columns, such as columns: { user_id: { from: id, type: bigint } }";
+        return Err(file.refuse("columns", "the table has no columns", remedy));
     };
     let mut columns = Vec::new();
     for (name, column) in given {
-        let field = format!("columns.{name}");
-        file.not_yet(&format!("{field}.mask"), column.mask.as_ref())?;
-        file.not_yet(&format!("{field}.lookup"), column.lookup.as_ref())?;
-        if OURS.contains(&name.as_str()) || name.len() > 63 || name.is_empty() {
-            let why = "the name is one of ours, empty, or longer than 63 bytes";
-            return Err(file.refuse_given(&field, &column.r#type, why));
-        }
-        let type_field = format!("{field}.type");
-        let ty = file.text(&type_field, &column.r#type)?;
-        if !is_type(&ty) {
-            let why = format!("{ty:?} does not read as a Postgres type such as numeric(10,2)");
-            return Err(file.refuse_given(&type_field, &column.r#type, &why));
-        }
-        let from = match &column.from {
-            Some(given) => file.text(&format!("{field}.from"), given)?,
-            None => name.clone(),
-        };
-        let required = column.required;
-        let comment = comment(file, column.comment.as_ref())?;
-        columns.push(ModelColumn { name: name.clone(), from, ty, required, fill: None, comment });
+        columns.push(read_column(file, name, column)?);
     }
     Ok(columns)
+}
+
+fn read_column(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<ModelColumn> {
+    let field = format!("columns.{name}");
+    file.not_yet(&format!("{field}.mask"), raw.mask.as_ref())?;
+    file.not_yet(&format!("{field}.lookup"), raw.lookup.as_ref())?;
+    if OURS.contains(&name) {
+        let why = "the service has a column of this name of its own";
+        let remedy = format!("give it another name and write from: {name}");
+        return Err(file.refuse(&field, why, &remedy));
+    }
+    PgName::read(name).map_err(|why| file.refuse(&field, &why, PgName::REMEDY))?;
+    let type_field = format!("{field}.type");
+    let ty = file.text(&type_field, &raw.r#type)?;
+    if !is_type(&ty) {
+        let why = format!("{ty:?} does not read as a type");
+        let remedy = "write a type of Postgres, such as bigint or \"numeric(10,2)\"";
+        return Err(file.refuse_given(&type_field, &raw.r#type, &why, remedy));
+    }
+    let own = PgName(name.to_owned());
+    Ok(ModelColumn {
+        name: name.to_owned(),
+        from: file.parse_or(&format!("{field}.from"), raw.from.as_ref(), own)?.0,
+        ty,
+        required: raw.required,
+        fill: None,
+        comment: comment(file, raw.comment.as_ref())?,
+    })
 }
 
 /// Whether the text is a type's name with an optional modifier and array brackets: it goes into DDL
@@ -275,7 +380,15 @@ fn read_deletes(file: &File<'_>, given: Option<&Given>, history: History) -> Res
         History::Append => &["row", "ignore"],
         _ => &["hard", "soft", "ignore"],
     };
-    Ok(match choice(file, "delete", given, choices)? {
+    if let Some(given) = given {
+        let text = file.text("delete", given)?;
+        if ALL_DELETES.contains(&text.as_str()) && !choices.contains(&text.as_str()) {
+            let why = format!("{text} does not go with this table's history");
+            let remedy = format!("write {}, or another history", listed(choices));
+            return Err(file.refuse_given("delete", given, &why, &remedy));
+        }
+    }
+    Ok(match file.choice("delete", given, choices)? {
         "close" => Deletes::Close,
         "row" => Deletes::Row,
         "soft" => Deletes::Soft,

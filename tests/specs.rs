@@ -1,0 +1,153 @@
+//! Files as users write them: what must load, and what must be refused, with which words.
+//!
+//! A case is a folder below `tests/specs/valid` or `invalid`; its files stand over those of `base`, as
+//! in an installation. `SILTSTONE_BLESS=1` writes each `expected.txt` anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use siltstone::error::Error;
+use siltstone::spec::{Env, Spec, load};
+use tempfile::TempDir;
+
+use crate::support::env;
+
+/// What the refusal of a case is compared with; no part of its installation.
+const EXPECTED: &str = "expected.txt";
+
+/// Refusals of a file as a whole name no field.
+const WITHOUT_FIELD: &[&str] = &["yaml_"];
+
+/// Refusals of a file that is not opened name no line.
+const WITHOUT_LINE: &[&str] =
+    &["alerts_to_come", "jobs_to_come", "marts_to_come", "quality_to_come", "topics_to_come"];
+
+/// 2024-05-15: ranges may end in years from today.
+const TODAY: i64 = 8901;
+
+struct Case {
+    name: String,
+    folder: PathBuf,
+    files: Vec<String>,
+}
+
+#[test]
+fn what_is_valid_loads() {
+    let cases = cases("valid");
+    assert!(cases.len() >= 10, "the cases were not found");
+    let refused: Vec<String> = cases
+        .iter()
+        .filter_map(|case| Some(format!("{}: {}", case.name, case.load().err()?)))
+        .collect();
+    assert!(refused.is_empty(), "\n{}\n", refused.join("\n"));
+}
+
+#[test]
+fn what_is_invalid_is_refused_by_file_line_field_and_remedy() {
+    let cases = cases("invalid");
+    assert!(cases.len() >= 35, "the cases were not found");
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let what = case.refusal_is_good().err()?;
+            Some(format!("{}: {what}", case.name))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let error = load(&folder.path().join("siltstone.yaml"), &Env::default()).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("siltstone.yaml cannot be read"), "{said}");
+    assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("--config")), "{said}");
+}
+
+fn cases(kind: &str) -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs").join(kind);
+    let mut cases: Vec<Case> = fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| {
+            let folder = entry.unwrap().path();
+            let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+            Case { files: files(&folder), folder, name }
+        })
+        .collect();
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    cases
+}
+
+/// The files below a folder, by their paths in it.
+fn files(folder: &Path) -> Vec<String> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(below) = folders.pop() {
+        for entry in fs::read_dir(&below).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.retain(|file| file != EXPECTED);
+    files
+}
+
+fn copy(from: &Path, files: &[String], to: &Path) {
+    for file in files {
+        fs::create_dir_all(to.join(file).parent().unwrap()).unwrap();
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+impl Case {
+    fn load(&self) -> Result<Spec, Error> {
+        let root = TempDir::new().unwrap();
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs/base");
+        copy(&base, &files(&base), root.path());
+        copy(&self.folder, &self.files, root.path());
+        let env = Env::default()
+            .on_day(TODAY)
+            .with("WAREHOUSE_URL", "postgres://siltstone:s3cret@warehouse.example/warehouse")
+            .with("WAREHOUSE_PASSWORD", "s3cret")
+            .with("SHOP_URL", "postgres://shop:s3cret@shop.example/shop")
+            .with("SILTSTONE_TOKEN", "s3cret");
+        load(&root.path().join("siltstone.yaml"), &env)
+    }
+
+    fn refusal_is_good(&self) -> Result<(), String> {
+        let Err(error) = self.load() else { return Err("it was accepted".to_owned()) };
+        let said = format!("{error}\n");
+        let snapshot = self.folder.join(EXPECTED);
+        if env().get("SILTSTONE_BLESS") == Some("1") {
+            fs::write(&snapshot, &said).unwrap();
+        }
+        let expected = fs::read_to_string(&snapshot).unwrap_or_default();
+        if said != expected {
+            return Err(format!("expected\n{expected}but it says\n{said}"));
+        }
+        let named = self.files.iter().find_map(|file| said.strip_prefix(file.as_str()));
+        let Some(behind) = named.and_then(|rest| rest.strip_prefix(':')) else {
+            return Err(format!("it does not begin with a file of the case: {said}"));
+        };
+        let line = behind.split_once(": ").filter(|(line, _)| line.parse::<u32>().is_ok());
+        if line.is_none() && !WITHOUT_LINE.contains(&self.name.as_str()) {
+            return Err(format!("it names no line: {said}"));
+        }
+        let whole = WITHOUT_FIELD.iter().any(|prefix| self.name.starts_with(prefix));
+        let field = line.and_then(|(_, what)| what.split_once(": "));
+        if line.is_some() && !whole && field.is_none_or(|(field, _)| field.contains(' ')) {
+            return Err(format!("it names no field: {said}"));
+        }
+        if error.remedy_text().is_none_or(str::is_empty) {
+            return Err(format!("it says no remedy: {said}"));
+        }
+        if said.contains("s3c") {
+            return Err(format!("it tells a secret: {said}"));
+        }
+        Ok(())
+    }
+}

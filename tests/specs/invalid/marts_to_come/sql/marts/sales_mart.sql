@@ -1,0 +1,4 @@
+/* siltstone
+table: mart.sales_mart
+*/
+select 1

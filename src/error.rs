@@ -35,6 +35,8 @@ pub enum Kind {
     Fenced,
     /// A row or a schema change that one table cannot take; the others go on.
     TableStops,
+    /// A row that its table refuses: it becomes a dead letter, and only its key waits.
+    Poison,
     /// A change that one table could not even keep: it stops, and goes on by being read again.
     Skipped,
     /// The source changed a table's rows without an event: they are to be read again.
@@ -58,6 +60,8 @@ pub enum Policy {
     Human,
     /// Stop the table it names; the others go on.
     StopTable,
+    /// Look for the rows that the table it names refuses, and set them aside.
+    Sift,
     /// Read the table it names again; the others go on.
     RereadTable,
     /// Stop without a retry: either we were told to, or going on could do harm.
@@ -77,6 +81,7 @@ impl Kind {
             | Kind::Full
             | Kind::Differs => Policy::Human,
             Kind::TableStops | Kind::Skipped => Policy::StopTable,
+            Kind::Poison => Policy::Sift,
             Kind::Reread => Policy::RereadTable,
             Kind::Fenced | Kind::Cancelled | Kind::Bug => Policy::Stop,
         }
@@ -87,7 +92,11 @@ impl Kind {
         match self {
             Kind::Cancelled => 0,
             Kind::Usage => 64,
-            Kind::Differs | Kind::TableStops | Kind::Skipped | Kind::PositionLost => 65,
+            Kind::Differs
+            | Kind::TableStops
+            | Kind::Poison
+            | Kind::Skipped
+            | Kind::PositionLost => 65,
             Kind::SourceAway | Kind::WarehouseAway => 69,
             Kind::Bug => 70,
             Kind::Busy | Kind::Reread | Kind::Full | Kind::Fenced => 75,
@@ -257,9 +266,9 @@ pub fn kind_of_state(code: &SqlState, away: Kind) -> Kind {
         // connection trouble, shutdown, resources, I/O, and a standby that cannot write
         Some("08" | "53" | "57" | "58") => away,
         _ if code == "25006" => away,
-        Some("22" | "23" | "42" | "0A" | "2B" | "2F" | "38" | "39" | "44" | "54" | "55" | "P0") => {
-            Kind::TableStops
-        }
+        // a value or a constraint, or a trigger that says no
+        Some("22" | "23" | "44" | "P0") => Kind::Poison,
+        Some("42" | "0A" | "2B" | "2F" | "38" | "39" | "54" | "55") => Kind::TableStops,
         _ => Kind::Bug,
     }
 }
@@ -275,7 +284,8 @@ mod tests {
             ("57P01", Kind::WarehouseAway),
             ("25006", Kind::WarehouseAway),
             ("53100", Kind::WarehouseAway),
-            ("23505", Kind::TableStops),
+            ("23505", Kind::Poison),
+            ("42703", Kind::TableStops),
             ("42501", Kind::Rights),
             ("XX000", Kind::Bug),
         ];

@@ -225,10 +225,22 @@ pub struct Held {
     pub order: Order,
     /// Its transaction.
     pub mark: Mark,
-    /// A digest of its key, old and new alike where they are one.
-    pub key_hash: i64,
+    /// Its keys; nothing where the whole table waits.
+    pub digests: Digests,
+    /// Whether it waits behind a dead letter, while the others of its table go on.
+    pub waits: bool,
     /// The message as it arrived.
     pub message: Vec<u8>,
+}
+
+/// Digests of the key that a change gives a row, and of the one it had. Equal keys have equal digests,
+/// in whatever form their values arrive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digests {
+    /// Of the key behind the change.
+    pub new: i64,
+    /// Of the key before it.
+    pub old: i64,
 }
 
 /// What must be done to tables before a batch's rows are merged, in this order.

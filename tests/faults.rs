@@ -338,55 +338,6 @@ fn a_killed_or_frozen_owner_is_replaced_and_writes_no_more() {
 }
 
 #[test]
-fn a_row_that_cannot_be_applied_stops_its_table_alone() {
-    block_on(async {
-        let site = Site::new("poison").await;
-        files(&site);
-        site.shop(TABLES).await;
-        site.catch_up().await;
-        site.warehouse
-            .batch_execute("alter table cleansed.fact_orders add check (amount < 100000)")
-            .await
-            .unwrap();
-        let running = site.start();
-        site.shop("update orders set amount = 100001 where id = 5").await;
-        site.until(
-            "stopped",
-            "select state = 'stopped' from audit.tables where table_name = 'cleansed.fact_orders'",
-        )
-        .await;
-        let state = site.state("cleansed.fact_orders").await;
-        assert!(state[1].contains("check constraint"), "{state:?}");
-        assert!(state[2].contains("table resume cleansed.fact_orders"), "{state:?}");
-        // the others go on, and its own changes are kept
-        traffic(&site, 30, 3).await;
-        site.until(
-            "the others go on",
-            "select count(*) > 0 from cleansed.dim_users where country = 'c29'",
-        )
-        .await;
-        site.until(
-            "kept",
-            "select count(*) > 100 from audit.pending where table_name = 'cleansed.fact_orders'",
-        )
-        .await;
-        site.warehouse
-            .batch_execute(
-                "alter table cleansed.fact_orders drop constraint fact_orders_amount_check",
-            )
-            .await
-            .unwrap();
-        let resumed = site.command(&["table", "resume", "cleansed.fact_orders"]).status().unwrap();
-        assert!(resumed.success());
-        site.until("streaming again", "select state = 'streaming' from audit.tables where table_name = 'cleansed.fact_orders'").await;
-        traffic(&site, 10, 4).await;
-        assert!(running.stop().await.is_ok());
-        site.catch_up().await;
-        assert_exact(&site).await;
-    });
-}
-
-#[test]
 fn an_idle_source_in_the_warehouses_own_cluster_makes_no_storm() {
     block_on(async {
         let cluster = own_cluster("one").await;

@@ -21,29 +21,13 @@ use siltstone::spec::{
 };
 use siltstone::value::{Cell, Row, RowWriter};
 
-use crate::support::{block_on, clusters, env, is_full};
+use crate::support::{Dice, block_on, clusters, env, is_full};
 
 const GROUPS: u64 = 12;
 const KEYS: u64 = 4;
 
 /// Microseconds since 2000-01-01 of the first commit.
 const START: i64 = 800_000_000_000_000;
-
-/// xorshift64*: small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A row's columns beside its key: two tracked ones, one that is not, and a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -592,9 +576,9 @@ fn first(what: &str, expected: &[String], found: &[String]) -> String {
 
 /// Plays one world; the first difference, or the first error, if there is one.
 async fn play(seed: u64, transactions: u32, templates: Templates) -> Option<String> {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut dice = Dice::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut source = Source {
-        dice: Dice(seed.wrapping_mul(77) | 1),
+        dice: Dice::new(seed.wrapping_mul(77)),
         rows: BTreeMap::new(),
         seq: 1000,
         clock: START,

@@ -246,7 +246,7 @@ pub(super) fn server_error(doing: &str, mut fields: ErrorFields<'_>) -> Error {
         // undefined_object; object_not_in_prerequisite_state: the slot is gone or was invalidated
         "42704" | "55000" => Kind::PositionLost,
         _ => match kind_of_state(&SqlState::from_code(&code), Kind::SourceAway) {
-            Kind::TableStops => Kind::SourceLacks,
+            Kind::TableStops | Kind::Poison => Kind::SourceLacks,
             kind => kind,
         },
     };

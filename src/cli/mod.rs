@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person is answered")]
 
 mod bench;
+mod dead_letter;
 mod demo;
 mod logging;
 mod run;
@@ -47,6 +48,9 @@ enum Verb {
     /// What tables are doing, and what to do with them.
     #[command(subcommand)]
     Table(table::Table),
+    /// Changes that their tables refuse, and what becomes of them.
+    #[command(subcommand)]
+    DeadLetter(dead_letter::DeadLetter),
     /// Compares source and warehouse while the stream flows.
     Verify(verify::Verify),
     /// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
@@ -111,6 +115,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Demo(demo) => demo.run(&files).await,
         Verb::Bench(bench) => bench.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
+        Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "siltstone", &mut std::io::stdout());

@@ -99,18 +99,32 @@ async fn request(spec: &Spec, warehouse: &Session, verb: Verb, ask: Ask) -> Resu
     if verb == Verb::Resync && !ask.yes {
         confirm(warehouse, &connector, ask.table.as_ref()).await?;
     }
-    let id = requests::ask(&**warehouse, verb, &connector, ask.table.as_ref()).await?;
-    if !ask.wait {
-        println!("asked (request {id}); the running service, or its next start, carries it out");
-        return Ok(ExitCode::SUCCESS);
-    }
-    loop {
-        if let Some((done, answer)) = requests::answered(&**warehouse, id).await? {
-            println!("{answer}");
-            return Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(65) });
+    let id = requests::ask(&**warehouse, verb, &connector, (ask.table.as_ref(), None)).await?;
+    wait_for(warehouse, &[id], ask.wait).await
+}
+
+/// Says what was asked; with `wait` what became of it.
+pub(super) async fn wait_for(warehouse: &Session, asked: &[i64], wait: bool) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for id in asked {
+        if !wait {
+            println!(
+                "asked (request {id}); the running service, or its next start, carries it out"
+            );
+            continue;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        loop {
+            if let Some((done, answer)) = requests::answered(&**warehouse, *id).await? {
+                println!("{answer}");
+                if !done {
+                    code = ExitCode::from(65);
+                }
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
+    Ok(code)
 }
 
 /// The connector that feeds the table, or the only one.
@@ -152,6 +166,11 @@ async fn confirm(warehouse: &Session, connector: &str, table: Option<&TableName>
     for record in concerned {
         println!("    {}", record.table);
     }
+    confirmed()
+}
+
+/// Asks whether it is meant.
+pub(super) fn confirmed() -> Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Error::new(Kind::Usage, "not on a terminal: say --yes if it is meant"));
     }

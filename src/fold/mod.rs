@@ -2,9 +2,11 @@
 //! flight between source and warehouse.
 
 mod bag;
+mod digest;
 mod index;
 mod keyed;
 mod log;
 mod window;
 
+pub use digest::{digests, key_document};
 pub use window::{Limits, Window};

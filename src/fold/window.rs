@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use super::bag::Bag;
-use super::keyed::{Keyed, write_key};
+use super::keyed::Keyed;
 use super::log::Log;
 use crate::error::Result;
 use crate::journey::{
-    Batch, Before, ChangeEvent, Flow, Folded, FoldedRow, Held, PositionRange, Route, TableBatch,
-    Target,
+    Batch, Before, ChangeEvent, Digests, Flow, Folded, FoldedRow, Held, PositionRange, Route,
+    TableBatch, Target,
 };
-use crate::names::fingerprint;
 use crate::position::Lsn;
 use crate::spec::History;
 
@@ -83,6 +82,11 @@ impl Window {
         self.last_seq = seq;
     }
 
+    /// Goes on with a transaction of which changes were merged before.
+    pub fn resume(&mut self) {
+        self.continues = true;
+    }
+
     /// Notes the end of a transaction.
     pub fn commit(&mut self, committed_at: i64) {
         self.open = None;
@@ -96,12 +100,28 @@ impl Window {
             return Ok(());
         }
         match route.flow {
-            Flow::Hold => self.hold(&route.target, event, message)?,
+            Flow::Hold => self.keep(&route.target, event, message, (Digests::default(), false)),
             Flow::Live => self.fold(&route.target, event)?,
         }
+        self.weigh(message);
+        Ok(())
+    }
+
+    /// Keeps a change that waits behind a dead letter.
+    pub fn set_aside(
+        &mut self,
+        target: &Arc<Target>,
+        event: &ChangeEvent<'_>,
+        message: &[u8],
+        digests: Digests,
+    ) {
+        self.keep(target, event, message, (digests, true));
+        self.weigh(message);
+    }
+
+    fn weigh(&mut self, message: &[u8]) {
         self.events += 1;
         self.bytes += message.len() + size_of::<FoldedRow>();
-        Ok(())
     }
 
     fn fold(&mut self, target: &Arc<Target>, event: &ChangeEvent<'_>) -> Result<()> {
@@ -117,24 +137,21 @@ impl Window {
         }
     }
 
-    fn hold(
+    fn keep(
         &mut self,
         target: &Arc<Target>,
         event: &ChangeEvent<'_>,
         message: &[u8],
-    ) -> Result<()> {
-        let mut key = Vec::new();
-        if let Some(row) = event.new.or(event.old.map(|old| old.row)) {
-            write_key(target, row, event.old, &mut key)?;
-        }
+        (digests, waits): (Digests, bool),
+    ) {
         self.held.push(Held {
             target: target.clone(),
             order: event.order,
             mark: event.mark,
-            key_hash: fingerprint(&key).cast_signed(),
+            digests,
+            waits,
             message: message.to_vec(),
         });
-        Ok(())
     }
 
     /// Notes what must be done before the rows that follow. Only on a window without rows: what came

@@ -123,6 +123,22 @@ impl Apply {
         }
     }
 
+    /// The open transaction went back to a savepoint.
+    pub fn rolled_back(&mut self) {
+        self.staging.rolled_back();
+    }
+
+    /// Ends a transaction that came in several pieces, where the last one could not tell.
+    pub async fn end(
+        &mut self,
+        transaction: &Transaction<'_>,
+        target: &Arc<Target>,
+        seq: i64,
+    ) -> Result<()> {
+        self.unsettled.insert(target.index, target.clone());
+        self.settle(transaction, seq).await
+    }
+
     /// Applies a piece; what became of each table's rows, by the table's index.
     pub async fn piece(
         &mut self,

@@ -90,7 +90,7 @@ fn outside(model: &Model, day: i64, range: (i64, i64)) -> Error {
         date(range.1),
         model.declared_in
     );
-    Error::new(Kind::TableStops, what).on_table(model.table.to_string()).remedy(format!(
+    Error::new(Kind::Poison, what).on_table(model.table.to_string()).remedy(format!(
         "widen partition.range in {}, then siltstone table resume {}",
         model.declared_in, model.table
     ))

@@ -195,7 +195,7 @@ impl<'t> RawEncoder<'t> {
     }
 
     fn unreadable(&self, error: crate::types::BadBinary) -> Error {
-        Error::new(Kind::TableStops, "a value cannot be read")
+        Error::new(Kind::Poison, "a value cannot be read")
             .on_table(self.target.model.table.to_string())
             .because(error)
     }

@@ -273,7 +273,7 @@ pub(super) fn put_cell(
 }
 
 fn too_wide(target: &Target) -> Error {
-    Error::new(Kind::TableStops, "the table has more columns than can be staged")
+    Error::new(Kind::Poison, "the table has more columns than can be staged")
         .on_table(target.model.table.to_string())
 }
 

@@ -38,6 +38,12 @@ impl Staging {
         format!("pg_temp.{}", quote::ident(&shape.table()))
     }
 
+    /// The transaction went back to a savepoint: what was made since is gone, and what is there holds
+    /// what it held.
+    pub(super) fn rolled_back(&mut self) {
+        self.tables.clear();
+    }
+
     /// Makes the table for a shape if need be, empties it and fills it.
     pub(super) async fn fill(
         &mut self,

@@ -209,7 +209,7 @@ impl Merge {
     fn orphan(&self) -> Error {
         let what =
             "a stored row is missing, so an update that left columns out cannot be completed";
-        Error::new(Kind::TableStops, what)
+        Error::new(Kind::Poison, what)
             .on_table(self.target.model.table.to_string())
             .remedy(format!("siltstone table resync {}", self.target.model.table))
     }

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Transaction;
 
 use super::fit::fit;
+use super::held::HeldKeys;
 use super::shared::{CaughtUp, Shared, Then, writer};
 use super::tables::Planned;
 use crate::capture::catalog::{self, SourceTable};
@@ -129,12 +130,19 @@ impl Worker {
             match read {
                 Ok(Some(target)) => {
                     let floor = self.as_of.as_i64();
-                    if self.done.send(CaughtUp { target, floor }).await.is_err() {
+                    if self
+                        .done
+                        .send(CaughtUp { target, floor, held: HeldKeys::default() })
+                        .await
+                        .is_err()
+                    {
                         return Ok(());
                     }
                 }
                 Ok(None) => self.again.lock().await.push_back(job),
-                Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Rights) => {
+                Err(error)
+                    if matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights) =>
+                {
                     self.stop(&job, &error).await?;
                 }
                 Err(error) => return Err(error),

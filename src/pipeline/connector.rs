@@ -76,7 +76,11 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
                 pause = (pause * 2).min(PAUSES.1);
             }
             // a failure of a table is the session's to note; here it has no table to it
-            Policy::StopTable | Policy::RereadTable | Policy::Human | Policy::Stop => {
+            Policy::StopTable
+            | Policy::Sift
+            | Policy::RereadTable
+            | Policy::Human
+            | Policy::Stop => {
                 let reason = error.reason();
                 setup.board.phase(Phase::Stopped, Some(&reason), error.remedy_text());
                 return Err(error);

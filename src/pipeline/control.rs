@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::Session;
+use crate::progress::dead_letters::{self, Fate};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{forget, pending, tables};
@@ -130,6 +131,7 @@ impl Control {
         let sizes: BTreeMap<TableName, u64> =
             pending::sizes(&**warehouse, &connector.name).await?.into_iter().collect();
         board.pending_bytes(&sizes);
+        board.dead_letters(&dead_letters::counts(&**warehouse, &connector.name).await?);
         Ok(())
     }
 
@@ -176,7 +178,12 @@ impl Control {
             match (request.verb, &request.table) {
                 // the next session does it, before it looks at the slot
                 (Verb::Resync, None) => {}
-                (verb, Some(table)) => self.one(warehouse, request.id, verb, table).await?,
+                (Verb::Replay | Verb::Drop, table) => {
+                    self.settle(warehouse, &request, table.as_ref()).await?;
+                }
+                (verb @ (Verb::Resume | Verb::Resync), Some(table)) => {
+                    self.one(warehouse, request.id, verb, table).await?;
+                }
                 (Verb::Resume, None) => {
                     for record in tables::read(&**warehouse, connector).await? {
                         if record.state == State::Stopped {
@@ -220,7 +227,7 @@ impl Control {
                 tables::note_gap(&transaction, table, (now, Some(now)), "table resync").await?;
                 (true, format!("{table} keeps its events; a gap is noted in audit.gaps"))
             }
-            (Verb::Resync, Some(_)) => {
+            (_, Some(_)) => {
                 let state = State::Resyncing;
                 tables::open_chunk(&transaction, table, state, Some("table resync")).await?;
                 (true, format!("{table} is read again"))
@@ -229,6 +236,39 @@ impl Control {
         requests::answer(&*transaction, id, done, &answer).await?;
         transaction.commit().await?;
         tracing::info!(%table, done, "{answer}");
+        Ok(())
+    }
+
+    /// Puts dead letters back among the kept changes, or drops them; what waits behind them goes on.
+    async fn settle(
+        &self,
+        warehouse: &mut Session,
+        request: &Request,
+        table: Option<&TableName>,
+    ) -> Result<()> {
+        let fate = if request.verb == Verb::Drop { Fate::Dropped } else { Fate::Replayed };
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
+        let records = tables::read(&*transaction, &self.shared.connector().name).await?;
+        let mut settled = 0;
+        for record in records.iter().filter(|of| table.is_none_or(|table| of.table == *table)) {
+            let count =
+                dead_letters::settle(&transaction, &record.table, request.letter, fate).await?;
+            if count > 0 && record.state == State::Streaming {
+                tables::set(&*transaction, &record.table, State::CatchingUp, None, None).await?;
+            }
+            settled += count;
+        }
+        let answer = match (settled, fate) {
+            (0, _) => "there is no such dead letter".to_owned(),
+            (count, Fate::Replayed) => format!("dead letters that are tried again: {count}"),
+            (count, Fate::Dropped) => {
+                format!("dead letters dropped: {count}; what waited behind them goes on")
+            }
+        };
+        requests::answer(&*transaction, request.id, settled > 0, &answer).await?;
+        transaction.commit().await?;
+        tracing::info!(settled, "{answer}");
         Ok(())
     }
 

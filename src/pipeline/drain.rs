@@ -1,22 +1,25 @@
 //! Applies the kept changes of one table, in the order of the source, through the same fold and merge
-//! as if they had just come.
+//! as if they had just come. What waits behind a dead letter stays.
 
 use std::sync::Arc;
 
 use tokio_postgres::Transaction;
 
+use super::held::{HeldKeys, refuse_truncate};
 use super::router::reshape;
 use super::shared::{CaughtUp, Shared};
+use super::sift::{Aside, Item, Run, Sift};
 use crate::binding::bind;
 use crate::decode::{Decoded, Decoder};
-use crate::error::{Error, Result};
-use crate::fold::{Limits, Window};
-use crate::journey::{Applied, Before, ChangeEvent, Flow, Route, Target};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Applied, Batch, Before, PositionRange, Target};
 use crate::merge::{Apply, encode_batch};
 use crate::names::TableName;
 use crate::position::{Lsn, Order};
+use crate::progress::dead_letters;
 use crate::progress::pending::{self, Kept};
 use crate::progress::{schemas, tables};
+use crate::spec::{Deletes, History};
 
 /// Microseconds of a day.
 pub(super) const DAY: i64 = 86_400_000_000;
@@ -27,6 +30,10 @@ pub(super) struct Drain {
     target: Arc<Target>,
     /// changes below it are in the table's rows: the stream may have been behind their snapshot
     floor: i64,
+    /// behind it nothing was applied or set aside
+    after: Order,
+    /// the keys that wait, once they have been read
+    held: Option<HeldKeys>,
 }
 
 /// What a drain did.
@@ -40,7 +47,8 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        Drain { target: table.target, floor: table.floor }
+        let CaughtUp { target, floor, .. } = table;
+        Drain { target, floor, after: Order { seq: -1, ord: -1 }, held: None }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -56,11 +64,13 @@ impl Drain {
     pub(super) fn caught_up(&self, shared: &Shared) -> Result<CaughtUp> {
         let Target { index, model, relation, schema_id, .. } = &*self.target;
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
-        Ok(CaughtUp { target: Arc::new(bound.target), floor: self.floor })
+        let held = self.held.clone().unwrap_or_default();
+        Ok(CaughtUp { target: Arc::new(bound.target), floor: self.floor, held })
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
-    /// the same transaction.
+    /// the same transaction. Without a limit no change may be refused: whoever sends the next ones must
+    /// know before which keys wait.
     pub(super) async fn run(
         &mut self,
         transaction: &Transaction<'_>,
@@ -69,46 +79,47 @@ impl Drain {
         limit: Option<u64>,
     ) -> Result<Drained> {
         let table = self.table().clone();
-        let mut at_work = AtWork {
-            transaction,
-            apply,
-            shared,
-            window: Window::new(limits(shared), Lsn(0)),
-            decoder: Decoder::default(),
-            target: self.target.clone(),
-            drained: Drained::default(),
-            open: None,
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
         };
-        let mut after = Order { seq: -1, ord: -1 };
-        'reading: loop {
-            let portion = pending::next(transaction, &table, after).await?;
-            if portion.is_empty() {
-                break;
-            }
-            for kept in &portion {
-                let enough = limit.is_some_and(|limit| at_work.drained.events >= limit);
-                if enough && at_work.open != Some(kept.order.seq) {
-                    break 'reading;
-                }
-                after = kept.order;
-                if kept.order.seq < self.floor {
-                    at_work.drained.events += 1;
-                    continue;
-                }
-                at_work.take(kept).await.map_err(|error| on_table(error, &table))?;
-            }
+        let known = held.len();
+        let mut pass = Pass {
+            sift: Sift {
+                transaction,
+                apply,
+                shared,
+                decoder: Decoder::default(),
+                target: self.target.clone(),
+                held,
+                splits: limit.is_some(),
+                dead: 0,
+                applied: Applied::default(),
+            },
+            standing: self.target.clone(),
+            floor: self.floor,
+            events: 0,
+            reached: self.after,
+            open: None,
+            aside: Vec::new(),
+        };
+        pass.all(limit).await.map_err(|error| on_table(error, &table))?;
+        let Pass { sift, standing, events, reached, aside, .. } = pass;
+        if limit.is_none() && sift.held.len() > known {
+            let what = "a key began to wait while its table was about to go on";
+            return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
         }
-        at_work.commit();
-        at_work.flush().await.map_err(|error| on_table(error, &table))?;
-        let AtWork { target, mut drained, .. } = at_work;
-        if drained.events > 0 {
-            drained.bytes = pending::remove(transaction, &table, after).await?;
+        sift.held.refuse_too_many(&table, shared.connector().held_keys)?;
+        let (held, applied) = (sift.held, sift.applied);
+        let mut bytes = 0;
+        if events > 0 {
+            bytes = pending::remove(transaction, &table, (self.after, reached), &aside).await?;
         }
-        if target.schema_id != self.target.schema_id {
-            tables::set_schema(transaction, &table, target.schema_id).await?;
+        if standing.schema_id != self.target.schema_id {
+            tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
-        self.target = target;
-        Ok(drained)
+        *self = Drain { target: standing, floor: self.floor, after: reached, held: Some(held) };
+        Ok(Drained { events, bytes, applied })
     }
 }
 
@@ -117,130 +128,191 @@ fn on_table(error: Error, table: &TableName) -> Error {
     if error.table().is_some() { error } else { error.on_table(table.to_string()) }
 }
 
-fn limits(shared: &Shared) -> Limits {
-    super::session::limits(&shared.setup.settings)
-}
-
-struct AtWork<'w> {
-    transaction: &'w Transaction<'w>,
-    apply: &'w mut Apply,
-    shared: &'w Shared,
-    window: Window,
-    decoder: Decoder,
-    target: Arc<Target>,
-    drained: Drained,
-    /// the `seq` of the transaction at work
+/// One pass over kept changes.
+struct Pass<'w> {
+    sift: Sift<'w>,
+    /// as the warehouse table stands; a change that waited may have come in an older shape
+    standing: Arc<Target>,
+    floor: i64,
+    events: u64,
+    reached: Order,
+    /// the `seq` of a transaction that was cut and goes on
     open: Option<i64>,
+    aside: Vec<Aside>,
 }
 
-impl AtWork<'_> {
-    async fn take(&mut self, kept: &Kept) -> Result<()> {
-        self.drained.events += 1;
-        if self.open != Some(kept.mark.seq) {
-            self.commit();
-            if self.window.is_full() {
-                // the end of a transaction that came in several pieces: it is settled by itself
-                self.flush().await?;
+impl Pass<'_> {
+    async fn all(&mut self, limit: Option<u64>) -> Result<()> {
+        let table = self.standing.model.table.clone();
+        let (mut portion, mut read): (Vec<Kept>, _) = (Vec::new(), self.reached);
+        loop {
+            let next = pending::next(self.sift.transaction, &table, read).await?;
+            let (last, behind) = (next.is_empty(), next.last().map(|kept| kept.order));
+            read = behind.unwrap_or(read);
+            portion.extend(next);
+            // the last transaction may go on in the next portion: it is cut only if it is all there is
+            let end = if last { portion.len() } else { last_begins(&portion) };
+            let (cut, end) = if end == 0 { (true, portion.len()) } else { (false, end) };
+            let rest = portion.split_off(end);
+            let seq = portion.last().map_or(0, |kept| kept.mark.seq);
+            self.portion(&portion, if cut && !last { seq } else { 0 }).await?;
+            portion = rest;
+            if last || (!cut && limit.is_some_and(|limit| self.events >= limit)) {
+                return self.end_transaction().await;
             }
-            self.window.begin(kept.mark.seq);
-            self.open = Some(kept.mark.seq);
         }
-        self.fit(kept).await?;
-        self.decoder.resume(kept.mark, kept.order);
-        match self.decoder.decode(&kept.message)? {
-            Decoded::Change(event) => self.push(&event, &kept.message)?,
-            Decoded::Truncate(events) => {
-                let events: Vec<_> =
-                    events.into_iter().map(|e| (e.relation, e.order, e.mark)).collect();
-                for (relation, order, mark) in events {
-                    let op = crate::journey::Op::Truncate;
-                    self.truncate(ChangeEvent { relation, op, old: None, new: None, order, mark })
-                        .await?;
+    }
+
+    /// Takes changes; `next` is the `seq` of the one behind them, where that is known to go on.
+    async fn portion(&mut self, portion: &[Kept], next: i64) -> Result<()> {
+        let mut items = Vec::new();
+        for kept in portion {
+            self.events += 1;
+            self.reached = kept.order;
+            if kept.order.seq < self.floor {
+                continue;
+            }
+            if !self.fits(kept) {
+                self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
+                self.fit(kept).await?;
+            }
+            let logs = self.sift.target.model.history.logs_events();
+            match self.sift.digests_of(kept)? {
+                Some(digests) if self.sift.held.catches(digests) => {
+                    self.aside.push((kept.order, digests));
+                }
+                Some(digests) => items.push(Item { kept, digests }),
+                None if logs => items.push(Item { kept, digests: Default::default() }),
+                None => {
+                    self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
+                    self.truncate(kept).await?;
                 }
             }
-            _ => return Err(Error::bug("a kept change is none")),
         }
-        if self.window.is_full() {
-            self.flush().await?;
+        self.merge(items, next).await
+    }
+
+    /// Applies changes; `next` is the `seq` of what comes behind them.
+    async fn merge(&mut self, items: Vec<Item<'_>>, next: i64) -> Result<()> {
+        let (Some(first), Some(last)) = (items.first(), items.last()) else { return Ok(()) };
+        let (first, last) = (first.kept.mark.seq, last.kept.mark.seq);
+        if self.open.is_some_and(|open| open != first) {
+            self.end_transaction().await?;
+        }
+        // the rest of a transaction whose other changes did not have to wait
+        let waited = items.iter().any(|item| item.kept.waits);
+        let unfinished = if last == next { last } else { 0 };
+        let run = Run { items, continues: waited || self.open.is_some(), unfinished };
+        let aside = self.sift.merge(&run).await?;
+        self.aside.extend(aside);
+        if unfinished != 0 {
+            self.open = Some(unfinished);
+        } else if self.open.is_some_and(|open| open != last) {
+            self.end_transaction().await?;
         }
         Ok(())
     }
 
-    fn push(&mut self, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
-        let route = Route { target: self.target.clone(), flow: Flow::Live, floor: 0 };
-        self.window.push(&route, event, message)
+    /// Settles a transaction that was cut.
+    async fn end_transaction(&mut self) -> Result<()> {
+        let Some(seq) = self.open.take() else { return Ok(()) };
+        let Sift { apply, transaction, target, .. } = &mut self.sift;
+        match target.model.history {
+            History::Versions => apply.end(transaction, target, seq).await,
+            _ => Ok(()),
+        }
     }
 
-    async fn truncate(&mut self, event: ChangeEvent<'_>) -> Result<()> {
-        if self.target.model.history.logs_events() {
-            return self.push(&event, &[]);
-        }
-        if self.target.model.deletes == crate::spec::Deletes::Ignore {
+    async fn truncate(&mut self, kept: &Kept) -> Result<()> {
+        let target = self.sift.target.clone();
+        if target.model.deletes == Deletes::Ignore {
             return Ok(());
         }
-        self.flush().await?;
-        self.window.first(Before::Truncate {
-            target: self.target.clone(),
-            order: event.order,
-            mark: event.mark,
-        });
+        refuse_truncate(&self.sift.held, &target.model.table)?;
+        let Decoded::Truncate(_) = self.sift.decoder.decode(&kept.message)? else {
+            return Err(Error::bug("a kept change decodes into something else the second time"));
+        };
+        let before = Before::Truncate { target, order: kept.order, mark: kept.mark };
+        // what its transaction does behind it is seen as if nothing had been before
+        self.open = Some(kept.mark.seq);
+        self.before(before).await
+    }
+
+    /// Does what must be done before rows.
+    async fn before(&mut self, before: Before) -> Result<()> {
+        let batch = Batch {
+            range: PositionRange { after: Lsn(0), until: Lsn(0) },
+            ends: false,
+            continues: false,
+            unfinished: 0,
+            last_seq: 0,
+            routing: 0,
+            before: vec![before],
+            tables: Vec::new(),
+            held: Vec::new(),
+            transactions: 0,
+            committed_at: 0,
+        };
+        let piece = encode_batch(batch)?;
+        self.sift.apply.piece(self.sift.transaction, piece).await?;
         Ok(())
     }
 
-    fn commit(&mut self) {
-        if self.open.take().is_some() {
-            self.window.commit(0);
-        }
+    /// Whether a change has the shape and the form of those before it.
+    fn fits(&self, kept: &Kept) -> bool {
+        let target = &self.sift.target;
+        let same_form = target.wires.is_empty() || is_binary(target) == kept.binary;
+        let known = self.sift.decoder.relation(target.relation.oid).is_some();
+        kept.schema_id == target.schema_id && same_form && known
     }
 
     /// Brings the table into the shape and the target into the form that a kept change has.
     async fn fit(&mut self, kept: &Kept) -> Result<()> {
-        let same_form = self.target.wires.is_empty() || self.binary() == kept.binary;
-        if kept.schema_id == self.target.schema_id && same_form {
-            if self.decoder.relation(self.target.relation.oid).is_none() {
-                self.decoder.install(self.target.relation.clone());
+        let relation = if kept.schema_id == self.standing.schema_id {
+            self.standing.relation.clone()
+        } else {
+            let shapes = schemas::read(self.sift.transaction, &[kept.schema_id]).await?;
+            let shape = shapes.into_values().next();
+            Arc::new(shape.ok_or_else(|| Error::bug("a kept change has no shape"))?)
+        };
+        if kept.schema_id != self.standing.schema_id {
+            let logs = self.standing.model.history.logs_events();
+            match kept.waits {
+                false => self.reshape(kept.schema_id, &relation).await?,
+                // events keep the shape they came in
+                true if logs => {}
+                true => {
+                    let what = "it changed shape while changes waited behind dead letters";
+                    return Err(Error::new(Kind::Reread, what));
+                }
             }
-            return Ok(());
         }
-        let shapes = schemas::read(self.transaction, &[kept.schema_id]).await?;
-        let shape = shapes.into_values().next();
-        let relation = Arc::new(shape.ok_or_else(|| Error::bug("a kept change has no shape"))?);
-        self.flush().await?;
-        let mut target = (*self.target).clone();
-        if kept.schema_id != target.schema_id {
-            let (reshaped, statements) = reshape(&target, &relation, kept.schema_id, self.shared)?;
-            let reshaped = Arc::new(reshaped);
-            self.window.first(Before::Reshape { target: reshaped.clone(), statements });
-            self.flush().await?;
-            target = (*reshaped).clone();
-        }
-        let bound = bind(target.index, &target.model, &relation, kept.schema_id, kept.binary)?;
-        self.target = Arc::new(bound.target);
-        self.decoder.install(relation);
+        let Target { index, model, .. } = &*self.standing;
+        let bound = bind(*index, model, &relation, kept.schema_id, kept.binary)?;
+        self.sift.target = Arc::new(bound.target);
+        self.sift.decoder.install(relation);
         Ok(())
     }
 
-    fn binary(&self) -> bool {
-        self.target.wires.iter().any(|wire| matches!(wire, crate::relation::Wire::Binary(_)))
-    }
-
-    /// Applies what is folded.
-    async fn flush(&mut self) -> Result<()> {
-        if self.window.is_empty() {
-            return Ok(());
-        }
-        let batch = self.window.close(Lsn(0), 0);
-        let piece = encode_batch(batch)?;
-        let today = self.shared.setup.clock.now_postgres().div_euclid(DAY);
-        let wanted: Vec<_> = piece
-            .tables
-            .iter()
-            .map(|table| (table.target.model.clone(), table.days(today)))
-            .collect();
-        self.shared.ensure_leaves(&wanted).await?;
-        for (_, applied) in self.apply.piece(self.transaction, piece).await? {
-            self.drained.applied.add(&applied);
-        }
+    async fn reshape(
+        &mut self,
+        schema_id: i32,
+        relation: &Arc<crate::relation::Relation>,
+    ) -> Result<()> {
+        let (target, statements) = reshape(&self.standing, relation, schema_id, self.sift.shared)?;
+        let target = Arc::new(target);
+        self.before(Before::Reshape { target: target.clone(), statements }).await?;
+        self.standing = target;
         Ok(())
     }
+}
+
+/// Where the last transaction of a portion begins.
+fn last_begins(portion: &[Kept]) -> usize {
+    let Some(last) = portion.last() else { return 0 };
+    portion.iter().rposition(|kept| kept.mark.seq != last.mark.seq).map_or(0, |at| at + 1)
+}
+
+fn is_binary(target: &Target) -> bool {
+    target.wires.iter().any(|wire| matches!(wire, crate::relation::Wire::Binary(_)))
 }

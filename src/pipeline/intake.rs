@@ -210,8 +210,8 @@ impl Intake {
                     })
                 };
                 if routes.iter().all(fits) {
-                    for route in routes.iter().filter_map(|at| router.route(*at)) {
-                        window.push(route, &event, record.bytes)?;
+                    for at in routes.iter() {
+                        router.push(*at, &event, record.bytes, window)?;
                     }
                     return Ok(true);
                 }
@@ -263,8 +263,8 @@ impl Intake {
         let Decoded::Change(event) = self.decoder.decode(bytes)? else {
             return Err(Error::bug("a record decodes into something else the second time"));
         };
-        for route in routes.iter().filter_map(|at| self.router.route(*at)) {
-            self.window.push(route, &event, bytes)?;
+        for at in routes {
+            self.router.push(*at, &event, bytes, &mut self.window)?;
         }
         Ok(())
     }
@@ -317,6 +317,7 @@ impl Intake {
             {
                 continue;
             }
+            self.router.refuse_truncate(*at)?;
             if self.window.has_rows() {
                 self.hand_over().await?;
             }

@@ -1,11 +1,13 @@
 //! Puts the stages together. The only place that knows their order: capture → decode → fold → merge →
 //! progress.
 
+mod books;
 mod chunks;
 mod connector;
 mod control;
 mod drain;
 mod fit;
+mod held;
 mod inspect;
 mod intake;
 mod lane;
@@ -15,9 +17,11 @@ mod router;
 mod service;
 mod session;
 mod shared;
+mod sift;
 mod start;
 mod tables;
 
+pub use books::dead_letters_as_json;
 pub use inspect::{Report, inspect};
 pub use pairs::pairs;
 pub use service::{Options, Service};

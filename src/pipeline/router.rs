@@ -5,13 +5,15 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tokio_postgres::GenericClient;
 
+use super::held::{HeldKeys, refuse_truncate};
 use super::shared::{CaughtUp, Shared};
 use super::tables::Planned;
 use crate::binding::bind;
 use crate::capture::catalog;
 use crate::decode::RelationMessage;
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Flow, Route, Target};
+use crate::fold::{Window, digests};
+use crate::journey::{ChangeEvent, Flow, Route, Target};
 use crate::merge::{compare, follow};
 use crate::names::TableName;
 use crate::position::Order;
@@ -23,6 +25,10 @@ pub(super) struct Router {
     routes: Vec<Route>,
     /// beside each route
     sources: Vec<Source>,
+    /// beside each route the keys whose changes wait
+    held: Vec<HeldKeys>,
+    /// how many keys of a table may wait
+    held_at_most: usize,
     /// by the source table's OID, as far as the stream has shown it
     by_oid: HashMap<u32, Arc<[usize]>>,
     none: Arc<[usize]>,
@@ -43,7 +49,11 @@ pub(super) struct Reshape {
 }
 
 impl Router {
-    pub(super) fn new(planned: &[Planned]) -> Router {
+    pub(super) fn new(
+        planned: &[Planned],
+        mut waiting: std::collections::HashMap<TableName, Vec<i64>>,
+        held_at_most: usize,
+    ) -> Router {
         let route = |table: &Planned| Route {
             target: table.target.clone(),
             flow: match (table.record.state, table.record.chunk_open) {
@@ -57,7 +67,12 @@ impl Router {
             let waits = table.record.state == State::Stopped && table.record.chunk_open;
             Source { oid: relation.oid, name: relation.table.clone(), waits }
         };
+        let held = |table: &Planned| {
+            HeldKeys::new(waiting.remove(&table.record.table).unwrap_or_default())
+        };
         Router {
+            held: planned.iter().map(held).collect(),
+            held_at_most,
             routes: planned.iter().map(route).collect(),
             sources: planned.iter().map(source).collect(),
             by_oid: HashMap::new(),
@@ -144,9 +159,44 @@ impl Router {
         self.routes.get(at)
     }
 
+    /// Takes a change to where its route leads; or among the kept ones, where its key waits.
+    pub(super) fn push(
+        &mut self,
+        at: usize,
+        event: &ChangeEvent<'_>,
+        message: &[u8],
+        window: &mut Window,
+    ) -> Result<()> {
+        let (Some(route), Some(held)) = (self.routes.get(at), self.held.get_mut(at)) else {
+            return Ok(());
+        };
+        let in_rows = event.order.seq < route.floor;
+        if held.is_empty() || route.flow == Flow::Hold || in_rows {
+            return window.push(route, event, message);
+        }
+        let keys = digests(&route.target, event);
+        if !held.catches(keys) {
+            return window.push(route, event, message);
+        }
+        held.refuse_too_many(&route.target.model.table, self.held_at_most)?;
+        window.set_aside(&route.target, event, message, keys);
+        Ok(())
+    }
+
+    /// A TRUNCATE of a table some of whose keys wait stops it.
+    pub(super) fn refuse_truncate(&self, at: usize) -> Result<()> {
+        match (self.routes.get(at), self.held.get(at)) {
+            (Some(route), Some(held)) => refuse_truncate(held, &route.target.model.table),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets a table that has caught up go on as it stands in the warehouse.
     pub(super) fn go_live(&mut self, table: &CaughtUp) {
-        let CaughtUp { target, floor } = table;
+        let CaughtUp { target, floor, held } = table;
+        if let Some(keys) = self.held.get_mut(target.index) {
+            keys.clone_from(held);
+        }
         if let Some(route) = self.routes.get_mut(target.index) {
             *route = Route { target: target.clone(), flow: Flow::Live, floor: *floor };
         }

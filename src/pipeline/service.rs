@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::books::WarehouseBooks;
 use super::connector;
 use super::shared::Setup;
 use crate::clock::Clock;
-use crate::error::{Error, Kind, Policy, Result};
+use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, define_calendar};
 use crate::postgres::{Side, connect};
-use crate::progress::requests::{self, Verb};
-use crate::serve::{self, Ask, Board, Tokens};
-use crate::spec::{Model, Settings, Spec};
+use crate::serve::{self, Board, Tokens};
+use crate::spec::{Model, Spec};
 use crate::warehouse::{Claim, Durations, Fenced, migrate, take_over};
 
 /// How the service runs.
@@ -95,8 +95,8 @@ impl Service {
         let settings = self.spec.settings.clone();
         let (tokens, made) = Tokens::of(&settings.admin)?;
         let listen = settings.admin.listen;
-        let ask = asks_of(settings);
-        let address = serve::start(listen, self.board.clone(), tokens, ask, stop).await?;
+        let books = Arc::new(WarehouseBooks::new(settings));
+        let address = serve::start(listen, self.board.clone(), tokens, books, stop).await?;
         Ok((address, made))
     }
 
@@ -137,19 +137,4 @@ impl Service {
         }
         Ok(())
     }
-}
-
-/// Writes what the admin server is asked into `audit.requests`.
-fn asks_of(settings: Settings) -> Ask {
-    let settings = Arc::new(settings);
-    Arc::new(move |verb, connector, table| {
-        let settings = settings.clone();
-        Box::pin(async move {
-            let verb = [Verb::Resume, Verb::Resync].into_iter().find(|known| known.word() == verb);
-            let verb = verb.ok_or_else(|| Error::new(Kind::Usage, "there is no such verb"))?;
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
-            requests::ask(&*warehouse, verb, &connector, Some(&table)).await
-        })
-    })
 }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::chunks::{self, Job};
 use super::control::Control;
+use super::held::HeldKeys;
 use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
 use super::owner;
@@ -29,7 +30,7 @@ use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{Checkpoint, pending};
+use crate::progress::{Checkpoint, dead_letters, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
 use crate::warehouse::{Fenced, migrate, refuse_unfit};
@@ -110,7 +111,7 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
 /// kept, until it is resumed or its rows are read again. Any other error stays one.
 async fn hold(shared: &Shared, error: Error) -> Result<End> {
     let reread = match error.kind().policy() {
-        Policy::StopTable => false,
+        Policy::StopTable | Policy::Sift => false,
         Policy::RereadTable => true,
         // a right that one table lacks
         Policy::Human if error.kind() == Kind::Rights => false,
@@ -123,6 +124,11 @@ async fn hold(shared: &Shared, error: Error) -> Result<End> {
     if reread {
         shared.define(&[], &table, Then::OpenChunk(State::Resyncing)).await?;
         tracing::warn!(%table, "{reason}: the table is read again, its changes are kept meanwhile");
+    } else if error.kind() == Kind::Poison {
+        let resync = format!("siltstone table resync {table}");
+        let remedy = error.remedy_text().unwrap_or(&resync);
+        shared.define(&[], &table, Then::Sift { reason: &reason, remedy }).await?;
+        tracing::warn!(%table, "a change is refused: the table's changes are sifted ({reason})");
     } else {
         let resync = format!("siltstone table resync {table}");
         let remedy = error.remedy_text().unwrap_or(&resync);
@@ -206,13 +212,14 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         .iter()
         .map(|(_, bytes)| *bytes)
         .sum();
+    let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
     announce_caught_up(&planned, &caught_up);
     let jobs: Vec<Job> = planned.iter().filter_map(Job::of).collect();
     let intake = Intake {
         shared: shared.clone(),
         reader: stream_reader,
-        router: Router::new(&planned),
+        router: Router::new(&planned, waiting, shared.connector().held_keys),
         source: connect(Side::Source, &shared.connector().endpoint, "siltstone catalogue").await?,
         window: Window::new(limits(&shared.setup.settings), from),
         lane: work,
@@ -325,7 +332,11 @@ fn announce_caught_up(planned: &[Planned], caught_up: &mpsc::Sender<CaughtUp>) {
         .iter()
         .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
     for table in catching_up {
-        let ready = CaughtUp { target: table.target.clone(), floor: table.record.floor };
+        let ready = CaughtUp {
+            target: table.target.clone(),
+            floor: table.record.floor,
+            held: HeldKeys::default(),
+        };
         // room for every table is made below if there are more than the queue holds
         let sender = caught_up.clone();
         tokio::spawn(async move { drop(sender.send(ready).await) });

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicI64;
 
 use tokio::sync::{Mutex, watch};
 
+use super::held::HeldKeys;
 use crate::capture::preflight::Source;
 use crate::clock::Clock;
 use crate::error::Result;
@@ -72,6 +73,8 @@ pub(super) struct CaughtUp {
     pub(super) target: Arc<Target>,
     /// changes below it are in the rows: the stream may still be behind the snapshot
     pub(super) floor: i64,
+    /// the keys that go on waiting; of a table with kept changes before it they are not known yet
+    pub(super) held: HeldKeys,
 }
 
 /// How long DDL waits for a lock before it gives way.
@@ -191,6 +194,12 @@ impl Shared {
                 }
                 tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
             }
+            Then::Sift { reason, remedy } => {
+                if !tables::sift(&transaction, table, reason).await? {
+                    let state = tables::State::Stopped;
+                    tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
+                }
+            }
             Then::Shape(schema_id) => {
                 tables::set_schema(&*transaction, table, schema_id).await?;
             }
@@ -223,6 +232,8 @@ pub(super) enum Then<'a> {
     Gap,
     /// It cannot go on; `unread` if a change is lost but for its being read again.
     Stop { reason: &'a str, remedy: &'a str, unread: bool },
+    /// It refuses a row, which is looked for; where its rows are being read, it stops.
+    Sift { reason: &'a str, remedy: &'a str },
     /// It has the shape of this number now.
     Shape(i32),
 }

@@ -184,11 +184,12 @@ pub(super) async fn plan(
                     table.target = Arc::new(target);
                     planned.push(table);
                 }
-                Err(error) if error.kind() == Kind::TableStops => left_out.push(LeftOut {
-                    table: model.table.clone(),
-                    why: error.reason(),
-                    remedy: error.remedy_text().unwrap_or_default().to_owned(),
-                }),
+                Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Poison) => left_out
+                    .push(LeftOut {
+                        table: model.table.clone(),
+                        why: error.reason(),
+                        remedy: error.remedy_text().unwrap_or_default().to_owned(),
+                    }),
                 Err(error) => return Err(error),
             }
         }

@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod dead_letters;
 pub mod pending;
 pub mod requests;
 pub mod schemas;

@@ -9,7 +9,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Held, Mark};
+use crate::journey::{Digests, Held, Mark};
 use crate::names::TableName;
 use crate::position::Order;
 
@@ -24,12 +24,14 @@ pub struct Kept {
     pub schema_id: i32,
     /// Whether its values are in binary form.
     pub binary: bool,
+    /// Whether it was set aside behind a dead letter while its table went on.
+    pub waits: bool,
     /// The message as it arrived.
     pub message: Vec<u8>,
 }
 
 const COPY: &str = "copy audit.pending (connector, table_name, seq, ord, committed_at, xid, schema_id, \
-    key_hash, bytes, format, event) from stdin with (format binary)";
+    key_hash, old_key_hash, waits, bytes, format, event) from stdin with (format binary)";
 
 /// A COPY message of about this many bytes is what the server's buffers like.
 const CHUNK: usize = 64 * 1024;
@@ -48,7 +50,7 @@ pub async fn keep(
     for change in held {
         let table = change.target.model.table.to_string();
         let bytes = i32::try_from(change.message.len()).unwrap_or(i32::MAX);
-        buffer.put_i16(11);
+        buffer.put_i16(13);
         put(&mut buffer, connector.as_bytes());
         put(&mut buffer, table.as_bytes());
         put(&mut buffer, &change.order.seq.to_be_bytes());
@@ -56,7 +58,9 @@ pub async fn keep(
         put(&mut buffer, &change.mark.committed_at.to_be_bytes());
         put(&mut buffer, &i64::from(change.mark.xid).to_be_bytes());
         put(&mut buffer, &change.target.schema_id.to_be_bytes());
-        put(&mut buffer, &change.key_hash.to_be_bytes());
+        put(&mut buffer, &change.digests.new.to_be_bytes());
+        put(&mut buffer, &change.digests.old.to_be_bytes());
+        put(&mut buffer, &[u8::from(change.waits)]);
         put(&mut buffer, &bytes.to_be_bytes());
         put(&mut buffer, if binary { b"b" } else { b"t" });
         put(&mut buffer, &change.message);
@@ -82,13 +86,14 @@ pub async fn next(
     table: &TableName,
     after: Order,
 ) -> Result<Vec<Kept>> {
-    const ROWS: i64 = 5_000;
+    const ROWS: i64 = 10_000;
     const BYTES: i64 = 4 << 20;
     let failed = |error| Error::warehouse(format!("reading the kept changes of {table}"), error);
     let rows = transaction
         .query(
             "select seq, ord, xid, schema_id, format = 'b', event,
-                    (extract(epoch from committed_at) * 1000000)::int8 - 946684800000000::int8
+                    (extract(epoch from committed_at) * 1000000)::int8 - 946684800000000::int8,
+                    waits
                from (select p.*, sum(bytes) over (order by seq, ord) - bytes as before
                        from (select * from audit.pending
                               where table_name = $1 and (seq, ord) > ($2, $3)
@@ -112,6 +117,7 @@ pub async fn next(
                 },
                 schema_id: row.try_get(3)?,
                 binary: row.try_get(4)?,
+                waits: row.try_get(7)?,
                 message: row.try_get(5)?,
             })
         })
@@ -119,16 +125,40 @@ pub async fn next(
         .map_err(failed)
 }
 
-/// Removes a table's changes up to `until`, which are applied in the same transaction; returns their
-/// bytes.
-pub async fn remove(transaction: &Transaction<'_>, table: &TableName, until: Order) -> Result<u64> {
+/// Removes a table's changes behind `after` up to `until`, which are applied in the same transaction,
+/// but for those that are set aside; returns their bytes.
+pub async fn remove(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    (after, until): (Order, Order),
+    aside: &[(Order, Digests)],
+) -> Result<u64> {
     let failed = |error| Error::warehouse("removing kept changes", error);
+    let name = table.to_string();
+    let column = |of: &dyn Fn(&(Order, Digests)) -> i64| aside.iter().map(of).collect::<Vec<_>>();
+    let (seqs, ords) = (column(&|(order, _)| order.seq), column(&|(order, _)| order.ord));
+    if !aside.is_empty() {
+        let (new, old) = (column(&|(_, keys)| keys.new), column(&|(_, keys)| keys.old));
+        transaction
+            .execute(
+                "update audit.pending p set waits = true, key_hash = a.new, old_key_hash = a.old
+                   from unnest($2::int8[], $3::int8[], $4::int8[], $5::int8[]) a(seq, ord, new, old)
+                  where p.table_name = $1 and p.seq = a.seq and p.ord = a.ord",
+                &[&name, &seqs, &ords, &new, &old],
+            )
+            .await
+            .map_err(failed)?;
+    }
     let row = transaction
         .query_one(
-            "with gone as (delete from audit.pending
-                            where table_name = $1 and (seq, ord) <= ($2, $3) returning bytes)
+            "with gone as (
+                 delete from audit.pending p
+                  where p.table_name = $1 and (p.seq, p.ord) > ($2, $3) and (p.seq, p.ord) <= ($4, $5)
+                    and not exists (select from unnest($6::int8[], $7::int8[]) a(seq, ord)
+                                     where p.seq = a.seq and p.ord = a.ord)
+                 returning bytes)
              select coalesce(sum(bytes), 0)::int8 from gone",
-            &[&table.to_string(), &until.seq, &until.ord],
+            &[&name, &after.seq, &after.ord, &until.seq, &until.ord, &seqs, &ords],
         )
         .await
         .map_err(failed)?;

@@ -12,6 +12,10 @@ pub enum Verb {
     Resume,
     /// A table, or every table, is read again.
     Resync,
+    /// A table's dead letters, or one of them, are tried again.
+    Replay,
+    /// A table's dead letters, or one of them, are left out for good.
+    Drop,
 }
 
 impl Verb {
@@ -20,7 +24,15 @@ impl Verb {
         match self {
             Verb::Resume => "resume",
             Verb::Resync => "resync",
+            Verb::Replay => "replay",
+            Verb::Drop => "drop",
         }
+    }
+
+    /// The verb of a word.
+    pub fn of(word: &str) -> Option<Verb> {
+        const ALL: [Verb; 4] = [Verb::Resume, Verb::Resync, Verb::Replay, Verb::Drop];
+        ALL.into_iter().find(|verb| verb.word() == word)
     }
 }
 
@@ -33,6 +45,8 @@ pub struct Request {
     pub verb: Verb,
     /// The table; none for all of the connector's.
     pub table: Option<TableName>,
+    /// The dead letter; none for all of the table's.
+    pub letter: Option<i64>,
 }
 
 /// Writes a request; returns its number.
@@ -40,14 +54,19 @@ pub async fn ask(
     client: &impl GenericClient,
     verb: Verb,
     connector: &str,
-    table: Option<&TableName>,
+    (table, letter): (Option<&TableName>, Option<i64>),
 ) -> Result<i64> {
     let failed = |error| Error::warehouse("writing a request", error);
     let row = client
         .query_one(
-            "insert into audit.requests (verb, connector, table_name) values ($1, $2, $3)
-             returning id",
-            &[&verb.word(), &connector, &table.map(ToString::to_string)],
+            "insert into audit.requests (verb, connector, table_name, argument)
+             values ($1, $2, $3, $4) returning id",
+            &[
+                &verb.word(),
+                &connector,
+                &table.map(ToString::to_string),
+                &letter.map(|letter| letter.to_string()),
+            ],
         )
         .await
         .map_err(failed)?;
@@ -59,7 +78,7 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Re
     let failed = |error| Error::warehouse("reading its requests", error);
     let rows = client
         .query(
-            "select id, verb, table_name from audit.requests
+            "select id, verb, table_name, argument from audit.requests
               where connector = $1 and state = 'open' order by id limit 100",
             &[&connector],
         )
@@ -69,10 +88,13 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Re
     for row in rows {
         let (id, verb): (i64, String) = (row.get(0), row.get(1));
         let table: Option<String> = row.get(2);
-        let verb = [Verb::Resume, Verb::Resync].into_iter().find(|known| known.word() == verb);
+        let argument: Option<String> = row.get(3);
         let table = table.map(|table| table.parse()).transpose();
-        match (verb, table) {
-            (Some(verb), Ok(table)) => requests.push(Request { id, verb, table }),
+        let letter = argument.map(|letter| letter.parse()).transpose();
+        match (Verb::of(&verb), table, letter) {
+            (Some(verb), Ok(table), Ok(letter)) => {
+                requests.push(Request { id, verb, table, letter });
+            }
             _ => answer(client, id, false, "this version does not know the request").await?,
         }
     }

@@ -189,7 +189,15 @@ pub async fn close_chunk(
         )
         .await
         .map_err(failed)?;
-    // what came before the snapshot is in it
+    // what came before the snapshot is in it, and so is what had been refused
+    transaction
+        .execute(
+            "update audit.dead_letters set state = 'read', changed_at = now()
+              where table_name = $1 and state = 'open'",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
     transaction
         .execute(
             "delete from audit.pending where table_name = $1 and seq < $2",
@@ -220,6 +228,23 @@ pub async fn set(
             Error::warehouse(format!("noting that {table} is {}", state.word()), error)
         })?;
     Ok(())
+}
+
+/// Lets a table apply its changes from the kept ones, so that what it refuses can be set aside; false
+/// where its rows are still to be read.
+pub async fn sift(transaction: &Transaction<'_>, table: &TableName, reason: &str) -> Result<bool> {
+    let updated = transaction
+        .execute(
+            "update audit.tables t
+                set state = 'catching_up', reason = $2, remedy = null, changed_at = now()
+              where t.table_name = $1
+                and not exists (select from audit.snapshot_chunks c
+                                 where c.table_name = $1 and c.state in ('waiting', 'open'))",
+            &[&table.to_string(), &reason],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting that {table} is sifted"), error))?;
+    Ok(updated == 1)
 }
 
 /// Changes below `floor` are not for this table: it takes what comes from there on.
@@ -270,6 +295,14 @@ pub async fn note_gap(
                     $2, $3
                from audit.pending where table_name = $1",
             &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64()],
+        )
+        .await
+        .map_err(failed)?;
+    transaction
+        .execute(
+            "update audit.dead_letters set state = 'dropped', changed_at = now()
+              where table_name = $1 and state = 'open'",
+            &[&name],
         )
         .await
         .map_err(failed)?;

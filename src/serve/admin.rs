@@ -24,18 +24,29 @@ use super::status;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
-/// Writes a request down: the verb, the connector, the table. Returns its number.
-pub type Ask = Arc<
-    dyn Fn(String, String, TableName) -> Pin<Box<dyn Future<Output = Result<i64>> + Send>>
-        + Send
-        + Sync,
->;
+/// What will be there.
+pub type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// What the server needs of the warehouse.
+pub trait Books: Send + Sync {
+    /// Writes a request down: the verb, the connector, the table, the dead letter. Returns its number.
+    fn ask(
+        &self,
+        verb: String,
+        connector: String,
+        table: TableName,
+        letter: Option<i64>,
+    ) -> Later<i64>;
+
+    /// The open dead letters, of one table or all of them, or the one of a number with its values.
+    fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>>;
+}
 
 #[derive(Clone)]
 struct App {
     board: Board,
     tokens: Tokens,
-    ask: Ask,
+    books: Arc<dyn Books>,
 }
 
 /// Listens and serves until `stop` turns true; the address tells the port where 0 was asked for.
@@ -43,7 +54,7 @@ pub async fn start(
     listen: SocketAddr,
     board: Board,
     tokens: Tokens,
-    ask: Ask,
+    books: Arc<dyn Books>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
     let failed = |error: std::io::Error| {
@@ -53,7 +64,7 @@ pub async fn start(
     };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let router = router(App { board, tokens, ask });
+    let router = router(App { board, tokens, books });
     tokio::spawn(async move {
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
@@ -76,6 +87,9 @@ fn router(app: App) -> Router {
         .route("/tables", get(tables))
         .route("/tables/{table}", get(table))
         .route("/tables/{table}/{verb}", post(ask))
+        .route("/dead-letters", get(dead_letters))
+        .route("/dead-letters/{id}", get(dead_letter))
+        .route("/dead-letters/{id}/{verb}", post(settle))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
@@ -217,11 +231,74 @@ async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>)
         Some((view.name.clone(), table.clone()))
     });
     let Some((connector, table)) = found else { return unknown_table(&name) };
-    match (app.ask)(verb, connector, table).await {
+    write_down(&app, verb, connector, table, None).await
+}
+
+async fn write_down(
+    app: &App,
+    verb: String,
+    connector: String,
+    table: TableName,
+    letter: Option<i64>,
+) -> Response {
+    match app.books.ask(verb, connector, table, letter).await {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "request": id }))).into_response(),
-        Err(error) => {
-            tracing::warn!("a request could not be written: {}", error.reason());
-            failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
-        }
+        Err(error) => no_answer(&error),
     }
+}
+
+fn no_answer(error: &Error) -> Response {
+    tracing::warn!("the warehouse was asked in vain: {}", error.reason());
+    failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
+}
+
+#[derive(Deserialize)]
+struct OfTable {
+    table: Option<String>,
+}
+
+async fn dead_letters(State(app): State<App>, Query(query): Query<OfTable>) -> Response {
+    let table = match query.table.map(|table| table.parse::<TableName>()).transpose() {
+        Ok(table) => table,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string(), None),
+    };
+    match app.books.dead_letters(table, None).await {
+        Ok(letters) => Json(letters).into_response(),
+        Err(error) => no_answer(&error),
+    }
+}
+
+async fn dead_letter(State(app): State<App>, Path(id): Path<String>) -> Response {
+    match one_letter(&app, &id).await {
+        Ok(letter) => Json(letter).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn one_letter(app: &App, id: &str) -> Result<Value, Response> {
+    let unknown = || {
+        let message = format!("there is no open dead letter {id}");
+        failure(StatusCode::NOT_FOUND, &message, Some("see /dead-letters"))
+    };
+    let number = id.parse().map_err(|_| unknown())?;
+    let letters = app.books.dead_letters(None, Some(number)).await;
+    letters.map_err(|error| no_answer(&error))?.into_iter().next().ok_or_else(unknown)
+}
+
+async fn settle(State(app): State<App>, Path((id, verb)): Path<(String, String)>) -> Response {
+    if !matches!(verb.as_str(), "replay" | "drop") {
+        let message = format!("{verb} is no verb of a dead letter: replay, drop");
+        return failure(StatusCode::NOT_FOUND, &message, None);
+    }
+    let letter = match one_letter(&app, &id).await {
+        Ok(letter) => letter,
+        Err(response) => return response,
+    };
+    let table = letter["table"].as_str().and_then(|table| table.parse().ok());
+    let (Some(table), Some(connector), Some(id)) =
+        (table, letter["connector"].as_str(), letter["id"].as_i64())
+    else {
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, "a dead letter of no table", None);
+    };
+    write_down(&app, verb, connector.to_owned(), table, Some(id)).await
 }

@@ -1,7 +1,7 @@
 //! The live state of every connector: written by the pipeline as it goes, read by the admin server,
 //! the metrics and the demo's screen. No lock is held for longer than a few assignments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +59,10 @@ pub struct TableReport {
     pub rows_estimated: u64,
     /// Bytes of changes kept for it.
     pub pending_bytes: u64,
+    /// Changes that it refuses.
+    pub dead_letters: u64,
+    /// Changes that wait behind those.
+    pub waiting: u64,
 }
 
 /// Sums since the process began.
@@ -309,6 +313,14 @@ impl ConnectorBoard {
         let mut view = lock(&self.view);
         for (name, table) in &mut view.tables {
             table.pending_bytes = sizes.get(name).copied().unwrap_or(0);
+        }
+    }
+
+    /// Notes the dead letters of each table, and how many changes wait behind them.
+    pub fn dead_letters(&self, counts: &HashMap<TableName, (u64, u64)>) {
+        let mut view = lock(&self.view);
+        for (name, table) in &mut view.tables {
+            (table.dead_letters, table.waiting) = counts.get(name).copied().unwrap_or_default();
         }
     }
 }

@@ -33,6 +33,7 @@ struct Families {
     retained: IntGaugeVec,
     pending: IntGaugeVec,
     dead_letters: IntGaugeVec,
+    waiting: IntGaugeVec,
     state: IntGaugeVec,
     memory: IntGaugeVec,
     build: IntGaugeVec,
@@ -62,20 +63,23 @@ macro_rules! family {
     };
 }
 
+fn durations() -> HistogramVec {
+    let durations = HistogramOpts::new(
+        "siltstone_transaction_duration_seconds",
+        "Warehouse transactions from begin to commit",
+    )
+    .buckets(vec![0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0]);
+    match HistogramVec::new(durations, &["name"]) {
+        Ok(family) => family,
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
 impl Families {
     fn new() -> Families {
-        let durations = HistogramOpts::new(
-            "siltstone_transaction_duration_seconds",
-            "Warehouse transactions from begin to commit",
-        )
-        .buckets(vec![0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0]);
-        let transactions = match HistogramVec::new(durations, &["name"]) {
-            Ok(family) => family,
-            Err(error) => unreachable!("{error}"),
-        };
         Families {
             registry: Registry::new(),
-            transactions,
+            transactions: durations(),
             rows: family!(
                 IntCounterVec,
                 "siltstone_rows_applied_total",
@@ -115,7 +119,13 @@ impl Families {
             dead_letters: family!(
                 IntGaugeVec,
                 "siltstone_dead_letters",
-                "Changes that could not be applied",
+                "Changes that their table refuses",
+                ["table"]
+            ),
+            waiting: family!(
+                IntGaugeVec,
+                "siltstone_waiting_changes",
+                "Changes that wait behind dead letters of their key",
                 ["table"]
             ),
             state: family!(
@@ -144,6 +154,7 @@ impl Families {
             Box::new(self.retained.clone()),
             Box::new(self.pending.clone()),
             Box::new(self.dead_letters.clone()),
+            Box::new(self.waiting.clone()),
             Box::new(self.state.clone()),
             Box::new(self.memory.clone()),
             Box::new(self.build.clone()),
@@ -176,6 +187,7 @@ impl Metrics {
         families.pending.reset();
         families.state.reset();
         families.dead_letters.reset();
+        families.waiting.reset();
         families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         families.memory.with_label_values(&["resident"]).set(gauge(resident_bytes()));
         let mut tables = 0;
@@ -193,7 +205,8 @@ impl Metrics {
                 let shown = table.to_string();
                 let shown = if tables > TABLES_AT_MOST { "other" } else { shown.as_str() };
                 families.pending.with_label_values(&[shown]).add(gauge(report.pending_bytes));
-                families.dead_letters.with_label_values(&[shown]).add(0);
+                families.dead_letters.with_label_values(&[shown]).add(gauge(report.dead_letters));
+                families.waiting.with_label_values(&[shown]).add(gauge(report.waiting));
                 for state in STATES {
                     let is = i64::from(report.state == state);
                     families.state.with_label_values(&[shown, state]).add(is);

@@ -10,7 +10,7 @@ mod health;
 mod metrics;
 mod status;
 
-pub use admin::{Ask, start};
+pub use admin::{Books, Later, start};
 pub use auth::Tokens;
 pub use board::{Board, ConnectorBoard, Phase, TableReport, Totals, View};
 pub use health::{Readiness, readiness};

@@ -34,6 +34,8 @@ pub(super) fn table(name: &TableName, report: &TableReport) -> Value {
         "reason": report.reason,
         "remedy": report.remedy,
         "pending_bytes": report.pending_bytes,
+        "dead_letters": report.dead_letters,
+        "waiting": report.waiting,
     })
 }
 

@@ -34,6 +34,8 @@ pub struct Connector {
     pub snapshot: bool,
     /// How many tables are read at once.
     pub snapshot_workers: usize,
+    /// How many keys of a table may wait behind dead letters before the table stops.
+    pub held_keys: usize,
     /// The file it stands in, for messages.
     pub file: String,
 }
@@ -88,8 +90,14 @@ struct RawPostgres {
     adopt: Option<Given>,
     guard: Option<NotYet>,
     wal: Option<NotYet>,
-    dead_letters: Option<NotYet>,
+    dead_letters: Option<RawDeadLetters>,
     slot_hold_back: Option<NotYet>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDeadLetters {
+    max_keys: Option<Given>,
 }
 
 #[derive(Deserialize)]
@@ -131,7 +139,6 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let raw: RawPostgres = file.read()?;
     file.not_yet("guard", raw.guard.as_ref())?;
     file.not_yet("wal", raw.wal.as_ref())?;
-    file.not_yet("dead_letters", raw.dead_letters.as_ref())?;
     file.not_yet("slot_hold_back", raw.slot_hold_back.as_ref())?;
     only(file, "truncate", raw.truncate.as_ref(), "apply")?;
     only(file, "adopt", raw.adopt.as_ref(), "refuse")?;
@@ -151,6 +158,8 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let target_schema = raw.target_schema.as_ref();
     let target_schema =
         target_schema.map(|given| file.parse::<OpenSchema>("target_schema", given)).transpose()?;
+    const DEFAULT_HELD_KEYS: usize = 10_000;
+    let max_keys = raw.dead_letters.as_ref().and_then(|raw| raw.max_keys.as_ref());
     let slot = shortened("siltstone_", &name.to_lowercase().replace('-', "_"));
     let publication = PgName(shortened("siltstone_", &name));
     Ok(Connector {
@@ -164,6 +173,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         mirror: file.choice("new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
         snapshot,
         snapshot_workers,
+        held_keys: file.parse_or("dead_letters.max_keys", max_keys, DEFAULT_HELD_KEYS)?,
         name,
         file: file.path.clone(),
     })

@@ -7,8 +7,10 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 1] =
-    [(1, "control", include_str!("../../sql/migrations/0001_control.sql"))];
+const MIGRATIONS: [(i32, &str, &str); 2] = [
+    (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
+    (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
+];
 
 /// Any number that no other program is likely to lock.
 const LOCK: i64 = 0x51_17_57_0e;

@@ -1,9 +1,11 @@
 //! What tests stand on: two Postgres clusters for the whole run, and for each test a `Site` of its
 //! own: a source database, a warehouse database and a folder with files.
 
+mod dice;
 mod proxy;
 mod site;
 
+pub use dice::Dice;
 pub use proxy::Proxy;
 pub use site::Site;
 

@@ -1,0 +1,85 @@
+//! The keys of one table that wait behind dead letters.
+//!
+//! Waiting is closed under change of key: a change that touches a key that waits makes both its keys
+//! wait, so that whatever is applied later is applied in the order of the source.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Kind, Result};
+use crate::journey::Digests;
+use crate::names::TableName;
+
+/// Keys that wait.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HeldKeys {
+    keys: HashSet<i64>,
+}
+
+impl HeldKeys {
+    pub(super) fn new(keys: impl IntoIterator<Item = i64>) -> HeldKeys {
+        HeldKeys { keys: keys.into_iter().collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether a change must wait; then both its keys do from now on.
+    pub(super) fn catches(&mut self, digests: Digests) -> bool {
+        let caught = self.keys.contains(&digests.new) || self.keys.contains(&digests.old);
+        if caught {
+            self.add(digests);
+        }
+        caught
+    }
+
+    pub(super) fn add(&mut self, digests: Digests) {
+        self.keys.insert(digests.new);
+        self.keys.insert(digests.old);
+    }
+
+    /// Refuses more keys than may wait.
+    pub(super) fn refuse_too_many(&self, table: &TableName, at_most: usize) -> Result<()> {
+        if self.keys.len() <= at_most {
+            return Ok(());
+        }
+        let what = format!("more than {at_most} keys wait behind dead letters");
+        Err(Error::new(Kind::TableStops, what)
+            .remedy(format!(
+                "siltstone dead-letter list {table}, mend what refuses them, then siltstone \
+                 dead-letter replay {table} and siltstone table resume {table}"
+            ))
+            .on_table(table.to_string()))
+    }
+}
+
+/// A TRUNCATE cannot be applied around keys that wait: it and all behind it wait too.
+pub(super) fn refuse_truncate(held: &HeldKeys, table: &TableName) -> Result<()> {
+    if held.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::TableStops, "a TRUNCATE came while keys wait behind dead letters")
+        .remedy(format!(
+            "siltstone dead-letter replay {table} (or drop), then siltstone table resume {table}"
+        ))
+        .on_table(table.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_a_waiting_key_takes_its_other_key_along() {
+        let mut held = HeldKeys::new([7]);
+        assert!(!held.catches(Digests { new: 1, old: 1 }));
+        assert!(held.catches(Digests { new: 8, old: 7 }));
+        assert!(held.catches(Digests { new: 8, old: 8 }));
+        assert!(held.catches(Digests { new: 9, old: 8 }));
+        assert!(!held.catches(Digests { new: 2, old: 1 }));
+    }
+}

@@ -1,0 +1,255 @@
+//! `audit.dead_letters`: changes that their tables refuse, as they arrived. Written in the transaction
+//! that goes on without them; tried again by being put back among the kept changes.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{GenericClient, Row, Transaction};
+
+use super::pending::Kept;
+use crate::error::{Error, Result};
+use crate::journey::Digests;
+use crate::names::TableName;
+
+/// A change that a table refuses.
+pub struct DeadLetter<'k> {
+    /// The change.
+    pub kept: &'k Kept,
+    /// Its keys.
+    pub digests: Digests,
+    /// Its key as people read it, as a JSON object.
+    pub key: Option<String>,
+    /// Why it is refused.
+    pub reason: String,
+}
+
+/// Writes a dead letter; one that was tried again counts one more attempt.
+pub async fn write(
+    transaction: &Transaction<'_>,
+    connector: &str,
+    table: &TableName,
+    letter: &DeadLetter<'_>,
+) -> Result<()> {
+    let DeadLetter { kept, digests, key, reason } = letter;
+    let format = if kept.binary { "b" } else { "t" };
+    let committed_at = crate::clock::from_postgres_micros(kept.mark.committed_at);
+    transaction
+        .execute(
+            r#"insert into audit.dead_letters as d
+                   (connector, table_name, key, seq, ord, committed_at, xid, schema_id, key_hash,
+                    old_key_hash, format, event, reason)
+               values ($1, $2, $3::text::jsonb, $4, $5, $6, $7, $8, $9, $10, $11::text::"char", $12, $13)
+               on conflict (connector, table_name, seq, ord) do update
+               set state = 'open', reason = excluded.reason, attempts = d.attempts + 1,
+                   event = excluded.event, changed_at = now()"#,
+            &[
+                &connector,
+                &table.to_string(),
+                key,
+                &kept.order.seq,
+                &kept.order.ord,
+                &committed_at,
+                &i64::from(kept.mark.xid),
+                &kept.schema_id,
+                &digests.new,
+                &digests.old,
+                &format,
+                &kept.message,
+                reason,
+            ],
+        )
+        .await
+        .map_err(|error| Error::warehouse("writing a dead letter", error))?;
+    Ok(())
+}
+
+/// The keys that wait in a connector's tables: of open dead letters, and of what was set aside behind
+/// them.
+pub async fn waiting(
+    client: &impl GenericClient,
+    connector: &str,
+) -> Result<HashMap<TableName, Vec<i64>>> {
+    let failed = |error| Error::warehouse("reading which keys wait", error);
+    let rows = client
+        .query(
+            "select table_name, unnest(array[key_hash, old_key_hash]) from audit.dead_letters
+              where connector = $1 and state = 'open'
+             union
+             select table_name, unnest(array[key_hash, old_key_hash]) from audit.pending
+              where connector = $1 and waits",
+            &[&connector],
+        )
+        .await
+        .map_err(failed)?;
+    let mut waiting: HashMap<TableName, Vec<i64>> = HashMap::new();
+    for row in rows {
+        let name: String = row.try_get(0).map_err(failed)?;
+        if let Ok(table) = name.parse() {
+            waiting.entry(table).or_default().push(row.try_get(1).map_err(failed)?);
+        }
+    }
+    Ok(waiting)
+}
+
+/// The keys of a table's open dead letters.
+pub async fn keys(transaction: &Transaction<'_>, table: &TableName) -> Result<Vec<i64>> {
+    let rows = transaction
+        .query(
+            "select unnest(array[key_hash, old_key_hash]) from audit.dead_letters
+              where table_name = $1 and state = 'open'",
+            &[&table.to_string()],
+        )
+        .await
+        .map_err(|error| Error::warehouse("reading the keys of dead letters", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What becomes of dead letters that an operator has looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They are tried again, each at its place.
+    Replayed,
+    /// They are left out; what waits behind them goes on.
+    Dropped,
+}
+
+/// Settles a table's open dead letters, or one of them; returns how many.
+pub async fn settle(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    id: Option<i64>,
+    fate: Fate,
+) -> Result<u64> {
+    let failed = |error| Error::warehouse("settling dead letters", error);
+    let name = table.to_string();
+    if fate == Fate::Replayed {
+        transaction
+            .execute(
+                "insert into audit.pending
+                     (connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
+                      old_key_hash, waits, bytes, format, event)
+                 select connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
+                        old_key_hash, true, length(event), format, event
+                   from audit.dead_letters
+                  where table_name = $1 and state = 'open' and ($2::int8 is null or id = $2)",
+                &[&name, &id],
+            )
+            .await
+            .map_err(failed)?;
+    }
+    let word = if fate == Fate::Replayed { "replayed" } else { "dropped" };
+    transaction
+        .execute(
+            "update audit.dead_letters set state = $3, changed_at = now()
+              where table_name = $1 and state = 'open' and ($2::int8 is null or id = $2)",
+            &[&name, &id, &word],
+        )
+        .await
+        .map_err(failed)
+}
+
+/// A dead letter as it is listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Listed {
+    /// Its number.
+    pub id: i64,
+    /// The connector it came by.
+    pub connector: String,
+    /// The table that refuses it.
+    pub table: String,
+    /// Its key, as a JSON object.
+    pub key: Option<serde_json::Value>,
+    /// Where its transaction's commit stands in the source's log.
+    pub position: String,
+    /// Its place in that transaction.
+    pub ordinal: i64,
+    /// Why it is refused.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// When it was noticed first, in UTC.
+    pub noticed_at: String,
+}
+
+/// Open dead letters are listed up to this many at once.
+pub const LISTED_AT_MOST: i64 = 1_000;
+
+/// Lists the open dead letters, of one table or all of them, or the one of a number.
+pub async fn list(
+    client: &impl GenericClient,
+    table: Option<&TableName>,
+    id: Option<i64>,
+) -> Result<Vec<Listed>> {
+    let failed = |error| Error::warehouse("listing dead letters", error);
+    let rows = client
+        .query(
+            "select id, connector, table_name, key::text, seq, ord, reason, attempts,
+                    to_char(noticed_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
+               from audit.dead_letters
+              where state = 'open' and ($1::text is null or table_name = $1)
+                and ($2::int8 is null or id = $2)
+              order by id limit $3",
+            &[&table.map(ToString::to_string), &id, &LISTED_AT_MOST],
+        )
+        .await
+        .map_err(failed)?;
+    let listed = |row: &Row| -> Result<Listed, tokio_postgres::Error> {
+        let key: Option<String> = row.try_get(3)?;
+        Ok(Listed {
+            id: row.try_get(0)?,
+            connector: row.try_get(1)?,
+            table: row.try_get(2)?,
+            key: key.and_then(|key| serde_json::from_str(&key).ok()),
+            position: crate::position::Lsn::from_i64(row.try_get(4)?).to_string(),
+            ordinal: row.try_get(5)?,
+            reason: row.try_get(6)?,
+            attempts: row.try_get(7)?,
+            noticed_at: row.try_get(8)?,
+        })
+    };
+    rows.iter().map(listed).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// How many dead letters are open and how many changes wait, by table.
+pub async fn counts(
+    client: &impl GenericClient,
+    connector: &str,
+) -> Result<HashMap<TableName, (u64, u64)>> {
+    let failed = |error| Error::warehouse("counting dead letters", error);
+    let rows = client
+        .query(
+            "select table_name, sum(dead)::int8, sum(behind)::int8
+               from (select table_name, count(*) as dead, 0 as behind from audit.dead_letters
+                      where connector = $1 and state = 'open' group by 1
+                     union all
+                     select table_name, 0, count(*) from audit.pending
+                      where connector = $1 and waits group by 1) c
+              group by 1",
+            &[&connector],
+        )
+        .await
+        .map_err(failed)?;
+    let mut counts = HashMap::new();
+    for row in rows {
+        let name: String = row.try_get(0).map_err(failed)?;
+        let count = |at: usize| -> Result<u64> {
+            let count: i64 = row.try_get(at).map_err(failed)?;
+            Ok(u64::try_from(count).unwrap_or(0))
+        };
+        if let Ok(table) = name.parse() {
+            counts.insert(table, (count(1)?, count(2)?));
+        }
+    }
+    Ok(counts)
+}
+
+/// The message of a dead letter: its shape, whether its values are in binary form, its bytes.
+pub async fn event(client: &impl GenericClient, id: i64) -> Result<Option<(i32, bool, Vec<u8>)>> {
+    let row = client
+        .query_opt(
+            "select schema_id, format = 'b', event from audit.dead_letters where id = $1",
+            &[&id],
+        )
+        .await
+        .map_err(|error| Error::warehouse("reading a dead letter", error))?;
+    Ok(row.map(|row| (row.get(0), row.get(1), row.get(2))))
+}

@@ -1,0 +1,307 @@
+//! Changes that the warehouse refuses: they alone and their keys wait, all others are in; tried again
+//! they end where they would have.
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+
+use crate::support::{Dice, Site, block_on, env, is_full};
+
+const TABLES: &str = "create table t (id int primary key, v int not null, note text); \
+    insert into t select i, i, repeat('x', 40) from generate_series(1, 200) i; \
+    create table log (id int primary key, v int not null)";
+
+fn declared(site: &Site) {
+    let columns =
+        "columns:\n  id: { type: integer }\n  v: { type: integer }\n  note: { type: text }\n";
+    for (name, history) in [("over", "overwrite"), ("hist", "versions"), ("events", "append")] {
+        for table in [name.to_owned(), format!("{name}_free")] {
+            let text = format!(
+                "table: cleansed.{table}\nfrom: shop.public.t\nhistory: {history}\nkey: [id]\n{columns}"
+            );
+            site.file(&format!("schemas/{table}.yaml"), &text);
+        }
+    }
+}
+
+const REFUSE: &str = "alter table cleansed.over add constraint small check (v < 1000) not valid; \
+    alter table cleansed.hist add constraint small check (v < 1000) not valid; \
+    alter table cleansed.events add constraint small check (v < 1000) not valid";
+
+const ALLOW: &str = "alter table cleansed.over drop constraint small; \
+    alter table cleansed.hist drop constraint small; \
+    alter table cleansed.events drop constraint small";
+
+const NAMES: [&str; 3] = ["over", "hist", "events"];
+
+/// Each table equals the one beside it that never refused anything.
+async fn assert_as_if_nothing_had_been(site: &Site) {
+    let pairs = [
+        ("over", "select id, v, note, _seq, _ord from {} order by id"),
+        (
+            "hist",
+            "select id, v, note, case when _ord > 0 then valid_from end, valid_to, _seq, _ord, _end_seq, _end_ord, _last_seq, _last_ord from {} order by id, valid_from",
+        ),
+        ("events", "select id, v, note, _op, _seq, _ord from {} order by _seq, _ord"),
+    ];
+    for (name, query) in pairs {
+        let free = format!("cleansed.{name}_free");
+        let table = format!("cleansed.{name}");
+        let of = |table: &str| query.replace("{}", table);
+        let (expected, found) = (of(&free), of(&table));
+        let (expected, found) =
+            (site.at_warehouse(&expected).await, site.at_warehouse(&found).await);
+        let missing: Vec<_> = expected.iter().filter(|row| !found.contains(row)).collect();
+        let wrong: Vec<_> = found.iter().filter(|row| !expected.contains(row)).collect();
+        assert!(missing.is_empty() && wrong.is_empty(), "{name}: {wrong:#?} for {missing:#?}");
+        assert_eq!(expected.len(), found.len(), "{name}");
+    }
+    site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.over").await;
+    assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+    let open = "select count(*) from audit.dead_letters where state = 'open'";
+    assert_eq!(site.at_warehouse(open).await, ["0"]);
+}
+
+async fn replay(site: &Site, which: &str) {
+    let asked = site.command(&["dead-letter", "replay", which]).output().unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    site.catch_up().await;
+}
+
+async fn replay_all(site: &Site) {
+    let asked = site.command(&["dead-letter", "replay", "--all"]).output().unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    site.catch_up().await;
+}
+
+fn said(site: &Site, arguments: &[&str]) -> String {
+    let output = site.command(arguments).stdout(Stdio::piped()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn only_the_key_of_a_refused_change_waits() {
+    block_on(async {
+        let site = Site::new("letters").await;
+        declared(&site);
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        site.warehouse.batch_execute(REFUSE).await.unwrap();
+        let running = site.start();
+        site.shop("update t set v = 5 where id = 7").await;
+        site.shop("update t set v = 5000 where id = 7").await;
+        site.until("refused", "select count(*) = 3 from audit.dead_letters where state = 'open'")
+            .await;
+        site.shop("update t set v = 6 where id = 7").await;
+        site.shop("update t set v = 60 where id = 8").await;
+        site.until(
+            "the others are in",
+            "select bool_and(v = 60) from (select v from cleansed.over where id = 8
+              union all select v from cleansed.hist where id = 8 and is_current) t",
+        )
+        .await;
+        site.until(
+            "what comes behind them waits",
+            "select count(*) = 3 from audit.pending where waits",
+        )
+        .await;
+        // live ones go the same way
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        site.shop("update t set v = 7 where id = 7; update t set v = 70 where id = 8").await;
+        site.until("the next one is in", "select v = 70 from cleansed.over where id = 8").await;
+        for table in ["over", "hist"] {
+            let query = format!("select v from cleansed.{table} where id = 7");
+            let query = format!("{query}{}", if table == "hist" { " and is_current" } else { "" });
+            assert_eq!(site.at_warehouse(&query).await, ["5"], "{table}");
+        }
+        let listed = said(&site, &["dead-letter", "list", "cleansed.over"]);
+        assert!(listed.contains(r#"{"id":"7"}"#) && listed.contains("small"), "{listed:?}");
+        let number = listed.split_whitespace().next().unwrap().to_owned();
+        let shown = said(&site, &["dead-letter", "show", &number]);
+        assert!(shown.contains(r#""v": "5000""#), "{shown}");
+        assert!(running.stop().await.is_ok());
+        // of a table without history only the last change counts by now, and that one is let in
+        let over = "select v from cleansed.over where id = 7";
+        let hist = "select v from cleansed.hist where id = 7 and is_current";
+        replay(&site, &number).await;
+        assert_eq!(site.at_warehouse(over).await, ["7"]);
+        // in vain: it is refused again, and nothing else has changed
+        replay(&site, "cleansed.hist").await;
+        assert_eq!(site.at_warehouse(hist).await, ["5"]);
+        let tried = "select attempts from audit.dead_letters where table_name = 'cleansed.hist'";
+        assert_eq!(site.at_warehouse(tried).await, ["2"]);
+        site.warehouse.batch_execute(ALLOW).await.unwrap();
+        replay_all(&site).await;
+        assert_as_if_nothing_had_been(&site).await;
+    });
+}
+
+#[test]
+fn a_dropped_letter_lets_its_key_go_on() {
+    block_on(async {
+        let site = Site::new("dropped").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        site.warehouse
+            .batch_execute("alter table cleansed.t add constraint small check (v < 1000) not valid")
+            .await
+            .unwrap();
+        // what comes with the next change of its key is never seen
+        for statement in [
+            "update t set v = 5000, id = 1001 where id = 7",
+            "update t set v = 1 where id = 1001",
+            "update t set v = 8000 where id = 9",
+        ] {
+            site.shop(statement).await;
+            site.catch_up().await;
+        }
+        let letters = "select key::text from audit.dead_letters order by id";
+        assert_eq!(site.at_warehouse(letters).await, [r#"{"id": "1001"}"#, r#"{"id": "9"}"#]);
+        let unasked = site.command(&["dead-letter", "drop", "--all"]).output().unwrap();
+        assert_eq!(unasked.status.code(), Some(64));
+        let asked = site.command(&["dead-letter", "drop", "--all", "--yes"]).status().unwrap();
+        assert!(asked.success());
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse("select v from cleansed.t where id = 1001").await, ["1"]);
+        assert_eq!(site.at_warehouse("select v from cleansed.t where id = 9").await, ["9"]);
+        // a change that nothing waits for is in, verify names what is missing
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+        let running = site.start();
+        let verified = site.command(&["verify", "cleansed.t"]).output().unwrap();
+        assert_eq!(verified.status.code(), Some(65), "{verified:?}");
+        assert!(running.stop().await.is_ok());
+        let resync = site.command(&["table", "resync", "cleansed.t", "--yes"]).status().unwrap();
+        assert!(resync.success());
+        site.catch_up().await;
+    });
+}
+
+#[test]
+fn a_resync_settles_dead_letters_and_a_truncate_waits_for_them() {
+    block_on(async {
+        let site = Site::new("settled").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let small = "alter table cleansed.t add constraint small check (v < 1000) not valid";
+        site.warehouse.batch_execute(small).await.unwrap();
+        site.shop_each(&["update t set v = 5000 where id = 7", "update t set v = 8 where id = 8"])
+            .await;
+        site.catch_up().await;
+        site.shop_each(&["truncate t", "insert into t values (1, 1, 'behind')"]).await;
+        site.catch_up().await;
+        let state = site.state("cleansed.t").await;
+        assert_eq!(state[0], "stopped", "{state:?}");
+        assert!(state[1].contains("TRUNCATE"), "{state:?}");
+        let free = "alter table cleansed.t drop constraint small";
+        site.warehouse.batch_execute(free).await.unwrap();
+        replay(&site, "cleansed.t").await;
+        assert!(site.command(&["table", "resume", "cleansed.t"]).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+        // read again, the table has what was refused
+        site.warehouse.batch_execute(small).await.unwrap();
+        site.shop("update t set v = 5000 where id = 1").await;
+        site.catch_up().await;
+        site.shop("update t set v = 5 where id = 1").await;
+        site.catch_up().await;
+        let open = "select count(*) from audit.dead_letters where state = 'open'";
+        assert_eq!(site.at_warehouse(open).await, ["1"]);
+        let resync = site.command(&["table", "resync", "cleansed.t", "--yes"]).status().unwrap();
+        assert!(resync.success());
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(open).await, ["0"]);
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+    });
+}
+
+#[test]
+fn too_many_refusals_stop_the_table() {
+    block_on(async {
+        let site = Site::new("many").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let small = "alter table cleansed.t add constraint small check (v < 1000) not valid";
+        site.warehouse.batch_execute(small).await.unwrap();
+        site.shop("update t set v = v + 5000").await;
+        site.shop("insert into log values (1, 1)").await;
+        site.catch_up().await;
+        let state = site.state("cleansed.t").await;
+        assert_eq!(state[0], "stopped", "{state:?}");
+        assert!(state[1].contains("more than 50"), "{state:?}");
+        assert_eq!(site.at_warehouse("select id from cleansed.log").await, ["1"]);
+        site.warehouse.batch_execute("alter table cleansed.t drop constraint small").await.unwrap();
+        assert!(site.command(&["table", "resume", "cleansed.t"]).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+    });
+}
+
+/// Random traffic of few keys in which some values are refused: changes of key, several changes in a
+/// transaction, deletes and rows that come back.
+fn traffic(dice: &mut Dice) -> Vec<String> {
+    let mut statements = Vec::new();
+    for _ in 0..40 {
+        let mut transaction = String::from("begin;");
+        for _ in 0..1 + dice.below(4) {
+            let id = 1 + dice.below(29);
+            let other = 1 + dice.below(29);
+            let v = match dice.below(12) {
+                0 => 1000 + dice.below(1000),
+                _ => dice.below(1000),
+            };
+            let statement = match dice.below(7) {
+                0 => format!("delete from t where id = {id};"),
+                1 | 2 => format!(
+                    "insert into t values ({id}, {v}, 'n') on conflict (id) do update set v = {v};"
+                ),
+                3 => format!(
+                    "update t set id = {other} where id = {id} and not exists (select from t where id = {other});"
+                ),
+                4 => format!(
+                    "update t set v = {v}, id = {other} where id = {id} and not exists (select from t where id = {other});"
+                ),
+                _ => format!("update t set v = {v} where id = {id};"),
+            };
+            transaction.push_str(&statement);
+        }
+        write!(transaction, "commit").unwrap();
+        statements.push(transaction);
+    }
+    statements
+}
+
+#[test]
+fn random_refusals_end_as_if_nothing_had_been() {
+    block_on(async {
+        let seed: u64 = env().get("SILTSTONE_SEED").map_or(1, |seed| seed.parse().unwrap());
+        let rounds = if is_full() { 20 } else { 4 };
+        let site = Site::new("refusals").await;
+        declared(&site);
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let mut dice = Dice::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        for round in 0..rounds {
+            println!("seed {seed}, round {round}");
+            site.warehouse.batch_execute(REFUSE).await.unwrap();
+            // by batches that came while it ran, by what had gathered, and by both
+            let running = (round % 2 == 0).then(|| site.start());
+            for statement in traffic(&mut dice) {
+                let parts: Vec<&str> = statement.split_inclusive(';').collect();
+                site.shop(&parts.concat()).await;
+            }
+            if let Some(running) = running {
+                assert!(running.stop().await.is_ok());
+            }
+            site.catch_up().await;
+            for name in NAMES {
+                let state = site.state(&format!("cleansed.{name}")).await;
+                assert_eq!(state[0], "streaming", "{name}: {state:?}");
+            }
+            let refused = "select count(*) > 5 from audit.dead_letters where state = 'open'";
+            assert_eq!(site.at_warehouse(refused).await, ["t"]);
+            site.warehouse.batch_execute(ALLOW).await.unwrap();
+            replay_all(&site).await;
+            assert_as_if_nothing_had_been(&site).await;
+        }
+    });
+}

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::support::{Dice, Site, block_on, env, is_full};
 
@@ -303,5 +304,75 @@ fn random_refusals_end_as_if_nothing_had_been() {
             replay_all(&site).await;
             assert_as_if_nothing_had_been(&site).await;
         }
+    });
+}
+
+/// 100 of 10,000 keys are refused once, each at a random place among 100,000 changes. Prints how long a
+/// run with and one without refusals took.
+#[test]
+fn few_refusals_among_many_changes_hold_up_nobody() {
+    block_on(async {
+        let (keys, changes) = if is_full() { (10_000, 100_000) } else { (1_000, 10_000) };
+        let site = Site::new("few").await;
+        site.shop(&format!(
+            "create table t (id int primary key, v int not null, note text);
+             insert into t select i, 0, 'n' from generate_series(1, {keys}) i"
+        ))
+        .await;
+        site.catch_up().await;
+        let refused = changes / 991 + 1;
+        // the number of a change makes its key
+        let history = |bad: i32| {
+            format!(
+                "do $$ begin
+                   for i in 1..{changes} loop
+                     update t set v = case when i % 991 = 7 then i + {bad} else i end
+                      where id = 1 + (i * 7919) % {keys};
+                     if i % 10 = 0 then commit; end if;
+                   end loop;
+                 end $$"
+            )
+        };
+        let mut took = Vec::new();
+        for bad in [0, 1_000_000] {
+            if bad > 0 {
+                site.warehouse
+                    .batch_execute(
+                        "alter table cleansed.t add constraint small check (v < 1000000)",
+                    )
+                    .await
+                    .unwrap();
+            }
+            site.shop(&history(bad)).await;
+            let started = Instant::now();
+            site.catch_up().await;
+            took.push(started.elapsed());
+        }
+        println!("{changes} changes: {took:?} without and with {refused} refusals");
+        let letters = "select count(*), count(distinct key) from audit.dead_letters";
+        println!("{:?}", site.at_warehouse(letters).await);
+        let waiting =
+            "select distinct (key->>'id')::int from audit.dead_letters where state = 'open'";
+        let others = format!("select id, v from {{}} where id <> all (array({waiting}))");
+        let expected = site.at_source("select id, v from t order by id").await;
+        let there =
+            site.at_warehouse(&format!("{} order by id", others.replace("{}", "cleansed.t"))).await;
+        assert!(there.len() >= keys - refused, "{} keys wait", keys - there.len());
+        assert!(
+            there.iter().all(|row| expected.binary_search(row).is_ok() || expected.contains(row))
+        );
+        site.warehouse.batch_execute("alter table cleansed.t drop constraint small").await.unwrap();
+        // killed in the middle, again and again
+        let asked = site.command(&["dead-letter", "replay", "--all"]).status().unwrap();
+        assert!(asked.success());
+        for pause in [50, 150, 300, 500, 800] {
+            let mut child = site.spawn(&["run", "--until-caught-up"]);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
     });
 }

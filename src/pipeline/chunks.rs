@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Finished, Point, Reading, Way, merge_reading, way};
 use crate::names::{TableName, shortened};
+use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::{self, State};
 use crate::warehouse::{Fenced, ddl};
@@ -132,7 +133,12 @@ impl Worker {
                     let floor = self.as_of.as_i64();
                     if self
                         .done
-                        .send(CaughtUp { target, floor, held: HeldKeys::default() })
+                        .send(CaughtUp {
+                            target,
+                            floor,
+                            held: HeldKeys::default(),
+                            not_before: Lsn(0),
+                        })
                         .await
                         .is_err()
                     {

@@ -100,7 +100,8 @@ impl Control {
         }
     }
 
-    async fn end_of_log(&self, source: &Session) -> Result<Lsn> {
+    /// The end of the source's log.
+    pub(super) async fn end_of_log(&self, source: &Session) -> Result<Lsn> {
         let failed = |error| Error::source("asking for the end of its log", error);
         let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8";
         let row = source.query_one(query, &[]).await.map_err(failed)?;

@@ -30,6 +30,8 @@ pub(super) struct Drain {
     target: Arc<Target>,
     /// changes below it are in the table's rows: the stream may have been behind their snapshot
     floor: i64,
+    /// the table goes on with the batches behind this position
+    not_before: Lsn,
     /// behind it nothing was applied or set aside
     after: Order,
     /// the keys that wait, once they have been read
@@ -47,8 +49,8 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        let CaughtUp { target, floor, .. } = table;
-        Drain { target, floor, after: Order { seq: -1, ord: -1 }, held: None }
+        let CaughtUp { target, floor, not_before, .. } = table;
+        Drain { target, floor, not_before, after: Order { seq: -1, ord: -1 }, held: None }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -65,7 +67,13 @@ impl Drain {
         let Target { index, model, relation, schema_id, .. } = &*self.target;
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
         let held = self.held.clone().unwrap_or_default();
-        Ok(CaughtUp { target: Arc::new(bound.target), floor: self.floor, held })
+        let (target, not_before) = (Arc::new(bound.target), self.not_before);
+        Ok(CaughtUp { target, floor: self.floor, held, not_before })
+    }
+
+    /// Whether its changes may come with the batches, when `stored` is the stored position.
+    pub(super) fn may_go_on(&self, stored: Lsn) -> bool {
+        stored >= self.not_before
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
@@ -118,7 +126,7 @@ impl Drain {
         if standing.schema_id != self.target.schema_id {
             tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
-        *self = Drain { target: standing, floor: self.floor, after: reached, held: Some(held) };
+        (self.target, self.after, self.held) = (standing, reached, Some(held));
         Ok(Drained { events, bytes, applied })
     }
 }

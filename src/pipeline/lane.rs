@@ -45,6 +45,14 @@ struct Draining {
     drain: Drain,
     /// the routing version from which on the table's changes come with the batches
     live_from: Option<u64>,
+    /// nothing is left for it before the next batch
+    rests: bool,
+}
+
+impl Draining {
+    fn has_work(&self) -> bool {
+        self.live_from.is_none() && !self.rests
+    }
 }
 
 /// The planner must not hash or sort a table because a staging table has no statistics. For the same
@@ -89,7 +97,7 @@ impl Lane {
     ) -> Result<()> {
         let mut chunks_open = true;
         loop {
-            let drains = self.draining.iter().any(|table| table.live_from.is_none());
+            let drains = self.draining.iter().any(Draining::has_work);
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
@@ -118,7 +126,7 @@ impl Lane {
             None,
             None,
         );
-        self.draining.push(Draining { drain: Drain::new(table), live_from: None });
+        self.draining.push(Draining { drain: Drain::new(table), live_from: None, rests: false });
     }
 
     /// One warehouse transaction: the piece, and those behind it until a source commit ends one. False
@@ -176,6 +184,7 @@ impl Lane {
         checkpoint.advance(&begun, until).await?;
         begun.commit().await?;
         checkpoint.position = until;
+        draining.iter_mut().for_each(|table| table.rests = false);
         for drain in live {
             let board = &shared.setup.board;
             board.table_state(drain.table(), State::Streaming.word(), None, None);
@@ -209,15 +218,16 @@ impl Lane {
     async fn drain_some(&mut self) -> Result<()> {
         const PART: u64 = 20_000;
         let mut live = Vec::new();
-        let Lane { shared, session, apply, draining, kept_bytes, .. } = self;
-        for table in draining.iter_mut().filter(|table| table.live_from.is_none()) {
+        let Lane { shared, session, apply, checkpoint, draining, kept_bytes, .. } = self;
+        for table in draining.iter_mut().filter(|table| table.has_work()) {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
             begun.commit().await?;
             *kept_bytes = kept_bytes.saturating_sub(drained.bytes);
             shared.setup.board.applied(table.drain.index(), &drained.applied);
-            if drained.events < PART {
+            table.rests = drained.events < PART;
+            if table.rests && table.drain.may_go_on(checkpoint.position) {
                 live.push(table.drain.caught_up(shared)?);
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }

@@ -193,7 +193,7 @@ impl Router {
 
     /// Lets a table that has caught up go on as it stands in the warehouse.
     pub(super) fn go_live(&mut self, table: &CaughtUp) {
-        let CaughtUp { target, floor, held } = table;
+        let CaughtUp { target, floor, held, .. } = table;
         if let Some(keys) = self.held.get_mut(target.index) {
             keys.clone_from(held);
         }

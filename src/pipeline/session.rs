@@ -214,7 +214,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         .sum();
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
-    announce_caught_up(&planned, &caught_up);
+    announce_caught_up(&planned, control.end_of_log(&source).await?, &caught_up);
     let jobs: Vec<Job> = planned.iter().filter_map(Job::of).collect();
     let intake = Intake {
         shared: shared.clone(),
@@ -326,8 +326,9 @@ async fn wait(
     }
 }
 
-/// Tells the lane which tables have only their kept changes before them.
-fn announce_caught_up(planned: &[Planned], caught_up: &mpsc::Sender<CaughtUp>) {
+/// Tells the lane which tables have only their kept changes before them. `end` is the end of the
+/// source's log.
+fn announce_caught_up(planned: &[Planned], end: Lsn, caught_up: &mpsc::Sender<CaughtUp>) {
     let catching_up = planned
         .iter()
         .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
@@ -336,6 +337,8 @@ fn announce_caught_up(planned: &[Planned], caught_up: &mpsc::Sender<CaughtUp>) {
             target: table.target.clone(),
             floor: table.record.floor,
             held: HeldKeys::default(),
+            // only a table that is sifted has a reason
+            not_before: if table.record.reason.is_some() { end } else { Lsn(0) },
         };
         // room for every table is made below if there are more than the queue holds
         let sender = caught_up.clone();

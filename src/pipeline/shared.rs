@@ -75,6 +75,9 @@ pub(super) struct CaughtUp {
     pub(super) floor: i64,
     /// the keys that go on waiting; of a table with kept changes before it they are not known yet
     pub(super) held: HeldKeys,
+    /// its changes do not come with the batches before this position is stored: what it refused a
+    /// moment ago is to be among the kept ones when it comes again
+    pub(super) not_before: Lsn,
 }
 
 /// How long DDL waits for a lock before it gives way.

@@ -177,6 +177,11 @@ impl Error {
         self.table.as_deref()
     }
 
+    /// What a server said, where one said something.
+    pub fn code(&self) -> Option<&SqlState> {
+        self.cause.as_ref()?.downcast_ref::<tokio_postgres::Error>()?.code()
+    }
+
     /// What to do, where something is known.
     pub fn remedy_text(&self) -> Option<&str> {
         self.remedy.as_deref()

@@ -112,6 +112,13 @@ pub struct Target {
 }
 
 impl Target {
+    /// The model's columns that the source does not have (any more).
+    pub fn unfed(&self) -> Vec<String> {
+        let fed = |n: usize| self.feeds.iter().any(|feed| feed.column == n);
+        let columns = self.model.columns.iter().enumerate().filter(|(n, _)| !fed(*n));
+        columns.map(|(_, column)| column.name.clone()).collect()
+    }
+
     /// Whether equal keys may be written differently, so that rows of one key go by several.
     pub fn has_loose_key(&self) -> bool {
         let column = |at: &usize| self.relation.columns.get(*at);

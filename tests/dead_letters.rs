@@ -40,7 +40,7 @@ async fn assert_as_if_nothing_had_been(site: &Site) {
         ("over", "select id, v, note, _seq, _ord from {} order by id"),
         (
             "hist",
-            "select id, v, note, case when _ord > 0 then valid_from end, valid_to, _seq, _ord, _end_seq, _end_ord, _last_seq, _last_ord from {} order by id, valid_from",
+            "select id, v, note, valid_from, valid_to, _seq, _ord, _end_seq, _end_ord, _last_seq, _last_ord from {} order by id, valid_from",
         ),
         ("events", "select id, v, note, _op, _seq, _ord from {} order by _seq, _ord"),
     ];

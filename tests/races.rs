@@ -232,3 +232,30 @@ fn a_source_that_ends_idle_sessions_is_lived_with() {
         assert!(running.stop().await.is_ok());
     });
 }
+
+#[test]
+fn a_lease_outlives_the_wait_for_a_slot() {
+    block_on(async {
+        let source = quiet_cluster("lease-source").await;
+        let site = Site::on("lease", &source, &clusters().await.1).await;
+        site.shop(TABLE).await;
+        let writer = session(&site).await;
+        writer.batch_execute("begin; update t set v = 'open' where id < 10").await.unwrap();
+        let first = site.start();
+        slot_waits(&site).await;
+        let owner = "select owner, since from audit.owner where resource = 'connector:' || (select connector from audit.slots)";
+        let before = site.at_warehouse(owner).await;
+        let second = site.start();
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        writer.batch_execute("commit").await.unwrap();
+        site.until(
+            "streaming",
+            "select coalesce(bool_and(state = 'streaming'), false) from audit.tables",
+        )
+        .await;
+        assert_eq!(site.at_warehouse(owner).await, before);
+        assert!(second.stop().await.is_ok());
+        assert!(first.stop().await.is_ok());
+        assert_same(&site).await;
+    });
+}

@@ -390,3 +390,201 @@ fn a_table_taken_out_of_the_publication_while_it_streams_is_read_again() {
         site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
     });
 }
+
+#[test]
+fn what_a_stopped_table_was_not_told_is_read() {
+    block_on(async {
+        let site = Site::new("untold").await;
+        site.shop("create table t (id int primary key, v text); insert into t select i, 'v' from generate_series(1, 9) i").await;
+        site.catch_up().await;
+        for state in ["stopped", "catching_up"] {
+            site.warehouse
+                .batch_execute(&format!("update audit.tables set state = '{state}'"))
+                .await
+                .unwrap();
+            site.shop_each(&[
+                &format!("alter publication siltstone_{} drop table t", site.name),
+                "delete from t where id = (select min(id) from t)",
+                "insert into t select max(id) + 1, 'untold' from t",
+            ])
+            .await;
+            site.catch_up().await;
+            if state == "stopped" {
+                assert!(
+                    site.command(&["table", "resume", "cleansed.t"]).status().unwrap().success()
+                );
+                site.catch_up().await;
+            }
+            assert_eq!(site.state("cleansed.t").await[0], "streaming");
+            site.assert_equal("select id, v from {} order by id", "public.t", "cleansed.t").await;
+        }
+    });
+}
+
+fn raw(site: &Site, table: &str) {
+    let text = format!("table: raw.stg_{table}\nfrom: shop.public.{table}\nlayout: raw\n");
+    site.file(&format!("schemas/raw_{table}.yaml"), &text);
+}
+
+#[test]
+fn a_raw_table_goes_on_behind_a_resync() {
+    block_on(async {
+        let site = Site::new("rawresync").await;
+        raw(&site, "t");
+        let create = "create table t (id int primary key, v text); insert into t values (1, 'one'), (2, 'two')";
+        site.shop(create).await;
+        site.catch_up().await;
+        let rows = "select raw_data->>'op', raw_data->'after'->>'id' from raw.stg_t order by id";
+        assert_eq!(site.at_warehouse(rows).await, ["r|1", "r|2"]);
+        // another table of the same name: it stops, and goes on from the resync
+        site.shop_each(&["drop table t", create, "insert into t values (3, 'three')"]).await;
+        site.catch_up().await;
+        assert_eq!(site.state("raw.stg_t").await[0], "stopped");
+        resync(&site, "raw.stg_t").await;
+        site.shop("insert into t values (4, 'four')").await;
+        site.catch_up().await;
+        assert_eq!(site.state("raw.stg_t").await[0], "streaming");
+        assert_eq!(site.at_warehouse(rows).await.last().unwrap(), "c|4");
+        assert_eq!(site.at_warehouse("select count(*) > 0 from audit.gaps").await, ["t"]);
+        // one whose first reading never ended is read
+        site.warehouse
+            .batch_execute(
+                "delete from raw.stg_t; update audit.tables set state = 'stopped';
+                 delete from audit.snapshot_chunks;
+                 insert into audit.snapshot_chunks (connector, table_name, source_table, state)
+                 select connector, table_name, source_table, 'open' from audit.tables",
+            )
+            .await
+            .unwrap();
+        resync(&site, "raw.stg_t").await;
+        assert_eq!(site.at_warehouse(rows).await.len(), 4);
+        assert_eq!(site.state("raw.stg_t").await[0], "streaming");
+    });
+}
+
+#[test]
+fn a_table_of_events_without_key_comes_to_a_busy_source() {
+    block_on(async {
+        let site = Site::new("latecomer").await;
+        site.shop("create table t (id int primary key, v text); create table log (line text)")
+            .await;
+        site.catch_up().await;
+        site.shop_each(&[
+            "insert into t values (1, 'before')",
+            "insert into log values ('before')",
+        ])
+        .await;
+        site.file(
+            "schemas/log.yaml",
+            "table: cleansed.log\nfrom: shop.public.log\nhistory: append\ncolumns:\n  line: { type: text }\n",
+        );
+        site.catch_up().await;
+        site.shop("insert into log values ('behind')").await;
+        site.catch_up().await;
+        site.assert_equal("select line from {} order by 1", "public.log", "cleansed.log").await;
+        site.assert_equal("select id, v from {} order by id", "public.t", "cleansed.t").await;
+    });
+}
+
+#[test]
+fn a_declared_column_that_comes_back_is_read() {
+    block_on(async {
+        let site = Site::new("comesback").await;
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.u\nfrom: shop.public.t\nkey: [id]\ncolumns:\n  id: { type: integer }\n  phone: { type: text }\n  note: { type: text, required: true }\n  age: { type: bigint }\n  x: { type: integer }\n",
+        );
+        site.shop("create table t (id int primary key, phone text not null, note text not null, age int, x int); insert into t select i, 'p' || i, 'n', i, i from generate_series(1, 9) i").await;
+        site.catch_up().await;
+        let query = "select id, phone, age, x from {} order by id";
+        site.assert_equal(query, "public.t", "cleansed.u").await;
+        site.shop_each(&[
+            "alter table t drop column phone",
+            "update t set x = 10 where id = 1",
+            "alter table t add column phone text",
+            "update t set x = 20 where id = 2",
+        ])
+        .await;
+        site.catch_up().await;
+        site.assert_equal(query, "public.t", "cleansed.u").await;
+        // a column that the file requires, gone together with what asks for a reading
+        site.shop_each(&[
+            "alter table t drop column note, alter column age type bigint",
+            "update t set x = 30 where id = 3",
+        ])
+        .await;
+        site.catch_up().await;
+        assert_eq!(site.state("cleansed.u").await[0], "streaming");
+        site.assert_equal(query, "public.t", "cleansed.u").await;
+    });
+}
+
+#[test]
+fn a_default_does_not_bar_the_way_to_another_type() {
+    block_on(async {
+        let site = Site::new("defaults").await;
+        site.shop(
+            "create table t (id int primary key); insert into t select generate_series(1, 9)",
+        )
+        .await;
+        site.catch_up().await;
+        site.shop_each(&[
+            "alter table t add column n text default '7'",
+            "insert into t values (10)",
+            "alter table t alter n drop default, alter n type int using n::int",
+            "insert into t values (11)",
+        ])
+        .await;
+        site.catch_up().await;
+        site.assert_equal("select id, n from {} order by id", "public.t", "cleansed.t").await;
+    });
+}
+
+#[test]
+fn partitioned_tables_have_their_indexes_and_keep_when_rows_went() {
+    block_on(async {
+        let site = Site::new("facts").await;
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.f\nfrom: shop.public.t\nkey: [id]\ndelete: soft\npartition: { by: day, every: day, range: [\"2020-01-01\", \"+1y\"] }\nindexes: [[user_id, day]]\ncolumns:\n  id: { type: integer }\n  user_id: { type: integer, required: true }\n  day: { type: date, required: true }\n",
+        );
+        site.file(
+            "schemas/h.yaml",
+            "table: cleansed.h\nfrom: shop.public.t\nhistory: versions\nkey: [id]\nindexes: [[user_id]]\ncolumns:\n  id: { type: integer }\n  user_id: { type: integer }\n  day: { type: date }\n",
+        );
+        site.shop("create table t (id int primary key, user_id int not null, day date not null); insert into t select i, i, '2024-01-01' from generate_series(1, 9) i").await;
+        site.catch_up().await;
+        let indexes = "select count(*) from pg_indexes where schemaname = 'cleansed' and tablename in ('f', 'h') and indexdef like '%(user_id%'";
+        assert_eq!(site.at_warehouse(indexes).await, ["2"]);
+        site.shop("delete from t where id = 5").await;
+        site.catch_up().await;
+        let gone = "select _deleted_at from cleansed.f where id = 5";
+        let before = site.at_warehouse(gone).await;
+        assert_ne!(before, ["~"]);
+        resync(&site, "cleansed.f").await;
+        assert_eq!(site.at_warehouse(gone).await, before);
+        assert_eq!(site.at_warehouse(indexes).await, ["2"]);
+        // kept changes that alter the table and then need leaves
+        site.warehouse
+            .batch_execute(
+                "update audit.tables set state = 'stopped' where table_name = 'cleansed.f'",
+            )
+            .await
+            .unwrap();
+        site.shop_each(&[
+            "alter table t drop column user_id",
+            "insert into t values (10, '2024-02-02'), (11, '2024-02-03')",
+        ])
+        .await;
+        site.catch_up().await;
+        assert!(site.command(&["table", "resume", "cleansed.f"]).status().unwrap().success());
+        site.catch_up().await;
+        assert_eq!(site.state("cleansed.f").await[0], "streaming");
+        site.assert_equal(
+            "select id, day from {} order by id",
+            "public.t",
+            "(select * from cleansed.f where _deleted_at is null) f",
+        )
+        .await;
+    });
+}

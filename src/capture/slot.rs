@@ -87,11 +87,20 @@ pub struct Created {
     pub consistent_point: Lsn,
     /// The exported snapshot, for SET TRANSACTION SNAPSHOT.
     pub snapshot: String,
+    /// When the snapshot was taken, at the latest: microseconds since 2000-01-01 UTC by the source's
+    /// clock. Its rows are read later, some of them hours later.
+    pub taken_at: i64,
     _connection: Walsender,
 }
 
 /// Makes a slot. Without TWO_PHASE: a prepared transaction then arrives whole when it commits.
-pub async fn create(mut connection: Walsender, name: &str, temporary: bool) -> Result<Created> {
+/// `source` tells the time: a command on `connection` would end the snapshot.
+pub async fn create(
+    mut connection: Walsender,
+    source: &Session,
+    name: &str,
+    temporary: bool,
+) -> Result<Created> {
     let command = format!(
         "CREATE_REPLICATION_SLOT {}{} LOGICAL pgoutput EXPORT_SNAPSHOT",
         quote::ident(name),
@@ -105,10 +114,19 @@ pub async fn create(mut connection: Walsender, name: &str, temporary: bool) -> R
             let consistent_point = point
                 .parse()
                 .map_err(|error| Error::bug("the source's slot has no position").because(error))?;
-            Ok(Created { consistent_point, snapshot, _connection: connection })
+            let taken_at = now(source).await?;
+            Ok(Created { consistent_point, snapshot, taken_at, _connection: connection })
         }
         _ => Err(Error::bug("the source answered the creation of a slot with something else")),
     }
+}
+
+/// The source's clock, in microseconds since 2000-01-01 UTC.
+async fn now(source: &Session) -> Result<i64> {
+    let failed = |error| Error::source("reading its clock", error);
+    let query =
+        "select (extract(epoch from clock_timestamp()) * 1000000)::int8 - 946684800000000::int8";
+    source.query_one(query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)
 }
 
 /// Which log a source writes.

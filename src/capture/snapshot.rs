@@ -56,19 +56,6 @@ pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> 
     Ok(same.unwrap_or(false))
 }
 
-/// When the transaction's snapshot was taken, at the latest: microseconds since 2000-01-01 UTC.
-pub async fn taken_at(transaction: &Transaction<'_>) -> Result<i64> {
-    let failed = |error| Error::source("reading its clock", error);
-    let row = transaction
-        .query_one(
-            "select (extract(epoch from now()) * 1000000)::int8 - 946684800000000::int8",
-            &[],
-        )
-        .await
-        .map_err(failed)?;
-    row.try_get(0).map_err(failed)
-}
-
 /// The COPY that reads a relation's columns, in the forms of `wires`.
 fn copy_text(relation: &Relation, wires: &[Wire], partitioned: bool) -> String {
     let column = |(column, wire): (&crate::relation::Column, &Wire)| {

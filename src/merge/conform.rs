@@ -131,13 +131,14 @@ impl Standing {
 }
 
 /// What makes the table fit. An error of kind TableStops where it cannot be made to.
-pub fn conform(model: &Model, standing: &Standing) -> Result<Conform> {
+/// `unfed` are the model's columns that the source does not have (any more).
+pub fn conform(model: &Model, standing: &Standing, unfed: &[String]) -> Result<Conform> {
     if model.history == History::Raw {
         return Ok(Conform::default());
     }
     let mut fit = Conform::default();
     for column in model.columns.iter().filter(|column| !standing.has(&column.name)) {
-        fit.statements.push(add_column(model, column));
+        fit.statements.extend(add_column(model, column));
         fit.adds = true;
     }
     let table = model.quoted();
@@ -146,10 +147,10 @@ pub fn conform(model: &Model, standing: &Standing) -> Result<Conform> {
         format!("alter table {table} alter column {column} drop not null")
     };
     let left = standing.columns.iter().filter(|column| {
-        model.column(&column.name).is_none()
-            && !OURS.contains(&column.name.as_str())
-            && column.required
-            && !column.has_default
+        let modelled = model.column(&column.name);
+        let fed = modelled.is_some_and(|known| known.required || is_of_key(model, &known.name))
+            && !unfed.contains(&column.name);
+        !fed && !OURS.contains(&column.name.as_str()) && column.required && !column.has_default
     });
     // a column of the old key loses NOT NULL with the key
     let keys = |column: &&StoredColumn| {
@@ -173,6 +174,11 @@ pub fn conform(model: &Model, standing: &Standing) -> Result<Conform> {
     }
     fit.statements.extend(retyped);
     Ok(fit)
+}
+
+/// Whether a column belongs to the key, or decides the leaf.
+fn is_of_key(model: &Model, column: &str) -> bool {
+    model.physical_key().contains(&column)
 }
 
 /// Gives an empty table the model's key in place of the one it has.
@@ -210,9 +216,13 @@ fn retype(model: &Model, standing: &Standing) -> Vec<String> {
     });
     let retype = |column: &crate::spec::ModelColumn| {
         let (table, name, ty) = (model.quoted(), quote::ident(&column.name), &column.ty);
-        format!("alter table {table} alter column {name} type {ty} using null::{ty}")
+        [
+            // that of an older version of this program
+            format!("alter table {table} alter column {name} drop default"),
+            format!("alter table {table} alter column {name} type {ty} using null::{ty}"),
+        ]
     };
-    others.map(retype).collect()
+    others.flat_map(retype).collect()
 }
 
 fn other_key(model: &Model, standing: &Standing) -> Error {
@@ -269,14 +279,17 @@ mod tests {
     #[test]
     fn a_table_that_fits_is_left_alone() {
         let standing = standing(&[("a", "integer"), ("b", "text"), ("mine", "text")], &["a"]);
-        let fit = conform(&model(History::Overwrite, &["a"]), &standing).unwrap();
+        let fit = conform(&model(History::Overwrite, &["a"]), &standing, &[]).unwrap();
         assert_eq!(fit, Conform::default());
     }
 
     #[test]
     fn a_column_comes_without_losing_rows() {
-        let fit =
-            conform(&model(History::Overwrite, &["a"]), &standing(&[("a", "integer")], &["a"]));
+        let fit = conform(
+            &model(History::Overwrite, &["a"]),
+            &standing(&[("a", "integer")], &["a"]),
+            &[],
+        );
         let fit = fit.unwrap();
         assert!(fit.adds && !fit.empties);
         assert_eq!(fit.statements.len(), 1);
@@ -298,7 +311,7 @@ mod tests {
             ),
         ];
         for (model, standing) in cases {
-            assert!(conform(&model, &standing).unwrap().empties, "{standing:?}");
+            assert!(conform(&model, &standing, &[]).unwrap().empties, "{standing:?}");
         }
     }
 
@@ -306,7 +319,7 @@ mod tests {
     fn history_is_not_rekeyed() {
         let there = [("a", "integer"), ("b", "text"), ("valid_to", "timestamptz")];
         let error =
-            conform(&model(History::Versions, &["b"]), &standing(&there, &["a", "valid_to"]));
+            conform(&model(History::Versions, &["b"]), &standing(&there, &["a", "valid_to"]), &[]);
         assert_eq!(error.unwrap_err().kind(), Kind::TableStops);
     }
 }

@@ -24,11 +24,12 @@ const ROOM: &str = "with (fillfactor = 90)";
 /// The statements that make the table, in their order. `readers` may select from it.
 pub fn define(model: &Model, readers: &[String]) -> Vec<String> {
     let mut statements = define_unkeyed(model, readers);
-    statements.extend(key_and_indexes(model));
+    statements.extend(key_statement(model));
+    statements.extend(model.indexes.iter().map(|index| index_statement(model, index)));
     statements
 }
 
-/// The same for a table whose first rows are yet to come: what [`key_and_indexes`] adds is cheaper to
+/// The same for a table whose first rows are yet to come: its key and indexes are cheaper to
 /// build behind them.
 pub fn define_unkeyed(model: &Model, readers: &[String]) -> Vec<String> {
     let mut statements =
@@ -48,28 +49,31 @@ pub fn define_unkeyed(model: &Model, readers: &[String]) -> Vec<String> {
     statements
 }
 
-/// The statements behind [`define_unkeyed`]: the key of a plain upsert table, and what the file asks for.
-pub fn key_and_indexes(model: &Model) -> Vec<String> {
-    let table = model.quoted();
+/// The statement behind [`define_unkeyed`] that gives a plain upsert table its key.
+pub fn key_statement(model: &Model) -> Option<String> {
     let plain = model.history == History::Overwrite && model.partition.is_none();
-    let key = plain.then(|| format!("alter table {table} add primary key ({})", key_list(model)));
-    let index = |index: &Vec<String>| {
-        let columns = quote::idents(index.iter().map(String::as_str));
-        format!("create index on {table} ({columns})")
-    };
-    key.into_iter().chain(model.indexes.iter().map(index)).collect()
+    let key = || format!("alter table {} add primary key ({})", model.quoted(), key_list(model));
+    plain.then(key)
 }
 
-/// The statement that adds a column to a table that is there.
-pub(super) fn add_column(model: &Model, column: &ModelColumn) -> String {
-    let fill = column.fill.as_ref().map(|fill| format!(" default {}", quote::literal(fill)));
-    format!(
-        "alter table {} add column {} {}{}",
-        model.quoted(),
-        quote::ident(&column.name),
-        column.ty,
-        fill.unwrap_or_default()
-    )
+/// The statement that makes an index of the model's.
+pub(super) fn index_statement(model: &Model, index: &[String]) -> String {
+    let columns = quote::idents(index.iter().map(String::as_str));
+    format!("create index on {} ({columns})", model.quoted())
+}
+
+/// The statements that add a column to a table that is there. Its rows get what the source's have; the
+/// default itself does not stay, as it would outlive the source's and bar the way to another type.
+pub(super) fn add_column(model: &Model, column: &ModelColumn) -> Vec<String> {
+    let (table, name) = (model.quoted(), quote::ident(&column.name));
+    let add = format!("alter table {table} add column {name} {}", column.ty);
+    match &column.fill {
+        None => vec![add],
+        Some(fill) => vec![
+            format!("{add} default {}", quote::literal(fill)),
+            format!("alter table {table} alter column {name} drop default"),
+        ],
+    }
 }
 
 fn column_list(model: &Model, nullable: bool) -> String {

@@ -238,13 +238,14 @@ impl Follower<'_> {
                     format!("the source has a new column {name}; {declared} does not take it");
                 return self.effect.notes.push(note);
             }
-            NewColumns::Ignore => {}
+            // whatever the table has in it is of another column, or nothing
+            NewColumns::Ignore => self.reread(format!("the source has the column {name} now")),
             NewColumns::Add => {
                 // where a column of that name is left from one that was dropped, the statement fails
                 self.model.columns.retain(|known| known.name != name);
                 let mut mirrored = mirror_column(column, self.extensions);
                 mirrored.required = false;
-                self.effect.statements.push(add_column(&self.model, &mirrored));
+                self.effect.statements.extend(add_column(&self.model, &mirrored));
                 self.model.columns.push(mirrored);
             }
         }

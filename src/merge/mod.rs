@@ -22,9 +22,9 @@ mod table;
 
 pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use conform::{Conform, Standing, conform, is_ours};
-pub use define::{define, define_calendar, define_unkeyed, key_and_indexes};
+pub use define::{define, define_calendar, define_unkeyed, key_statement};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};
 pub use reading::{Finished, Point, Reading, Way, merge as merge_reading, way};
 pub use render::Templates;
-pub use stored::{StoredColumn, columns, extension_types};
+pub use stored::{StoredColumn, columns, extension_types, missing_indexes};

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use tokio_postgres::GenericClient;
 
+use super::define::index_statement;
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
+use crate::spec::Model;
 use crate::types::Builtin;
 
 /// A column of a warehouse table.
@@ -99,4 +101,27 @@ pub async fn extension_types(client: &impl GenericClient) -> Result<HashSet<Stri
     let failed = |error| Error::warehouse("reading its extensions", error);
     let rows = client.query(QUERY, &[]).await.map_err(failed)?;
     rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
+/// The statements for the indexes that the model asks for and the table does not have: any valid one
+/// over those columns, in that order, will do.
+pub async fn missing_indexes(client: &impl GenericClient, model: &Model) -> Result<Vec<String>> {
+    if model.indexes.is_empty() {
+        return Ok(Vec::new());
+    }
+    const INDEXES: &str = "
+        select (select array_agg(a.attname::text order by u.place)
+                  from unnest(i.indkey::int2[]) with ordinality u(attnum, place)
+                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum)
+          from pg_index i
+          join pg_class c on c.oid = i.indrelid
+          join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = $1 and c.relname = $2 and i.indpred is null and i.indisvalid";
+    let table = &model.table;
+    let failed = |error| Error::warehouse(format!("reading the indexes of {table}"), error);
+    let rows = client.query(INDEXES, &[&table.schema, &table.name]).await.map_err(failed)?;
+    let there: Vec<Option<Vec<String>>> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)?;
+    let missing = model.indexes.iter().filter(|index| !there.iter().flatten().any(|i| i == *index));
+    Ok(missing.map(|index| index_statement(model, index)).collect())
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
 
 use super::fit::fit;
 use super::held::HeldKeys;
@@ -83,6 +84,7 @@ pub(super) async fn run(
                 again: again.clone(),
                 done: done.clone(),
                 as_of: created.consistent_point,
+                taken_at: created.taken_at,
                 snapshot: created.snapshot.clone(),
                 number,
             };
@@ -101,7 +103,8 @@ async fn temporary(shared: &Shared, attempt: u32) -> Result<Created> {
     let connector = shared.connector();
     let connection = Walsender::connect(&connector.endpoint, "siltstone snapshot").await?;
     let suffix = format!("_read_{}_{attempt}", shared.fence.epoch());
-    slot::create(connection, &shortened(&connector.slot, &suffix), true).await
+    let source = connect(Side::Source, &connector.endpoint, "siltstone snapshot").await?;
+    slot::create(connection, &source, &shortened(&connector.slot, &suffix), true).await
 }
 
 struct Worker {
@@ -110,7 +113,8 @@ struct Worker {
     /// tables that this snapshot cannot show
     again: Jobs,
     done: mpsc::Sender<CaughtUp>,
-    as_of: crate::position::Lsn,
+    as_of: Lsn,
+    taken_at: i64,
     snapshot: String,
     number: usize,
 }
@@ -146,6 +150,15 @@ impl Worker {
                     }
                 }
                 Ok(None) => self.again.lock().await.push_back(job),
+                // dropped or renamed since the snapshot: a newer one shows what is there now
+                Err(error)
+                    if matches!(
+                        error.code(),
+                        Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)
+                    ) =>
+                {
+                    self.again.lock().await.push_back(job);
+                }
                 Err(error)
                     if matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights) =>
                 {
@@ -189,7 +202,7 @@ impl Worker {
         if !snapshot::is_readable(under, &now.relation).await? {
             return Ok(None);
         }
-        let point = Point { as_of: self.as_of, taken_at: snapshot::taken_at(under).await? };
+        let point = Point { as_of: self.as_of, taken_at: self.taken_at };
         let transaction =
             Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
         let relation = Arc::new(now.relation.clone());
@@ -198,7 +211,7 @@ impl Worker {
         let straight = job.fresh && fitted.statements.is_empty();
         let way = way(&transaction, &target, straight).await?;
         let finished = self.copy(under, &transaction, (&target, &now), point, &way).await?;
-        shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))]).await?;
+        shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))], None).await?;
         // behind the copy, so that nobody waits for its locks longer than the merge takes
         let statements = [fitted.statements, fitted.finish].concat();
         ddl(&transaction, &statements).await.map_err(|error| {
@@ -233,7 +246,7 @@ impl Worker {
         if target.model.history == crate::spec::History::Raw {
             let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
             let days = vec![today, today + 1];
-            shared.ensure_leaves(&[(target.model.clone(), days)]).await?;
+            shared.ensure_leaves(&[(target.model.clone(), days)], None).await?;
         }
         let mut sink = pin!(transaction.copy_in::<_, Bytes>(&way.statement).await.map_err(failed)?);
         let mut rows =

@@ -210,7 +210,7 @@ impl Control {
         let record = records.into_iter().find(|record| record.table == *table);
         // events that were missed cannot be read: the table goes on behind the gap
         let missed = |record: &TableRecord| {
-            record.chunk_open && record.floor > 0 && self.logs_events(&record.table)
+            record.chunk_open && self.shared.was_read(record) && self.logs_events(&record.table)
         };
         let verb = if record.as_ref().is_some_and(missed) { Verb::Resync } else { verb };
         let (done, answer) = match (verb, record) {
@@ -223,7 +223,9 @@ impl Control {
                 tables::set(&*transaction, table, state, None, None).await?;
                 (true, format!("{table} goes on with its kept changes"))
             }
-            (Verb::Resync, Some(_)) if self.logs_events(table) => {
+            (Verb::Resync, Some(record))
+                if self.logs_events(table) && self.shared.was_read(&record) =>
+            {
                 let now = self.shared.stored(&transaction).await?;
                 tables::note_gap(&transaction, table, (now, Some(now)), "table resync").await?;
                 (true, format!("{table} keeps its events; a gap is noted in audit.gaps"))
@@ -289,7 +291,7 @@ impl Control {
         let records = tables::read(&*transaction, connector).await?;
         let stored = self.shared.stored(&transaction).await?;
         for record in &records {
-            if self.logs_events(&record.table) {
+            if self.logs_events(&record.table) && self.shared.was_read(record) {
                 let gap = (stored, None);
                 tables::note_gap(&transaction, &record.table, gap, "table resync --all").await?;
                 tables::set(&*transaction, &record.table, State::Streaming, None, None).await?;

@@ -45,6 +45,8 @@ pub(super) struct Drained {
     /// of the events, as they were kept
     pub(super) bytes: u64,
     pub(super) applied: Applied,
+    /// whether the table was altered
+    pub(super) altered: bool,
 }
 
 impl Drain {
@@ -102,6 +104,7 @@ impl Drain {
                 held,
                 splits: limit.is_some(),
                 dead: 0,
+                altered: false,
                 applied: Applied::default(),
             },
             standing: self.target.clone(),
@@ -118,7 +121,7 @@ impl Drain {
             return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
         }
         sift.held.refuse_too_many(&table, shared.connector().held_keys)?;
-        let (held, applied) = (sift.held, sift.applied);
+        let (held, applied, altered) = (sift.held, sift.applied, sift.altered);
         let mut bytes = 0;
         if events > 0 {
             bytes = pending::remove(transaction, &table, (self.after, reached), &aside).await?;
@@ -127,7 +130,7 @@ impl Drain {
             tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
         (self.target, self.after, self.held) = (standing, reached, Some(held));
-        Ok(Drained { events, bytes, applied })
+        Ok(Drained { events, bytes, applied, altered })
     }
 }
 
@@ -309,6 +312,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         let (target, statements) = reshape(&self.standing, relation, schema_id, self.sift.shared)?;
         let target = Arc::new(target);
+        self.sift.altered |= !statements.is_empty();
         self.before(Before::Reshape { target: target.clone(), statements }).await?;
         self.standing = target;
         Ok(())

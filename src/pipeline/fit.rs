@@ -9,7 +9,7 @@ use super::shared::Shared;
 use crate::binding::{Binding, bind};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Change, Standing, compare, conform, is_ours, key_and_indexes};
+use crate::merge::{Change, Standing, compare, conform, is_ours, key_statement, missing_indexes};
 use crate::names::TableName;
 use crate::postgres::quote;
 use crate::relation::Relation;
@@ -56,12 +56,13 @@ pub(super) async fn fit(
     }
     let mut finish = Vec::new();
     if fresh && standing.is_unkeyed(&model) {
-        finish = key_and_indexes(&model);
+        finish.extend(key_statement(&model));
         standing.give_key(&model);
     }
-    let conform = conform(&model, &standing)?;
-    statements.extend(conform.statements);
     let target = bind(old.index, &model, now, schema_id, shared.binary)?.target;
+    let conform = conform(&model, &standing, &target.unfed())?;
+    statements.extend(conform.statements);
+    finish.extend(missing_indexes(transaction, &model).await?);
     Ok(Fitted { target: Arc::new(target), statements, empties: conform.empties, finish })
 }
 

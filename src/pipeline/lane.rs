@@ -137,10 +137,11 @@ impl Lane {
         work: &mut mpsc::Receiver<Piece>,
     ) -> Result<bool> {
         let Lane { shared, session, apply, checkpoint, draining, .. } = self;
-        prepare(shared, &first).await?;
+        prepare(shared, &first, None).await?;
         let begun = Fenced::begin(session, &shared.fence, "apply", &shared.setup.durations).await?;
         checkpoint.lock(&begun).await?;
         let mut receipt = Receipt::default();
+        let mut altered = false;
         let mut live = Vec::new();
         draining.retain(|table| {
             let now = table.live_from.is_some_and(|version| first.batch.routing >= version);
@@ -152,6 +153,7 @@ impl Lane {
         for drain in &mut live {
             let drained = drain.run(&begun, apply, shared, None).await?;
             receipt.drained += drained.bytes;
+            altered |= drained.altered;
             receipt.add(drain.index(), drained.applied);
             let table = drain.table().clone();
             tables::set(&*begun, &table, State::Streaming, None, None).await?;
@@ -163,7 +165,8 @@ impl Lane {
             receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
             receipt.kept += keep(&begun, shared, &piece).await?;
             for before in &piece.batch.before {
-                if let Before::Reshape { target, .. } = before {
+                if let Before::Reshape { target, statements } = before {
+                    altered |= !statements.is_empty();
                     tables::set_schema(&*begun, &target.model.table, target.schema_id).await?;
                 }
             }
@@ -179,7 +182,7 @@ impl Lane {
                 Some(next) => piece = next,
             }
             pieces += 1;
-            prepare(shared, &piece).await?;
+            prepare(shared, &piece, altered.then_some(&*begun)).await?;
         };
         checkpoint.advance(&begun, until).await?;
         begun.commit().await?;
@@ -262,8 +265,12 @@ impl Receipt {
     }
 }
 
-/// Makes the leaves a piece needs.
-async fn prepare(shared: &Shared, piece: &Piece) -> Result<()> {
+/// Makes the leaves a piece needs; `within` a transaction that has altered tables.
+async fn prepare(
+    shared: &Shared,
+    piece: &Piece,
+    within: Option<&tokio_postgres::Transaction<'_>>,
+) -> Result<()> {
     let today = shared.setup.clock.now_postgres().div_euclid(drain::DAY);
     let wanted: Vec<(Arc<Model>, Vec<i64>)> = piece
         .tables
@@ -274,7 +281,7 @@ async fn prepare(shared: &Shared, piece: &Piece) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    shared.ensure_leaves(&wanted).await
+    shared.ensure_leaves(&wanted, within).await
 }
 
 /// Keeps the changes of tables on hold; returns their bytes.

@@ -1,7 +1,6 @@
 //! One instance owns a connector, others stand by: they take over when its lease has run out, or as soon
 //! as none of its sessions is left.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::intake::End;
-use super::shared::{Setup, Shared, writer};
+use super::shared::{Setup, writer};
 use crate::error::{Kind, Result};
 use crate::postgres::Session;
 use crate::serve::Phase;
@@ -65,12 +64,12 @@ pub(super) async fn become_owner(
 }
 
 /// Renews the lease, on a session of its own, so that it never waits for a long COPY.
-pub(super) async fn keep_lease(shared: Arc<Shared>) -> Result<End> {
-    let session = writer(&shared.setup, &shared.fence, "lease").await?;
+pub(super) async fn keep_lease(setup: &Setup, fence: &Fence) -> Result<End> {
+    let session = writer(setup, fence, "lease").await?;
     let mut ticks = tokio::time::interval(LEASE / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        shared.fence.renew(&session).await?;
+        fence.renew(&session).await?;
     }
 }

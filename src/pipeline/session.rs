@@ -33,7 +33,7 @@ use crate::progress::tables::State;
 use crate::progress::{Checkpoint, dead_letters, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
-use crate::warehouse::{Fenced, migrate, refuse_unfit};
+use crate::warehouse::{Fence, Fenced, migrate, refuse_unfit};
 
 /// How long a stop may take to finish the open batch before it is abandoned.
 const GRACE: Duration = Duration::from_secs(8);
@@ -56,6 +56,26 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let Some(fence) = owner::become_owner(setup, &mut warehouse, stop.clone()).await? else {
         return Ok(End::Stopped);
     };
+    let parts = tokio::select! {
+        parts = prepare(setup, &fence, warehouse) => parts?,
+        // making a slot may wait for the source's transactions longer than a lease lasts
+        Err(lost) = owner::keep_lease(setup, &fence) => return Err(lost),
+    };
+    let shared = parts.shared.clone();
+    match run_tasks(parts, stop).await {
+        Err(error) => hold(&shared, error).await,
+        Ok(ended @ (End::Stopped | End::CaughtUp)) => {
+            // whoever stands by need not wait for the lease to run out
+            shared.release().await;
+            Ok(ended)
+        }
+        ended => ended,
+    }
+}
+
+/// Finds out where the connector stands, and makes what is missing.
+async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result<Parts> {
+    let connector = &setup.connector;
     let source = connect(Side::Source, &connector.endpoint, "siltstone catalogue").await?;
     let settings = preflight::inspect(&source, 0).await?;
     preflight::refuse(&settings.findings)?;
@@ -74,7 +94,7 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     for wanted in &resolved.publications {
         untold.extend(publication::untold(&source, wanted, version).await?);
     }
-    let shared = Arc::new(Shared::open(setup.clone(), fence, binary, settings).await?);
+    let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&mut warehouse).await?;
     let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
@@ -86,25 +106,7 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
-    let parts = Parts {
-        shared: shared.clone(),
-        control,
-        source,
-        warehouse,
-        resolved,
-        planned,
-        checkpoint,
-        created,
-    };
-    match run_tasks(parts, stop).await {
-        Err(error) => hold(&shared, error).await,
-        Ok(ended @ (End::Stopped | End::CaughtUp)) => {
-            // whoever stands by need not wait for the lease to run out
-            shared.release().await;
-            Ok(ended)
-        }
-        ended => ended,
-    }
+    Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }
 
 /// Takes the table that an error names out of the stream: from the next session on its changes are
@@ -255,7 +257,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     });
     tasks.spawn({
         let shared = shared.clone();
-        async move { Ended::Other(owner::keep_lease(shared).await) }
+        async move { Ended::Other(owner::keep_lease(&shared.setup, &shared.fence).await) }
     });
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use tokio::sync::{Mutex, watch};
+use tokio_postgres::Transaction;
 
 use super::held::HeldKeys;
 use crate::capture::preflight::Source;
@@ -111,13 +112,22 @@ impl Shared {
         &self.setup.connector
     }
 
-    /// Makes the leaves that hold `days` of a table, in a short transaction of their own.
-    pub(super) async fn ensure_leaves(&self, wanted: &[(Arc<Model>, Vec<i64>)]) -> Result<()> {
+    /// Makes the leaves that hold `days` of a table, in a short transaction of their own; or `within`
+    /// one that has altered a table, and would have to wait for itself.
+    pub(super) async fn ensure_leaves(
+        &self,
+        wanted: &[(Arc<Model>, Vec<i64>)],
+        within: Option<&Transaction<'_>>,
+    ) -> Result<()> {
         let mut side = self.side.lock().await;
         let SideSession { session, leaves } = &mut *side;
         let mut missing: Vec<Leaf> = Vec::new();
         for (model, days) in wanted {
             missing.extend(leaves.missing(model, days.iter().copied())?);
+        }
+        if let Some(transaction) = within {
+            // not noted: the transaction may yet be rolled back
+            return create_leaves(transaction, &missing).await;
         }
         // one transaction must not hold the locks of hundreds of new leaves
         const LEAVES_AT_ONCE: usize = 50;
@@ -186,6 +196,10 @@ impl Shared {
                 let now = self.stored(&transaction).await?;
                 tables::set_floor(&*transaction, table, now).await?;
             }
+            Then::NameGap => {
+                let now = self.stored(&transaction).await?;
+                tables::name_gap(&transaction, table, now, "it was not published").await?;
+            }
             Then::Gap => {
                 let now = self.stored(&transaction).await?;
                 tables::note_gap(&transaction, table, (now, Some(now)), "nothing fed it").await?;
@@ -212,6 +226,12 @@ impl Shared {
 }
 
 impl Shared {
+    /// Whether a table's rows were read before; a table of events misses nothing then but a stretch of
+    /// the stream.
+    pub(super) fn was_read(&self, record: &tables::TableRecord) -> bool {
+        record.was_read || !self.connector().snapshot
+    }
+
     /// The stored position; zero before the first.
     pub(super) async fn stored(
         &self,
@@ -233,6 +253,8 @@ pub(super) enum Then<'a> {
     Shelve,
     /// It goes on with the changes from now on; what it missed is named.
     Gap,
+    /// The same for a table that still has kept changes before it.
+    NameGap,
     /// It cannot go on; `unread` if a change is lost but for its being read again.
     Stop { reason: &'a str, remedy: &'a str, unread: bool },
     /// It refuses a row, which is looked for; where its rows are being read, it stops.

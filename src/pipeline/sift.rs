@@ -54,6 +54,8 @@ pub(super) struct Sift<'w> {
     /// whether refused changes are looked for; else a refusal is an error
     pub(super) splits: bool,
     pub(super) dead: usize,
+    /// whether the transaction has altered the table
+    pub(super) altered: bool,
     pub(super) applied: Applied,
 }
 
@@ -240,7 +242,8 @@ impl Sift<'_> {
         let today = self.shared.setup.clock.now_postgres().div_euclid(DAY);
         let days = piece.tables.iter().map(|table| (table.target.model.clone(), table.days(today)));
         let wanted: Vec<_> = days.collect();
-        self.shared.ensure_leaves(&wanted).await?;
+        let within = self.altered.then_some(self.transaction);
+        self.shared.ensure_leaves(&wanted, within).await?;
         let mut sum = Applied::default();
         for (_, applied) in self.apply.piece(self.transaction, piece).await? {
             sum.add(&applied);

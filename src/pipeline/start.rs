@@ -107,7 +107,7 @@ impl Start<'_> {
         let transaction = Fenced::begin(warehouse, fence, "slot", durations).await?;
         progress::record_creating(&transaction, &connector.name, &connector.slot).await?;
         transaction.commit().await?;
-        let created = slot::create(walsender, &connector.slot, false).await?;
+        let created = slot::create(walsender, self.source, &connector.slot, false).await?;
         tracing::info!(slot = connector.slot, at = %created.consistent_point, "made the slot");
         let checkpoint = Checkpoint {
             connector: connector.name.clone(),

@@ -108,10 +108,8 @@ pub(super) fn resolve(
             });
         }
     }
-    resolved.publications = [main, events]
-        .into_iter()
-        .filter(|wanted| wanted.actions.is_empty() || !wanted.tables.is_empty())
-        .collect();
+    // both are made before the slot: decoding knows no publication that is younger than what it decodes
+    resolved.publications = vec![main, events];
     Ok(resolved)
 }
 
@@ -170,12 +168,20 @@ pub(super) async fn plan(
         for model in &fed.models {
             let record = records.iter().find(|record| record.table == model.table);
             let known = record.and_then(|record| shapes.get(&record.schema_id?));
+            let told = !untold.contains(&fed.source.relation.table);
             let made = match (record, known) {
                 (Some(record), Some(shape)) => {
-                    let told = !untold.contains(&fed.source.relation.table);
                     recorded(shared, warehouse, fed, model, (record, shape, told)).await
                 }
-                _ => fresh(shared, warehouse, fed, model, planned.len()).await,
+                // behind a gap it goes on in the shape that its source has now
+                (Some(record), None) => {
+                    let now = &fed.source.relation;
+                    let schema_id = shared.number_shape(now).await?;
+                    shared.define(&[], &record.table, Then::Shape(schema_id)).await?;
+                    let record = TableRecord { schema_id: Some(schema_id), ..record.clone() };
+                    recorded(shared, warehouse, fed, model, (&record, now, told)).await
+                }
+                (None, _) => fresh(shared, warehouse, fed, model, planned.len()).await,
             };
             match made {
                 Ok(mut table) => {
@@ -216,8 +222,10 @@ async fn shelve(shared: &Shared, record: &TableRecord) -> Result<()> {
 /// A table that is fed again after a time in which it was not, or was in part.
 async fn take_back(shared: &Shared, target: &Target, record: &mut TableRecord) -> Result<()> {
     let name = &record.table;
-    if target.model.history.logs_events() {
-        shared.define(&[], name, Then::Gap).await?;
+    if target.model.history.logs_events() && shared.was_read(record) {
+        // what was kept for it is applied, and what comes behind it
+        let then = if record.state == State::CatchingUp { Then::NameGap } else { Then::Gap };
+        shared.define(&[], name, then).await?;
         (record.state, record.chunk_open) = (State::CatchingUp, false);
         tracing::warn!(table = %name, "the stream missed some of its changes: a gap in audit.gaps");
     } else {
@@ -280,7 +288,13 @@ async fn recorded(
         // rows were written before the new table was published: the stream alone cannot tell them
         stop(shared, &mut record, "its source table was dropped and made again", None).await?;
     }
-    if record.state == State::Paused || (record.state == State::Streaming && !told) {
+    if record.state == State::Stopped && !told && !record.chunk_open {
+        // it goes on by being read again, whatever it stopped for
+        let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
+        let (reason, remedy) = (reason.unwrap_or_default(), remedy.unwrap_or_default());
+        shared.define(&[], &record.table, Then::Stop { reason, remedy, unread: true }).await?;
+        record.chunk_open = true;
+    } else if record.state == State::Paused || (!told && !record.chunk_open) {
         take_back(shared, &target, &mut record).await?;
     }
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
@@ -298,7 +312,7 @@ async fn follow_file(
     if record.chunk_open || record.state == State::Stopped || !standing.is_there() {
         return Ok(());
     }
-    let fit = match conform(&target.model, standing) {
+    let fit = match conform(&target.model, standing, &target.unfed()) {
         Ok(fit) if fit.empties => {
             let why = "its file has another key than the table";
             return stop(shared, record, why, None).await;
@@ -367,6 +381,7 @@ async fn fresh(
         floor: 0,
         schema_id: Some(schema_id),
         chunk_open: shared.connector().snapshot,
+        was_read: !shared.connector().snapshot,
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

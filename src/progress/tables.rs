@@ -66,6 +66,8 @@ pub struct TableRecord {
     pub schema_id: Option<i32>,
     /// Whether its rows are yet to be read.
     pub chunk_open: bool,
+    /// Whether they were read before, or are not to be.
+    pub was_read: bool,
 }
 
 /// Reads a connector's tables.
@@ -75,7 +77,10 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
         .query(
             "select t.table_name, t.state, t.reason, t.remedy, t.floor_seq, t.schema_id,
                     exists (select from audit.snapshot_chunks c
-                             where c.table_name = t.table_name and c.state in ('waiting', 'open'))
+                             where c.table_name = t.table_name and c.state in ('waiting', 'open')),
+                    coalesce((select bool_or(c.state = 'done' and c.as_of is not null)
+                                from audit.snapshot_chunks c where c.table_name = t.table_name),
+                             true)
                from audit.tables t where t.connector = $1",
             &[&connector],
         )
@@ -94,6 +99,7 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
             floor: row.try_get(4).map_err(failed)?,
             schema_id: row.try_get(5).map_err(failed)?,
             chunk_open: row.try_get(6).map_err(failed)?,
+            was_read: row.try_get(7).map_err(failed)?,
         });
     }
     Ok(records)
@@ -314,7 +320,7 @@ pub async fn note_gap(
         .execute(
             "update audit.tables
                 set state = 'catching_up', floor_seq = $2, reason = null, remedy = null,
-                    changed_at = now()
+                    schema_id = null, changed_at = now()
               where table_name = $1",
             &[&name, &until.map_or(0, Lsn::as_i64)],
         )
@@ -328,6 +334,24 @@ pub async fn note_gap(
         )
         .await
         .map_err(failed)?;
+    Ok(())
+}
+
+/// Names a moment at which a table of events may have missed some.
+pub async fn name_gap(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    stored: Lsn,
+    reason: &str,
+) -> Result<()> {
+    transaction
+        .execute(
+            "insert into audit.gaps (table_name, after_seq, until_seq, reason)
+             values ($1, $2, $2, $3)",
+            &[&table.to_string(), &stored.as_i64(), &reason],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting a gap in {table}"), error))?;
     Ok(())
 }
 

@@ -328,3 +328,23 @@ fn keyless_tables_renames_and_composites_in_mid_stream() {
             .await;
     });
 }
+
+#[test]
+fn a_rewrite_that_no_change_tells_is_noticed() {
+    block_on(async {
+        let site = Site::new("silent").await;
+        site.shop("create table t (id int primary key, v text); insert into t select i, 'v' || i from generate_series(1, 9) i").await;
+        site.catch_up().await;
+        let running = site.start();
+        site.until(
+            "streaming",
+            "select coalesce(bool_and(state = 'streaming'), false) from audit.tables",
+        )
+        .await;
+        site.shop("alter table t alter v type text using 'q' || v, alter id type bigint").await;
+        site.until("read again", "select count(*) = 9 from cleansed.t where v like 'q%'").await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        site.assert_equal("select id, v from {} order by id", "public.t", "cleansed.t").await;
+    });
+}

@@ -12,6 +12,7 @@ use super::intake::End;
 use super::lane::Progress;
 use super::shared::Shared;
 use super::tables::{Planned, Resolved};
+use super::unseen::Unseen;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::{publication, slot};
 use crate::error::{Error, Result};
@@ -71,8 +72,9 @@ impl Control {
             ticks = interval(Duration::from_millis(100));
         }
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let goal = self.end_of_log(&source).await?;
+        let goal = end_of_log(&source).await?;
         let (mut measured, mut looked) = (None::<Instant>, Instant::now());
+        let mut unseen = Unseen::default();
         loop {
             ticks.tick().await;
             if self.carry_out(&mut warehouse).await? {
@@ -89,6 +91,11 @@ impl Control {
                 {
                     return Ok(End::Restart);
                 }
+                unseen.look(&self.shared, &source, &planned).await?;
+            }
+            let stored = progress.borrow().stored;
+            if unseen.judge(&self.shared, &warehouse, &planned, stored).await? {
+                return Ok(End::Restart);
             }
             self.show_phase();
             if self.shared.setup.until_caught_up
@@ -98,14 +105,6 @@ impl Control {
                 return Ok(End::CaughtUp);
             }
         }
-    }
-
-    /// The end of the source's log.
-    pub(super) async fn end_of_log(&self, source: &Session) -> Result<Lsn> {
-        let failed = |error| Error::source("asking for the end of its log", error);
-        let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8";
-        let row = source.query_one(query, &[]).await.map_err(failed)?;
-        Ok(Lsn::from_i64(row.try_get(0).map_err(failed)?))
     }
 
     fn show_phase(&self) {
@@ -128,7 +127,7 @@ impl Control {
         if let Some(slot) = slot::inspect(source, &connector.slot).await? {
             board.retained_bytes(slot.retained);
         }
-        board.source_ends(self.end_of_log(source).await?);
+        board.source_ends(end_of_log(source).await?);
         let sizes: BTreeMap<TableName, u64> =
             pending::sizes(&**warehouse, &connector.name).await?.into_iter().collect();
         board.pending_bytes(&sizes);
@@ -310,6 +309,14 @@ impl Control {
         tracing::info!("{answer}");
         Ok(())
     }
+}
+
+/// The end of the source's log.
+pub(super) async fn end_of_log(source: &Session) -> Result<Lsn> {
+    let failed = |error| Error::source("asking for the end of its log", error);
+    let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8";
+    let row = source.query_one(query, &[]).await.map_err(failed)?;
+    Ok(Lsn::from_i64(row.try_get(0).map_err(failed)?))
 }
 
 /// Whether the columns of a published table ask for another column list than it has: a list hides the

@@ -20,6 +20,7 @@ mod shared;
 mod sift;
 mod start;
 mod tables;
+mod unseen;
 
 pub use books::dead_letters_as_json;
 pub use inspect::{Report, inspect};

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::chunks::{self, Job};
-use super::control::Control;
+use super::control::{Control, end_of_log};
 use super::held::HeldKeys;
 use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
@@ -216,7 +216,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         .sum();
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
-    announce_caught_up(&planned, control.end_of_log(&source).await?, &caught_up);
+    announce_caught_up(&planned, end_of_log(&source).await?, &caught_up);
     let jobs: Vec<Job> = planned.iter().filter_map(Job::of).collect();
     let intake = Intake {
         shared: shared.clone(),

@@ -117,6 +117,12 @@ fn only_the_key_of_a_refused_change_waits() {
         }
         let listed = said(&site, &["dead-letter", "list", "cleansed.over"]);
         assert!(listed.contains(r#"{"id":"7"}"#) && listed.contains("small"), "{listed:?}");
+        let why = said(&site, &["why", "cleansed.over"]);
+        assert!(why.contains("is streaming since") && why.contains("2 of them behind"), "{why}");
+        let status = site.command(&["status"]).stdout(Stdio::piped()).output().unwrap();
+        assert_eq!(status.status.code(), Some(65), "{status:?}");
+        let status = String::from_utf8(status.stdout).unwrap();
+        assert!(status.contains("running") && status.contains("dead letters: 3"), "{status}");
         let number = listed.split_whitespace().next().unwrap().to_owned();
         let shown = said(&site, &["dead-letter", "show", &number]);
         assert!(shown.contains(r#""v": "5000""#), "{shown}");

@@ -8,6 +8,7 @@ mod dead_letter;
 mod demo;
 mod logging;
 mod run;
+mod status;
 mod table;
 mod validate;
 mod verify;
@@ -45,6 +46,10 @@ enum Verb {
     Run(run::Run),
     /// Checks the files; with --connect also the source and the warehouse.
     Validate(validate::Validate),
+    /// How the connectors stand; exits with 65 where a table needs a person.
+    Status(status::Status),
+    /// Why a table is as it is.
+    Why(status::Why),
     /// What tables are doing, and what to do with them.
     #[command(subcommand)]
     Table(table::Table),
@@ -114,6 +119,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Verify(verify) => verify.run(&files).await,
         Verb::Demo(demo) => demo.run(&files).await,
         Verb::Bench(bench) => bench.run(&files).await,
+        Verb::Status(status) => status.run(&files).await,
+        Verb::Why(why) => why.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Completions { shell } => {

@@ -9,7 +9,7 @@ use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
-use crate::progress::{dead_letters, requests, schemas};
+use crate::progress::{account, dead_letters, requests, schemas};
 use crate::relation::{Relation, Wire};
 use crate::serve::{Books, Later};
 use crate::spec::Settings;
@@ -42,6 +42,15 @@ impl Books for WarehouseBooks {
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
             requests::ask(&*warehouse, verb, &connector, (Some(&table), letter)).await
+        })
+    }
+
+    fn why(&self, table: TableName) -> Later<Option<Value>> {
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            account::table(&*warehouse, &table).await
         })
     }
 

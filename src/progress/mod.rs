@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod account;
 pub mod dead_letters;
 pub mod pending;
 pub mod requests;

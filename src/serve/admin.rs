@@ -38,6 +38,9 @@ pub trait Books: Send + Sync {
         letter: Option<i64>,
     ) -> Later<i64>;
 
+    /// Why a table is as it is; none where no connector feeds it.
+    fn why(&self, table: TableName) -> Later<Option<Value>>;
+
     /// The open dead letters, of one table or all of them, or the one of a number with its values.
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>>;
 }
@@ -87,6 +90,7 @@ fn router(app: App) -> Router {
         .route("/tables", get(tables))
         .route("/tables/{table}", get(table))
         .route("/tables/{table}/{verb}", post(ask))
+        .route("/why/{table}", get(why))
         .route("/dead-letters", get(dead_letters))
         .route("/dead-letters/{id}", get(dead_letter))
         .route("/dead-letters/{id}/{verb}", post(settle))
@@ -250,6 +254,15 @@ async fn write_down(
 fn no_answer(error: &Error) -> Response {
     tracing::warn!("the warehouse was asked in vain: {}", error.reason());
     failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
+}
+
+async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let Ok(table) = name.parse::<TableName>() else { return unknown_table(&name) };
+    match app.books.why(table).await {
+        Ok(Some(told)) => Json(told).into_response(),
+        Ok(None) => unknown_table(&name),
+        Err(error) => no_answer(&error),
+    }
 }
 
 #[derive(Deserialize)]

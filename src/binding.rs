@@ -47,7 +47,7 @@ pub fn bind(
     let untaken = untaken.map(|column| column.name.clone()).collect();
     let (model, relation) = (model.clone(), relation.clone());
     Ok(Binding {
-        target: Target { index, model, relation, schema_id, key, wires, feeds },
+        target: Target { index, model, relation, schema_id, key, wires, feeds, limits: Vec::new() },
         unfed,
         untaken,
     })

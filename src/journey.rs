@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::position::{Lsn, Order};
 use crate::relation::{Relation, Wire};
 use crate::spec::Model;
+use crate::types::Limit;
 use crate::value::Row;
 
 /// capture → decode: a message as it arrived, nothing interpreted.
@@ -109,9 +110,34 @@ pub struct Target {
     pub wires: Vec<Wire>,
     /// The columns that are fed, in the model's order.
     pub feeds: Vec<Feed>,
+    /// What columns of the warehouse table take, by their place among the model's.
+    pub limits: Vec<(usize, Limit)>,
 }
 
 impl Target {
+    /// The target with other limits, but for those that the source has too.
+    #[must_use]
+    pub fn with_limits(self, limits: Vec<(usize, Limit)>) -> Target {
+        let same = |(column, limit): &(usize, Limit)| {
+            let feed = self.feeds.iter().find(|feed| feed.column == *column);
+            let source = feed.and_then(|feed| self.relation.columns.get(feed.from));
+            let declared = source.and_then(|source| source.ty.base_name());
+            declared.and_then(Limit::of_type) == Some(*limit)
+        };
+        let limits = limits.into_iter().filter(|limit| !same(limit)).collect();
+        Target { limits, ..self }
+    }
+
+    /// Why the warehouse would refuse a row, as far as it can be told.
+    pub fn refuses(&self, row: Row<'_>) -> Option<String> {
+        self.limits.iter().find_map(|(column, limit)| {
+            let feed = self.feeds.iter().find(|feed| feed.column == *column)?;
+            let why = limit.refuses(row.cell(feed.from), feed.wire)?;
+            let name = self.model.columns.get(*column).map_or("", |column| column.name.as_str());
+            Some(format!("its {name} {why}"))
+        })
+    }
+
     /// The model's columns that the source does not have (any more).
     pub fn unfed(&self) -> Vec<String> {
         let fed = |n: usize| self.feeds.iter().any(|feed| feed.column == n);
@@ -238,6 +264,17 @@ pub struct Held {
     pub waits: bool,
     /// The message as it arrived.
     pub message: Vec<u8>,
+    /// Why it becomes a dead letter, if it does.
+    pub refused: Option<Refused>,
+}
+
+/// A change that its table would refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: String,
+    /// Its key as people read it, as a JSON object.
+    pub key: Option<String>,
 }
 
 /// Digests of the key that a change gives a row, and of the one it had. Equal keys have equal digests,

@@ -125,6 +125,14 @@ impl ColumnType {
 }
 
 impl ColumnType {
+    /// The type, or a domain's base type, with its modifier, where it is a built-in one.
+    pub fn base_name(&self) -> Option<&str> {
+        match &self.kind {
+            TypeKind::Builtin { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether equal values of the type are written alike. They are not for numerics without a scale
     /// (1.0 and 1.00), floats (-0 and 0), citext and what is made of such.
     pub fn is_exact(&self) -> bool {

@@ -382,3 +382,79 @@ fn few_refusals_among_many_changes_hold_up_nobody() {
         assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
     });
 }
+
+/// What the types of the warehouse's columns refuse is told before it goes there: no batch fails for it.
+#[test]
+fn values_beyond_a_column_are_refused_without_holding_up_a_batch() {
+    block_on(async {
+        let site = Site::new("limits").await;
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.f\nfrom: shop.public.t\nkey: [id]\npartition: { by: day, every: month, range: [\"2020-01-01\", \"2024-12-31\"], ahead: 0 }\ncolumns:\n  id: { type: bigint }\n  day: { type: date, required: true }\n  name: { type: varchar(5), required: true }\n  small: { type: integer }\n  price: { type: \"numeric(5,2)\" }\n",
+        );
+        site.shop(
+            "create table t (id bigint primary key, day date, name text, small bigint, price numeric);
+             insert into t select i, '2024-01-01', 'n', 1, 1 from generate_series(1, 20) i",
+        )
+        .await;
+        site.catch_up().await;
+        let epoch = "select max(epoch) from audit.epoch";
+        let before = site.at_warehouse(epoch).await.concat();
+        let running = site.start();
+        site.until("running", &format!("select max(epoch) > {before} from audit.epoch")).await;
+        let before = site.at_warehouse(epoch).await;
+        let refused = [
+            "update t set day = '2031-01-01' where id = 1",
+            "update t set name = null where id = 2",
+            "update t set name = 'longer' where id = 3",
+            "update t set small = 2147483648 where id = 4",
+            "update t set price = 1000 where id = 5",
+            "insert into t values (21, null, 'n', 1, 1)",
+        ];
+        site.shop_each(&refused).await;
+        site.shop_each(&[
+            "update t set name = 'fits ' where id = 6",
+            "update t set name = 'wait' where id = 3",
+            "update t set small = 2147483647, price = -999.99 where id = 7",
+        ])
+        .await;
+        site.until("the others are in", "select small = 2147483647 from cleansed.f where id = 7")
+            .await;
+        let letters = "select reason from audit.dead_letters order by seq, ord";
+        let reasons = site.at_warehouse(letters).await;
+        let words = [
+            "day is outside",
+            "name is NULL",
+            "than 5 char",
+            "small is not",
+            "price has",
+            "day is NULL",
+        ];
+        assert_eq!(reasons.len(), words.len(), "{reasons:?}");
+        assert!(
+            reasons.iter().zip(words).all(|(reason, word)| reason.contains(word)),
+            "{reasons:?}"
+        );
+        assert_eq!(site.at_warehouse("select name from cleansed.f where id = 3").await, ["n"]);
+        assert_eq!(site.at_warehouse(epoch).await, before, "no session had to begin anew");
+        assert!(running.stop().await.is_ok());
+        // mended in the warehouse and at the source
+        site.warehouse
+            .batch_execute("alter table cleansed.f alter name type text, alter name drop not null, alter small type bigint, alter price type numeric")
+            .await
+            .unwrap();
+        site.shop_each(&[
+            "update t set day = '2024-02-01' where id = 1",
+            "delete from t where id = 21",
+        ])
+        .await;
+        replay_all(&site).await;
+        let left = "select key from audit.dead_letters where state = 'open' order by id";
+        assert_eq!(site.at_warehouse(left).await, [r#"{"id": "1"}"#, r#"{"id": "21"}"#]);
+        let asked = site.command(&["dead-letter", "drop", "--all", "--yes"]).status().unwrap();
+        assert!(asked.success());
+        site.catch_up().await;
+        let same = "select id, day, name, small, trim_scale(price) from {} order by id";
+        site.assert_equal(same, "public.t", "cleansed.f").await;
+    });
+}

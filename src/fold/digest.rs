@@ -3,12 +3,21 @@
 //! A digest is made of the values' text form, as a kept change may have come in another form than those
 //! of today. Two keys of one digest would wait together, which harms nobody.
 
-use crate::journey::{ChangeEvent, Digests, Target};
+use crate::journey::{ChangeEvent, Digests, Refused, Target};
 use crate::names::fingerprint;
 use crate::relation::Wire;
 use crate::spec::History;
 use crate::types::write_text;
 use crate::value::{Cell, Row};
+
+/// Why the warehouse would refuse a change, with its key for people; none where nothing speaks against it.
+pub fn refusal(target: &Target, event: &ChangeEvent<'_>) -> Option<Refused> {
+    if target.limits.is_empty() {
+        return None;
+    }
+    let reason = target.refuses(event.new?)?;
+    Some(Refused { reason, key: key_document(target, event) })
+}
 
 /// The keys of a change, by what tells the rows of its table apart.
 pub fn digests(target: &Target, event: &ChangeEvent<'_>) -> Digests {

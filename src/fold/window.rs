@@ -10,8 +10,8 @@ use super::keyed::Keyed;
 use super::log::Log;
 use crate::error::Result;
 use crate::journey::{
-    Batch, Before, ChangeEvent, Digests, Flow, Folded, FoldedRow, Held, PositionRange, Route,
-    TableBatch, Target,
+    Batch, Before, ChangeEvent, Digests, Flow, Folded, FoldedRow, Held, PositionRange, Refused,
+    Route, TableBatch, Target,
 };
 use crate::position::Lsn;
 use crate::spec::History;
@@ -119,6 +119,20 @@ impl Window {
         self.weigh(message);
     }
 
+    /// Keeps a change that becomes a dead letter.
+    pub fn bury(
+        &mut self,
+        target: &Arc<Target>,
+        event: &ChangeEvent<'_>,
+        message: &[u8],
+        (digests, refused): (Digests, Refused),
+    ) {
+        self.set_aside(target, event, message, digests);
+        if let Some(held) = self.held.last_mut() {
+            held.refused = Some(refused);
+        }
+    }
+
     fn weigh(&mut self, message: &[u8]) {
         self.events += 1;
         self.bytes += message.len() + size_of::<FoldedRow>();
@@ -151,6 +165,7 @@ impl Window {
             digests,
             waits,
             message: message.to_vec(),
+            refused: None,
         });
     }
 

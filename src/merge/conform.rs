@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
 use crate::spec::{Deletes, History, Model};
+use crate::types::Limit;
 
 /// The columns that are ours, whatever the model says.
 const OURS: [&str; 13] = [
@@ -108,6 +109,21 @@ impl Standing {
     /// Whether it has a column of that name.
     pub fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|known| known.name == column)
+    }
+
+    /// What the columns of a declared table take. A mirrored one takes whatever its source has.
+    pub fn limits(&self, model: &Model) -> Vec<(usize, Limit)> {
+        let mut limits = Vec::new();
+        for (at, column) in model.columns.iter().enumerate().filter(|_| !model.mirrored) {
+            let by = model.partition.as_ref().filter(|partition| partition.by == column.name);
+            limits.extend(by.map(|by| (at, Limit::Days(by.range.0, by.range.1))));
+            let Some(stored) = self.columns.iter().find(|stored| stored.name == column.name) else {
+                continue;
+            };
+            limits.extend(stored.required.then_some((at, Limit::Required)));
+            limits.extend(Limit::of_type(&stored.declared).map(|limit| (at, limit)));
+        }
+        limits
     }
 
     /// Gives a column the name that it will have.

@@ -10,7 +10,6 @@ mod define;
 mod direct;
 mod drift;
 mod leaves;
-mod partition;
 mod partitioned;
 mod raw;
 mod reading;

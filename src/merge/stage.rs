@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::copy::{CHUNK, HEADER, TRAILER, put_value};
-use super::partition::day_of_cell;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{FoldedRow, Op, TableBatch, Target};
 use crate::relation::Wire;
+use crate::types::day_of_cell;
 use crate::value::{Cell, Row};
 
 /// What every staging table has behind its fed columns: a bit a column for values that did not

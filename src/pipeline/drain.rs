@@ -69,7 +69,8 @@ impl Drain {
         let Target { index, model, relation, schema_id, .. } = &*self.target;
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
         let held = self.held.clone().unwrap_or_default();
-        let (target, not_before) = (Arc::new(bound.target), self.not_before);
+        let limits = self.target.limits.clone();
+        let (target, not_before) = (Arc::new(bound.target.with_limits(limits)), self.not_before);
         Ok(CaughtUp { target, floor: self.floor, held, not_before })
     }
 
@@ -188,11 +189,14 @@ impl Pass<'_> {
                 self.fit(kept).await?;
             }
             let logs = self.sift.target.model.history.logs_events();
-            match self.sift.digests_of(kept)? {
-                Some(digests) if self.sift.held.catches(digests) => {
+            match self.sift.look(kept)? {
+                Some((digests, _)) if self.sift.held.catches(digests) => {
                     self.aside.push((kept.order, digests));
                 }
-                Some(digests) => items.push(Item { kept, digests }),
+                Some((digests, Some(refused))) => {
+                    self.sift.write(Item { kept, digests }, refused).await?;
+                }
+                Some((digests, None)) => items.push(Item { kept, digests }),
                 None if logs => items.push(Item { kept, digests: Default::default() }),
                 None => {
                     self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
@@ -300,7 +304,8 @@ impl Pass<'_> {
         }
         let Target { index, model, .. } = &*self.standing;
         let bound = bind(*index, model, &relation, kept.schema_id, kept.binary)?;
-        self.sift.target = Arc::new(bound.target);
+        let limits = self.standing.limits.clone();
+        self.sift.target = Arc::new(bound.target.with_limits(limits));
         self.sift.decoder.install(relation);
         Ok(())
     }

@@ -60,6 +60,7 @@ pub(super) async fn fit(
         standing.give_key(&model);
     }
     let target = bind(old.index, &model, now, schema_id, shared.binary)?.target;
+    let target = target.with_limits(standing.limits(&model));
     let conform = conform(&model, &standing, &target.unfed())?;
     statements.extend(conform.statements);
     finish.extend(missing_indexes(transaction, &model).await?);

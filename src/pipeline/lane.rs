@@ -10,10 +10,12 @@ use tokio::sync::{mpsc, watch};
 use super::drain::{self, Drain};
 use super::shared::{CaughtUp, Flows, Shared, writer};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Advanced, Applied, Before};
+use crate::journey::{Advanced, Applied, Before, Refused};
 use crate::merge::{Apply, Piece};
 use crate::position::Lsn;
 use crate::postgres::Session;
+use crate::progress::dead_letters::{self, DeadLetter};
+use crate::progress::pending::Kept;
 use crate::progress::tables::State;
 use crate::progress::{Checkpoint, pending, tables};
 use crate::spec::Model;
@@ -294,7 +296,15 @@ async fn keep(
     if held.is_empty() {
         return Ok(0);
     }
-    pending::keep(transaction, &shared.connector().name, held, shared.binary).await?;
-    let bytes: usize = held.iter().map(|change| change.message.len()).sum();
+    let connector = &shared.connector().name;
+    for (change, refused) in held.iter().filter_map(|held| Some((held, held.refused.as_ref()?))) {
+        let kept = Kept::of(change, shared.binary);
+        let Refused { reason, key } = refused.clone();
+        let letter = DeadLetter { kept: &kept, digests: change.digests, key, reason };
+        dead_letters::write(transaction, connector, &change.target.model.table, &letter).await?;
+    }
+    pending::keep(transaction, connector, held, shared.binary).await?;
+    let kept = held.iter().filter(|change| change.refused.is_none());
+    let bytes: usize = kept.map(|change| change.message.len()).sum();
     u64::try_from(bytes).map_err(|_| Error::new(Kind::Bug, "more bytes than there are"))
 }

@@ -12,7 +12,7 @@ use crate::binding::bind;
 use crate::capture::catalog;
 use crate::decode::RelationMessage;
 use crate::error::{Error, Kind, Result};
-use crate::fold::{Window, digests};
+use crate::fold::{Window, digests, refusal};
 use crate::journey::{ChangeEvent, Flow, Route, Target};
 use crate::merge::{compare, follow};
 use crate::names::TableName;
@@ -171,16 +171,26 @@ impl Router {
             return Ok(());
         };
         let in_rows = event.order.seq < route.floor;
-        if held.is_empty() || route.flow == Flow::Hold || in_rows {
+        let target = &route.target;
+        if route.flow == Flow::Hold || in_rows {
             return window.push(route, event, message);
         }
-        let keys = digests(&route.target, event);
-        if !held.catches(keys) {
+        let refused = refusal(target, event);
+        if held.is_empty() && refused.is_none() {
             return window.push(route, event, message);
         }
-        held.refuse_too_many(&route.target.model.table, self.held_at_most)?;
-        window.set_aside(&route.target, event, message, keys);
-        Ok(())
+        let keys = digests(target, event);
+        match refused {
+            _ if held.catches(keys) => window.set_aside(target, event, message, keys),
+            None => return window.push(route, event, message),
+            Some(refused) => {
+                let (table, reason) = (&target.model.table, &refused.reason);
+                tracing::warn!(%table, reason, "a change is refused: it becomes a dead letter, and its key waits");
+                held.add(keys);
+                window.bury(target, event, message, (keys, refused));
+            }
+        }
+        held.refuse_too_many(&target.model.table, self.held_at_most)
     }
 
     /// A TRUNCATE of a table some of whose keys wait stops it.
@@ -268,7 +278,7 @@ pub(super) fn reshape(
         tracing::warn!(table, "{note}");
     }
     let binding = bind(old.index, &effect.model, relation, schema_id, shared.binary)?;
-    Ok((binding.target, effect.statements))
+    Ok((binding.target.with_limits(old.limits.clone()), effect.statements))
 }
 
 /// The relation behind a Relation message. The catalogue tells what the message does not: attnums,

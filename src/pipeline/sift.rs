@@ -14,8 +14,8 @@ use super::held::HeldKeys;
 use super::shared::Shared;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
-use crate::fold::{Window, digests, key_document};
-use crate::journey::{Applied, Digests, Flow, Route, Target};
+use crate::fold::{Window, digests, key_document, refusal};
+use crate::journey::{Applied, Digests, Flow, Refused, Route, Target};
 use crate::merge::{Apply, encode_batch};
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters::{self, DeadLetter};
@@ -138,20 +138,26 @@ impl Sift<'_> {
                 aside.push((item.kept.order, item.digests));
                 continue;
             }
-            let (table, reason) = (&self.target.model.table, error.reason());
-            let position = Lsn::from_i64(item.kept.order.seq);
-            tracing::warn!(%table, %position, ordinal = item.kept.order.ord, reason,
-                "a change is refused: it becomes a dead letter, and its key waits");
             self.decoder.resume(item.kept.mark, item.kept.order);
             let key = match self.decoder.decode(&item.kept.message)? {
                 Decoded::Change(event) => key_document(&self.target, &event),
                 _ => None,
             };
-            let letter = DeadLetter { kept: item.kept, digests: item.digests, key, reason };
-            let connector = &self.shared.connector().name;
-            dead_letters::write(self.transaction, connector, table, &letter).await?;
+            self.write(*item, Refused { reason: error.reason(), key }).await?;
         }
         Ok(())
+    }
+
+    /// Writes a dead letter; its key waits.
+    pub(super) async fn write(&mut self, item: Item<'_>, refused: Refused) -> Result<()> {
+        self.held.add(item.digests);
+        let (table, position) = (&self.target.model.table, Lsn::from_i64(item.kept.order.seq));
+        let Refused { reason, key } = refused;
+        tracing::warn!(%table, %position, ordinal = item.kept.order.ord, reason,
+            "a change is refused: it becomes a dead letter, and its key waits");
+        let letter = DeadLetter { kept: item.kept, digests: item.digests, key, reason };
+        let connector = &self.shared.connector().name;
+        dead_letters::write(self.transaction, connector, table, &letter).await
     }
 
     fn too_many(&self, error: &Error) -> Error {
@@ -251,11 +257,13 @@ impl Sift<'_> {
         Ok(sum)
     }
 
-    /// The keys of the change that was decoded last in `kept`.
-    pub(super) fn digests_of(&mut self, kept: &Kept) -> Result<Option<Digests>> {
+    /// The keys of a kept change, and why it will be refused if that can be told; none of a TRUNCATE.
+    pub(super) fn look(&mut self, kept: &Kept) -> Result<Option<(Digests, Option<Refused>)>> {
         self.decoder.resume(kept.mark, kept.order);
         match self.decoder.decode(&kept.message)? {
-            Decoded::Change(event) => Ok(Some(digests(&self.target, &event))),
+            Decoded::Change(event) => {
+                Ok(Some((digests(&self.target, &event), refusal(&self.target, &event))))
+            }
             Decoded::Truncate(_) => Ok(None),
             _ => Err(Error::bug("a kept change is none")),
         }

@@ -280,8 +280,10 @@ async fn recorded(
         let target = bound(model, now, schema_id)?.target;
         return Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record });
     }
+    let mut target = target;
     if let Some(standing) = standing.filter(|_| !model.mirrored) {
         follow_file(shared, &standing, &target, &mut record).await?;
+        target = target.with_limits(standing.limits(model));
     }
     let recreated = shape.oid != fed.source.relation.oid;
     if recreated && !record.chunk_open && record.state != State::Stopped {

@@ -30,13 +30,27 @@ pub struct Kept {
     pub message: Vec<u8>,
 }
 
+impl Kept {
+    /// A change as it is kept.
+    pub fn of(change: &Held, binary: bool) -> Kept {
+        Kept {
+            order: change.order,
+            mark: change.mark,
+            schema_id: change.target.schema_id,
+            binary,
+            waits: change.waits,
+            message: change.message.clone(),
+        }
+    }
+}
+
 const COPY: &str = "copy audit.pending (connector, table_name, seq, ord, committed_at, xid, schema_id, \
     key_hash, old_key_hash, waits, bytes, format, event) from stdin with (format binary)";
 
 /// A COPY message of about this many bytes is what the server's buffers like.
 const CHUNK: usize = 64 * 1024;
 
-/// Keeps changes.
+/// Keeps changes, but for those that become dead letters.
 pub async fn keep(
     transaction: &Transaction<'_>,
     connector: &str,
@@ -47,7 +61,7 @@ pub async fn keep(
     let mut sink = pin!(transaction.copy_in::<_, Bytes>(COPY).await.map_err(failed)?);
     let mut buffer = BytesMut::with_capacity(CHUNK + CHUNK / 4);
     buffer.put_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
-    for change in held {
+    for change in held.iter().filter(|change| change.refused.is_none()) {
         let table = change.target.model.table.to_string();
         let bytes = i32::try_from(change.message.len()).unwrap_or(i32::MAX);
         buffer.put_i16(13);

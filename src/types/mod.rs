@@ -8,10 +8,14 @@
 //! This file never decides what a target column is.
 
 mod array;
+mod day;
+mod limit;
 mod network;
 mod number;
 mod time;
 
+pub use day::day_of_cell;
+pub use limit::Limit;
 pub use time::{civil_from_days, days_from_civil, infinite_date, infinite_timestamp};
 
 /// A built-in type we read in binary form.

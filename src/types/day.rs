@@ -1,14 +1,14 @@
 //! Which leaf a row belongs to, by the day in its partition column.
 
+use super::{days_from_civil, infinite_date, infinite_timestamp};
 use crate::relation::Wire;
-use crate::types::{days_from_civil, infinite_date, infinite_timestamp};
 use crate::value::Cell;
 
 const MICROS_A_DAY: i64 = 86_400_000_000;
 
 /// The UTC day of a date or timestamp cell, as days since 2000-01-01; none where the cell is NULL,
 /// infinite, or no date.
-pub(super) fn day_of_cell(cell: Cell<'_>, wire: Wire) -> Option<i64> {
+pub fn day_of_cell(cell: Cell<'_>, wire: Wire) -> Option<i64> {
     match (cell, wire) {
         (Cell::Binary(value), Wire::Binary(builtin)) => match builtin.name {
             "date" => {

@@ -214,6 +214,7 @@ impl Stage {
         end_service.send_replace(true);
         let ended = tokio::time::timeout(Duration::from_secs(15), self.running).await;
         let in_time = matches!(ended, Ok(Ok(Ok(()))));
+        screen.leave();
         say(
             screen,
             &format!(

@@ -106,6 +106,13 @@ impl<W: Write> Screen<W> {
         self.out.flush()
     }
 
+    /// Leaves the view where it stands: what comes next is written below it.
+    pub fn leave(&mut self) {
+        if let Mode::Terminal { rows, .. } = &mut self.mode {
+            *rows = 0;
+        }
+    }
+
     /// Writes a line above the view, which the next [`Screen::show`] draws again below it.
     pub fn say(&mut self, line: &str) -> io::Result<()> {
         let text = match &mut self.mode {

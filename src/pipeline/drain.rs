@@ -47,6 +47,8 @@ pub(super) struct Drained {
     pub(super) applied: Applied,
     /// whether the table was altered
     pub(super) altered: bool,
+    /// whether a change became a dead letter
+    pub(super) refused: bool,
 }
 
 impl Drain {
@@ -72,6 +74,11 @@ impl Drain {
         let limits = self.target.limits.clone();
         let (target, not_before) = (Arc::new(bound.target.with_limits(limits)), self.not_before);
         Ok(CaughtUp { target, floor: self.floor, held, not_before })
+    }
+
+    /// Whether it is drained because it refused a change.
+    pub(super) fn is_sifted(&self) -> bool {
+        self.not_before > Lsn(0)
     }
 
     /// Whether its changes may come with the batches, when `stored` is the stored position.
@@ -122,7 +129,8 @@ impl Drain {
             return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
         }
         sift.held.refuse_too_many(&table, shared.connector().held_keys)?;
-        let (held, applied, altered) = (sift.held, sift.applied, sift.altered);
+        let (applied, altered, refused) = (sift.applied, sift.altered, sift.dead > 0);
+        let held = sift.held;
         let mut bytes = 0;
         if events > 0 {
             bytes = pending::remove(transaction, &table, (self.after, reached), &aside).await?;
@@ -131,7 +139,7 @@ impl Drain {
             tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
         (self.target, self.after, self.held) = (standing, reached, Some(held));
-        Ok(Drained { events, bytes, applied, altered })
+        Ok(Drained { events, bytes, applied, altered, refused })
     }
 }
 

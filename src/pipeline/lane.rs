@@ -4,11 +4,13 @@
 //! Between batches it applies the kept changes of tables that catch up, and lets them go on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::drain::{self, Drain};
-use super::shared::{CaughtUp, Flows, Shared, writer};
+use super::shared::{CaughtUp, Flows, Setup, Shared, writer};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Advanced, Applied, Before, Refused};
 use crate::merge::{Apply, Piece};
@@ -49,11 +51,25 @@ struct Draining {
     live_from: Option<u64>,
     /// nothing is left for it before the next batch
     rests: bool,
+    /// when it was refused something last, or began
+    troubled_at: Instant,
 }
+
+/// A table that was refused something goes on with the batches when this long nothing more was: each
+/// refusal among those begins the session anew.
+const CALM: Duration = Duration::from_secs(10);
 
 impl Draining {
     fn has_work(&self) -> bool {
         self.live_from.is_none() && !self.rests
+    }
+
+    /// Whether its changes may come with the batches, as far as they are all applied.
+    fn may_go_on(&self, stored: Lsn, setup: &Setup) -> bool {
+        let calm = setup.until_caught_up || self.troubled_at.elapsed() >= CALM;
+        // a new session would read tables anew that are being read
+        let alone = calm && !setup.board.has_open_chunks();
+        self.drain.may_go_on(stored) && (alone || !self.drain.is_sifted())
     }
 }
 
@@ -128,7 +144,12 @@ impl Lane {
             None,
             None,
         );
-        self.draining.push(Draining { drain: Drain::new(table), live_from: None, rests: false });
+        self.draining.push(Draining {
+            drain: Drain::new(table),
+            live_from: None,
+            rests: false,
+            troubled_at: Instant::now(),
+        });
     }
 
     /// One warehouse transaction: the piece, and those behind it until a source commit ends one. False
@@ -232,7 +253,10 @@ impl Lane {
             *kept_bytes = kept_bytes.saturating_sub(drained.bytes);
             shared.setup.board.applied(table.drain.index(), &drained.applied);
             table.rests = drained.events < PART;
-            if table.rests && table.drain.may_go_on(checkpoint.position) {
+            if drained.refused {
+                table.troubled_at = Instant::now();
+            }
+            if table.rests && table.may_go_on(checkpoint.position, &shared.setup) {
                 live.push(table.drain.caught_up(shared)?);
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -47,8 +48,7 @@ impl Service {
         self.calendars(stop.clone()).await?;
         let models: Arc<[Model]> = self.spec.models.clone().into();
         let settings = Arc::new(self.spec.settings.clone());
-        let owner = format!("pid {} since {}, {:p}", std::process::id(), self.clock.now(), self);
-        let owner: Arc<str> = owner.into();
+        let owner: Arc<str> = owner_name(&self.clock).into();
         let mut tasks = JoinSet::new();
         for spec in &self.spec.connectors {
             let setup = Setup {
@@ -137,4 +137,13 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// A name that no other run of the service has, and that tells a person where it runs.
+fn owner_name(clock: &Clock) -> String {
+    static RUNS: AtomicU64 = AtomicU64::new(1);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "unknown host" } else { host.trim() };
+    let (process, run) = (std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
+    format!("{host}, pid {process}, run {run}, since {}", clock.now())
 }

@@ -189,9 +189,14 @@ impl Shared {
             Then::OpenChunk(state) => {
                 tables::open_chunk(&transaction, table, state, None).await?;
             }
-            Then::Shelve => {
-                let reason = Some("nothing feeds it");
-                tables::open_chunk(&transaction, table, tables::State::Paused, reason).await?;
+            Then::Shelve { reason, remedy, again: true } => {
+                let state = tables::State::Paused;
+                tables::set(&*transaction, table, state, Some(reason), remedy).await?;
+            }
+            Then::Shelve { reason, remedy, again: false } => {
+                let state = tables::State::Paused;
+                tables::open_chunk(&transaction, table, state, Some(reason)).await?;
+                tables::set(&*transaction, table, state, Some(reason), remedy).await?;
                 // where a gap begins, should the table keep events
                 let now = self.stored(&transaction).await?;
                 tables::set_floor(&*transaction, table, now).await?;
@@ -250,7 +255,7 @@ pub(super) enum Then<'a> {
     /// Its rows are to be read.
     OpenChunk(tables::State),
     /// Nothing feeds it: should it be fed again, its rows are to be read.
-    Shelve,
+    Shelve { reason: &'a str, remedy: Option<&'a str>, again: bool },
     /// It goes on with the changes from now on; what it missed is named.
     Gap,
     /// The same for a table that still has kept changes before it.

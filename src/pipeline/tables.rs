@@ -202,7 +202,11 @@ pub(super) async fn plan(
     }
     for record in &records {
         if !planned.iter().any(|table| table.record.table == record.table) {
-            shelve(shared, record).await?;
+            let because = |out: &&LeftOut| {
+                out.table == record.table || Some(&out.table) == record.source.as_ref()
+            };
+            let out = resolved.left_out.iter().chain(&left_out).find(because);
+            shelve(shared, record, out).await?;
         }
     }
     Ok((planned, left_out))
@@ -210,13 +214,15 @@ pub(super) async fn plan(
 
 /// A table that nothing feeds any more misses changes from now on: should it be fed again, it has to
 /// be read again.
-async fn shelve(shared: &Shared, record: &TableRecord) -> Result<()> {
-    if record.state == State::Paused && record.chunk_open {
+async fn shelve(shared: &Shared, record: &TableRecord, out: Option<&LeftOut>) -> Result<()> {
+    let reason = out.map_or("nothing feeds it", |out| out.why.as_str());
+    let again = record.state == State::Paused && record.chunk_open;
+    if again && record.reason.as_deref() == Some(reason) {
         return Ok(());
     }
-    let table = &record.table;
-    tracing::warn!(%table, "nothing feeds this table any more; it stays as it is");
-    shared.define(&[], table, Then::Shelve).await
+    let (table, remedy) = (&record.table, out.map(|out| out.remedy.as_str()));
+    tracing::warn!(%table, reason, remedy, "nothing feeds this table any more; it stays as it is");
+    shared.define(&[], table, Then::Shelve { reason, remedy, again }).await
 }
 
 /// A table that is fed again after a time in which it was not, or was in part.
@@ -377,6 +383,7 @@ async fn fresh(
     let target = Target { schema_id, ..binding.target };
     let record = TableRecord {
         table: model.table.clone(),
+        source: Some(relation.table.clone()),
         state: if shared.connector().snapshot { State::Snapshotting } else { State::Streaming },
         reason: None,
         remedy: None,

@@ -54,6 +54,8 @@ impl State {
 pub struct TableRecord {
     /// The warehouse table.
     pub table: TableName,
+    /// The table that feeds it.
+    pub source: Option<TableName>,
     /// What it is doing.
     pub state: State,
     /// Why it stopped.
@@ -80,7 +82,8 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
                              where c.table_name = t.table_name and c.state in ('waiting', 'open')),
                     coalesce((select bool_or(c.state = 'done' and c.as_of is not null)
                                 from audit.snapshot_chunks c where c.table_name = t.table_name),
-                             true)
+                             true),
+                    t.source_table
                from audit.tables t where t.connector = $1",
             &[&connector],
         )
@@ -91,7 +94,9 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
         let name: String = row.try_get(0).map_err(failed)?;
         let word: String = row.try_get(1).map_err(failed)?;
         let strange = || Error::bug(format!("audit.tables has a strange row for {name:?}"));
+        let source: String = row.try_get(8).map_err(failed)?;
         records.push(TableRecord {
+            source: source.parse().ok(),
             table: name.parse().map_err(|_| strange())?,
             state: State::of(&word).ok_or_else(strange)?,
             reason: row.try_get(2).map_err(failed)?,

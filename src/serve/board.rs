@@ -297,6 +297,13 @@ impl ConnectorBoard {
         lock(&self.view).tables.values().any(reading)
     }
 
+    /// Whether rows of a table are read from the source.
+    pub fn has_open_chunks(&self) -> bool {
+        let open =
+            |table: &TableReport| matches!(table.state.as_str(), "snapshotting" | "resyncing");
+        lock(&self.view).tables.values().any(open)
+    }
+
     /// Notes where the source's log ends, as the source itself says.
     pub fn source_ends(&self, end: Lsn) {
         let mut view = lock(&self.view);

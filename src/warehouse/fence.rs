@@ -78,7 +78,8 @@ impl Fence {
 
 fn fenced(resource: &str) -> Error {
     let what = format!("another instance has taken over {resource}");
-    Error::new(Kind::Fenced, what).remedy("run one instance for each connector")
+    Error::new(Kind::Fenced, what)
+        .remedy("nothing is lost; start this instance again, and it stands by")
 }
 
 /// The other instance that has the lease of `resource`: it was heard of lately, and a session of it is

@@ -16,6 +16,7 @@ mod faults;
 mod journey;
 mod model;
 mod races;
+mod ranges;
 mod reshape;
 mod service;
 mod specs;

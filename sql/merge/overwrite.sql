@@ -66,7 +66,7 @@ insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ table }} t
  where not exists (select from {{ stage }} s where {{ same_key() }})
-{%- if soft %} and t._deleted_at is null{% endif %}
+{{ within }}{%- if soft %} and t._deleted_at is null{% endif %}
 
 -- statement: many
 -- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.

@@ -114,7 +114,7 @@ select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now(
 insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ locator or table }} t
- where not exists (select from {{ stage }} s where {{ same_key("t") }})
+ where not exists (select from {{ stage }} s where {{ same_key("t") }}){{ within }}
 
 -- statement: truncate
 -- The source table was emptied.

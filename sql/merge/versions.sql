@@ -218,7 +218,7 @@ select {{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, greates
 insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ current }} t
- where not exists (select from {{ stage }} s where {{ same_key("t") }})
+ where not exists (select from {{ stage }} s where {{ same_key("t") }}){{ within }}
 
 -- statement: rebase
 -- A table that is read again from a source that counts from lower positions.

@@ -12,10 +12,14 @@
 )]
 
 pub mod catalog;
+mod pace;
 pub mod preflight;
 pub mod publication;
+pub mod ranges;
 pub mod replication;
 pub mod slot;
 pub mod snapshot;
 mod stream;
 pub mod walsender;
+
+pub use pace::Pace;

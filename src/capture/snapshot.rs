@@ -56,8 +56,26 @@ pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> 
     Ok(same.unwrap_or(false))
 }
 
+/// The rows that are read of a table: all, or those that a condition names.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'p> {
+    /// Whether they are in leaves.
+    pub partitioned: bool,
+    /// A condition over the source's columns; none for all rows.
+    pub condition: Option<&'p str>,
+}
+
+/// The condition of a range: from `lower` on, up to but without `upper`.
+pub fn range(column: &str, lower: Option<&str>, upper: Option<&str>) -> String {
+    let column = quote::ident(column);
+    let lower = lower.map(|lower| format!("{column} >= {}", quote::literal(lower)));
+    let upper = upper.map(|upper| format!("{column} < {}", quote::literal(upper)));
+    let both: Vec<String> = lower.into_iter().chain(upper).collect();
+    both.join(" and ")
+}
+
 /// The COPY that reads a relation's columns, in the forms of `wires`.
-fn copy_text(relation: &Relation, wires: &[Wire], partitioned: bool) -> String {
+fn copy_text(relation: &Relation, wires: &[Wire], part: Part<'_>) -> String {
     let column = |(column, wire): (&crate::relation::Column, &Wire)| {
         let name = quote::ident(&column.name);
         match wire {
@@ -71,11 +89,13 @@ fn copy_text(relation: &Relation, wires: &[Wire], partitioned: bool) -> String {
     };
     let columns: Vec<String> = relation.columns.iter().zip(wires).map(column).collect();
     // an inheriting child publishes its own rows; a partitioned table has them in its leaves
-    let only = if partitioned { "" } else { "only " };
+    let only = if part.partitioned { "" } else { "only " };
+    let condition = part.condition.map(|condition| format!(" where {condition}"));
     format!(
-        "copy (select {} from {only}{}) to stdout with (format binary)",
+        "copy (select {} from {only}{}{}) to stdout with (format binary)",
         columns.join(", "),
-        quote::table(&relation.table)
+        quote::table(&relation.table),
+        condition.unwrap_or_default()
     )
 }
 
@@ -96,9 +116,9 @@ pub async fn read(
     transaction: &Transaction<'_>,
     relation: &Relation,
     wires: &[Wire],
-    partitioned: bool,
+    part: Part<'_>,
 ) -> Result<Rows> {
-    let text = copy_text(relation, wires, partitioned);
+    let text = copy_text(relation, wires, part);
     let stream = transaction.copy_out(&text).await.map_err(|error| {
         let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
         let error = Error::source(format!("reading {}", relation.table), error);

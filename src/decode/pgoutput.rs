@@ -69,6 +69,15 @@ pub enum Old<'a> {
     Full(Row<'a>),
 }
 
+impl<'a> Old<'a> {
+    /// The row, whole or not.
+    pub fn row(self) -> Row<'a> {
+        match self {
+            Old::Key(row) | Old::Full(row) => row,
+        }
+    }
+}
+
 /// A table's shape as the stream tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationMessage {
@@ -95,6 +104,19 @@ pub struct RelationColumn {
     pub type_oid: u32,
     /// Its type modifier.
     pub typmod: i32,
+}
+
+/// An update that moved a row as the delete and the insert that it comes to; none of anything else.
+pub fn halves(update: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    const HEAD: usize = 5;
+    let (head, rows) = update.split_at_checked(HEAD)?;
+    let (tag, relation) = head.split_first()?;
+    let old = matches!(rows.first()?, b'K' | b'O');
+    (*tag == b'U' && old).then_some(())?;
+    let mut behind = Input(rows.get(1..)?);
+    behind.row()?;
+    let (old, new) = rows.split_at_checked(rows.len().checked_sub(behind.0.len())?)?;
+    Some(([b"D", relation, old].concat(), [b"I", relation, new].concat()))
 }
 
 /// Reads one message.

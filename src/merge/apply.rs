@@ -242,6 +242,7 @@ impl Apply {
                 stage: Staging::quoted(&Shape::of(target)),
                 guard: form.guard,
                 chains: form.chains,
+                range: None,
             };
             let merge =
                 Merge::of_table(transaction, &self.templates, target.clone(), &rendered).await?;

@@ -56,6 +56,13 @@ pub fn key_statement(model: &Model) -> Option<String> {
     plain.then(key)
 }
 
+/// The statement that takes the rows of a first reading that broke off out of a table: nothing was applied
+/// behind them.
+pub fn emptying(model: &Model) -> String {
+    let locator = model.has_locator().then(|| format!(", {}", quote::table(&model.locator())));
+    format!("truncate {}{}", model.quoted(), locator.unwrap_or_default())
+}
+
 /// The statement that makes an index of the model's.
 pub(super) fn index_statement(model: &Model, index: &[String]) -> String {
     let columns = quote::idents(index.iter().map(String::as_str));

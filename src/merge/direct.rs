@@ -27,11 +27,13 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// The COPY of `target`'s rows, if they can go straight in: it is a plain upsert table, it is
-    /// empty, and every value travels in the type of its column.
+    /// The COPY of `target`'s rows, if they can go straight in: it is a plain upsert table, nothing is in
+    /// their way, and every value travels in the type of its column. `beside`: the rows that are there
+    /// are of other ranges.
     pub(super) async fn of(
         transaction: &Transaction<'_>,
         target: &Target,
+        beside: bool,
     ) -> Result<Option<Direct>> {
         let model = &target.model;
         if model.history != History::Overwrite || model.partition.is_some() {
@@ -63,7 +65,7 @@ impl Direct {
         let statement = format!(
             "copy {table} ({columns}, _seq, _ord, _synced_at) from stdin with (format binary)"
         );
-        Ok(if empty { Some(Direct { statement, synced_at }) } else { None })
+        Ok(if empty || beside { Some(Direct { statement, synced_at }) } else { None })
     }
 }
 

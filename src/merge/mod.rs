@@ -21,9 +21,12 @@ mod table;
 
 pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use conform::{Conform, Standing, conform, is_ours};
-pub use define::{define, define_calendar, define_unkeyed, key_statement};
+pub use define::{define, define_calendar, define_unkeyed, emptying, key_statement};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, create as create_leaves};
-pub use reading::{Finished, Point, Reading, Way, merge as merge_reading, way};
+pub use reading::{
+    Finished, Point, Reading, Straight, Stretch, Way, goes_straight, merge as merge_reading,
+    rebase, way,
+};
 pub use render::Templates;
 pub use stored::{StoredColumn, columns, extension_types, missing_indexes};

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio_postgres::Transaction;
+use tokio_postgres::types::ToSql;
 
 use super::apply::{counts_of, days_of, raw_copy_text};
 use super::direct::{Direct, DirectEncoder};
 use super::raw::RawEncoder;
-use super::render::{Form, Templates};
+use super::render::{Form, Templates, Within};
 use super::stage::{Encoder, Shape, Staged};
 use super::staging::Staging;
 use super::table::{Cut, Merge};
@@ -141,13 +142,35 @@ pub struct Way {
     direct: Option<Direct>,
 }
 
-/// Chooses the way of `target`'s rows, its staging table made if it needs one. `fresh`: nothing of it
-/// was ever in the warehouse.
-pub async fn way(transaction: &Transaction<'_>, target: &Target, fresh: bool) -> Result<Way> {
+/// How the rows of a reading may go straight into their table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Straight {
+    /// They may not.
+    No,
+    /// If the table is empty.
+    IfEmpty,
+    /// Beside the rows of other ranges.
+    Beside,
+}
+
+/// Whether `target`'s rows can go straight into its table, as far as their types allow.
+pub async fn goes_straight(transaction: &Transaction<'_>, target: &Target) -> Result<bool> {
+    Ok(Direct::of(transaction, target, true).await?.is_some())
+}
+
+/// Chooses the way of `target`'s rows, its staging table made if it needs one.
+pub async fn way(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    straight: Straight,
+) -> Result<Way> {
     if target.model.history == History::Raw {
         return Ok(Way { statement: raw_copy_text(&target.model), direct: None });
     }
-    let direct = if fresh { Direct::of(transaction, target).await? } else { None };
+    let direct = match straight {
+        Straight::No => None,
+        straight => Direct::of(transaction, target, straight == Straight::Beside).await?,
+    };
     if let Some(direct) = direct {
         return Ok(Way { statement: direct.statement.clone(), direct: Some(direct) });
     }
@@ -162,16 +185,28 @@ fn empty(target: &Target) -> Staged {
     Encoder::new(target).finish()
 }
 
-/// Merges what was staged, if it was. `fresh`: the table holds nothing yet.
+/// A range of a key: from `lower` on, up to but without `upper`.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// The model's column.
+    pub column: String,
+    /// Its first value, as text.
+    pub lower: Option<String>,
+    /// The first value behind it, as text.
+    pub upper: Option<String>,
+}
+
+/// Merges what was staged, if it was. `fresh`: the table holds nothing of it yet. `stretch`: what was
+/// staged are the rows of this range only.
 pub async fn merge(
     transaction: &Transaction<'_>,
     templates: &Templates,
     target: &Arc<Target>,
     finished: &Finished,
-    (point, fresh): (Point, bool),
+    (point, fresh, stretch): (Point, bool, Option<&Stretch>),
 ) -> Result<Applied> {
     let rows = finished.rows;
-    let counts = counts_of(&finished.staged, rows);
+    let mut counts = counts_of(&finished.staged, rows);
     if finished.copied {
         return Ok(Applied { events: rows, staged: rows, upserted: rows, ..Applied::default() });
     }
@@ -181,34 +216,53 @@ pub async fn merge(
             .on_table(target.model.table.to_string())
     };
     transaction.batch_execute(&format!("analyze {stage}")).await.map_err(failed)?;
-    let form = Form { stage, guard: false, chains: false };
+    let range = stretch.map(|stretch| Within {
+        column: stretch.column.clone(),
+        lower: stretch.lower.is_some(),
+        upper: stretch.upper.is_some(),
+    });
+    let form = Form { stage, guard: false, chains: false, range };
     let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
-    let mut counts = counts;
     let deletes = !matches!(target.model.deletes, Deletes::Ignore | Deletes::Row);
-    let order = Order::of_snapshot(point.as_of);
-    let at = from_postgres_micros(point.taken_at);
-    if !fresh {
-        match target.model.history {
-            History::Bag => {
-                merge.execute(transaction, "clear", &[]).await?;
-            }
-            _ if deletes => {
-                let missing = merge.execute(transaction, "missing", &[&order.seq, &at]).await?;
-                counts.deletes += missing;
-                counts.rows += missing;
-            }
-            _ => {}
+    if !fresh && target.model.history == History::Bag {
+        merge.execute(transaction, "clear", &[]).await?;
+    } else if !fresh && deletes {
+        let order = Order::of_snapshot(point.as_of);
+        let at = from_postgres_micros(point.taken_at);
+        let ends = stretch.map(|stretch| [&stretch.lower, &stretch.upper]);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&order.seq, &at];
+        for end in ends.into_iter().flatten().flatten() {
+            parameters.push(end);
         }
+        let missing = merge.execute(transaction, "missing", &parameters).await?;
+        counts.deletes += missing;
+        counts.rows += missing;
     }
-    let applied = merge.run(transaction, counts, Cut::default()).await?;
-    let keeps_order = target.model.history == History::Versions || target.model.has_locator();
-    if !fresh && keeps_order {
-        // a recreated source counts from lower positions: what is stored must not outrank it
-        merge.execute(transaction, "rebase", &[&order.seq]).await?;
+    merge.run(transaction, counts, Cut::default()).await
+}
+
+/// Ends the reading of a table that had rows before: a recreated source counts from lower positions, and
+/// what is stored must not outrank it.
+pub async fn rebase(
+    transaction: &Transaction<'_>,
+    templates: &Templates,
+    target: &Arc<Target>,
+    as_of: Lsn,
+) -> Result<()> {
+    let model = &target.model;
+    if !matches!(model.history, History::Versions | History::Overwrite) {
+        return Ok(());
     }
-    let keeps_rows = matches!(target.model.deletes, Deletes::Soft | Deletes::Ignore);
-    if !fresh && keeps_rows && target.model.history == History::Overwrite {
-        merge.execute(transaction, "rebase_rows", &[&order.seq]).await?;
+    let stage = Staging::quoted(&Shape::of(target));
+    let form = Form { stage, guard: false, chains: false, range: None };
+    let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
+    let seq = Order::of_snapshot(as_of).seq;
+    if model.history == History::Versions || model.has_locator() {
+        merge.execute(transaction, "rebase", &[&seq]).await?;
     }
-    Ok(applied)
+    let keeps_rows = matches!(model.deletes, Deletes::Soft | Deletes::Ignore);
+    if keeps_rows && model.history == History::Overwrite {
+        merge.execute(transaction, "rebase_rows", &[&seq]).await?;
+    }
+    Ok(())
 }

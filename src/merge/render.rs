@@ -73,6 +73,19 @@ pub(super) struct Form {
     pub guard: bool,
     /// Whether a key may have several versions in the batch.
     pub chains: bool,
+    /// The range of a key that the staged rows are all of; none where they are all of the table's.
+    pub range: Option<Within>,
+}
+
+/// A range of a key's column, whose ends are parameters.
+#[derive(Clone, Debug)]
+pub(super) struct Within {
+    /// The model's column.
+    pub column: String,
+    /// Whether it has a lower end.
+    pub lower: bool,
+    /// Whether it has an upper end.
+    pub upper: bool,
 }
 
 #[derive(Serialize)]
@@ -84,6 +97,8 @@ struct Context {
     locator: Option<String>,
     guard: bool,
     chains: bool,
+    /// what a stored row's key meets if it is of the range
+    within: String,
     soft: bool,
     /// whether a stored key may be equal to a staged one and yet be written differently
     loose: bool,
@@ -179,6 +194,7 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         locator: model.has_locator().then(|| quote::table(&model.locator())),
         guard: form.guard,
         chains: form.chains,
+        within: form.range.as_ref().map_or(String::new(), |range| within(range, stored)),
         soft: model.deletes == Deletes::Soft,
         loose: target.has_loose_key(),
         chained: model.history == History::Versions,
@@ -189,6 +205,20 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         partition: partition.and_then(by_name),
         columns,
     })
+}
+
+/// The condition that a row is of a range: its ends are the third parameter of a statement and the next.
+fn within(range: &Within, stored: &[StoredColumn]) -> String {
+    let column = quote::ident(&range.column);
+    let found = stored.iter().find(|stored| stored.name == range.column);
+    let end = |parameter: usize| {
+        let text = format!("${parameter}::text");
+        found.map_or(text.clone(), |stored| stored.cast(&text, "text"))
+    };
+    let lower = range.lower.then(|| format!(" and t.{column} >= {}", end(3)));
+    let behind = if range.lower { 4 } else { 3 };
+    let upper = range.upper.then(|| format!(" and t.{column} < {}", end(behind)));
+    lower.into_iter().chain(upper).collect()
 }
 
 fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {

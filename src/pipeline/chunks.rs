@@ -1,12 +1,13 @@
-//! Reads the tables whose chunks are open, several at once: each under a snapshot whose point is known,
+//! Reads what is to be read, several tables or ranges at once: each under a snapshot whose point is known,
 //! into the warehouse in one transaction. Meanwhile the stream's changes of the table are kept.
 //!
 //! The first reading uses the snapshot that the slot exported; that one dies with its connection, so
-//! any later one uses the snapshot of a new temporary slot.
+//! any later one uses the snapshot of a new temporary slot. Ranges that were in before are not read again.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -14,46 +15,27 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
+use super::cutting::{Job, cut};
 use super::fit::fit;
 use super::held::HeldKeys;
 use super::shared::{CaughtUp, Shared, Then, writer};
-use super::tables::Planned;
+use crate::capture::Pace;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::slot::{self, Created};
-use crate::capture::snapshot;
+use crate::capture::snapshot::{self, Part};
 use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
-use crate::journey::Target;
-use crate::merge::{Finished, Point, Reading, Way, merge_reading, way};
+use crate::journey::{Applied, Target};
+use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
 use crate::names::{TableName, shortened};
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::tables::{self, State};
+use crate::progress::chunks::{self, Range};
+use crate::progress::tables::State;
 use crate::warehouse::{Fenced, ddl};
 
 /// Progress is reported after so many rows.
 const REPORT_EVERY: u64 = 5_000;
-
-/// A table that is to be read.
-pub(super) struct Job {
-    target: Arc<Target>,
-    source: SourceTable,
-    /// nothing of it was ever in the warehouse
-    fresh: bool,
-}
-
-impl Job {
-    pub(super) fn of(planned: &Planned) -> Option<Job> {
-        let record = &planned.record;
-        let open =
-            record.chunk_open && matches!(record.state, State::Snapshotting | State::Resyncing);
-        open.then(|| Job {
-            target: planned.target.clone(),
-            source: planned.source.clone(),
-            fresh: record.state == State::Snapshotting,
-        })
-    }
-}
 
 type Jobs = Arc<Mutex<VecDeque<Job>>>;
 
@@ -64,7 +46,7 @@ pub(super) async fn run(
     exported: Option<Created>,
     done: mpsc::Sender<CaughtUp>,
 ) -> Result<()> {
-    let mut left = VecDeque::from(jobs);
+    let mut left = jobs;
     let mut exported = exported;
     let mut attempt = 0;
     while !left.is_empty() {
@@ -73,9 +55,10 @@ pub(super) async fn run(
             None => temporary(&shared, attempt).await?,
         };
         attempt += 1;
-        let jobs: Jobs = Arc::new(Mutex::new(left));
+        let jobs: Jobs = Arc::new(Mutex::new(cut_all(&shared, left).await?));
         let again: Jobs = Jobs::default();
-        let workers = shared.connector().snapshot_workers;
+        let pace = Arc::new(Pace::new(shared.connector().snapshot.max_rate));
+        let workers = shared.connector().snapshot.workers;
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..workers {
             let worker = Worker {
@@ -86,6 +69,7 @@ pub(super) async fn run(
                 as_of: created.consistent_point,
                 taken_at: created.taken_at,
                 snapshot: created.snapshot.clone(),
+                pace: pace.clone(),
                 number,
             };
             tasks.spawn(worker.run());
@@ -93,9 +77,29 @@ pub(super) async fn run(
         while let Some(ended) = tasks.join_next().await {
             ended.map_err(|error| Error::bug("a snapshot worker broke off").because(error))??;
         }
-        left = std::mem::take(&mut *again.lock().await);
+        left = std::mem::take(&mut *again.lock().await).into();
     }
     Ok(())
+}
+
+/// Cuts the large tables; the small ones come first, for they are soon done.
+async fn cut_all(shared: &Shared, jobs: Vec<Job>) -> Result<VecDeque<Job>> {
+    let source = connect(Side::Source, &shared.connector().endpoint, "siltstone snapshot").await?;
+    let mut warehouse = writer(&shared.setup, &shared.fence, "snapshot").await?;
+    let (mut small, mut large) = (VecDeque::new(), VecDeque::new());
+    for job in jobs {
+        let cut = match cut(shared, (&source, &mut warehouse), job.clone()).await {
+            Ok(cut) => cut,
+            Err(error) if stops_a_table(&error) => {
+                stop(shared, &job, &error).await?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if cut.len() > 1 { &mut large } else { &mut small }.extend(cut);
+    }
+    small.append(&mut large);
+    Ok(small)
 }
 
 /// A slot that lives as long as its connection, for the point and the snapshot that come with it.
@@ -107,6 +111,18 @@ async fn temporary(shared: &Shared, attempt: u32) -> Result<Created> {
     slot::create(connection, &source, &shortened(&connector.slot, &suffix), true).await
 }
 
+/// What became of a job.
+enum Read {
+    /// Its rows are in, those of other ranges are not; or somebody asked for all to be read anew.
+    InPart,
+    /// All rows of its table are in.
+    All(CaughtUp),
+    /// The snapshot cannot show it.
+    Later,
+    /// Its ranges are void.
+    Anew,
+}
+
 struct Worker {
     shared: Arc<Shared>,
     jobs: Jobs,
@@ -116,6 +132,7 @@ struct Worker {
     as_of: Lsn,
     taken_at: i64,
     snapshot: String,
+    pace: Arc<Pace>,
     number: usize,
 }
 
@@ -133,23 +150,14 @@ impl Worker {
             let read = self.read(&under, &mut warehouse, &job).await;
             drop(under);
             match read {
-                Ok(Some(target)) => {
-                    let floor = self.as_of.as_i64();
-                    if self
-                        .done
-                        .send(CaughtUp {
-                            target,
-                            floor,
-                            held: HeldKeys::default(),
-                            not_before: Lsn(0),
-                        })
-                        .await
-                        .is_err()
-                    {
+                Ok(Read::InPart) => {}
+                Ok(Read::All(table)) => {
+                    if self.done.send(table).await.is_err() {
                         return Ok(());
                     }
                 }
-                Ok(None) => self.again.lock().await.push_back(job),
+                Ok(Read::Later) => self.again.lock().await.push_back(job),
+                Ok(Read::Anew) => self.anew(&job).await?,
                 // dropped or renamed since the snapshot: a newer one shows what is there now
                 Err(error)
                     if matches!(
@@ -159,75 +167,111 @@ impl Worker {
                 {
                     self.again.lock().await.push_back(job);
                 }
-                Err(error)
-                    if matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights) =>
-                {
-                    self.stop(&job, &error).await?;
-                }
+                Err(error) if stops_a_table(&error) => stop(&self.shared, &job, &error).await?,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The table stops; its chunk stays open and its changes are kept, and the others are read.
-    async fn stop(&self, job: &Job, error: &Error) -> Result<()> {
-        let table = &job.target.model.table;
-        let reason = error.reason();
-        let resync = format!("siltstone table resync {table}");
-        let remedy = error.remedy_text().unwrap_or(&resync);
-        tracing::error!(%table, reason, remedy, "the table stops");
-        self.shared
-            .define(&[], table, Then::Stop { reason: &reason, remedy, unread: false })
-            .await?;
-        let board = &self.shared.setup.board;
-        board.table_state(table, State::Stopped.word(), Some(&reason), Some(remedy));
+    /// The table was rewritten or got another shape since its ranges were cut: all of it is read anew.
+    async fn anew(&self, job: &Job) -> Result<()> {
+        let table = &job.chunk.table;
+        let mut again = self.again.lock().await;
+        // another range of it has come to the same end
+        if again.iter().any(|job| job.chunk.table == *table && job.chunk.range.is_none()) {
+            return Ok(());
+        }
+        self.jobs.lock().await.retain(|job| job.chunk.table != *table);
+        tracing::warn!(%table, "it was rewritten while it was read: it is read anew");
+        self.shared.define(&[], table, Then::ReadAnew).await?;
+        let chunks = self.shared.open_chunks().await?;
+        let whole = chunks.into_iter().find(|chunk| chunk.table == *table);
+        let chunk = whole.ok_or_else(|| Error::bug("a table that is read anew has no chunk"))?;
+        job.rows.store(0, Ordering::Relaxed);
+        again.retain(|job| job.chunk.table != *table);
+        again.push_back(Job { chunk, ..job.clone() });
         Ok(())
     }
 
-    /// Reads a table and merges it; none where the snapshot cannot show it.
+    /// Reads a table or a range of it and merges it.
     async fn read(
         &self,
         under: &Transaction<'_>,
         warehouse: &mut Session,
         job: &Job,
-    ) -> Result<Option<Arc<Target>>> {
-        let shared = &*self.shared;
+    ) -> Result<Read> {
+        let (shared, chunk) = (&*self.shared, &job.chunk);
         let name = &job.target.model.table;
         let Some(mut now) = catalog::table(under, job.source.relation.oid).await? else {
             return Err(gone(name, &job.source.relation.table));
         };
-        let connector = shared.connector();
         let source_name = now.relation.table.clone();
-        now.relation.columns.retain(|column| !connector.excludes(&source_name, &column.name));
+        let excludes = |column: &str| shared.connector().excludes(&source_name, column);
+        now.relation.columns.retain(|column| !excludes(&column.name));
         if !snapshot::is_readable(under, &now.relation).await? {
-            return Ok(None);
+            return Ok(Read::Later);
         }
         let point = Point { as_of: self.as_of, taken_at: self.taken_at };
         let transaction =
             Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
         let relation = Arc::new(now.relation.clone());
-        let fitted = fit(shared, &transaction, (&job.target, job.fresh), &relation).await?;
+        let mut fitted = fit(shared, &transaction, (&job.target, chunk.fresh), &relation).await?;
         let target = fitted.target;
-        let straight = job.fresh && fitted.statements.is_empty();
+        if chunk.range.is_some()
+            && (chunk.schema_id != Some(target.schema_id) || !fitted.statements.is_empty())
+        {
+            return Ok(Read::Anew);
+        }
+        let failed =
+            |error| Error::warehouse("making it fit the source", error).on_table(name.to_string());
+        if chunk.empties && chunk.range.is_none() {
+            ddl(&transaction, &[emptying(&target.model)]).await.map_err(failed)?;
+        }
+        let straight = match (chunk.fresh && fitted.statements.is_empty(), &chunk.range) {
+            (false, _) => Straight::No,
+            (true, None) => Straight::IfEmpty,
+            (true, Some(_)) if fitted.key.is_some() => Straight::Beside,
+            (true, Some(_)) => Straight::No,
+        };
         let way = way(&transaction, &target, straight).await?;
-        let finished = self.copy(under, &transaction, (&target, &now), point, &way).await?;
+        let finished = self.copy(under, &transaction, (&target, &now), (point, job), &way).await?;
         shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))], None).await?;
+        let fresh = chunk.fresh || fitted.empties;
         // behind the copy, so that nobody waits for its locks longer than the merge takes
-        let statements = [fitted.statements, fitted.finish].concat();
-        ddl(&transaction, &statements).await.map_err(|error| {
-            Error::warehouse("making it fit the source", error).on_table(name.to_string())
-        })?;
-        let fresh = job.fresh || fitted.empties;
+        ddl(&transaction, &fitted.statements).await.map_err(failed)?;
+        if chunk.range.is_none() {
+            ddl(&transaction, fitted.key.take().as_slice()).await.map_err(failed)?;
+        }
+        let stretch = job.stretch(&target);
+        let how = (point, fresh, stretch.as_ref());
         let templates = &shared.setup.templates;
-        let applied =
-            merge_reading(&transaction, templates, &target, &finished, (point, fresh)).await?;
-        tables::close_chunk(&transaction, name, self.as_of, target.schema_id, applied.events)
-            .await?;
+        let applied = merge_reading(&transaction, templates, &target, &finished, how).await?;
+        let mut read = Read::InPart;
+        let loaded = chunks::load(&transaction, chunk, self.as_of, applied.events).await?;
+        let Some(last) = loaded else { return Ok(read) };
+        if last {
+            let statements = [fitted.key.as_slice(), &fitted.indexes].concat();
+            ddl(&transaction, &statements).await.map_err(failed)?;
+            if !fresh {
+                rebase(&transaction, templates, &target, self.as_of).await?;
+            }
+            let floor = chunks::close(&transaction, name, target.schema_id).await?.as_i64();
+            let (held, not_before) = (HeldKeys::default(), Lsn(0));
+            read = Read::All(CaughtUp { target: target.clone(), floor, held, not_before });
+        }
         transaction.commit().await?;
-        self.report(name, applied.events, applied.events);
-        shared.setup.board.applied(target.index, &applied);
-        tracing::info!(table = %name, rows = applied.events, as_of = %self.as_of, "the table is read");
-        Ok(Some(target))
+        self.tell(job, &applied, last);
+        Ok(read)
+    }
+
+    fn tell(&self, job: &Job, applied: &Applied, last: bool) {
+        let (board, table) = (&self.shared.setup.board, &job.chunk.table);
+        let rows = job.rows.load(Ordering::Relaxed);
+        board.rows_read(table, rows, if last { rows } else { job.source.estimated_rows });
+        board.applied(job.target.index, applied);
+        if last {
+            tracing::info!(%table, rows, as_of = %self.as_of, "the table is read");
+        }
     }
 
     /// Brings the rows over, to the staging table or straight into their own.
@@ -236,7 +280,7 @@ impl Worker {
         under: &Transaction<'_>,
         transaction: &Transaction<'_>,
         (target, source): (&Target, &SourceTable),
-        point: Point,
+        (point, job): (Point, &Job),
         way: &Way,
     ) -> Result<Finished> {
         let (shared, name) = (&*self.shared, &target.model.table);
@@ -249,18 +293,27 @@ impl Worker {
             shared.ensure_leaves(&[(target.model.clone(), days)], None).await?;
         }
         let mut sink = pin!(transaction.copy_in::<_, Bytes>(&way.statement).await.map_err(failed)?);
-        let mut rows =
-            snapshot::read(under, &target.relation, &target.wires, source.partitioned).await?;
+        let range = job.chunk.range.as_ref();
+        let condition = range.map(|Range { column, lower, upper }| {
+            snapshot::range(column, lower.as_deref(), upper.as_deref())
+        });
+        let part = Part { partitioned: source.partitioned, condition: condition.as_deref() };
+        let mut rows = snapshot::read(under, &target.relation, &target.wires, part).await?;
         let mut reading = Reading::new(target, point, way);
+        let (mut told, mut unpaced) = (0, 0);
         while let Some(cells) = rows.next().await? {
+            unpaced += cells.len();
             reading.push(crate::value::Row::from_bytes(cells))?;
             for chunk in reading.take() {
+                self.pace.keep(std::mem::take(&mut unpaced)).await;
                 sink.feed(chunk).await.map_err(failed)?;
             }
-            if reading.count().is_multiple_of(REPORT_EVERY) {
-                self.report(name, reading.count(), source.estimated_rows);
+            if reading.count() - told >= REPORT_EVERY {
+                self.report((name, job), reading.count() - told, source.estimated_rows);
+                told = reading.count();
             }
         }
+        self.report((name, job), reading.count() - told, source.estimated_rows);
         let mut finished = reading.finish();
         for chunk in finished.take() {
             sink.feed(chunk).await.map_err(failed)?;
@@ -269,9 +322,27 @@ impl Worker {
         Ok(finished)
     }
 
-    fn report(&self, table: &TableName, rows: u64, estimated: u64) {
+    fn report(&self, (table, job): (&TableName, &Job), more: u64, estimated: u64) {
+        let rows = job.rows.fetch_add(more, Ordering::Relaxed) + more;
         self.shared.setup.board.rows_read(table, rows, estimated);
     }
+}
+
+fn stops_a_table(error: &Error) -> bool {
+    matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights)
+}
+
+/// The table stops; its chunk stays open and its changes are kept, and the others are read.
+async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()> {
+    let table = &job.target.model.table;
+    let reason = error.reason();
+    let resync = format!("siltstone table resync {table}");
+    let remedy = error.remedy_text().unwrap_or(&resync);
+    tracing::error!(%table, reason, remedy, "the table stops");
+    shared.define(&[], table, Then::Stop { reason: &reason, remedy, unread: false }).await?;
+    let board = &shared.setup.board;
+    board.table_state(table, State::Stopped.word(), Some(&reason), Some(remedy));
+    Ok(())
 }
 
 fn gone(table: &TableName, source: &TableName) -> Error {

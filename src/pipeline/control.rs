@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::cutting::ASKED;
 use super::intake::End;
 use super::lane::Progress;
 use super::shared::Shared;
@@ -22,7 +23,7 @@ use crate::postgres::Session;
 use crate::progress::dead_letters::{self, Fate};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
-use crate::progress::{forget, pending, tables};
+use crate::progress::{chunks, forget, pending, tables};
 use crate::serve::Phase;
 use crate::spec::{Connector, Deletes, Model};
 use crate::warehouse::Fenced;
@@ -231,7 +232,7 @@ impl Control {
             }
             (_, Some(_)) => {
                 let state = State::Resyncing;
-                tables::open_chunk(&transaction, table, state, Some("table resync")).await?;
+                chunks::open_table(&transaction, table, state, Some(ASKED)).await?;
                 (true, format!("{table} is read again"))
             }
         };
@@ -296,7 +297,7 @@ impl Control {
                 tables::set(&*transaction, &record.table, State::Streaming, None, None).await?;
             } else {
                 let (table, state) = (&record.table, State::Resyncing);
-                tables::open_chunk(&transaction, table, state, Some("table resync --all")).await?;
+                chunks::open_table(&transaction, table, state, Some("table resync --all")).await?;
             }
         }
         forget(&transaction, connector).await?;

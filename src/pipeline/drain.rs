@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Transaction;
 
 use super::held::{HeldKeys, refuse_truncate};
+use super::points::{Due, Points};
 use super::router::reshape;
 use super::shared::{CaughtUp, Shared};
 use super::sift::{Aside, Item, Run, Sift};
@@ -18,7 +19,7 @@ use crate::names::TableName;
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters;
 use crate::progress::pending::{self, Kept};
-use crate::progress::{schemas, tables};
+use crate::progress::{chunks, schemas, tables};
 use crate::spec::{Deletes, History};
 
 /// Microseconds of a day.
@@ -32,6 +33,10 @@ pub(super) struct Drain {
     floor: i64,
     /// the table goes on with the batches behind this position
     not_before: Lsn,
+    /// whether it is drained because it refused a change
+    sifted: bool,
+    /// the points of its ranges, once they have been read
+    points: Option<Arc<Points>>,
     /// behind it nothing was applied or set aside
     after: Order,
     /// the keys that wait, once they have been read
@@ -54,7 +59,9 @@ pub(super) struct Drained {
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
         let CaughtUp { target, floor, not_before, .. } = table;
-        Drain { target, floor, not_before, after: Order { seq: -1, ord: -1 }, held: None }
+        let after = Order { seq: -1, ord: -1 };
+        let sifted = not_before > Lsn(0);
+        Drain { target, floor, not_before, sifted, points: None, after, held: None }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -78,7 +85,7 @@ impl Drain {
 
     /// Whether it is drained because it refused a change.
     pub(super) fn is_sifted(&self) -> bool {
-        self.not_before > Lsn(0)
+        self.sifted
     }
 
     /// Whether its changes may come with the batches, when `stored` is the stored position.
@@ -102,6 +109,16 @@ impl Drain {
             None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
         };
         let known = held.len();
+        let points = match self.points.take() {
+            Some(points) => points,
+            None => {
+                let points = chunks::points(transaction, &table, self.floor).await?;
+                Arc::new(Points::new(points))
+            }
+        };
+        // the stream may still be before the snapshot of some of its ranges
+        self.not_before = self.not_before.max(Lsn::from_i64(points.last()));
+        self.points = Some(points.clone());
         let mut pass = Pass {
             sift: Sift {
                 transaction,
@@ -117,6 +134,7 @@ impl Drain {
             },
             standing: self.target.clone(),
             floor: self.floor,
+            points,
             events: 0,
             reached: self.after,
             open: None,
@@ -154,6 +172,7 @@ struct Pass<'w> {
     /// as the warehouse table stands; a change that waited may have come in an older shape
     standing: Arc<Target>,
     floor: i64,
+    points: Arc<Points>,
     events: u64,
     reached: Order,
     /// the `seq` of a transaction that was cut and goes on
@@ -169,7 +188,7 @@ impl Pass<'_> {
             let next = pending::next(self.sift.transaction, &table, read).await?;
             let (last, behind) = (next.is_empty(), next.last().map(|kept| kept.order));
             read = behind.unwrap_or(read);
-            portion.extend(next);
+            portion.extend(self.due(next).await?);
             // the last transaction may go on in the next portion: it is cut only if it is all there is
             let end = if last { portion.len() } else { last_begins(&portion) };
             let (cut, end) = if end == 0 { (true, portion.len()) } else { (false, end) };
@@ -177,10 +196,41 @@ impl Pass<'_> {
             let seq = portion.last().map_or(0, |kept| kept.mark.seq);
             self.portion(&portion, if cut && !last { seq } else { 0 }).await?;
             portion = rest;
+            if last {
+                // those behind it were in the rows
+                self.reached = self.reached.max(read);
+            }
             if last || (!cut && limit.is_some_and(|limit| self.events >= limit)) {
                 return self.end_transaction().await;
             }
         }
+    }
+
+    /// Leaves out the changes that are in the rows already, as their range was read behind them.
+    async fn due(&mut self, kept: Vec<Kept>) -> Result<Vec<Kept>> {
+        let all = kept.iter().all(|kept| kept.order.seq >= self.points.last());
+        if all {
+            return Ok(kept);
+        }
+        let mut numbers: Vec<i32> = kept.iter().map(|kept| kept.schema_id).collect();
+        numbers.dedup();
+        let shapes = schemas::read(self.sift.transaction, &numbers).await?;
+        let logs = self.standing.model.history.logs_events();
+        let mut due = Vec::new();
+        for kept in kept {
+            let shape = shapes.get(&kept.schema_id);
+            let shape = shape.ok_or_else(|| Error::bug("a kept change has no shape"))?;
+            match self.points.due(&kept, shape, logs) {
+                Due::Whole => due.push(kept),
+                Due::Nothing => self.events += 1,
+                Due::Half(message) => due.push(Kept { message, ..kept }),
+                Due::Unknown => {
+                    let what = "its rows moved between parts of it that were read apart";
+                    return Err(Error::new(Kind::Reread, what));
+                }
+            }
+        }
+        Ok(due)
     }
 
     /// Takes changes; `next` is the `seq` of the one behind them, where that is known to go on.

@@ -23,8 +23,10 @@ pub(super) struct Fitted {
     pub(super) statements: Vec<String>,
     /// Whether that empties it.
     pub(super) empties: bool,
-    /// What a table whose first rows these are gets behind them.
-    pub(super) finish: Vec<String>,
+    /// The key that a table whose first rows these are gets behind them.
+    pub(super) key: Option<String>,
+    /// The indexes that it lacks.
+    pub(super) indexes: Vec<String>,
 }
 
 /// Fits the target, which has the shape that was applied last, to the shape `now`.
@@ -54,17 +56,18 @@ pub(super) async fn fit(
             standing.rename(from, to);
         }
     }
-    let mut finish = Vec::new();
+    let mut key = None;
     if fresh && standing.is_unkeyed(&model) {
-        finish.extend(key_statement(&model));
+        key = key_statement(&model);
         standing.give_key(&model);
     }
     let target = bind(old.index, &model, now, schema_id, shared.binary)?.target;
     let target = target.with_limits(standing.limits(&model));
     let conform = conform(&model, &standing, &target.unfed())?;
     statements.extend(conform.statements);
-    finish.extend(missing_indexes(transaction, &model).await?);
-    Ok(Fitted { target: Arc::new(target), statements, empties: conform.empties, finish })
+    let indexes = missing_indexes(transaction, &model).await?;
+    let empties = conform.empties;
+    Ok(Fitted { target: Arc::new(target), statements, empties, key, indexes })
 }
 
 /// The model of a table as the source has it now: a declared table's is its file's.

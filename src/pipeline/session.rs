@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::chunks::{self, Job};
+use super::chunks;
 use super::control::{Control, end_of_log};
+use super::cutting::Job;
 use super::held::HeldKeys;
 use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
@@ -30,7 +31,7 @@ use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{Checkpoint, dead_letters, pending};
+use crate::progress::{Checkpoint, chunks as chunks_to_read, dead_letters, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
 use crate::warehouse::{Fence, Fenced, migrate, refuse_unfit};
@@ -217,7 +218,8 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
     announce_caught_up(&planned, end_of_log(&source).await?, &caught_up);
-    let jobs: Vec<Job> = planned.iter().filter_map(Job::of).collect();
+    let open = chunks_to_read::open(&*warehouse, &shared.connector().name).await?;
+    let jobs: Vec<Job> = planned.iter().flat_map(|table| Job::of(table, &open)).collect();
     let intake = Intake {
         shared: shared.clone(),
         reader: stream_reader,

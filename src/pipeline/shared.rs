@@ -16,6 +16,7 @@ use crate::merge::{Leaf, Leaves, Templates, create_leaves};
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
+use crate::progress::chunks::{self, Chunk};
 use crate::progress::{Checkpoint, schemas, tables};
 use crate::relation::Relation;
 use crate::serve::ConnectorBoard;
@@ -149,6 +150,12 @@ impl Shared {
         }
     }
 
+    /// What is to be read.
+    pub(super) async fn open_chunks(&self) -> Result<Vec<Chunk>> {
+        let side = self.side.lock().await;
+        chunks::open(&*side.session, &self.connector().name).await
+    }
+
     /// The number of a relation's shape.
     pub(super) async fn number_shape(&self, relation: &Relation) -> Result<i32> {
         let mut side = self.side.lock().await;
@@ -181,21 +188,22 @@ impl Shared {
                 let connector = self.connector();
                 tables::add(&transaction, &connector.name, table, source, schema_id).await?;
                 // in the same transaction: a table without it would count as read
-                if connector.snapshot {
+                if connector.snapshot.initial {
                     let state = tables::State::Snapshotting;
-                    tables::open_chunk(&transaction, table, state, None).await?;
+                    chunks::open_table(&transaction, table, state, None).await?;
                 }
             }
             Then::OpenChunk(state) => {
-                tables::open_chunk(&transaction, table, state, None).await?;
+                chunks::open_table(&transaction, table, state, None).await?;
             }
+            Then::ReadAnew => chunks::ask_for_reading(&transaction, table).await?,
             Then::Shelve { reason, remedy, again: true } => {
                 let state = tables::State::Paused;
                 tables::set(&*transaction, table, state, Some(reason), remedy).await?;
             }
             Then::Shelve { reason, remedy, again: false } => {
                 let state = tables::State::Paused;
-                tables::open_chunk(&transaction, table, state, Some(reason)).await?;
+                chunks::open_table(&transaction, table, state, Some(reason)).await?;
                 tables::set(&*transaction, table, state, Some(reason), remedy).await?;
                 // where a gap begins, should the table keep events
                 let now = self.stored(&transaction).await?;
@@ -212,7 +220,7 @@ impl Shared {
             Then::Stop { reason, remedy, unread } => {
                 let state = tables::State::Stopped;
                 if unread {
-                    tables::ask_for_reading(&transaction, table).await?;
+                    chunks::ask_for_reading(&transaction, table).await?;
                 }
                 tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
             }
@@ -234,7 +242,7 @@ impl Shared {
     /// Whether a table's rows were read before; a table of events misses nothing then but a stretch of
     /// the stream.
     pub(super) fn was_read(&self, record: &tables::TableRecord) -> bool {
-        record.was_read || !self.connector().snapshot
+        record.was_read || !self.connector().snapshot.initial
     }
 
     /// The stored position; zero before the first.
@@ -254,6 +262,8 @@ pub(super) enum Then<'a> {
     Add { source: &'a TableName, schema_id: i32 },
     /// Its rows are to be read.
     OpenChunk(tables::State),
+    /// What is read of it is to be read anew.
+    ReadAnew,
     /// Nothing feeds it: should it be fed again, its rows are to be read.
     Shelve { reason: &'a str, remedy: Option<&'a str>, again: bool },
     /// It goes on with the changes from now on; what it missed is named.

@@ -26,7 +26,7 @@ pub(super) struct Fed {
     pub(super) models: Vec<Arc<Model>>,
 }
 
-/// A source table or model that is left out, and what would change that.
+/// What is left out, and what would change that.
 #[derive(Clone, Debug)]
 pub(super) struct LeftOut {
     pub(super) table: TableName,
@@ -260,7 +260,7 @@ async fn recorded(
     let bound = |model: &Arc<Model>, shape: &Relation, schema_id| {
         bind(0, model, &Arc::new(shape.clone()), schema_id, shared.binary)
     };
-    let target = match shaped.map(|model| bound(&model, shape, schema_id)) {
+    let mut target = match shaped.map(|model| bound(&model, shape, schema_id)) {
         Some(Ok(binding)) => binding.target,
         _ => {
             let now = &fed.source.relation;
@@ -283,10 +283,10 @@ async fn recorded(
         let statements = define(model, &shared.setup.settings.readers);
         let schema_id = shared.number_shape(now).await?;
         shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
-        let target = bound(model, now, schema_id)?.target;
-        return Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record });
+        shared.define(&[], &model.table, Then::ReadAnew).await?;
+        let target = Arc::new(bound(model, now, schema_id)?.target);
+        return Ok(Planned { target, source: fed.source.clone(), record });
     }
-    let mut target = target;
     if let Some(standing) = standing.filter(|_| !model.mirrored) {
         follow_file(shared, &standing, &target, &mut record).await?;
         target = target.with_limits(standing.limits(model));
@@ -376,7 +376,7 @@ async fn fresh(
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
     let schema_id = shared.number_shape(&relation).await?;
-    let define = if shared.connector().snapshot { define_unkeyed } else { define };
+    let define = if shared.connector().snapshot.initial { define_unkeyed } else { define };
     let statements = define(model, &shared.setup.settings.readers);
     let then = Then::Add { source: &relation.table, schema_id };
     shared.define(&statements, &model.table, then).await?;
@@ -384,13 +384,17 @@ async fn fresh(
     let record = TableRecord {
         table: model.table.clone(),
         source: Some(relation.table.clone()),
-        state: if shared.connector().snapshot { State::Snapshotting } else { State::Streaming },
+        state: if shared.connector().snapshot.initial {
+            State::Snapshotting
+        } else {
+            State::Streaming
+        },
         reason: None,
         remedy: None,
         floor: 0,
         schema_id: Some(schema_id),
-        chunk_open: shared.connector().snapshot,
-        was_read: !shared.connector().snapshot,
+        chunk_open: shared.connector().snapshot.initial,
+        was_read: !shared.connector().snapshot.initial,
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

@@ -52,9 +52,11 @@ pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Opt
                     'since', t.changed_at, 'reason', t.reason, 'remedy', t.remedy)
                   from audit.tables t where t.table_name = $1)
             || jsonb_build_object(
-                'is_read', (select jsonb_build_object('since', c.changed_at, 'rows', c.rows)
+                'is_read', (select jsonb_build_object(
+                                    'since', min(c.changed_at), 'rows', sum(c.rows), 'parts', count(*),
+                                    'parts_loaded', count(*) filter (where c.state = 'loaded'))
                               from audit.snapshot_chunks c
-                             where c.table_name = $1 and c.state <> 'done'),
+                             where c.table_name = $1 and c.state <> 'done' having count(*) > 0),
                 'kept', (select jsonb_build_object(
                             'changes', count(*), 'bytes', coalesce(sum(bytes), 0),
                             'waiting_behind_dead_letters', count(*) filter (where waits),

@@ -14,6 +14,7 @@
 )]
 
 pub mod account;
+pub mod chunks;
 pub mod dead_letters;
 pub mod pending;
 pub mod requests;

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::file::{File, Given, NotYet};
 use super::pattern::{Exclusion, TablePattern};
 use super::scalar::{Identifier, OpenSchema, PgName, Scalar, SlotName};
+use super::snapshot::{self, RawSnapshot, Snapshot};
 use crate::error::Result;
 use crate::names::{TableName, shortened};
 use crate::postgres::Endpoint;
@@ -30,10 +31,8 @@ pub struct Connector {
     pub publication: String,
     /// Whether tables without a file are mirrored.
     pub mirror: bool,
-    /// Whether rows that were there before are read first.
-    pub snapshot: bool,
-    /// How many tables are read at once.
-    pub snapshot_workers: usize,
+    /// How rows that were there before are read.
+    pub snapshot: Snapshot,
     /// How many keys of a table may wait behind dead letters before the table stops.
     pub held_keys: usize,
     /// The file it stands in, for messages.
@@ -100,16 +99,6 @@ struct RawDeadLetters {
     max_keys: Option<Given>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSnapshot {
-    mode: Option<Given>,
-    workers: Option<Given>,
-    max_rate: Option<NotYet>,
-    max_size: Option<NotYet>,
-    url: Option<NotYet>,
-}
-
 pub(super) const URL: &str = "write postgres://user:password@host:port/database";
 
 /// The kinds that other versions run.
@@ -146,7 +135,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let url = file.text("url", &raw.url)?;
     let endpoint = Endpoint::parse(&url)
         .map_err(|error| file.refuse_given("url", &raw.url, &error.reason(), URL))?;
-    let (snapshot, snapshot_workers) = read_snapshot(file, raw.snapshot.as_ref())?;
+    let snapshot = snapshot::read(file, raw.snapshot.as_ref())?;
     let source = match &raw.source {
         Some(given) => file.parse::<Identifier>("source", given)?.0,
         None => name.clone(),
@@ -172,26 +161,10 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         publication: file.parse_or("publication", raw.publication.as_ref(), publication)?.0,
         mirror: file.choice("new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
         snapshot,
-        snapshot_workers,
         held_keys: file.parse_or("dead_letters.max_keys", max_keys, DEFAULT_HELD_KEYS)?,
         name,
         file: file.path.clone(),
     })
-}
-
-fn read_snapshot(file: &File<'_>, raw: Option<&RawSnapshot>) -> Result<(bool, usize)> {
-    const DEFAULT_WORKERS: usize = 2;
-    let Some(raw) = raw else { return Ok((true, DEFAULT_WORKERS)) };
-    file.not_yet("snapshot.max_rate", raw.max_rate.as_ref())?;
-    file.not_yet("snapshot.max_size", raw.max_size.as_ref())?;
-    file.not_yet("snapshot.url", raw.url.as_ref())?;
-    let mode = file.choice("snapshot.mode", raw.mode.as_ref(), &["initial", "none"])?;
-    let workers = file.parse_or("snapshot.workers", raw.workers.as_ref(), DEFAULT_WORKERS)?;
-    if let Some(given) = raw.workers.as_ref().filter(|_| !(1..=16).contains(&workers)) {
-        let why = format!("{workers} tables cannot be read at once");
-        return Err(file.refuse_given("snapshot.workers", given, &why, "write 1 to 16"));
-    }
-    Ok((mode == "initial", workers))
 }
 
 fn list<T: Scalar>(file: &File<'_>, field: &str, given: &[Given]) -> Result<Vec<T>> {

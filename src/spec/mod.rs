@@ -18,6 +18,7 @@ mod partition;
 mod pattern;
 mod scalar;
 mod settings;
+mod snapshot;
 mod table;
 mod tree;
 mod units;
@@ -31,4 +32,5 @@ pub use model::{
 };
 pub use pattern::{Exclusion, TablePattern};
 pub use settings::{Admin, Secret, Settings};
+pub use snapshot::Snapshot;
 pub use units::{Size, Span};

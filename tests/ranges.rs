@@ -1,0 +1,332 @@
+//! Large tables are read in ranges of their key: what is in before a crash is not read again, and what
+//! the stream brings meanwhile is applied once.
+
+use std::process::Command;
+use std::time::Duration;
+
+use siltstone::demo::cluster::Cluster;
+use tokio::sync::OnceCell;
+
+use crate::support::{Dice, Site, block_on, clusters, is_full, own_cluster};
+
+/// A site whose source's long transactions keep no other test's slots waiting.
+async fn site(name: &str) -> Site {
+    static SOURCE: OnceCell<Cluster> = OnceCell::const_new();
+    let source = SOURCE.get_or_init(|| own_cluster("ranges-source")).await;
+    Site::on(name, source, &clusters().await.1).await
+}
+
+/// Wide pages, so that few rows are many ranges.
+fn big(rows: u32) -> String {
+    format!(
+        "create table big (id bigint primary key, v text not null, n int not null) with (fillfactor = 10);
+         insert into big select i * 10 + m, repeat('v', 200), i from generate_series(1, {rows}) i, (values (0), (7)) m (m)
+          where m = 0 or i % 5 = 1"
+    )
+}
+
+fn files(site: &Site) {
+    let declared = [
+        ("dim_big", "history: versions\nkey: [big_id]\n"),
+        ("log_big", "history: append\nkey: [big_id]\n"),
+        ("big", "key: [big_id]\n"),
+    ];
+    for (table, fields) in declared {
+        site.file(
+            &format!("schemas/{table}.yaml"),
+            &format!(
+                "table: cleansed.{table}\nfrom: shop.public.big\n{fields}columns:\n  \
+                 big_id: {{ from: id, type: bigint }}\n  v: {{ type: text }}\n  n: {{ type: integer }}\n"
+            ),
+        );
+    }
+    site.file("schemas/stg_big.yaml", "table: raw.stg_big\nfrom: shop.public.big\nlayout: raw\n");
+}
+
+/// One transaction of everything that can happen to rows. Those whose key ends in 7 go from one range to
+/// another, to one that ends in 3.
+async fn change(site: &Site, dice: &mut Dice, rows: u64) {
+    let mut key = || (dice.below(rows) + 1) * 10;
+    let (a, b, c, d) = (key(), key(), key(), key());
+    let (there, d) = (key() + 1, d - d % 50 + 17);
+    let n = dice.below(1_000_000);
+    let work = format!(
+        "begin; update big set n = {n} where id = {a};
+         delete from big where id = {b};
+         insert into big values ({there}, 'new', {n}) on conflict (id) do update set n = {n};
+         delete from big where id = {c} + 3;
+         update big set id = {c} + 3, n = {n} where id = {d}; commit"
+    );
+    site.shop(&work).await;
+}
+
+async fn assert_exact(site: &Site) {
+    let rows = "select {} order by 1";
+    for table in ["cleansed.big", "cleansed.dim_big_current"] {
+        let there = format!("big_id, v, n from {table}");
+        site.assert_equal(rows, "id, v, n from big", &there).await;
+    }
+    // an append table does not tell which key a row had before
+    site.assert_equal(
+        "select {} order by 1",
+        "id, v, n from big where id % 10 not in (3, 7)",
+        "big_id, v, n from (select distinct on (big_id) * from cleansed.log_big \
+         order by big_id, _seq desc, _ord desc) e where _op <> 'd' and big_id % 10 not in (3, 7)",
+    )
+    .await;
+    site.assert_equal(
+        rows,
+        "id, v, n from big",
+        "id, v, n from (select distinct on (id) * from (
+            select (raw_data->'key'->>'id')::int8 as id, raw_data->'after'->>'v' as v,
+                   raw_data->'after'->>'n' as n, raw_data->>'op' as op,
+                   (raw_data->>'seq')::int8 as seq, (raw_data->>'ord')::int as ord from raw.stg_big
+            union all
+            select (raw_data->'before'->>'id')::int8, null, null, 'd', (raw_data->>'seq')::int8,
+                   (raw_data->>'ord')::int from raw.stg_big
+             where raw_data->'before'->>'id' <> raw_data->'key'->>'id') e
+          order by id, seq desc, ord desc) r where op <> 'd'",
+    )
+    .await;
+    let nothing = [
+        (
+            "a row read twice",
+            "select big_id from cleansed.log_big where _op = 'r' group by 1 having count(*) > 1",
+        ),
+        (
+            "an event twice",
+            "select big_id, _seq, _ord from cleansed.log_big group by 1, 2, 3, _op having count(*) > 1",
+        ),
+        (
+            "a row read twice in raw",
+            "select raw_data->'key' from raw.stg_big where raw_data->>'op' = 'r' group by 1 having count(*) > 1",
+        ),
+        (
+            "an event that was in the rows",
+            "select e.big_id from cleansed.log_big e join cleansed.log_big r using (big_id) \
+             where r._op = 'r' and e._op <> 'r' and e._seq <= r._seq",
+        ),
+        (
+            "overlapping versions",
+            "select big_id from (select big_id, valid_to > lead(valid_from) over (partition by big_id \
+             order by valid_from) as twice from cleansed.dim_big) v where twice",
+        ),
+        ("kept changes", "select table_name from audit.pending"),
+        (
+            "what is yet to be read",
+            "select table_name from audit.snapshot_chunks where state <> 'done'",
+        ),
+    ];
+    for (what, query) in nothing {
+        assert_eq!(site.at_warehouse(query).await, Vec::<String>::new(), "{what}");
+    }
+    // with their keys and nothing else
+    let keyed = "select count(*) from pg_constraint where contype = 'p' and conrelid = 'cleansed.big'::regclass";
+    assert_eq!(site.at_warehouse(keyed).await, ["1"]);
+}
+
+/// What is in, with the point at which it was read.
+const LOADED: &str =
+    "select id, as_of from audit.snapshot_chunks where state in ('loaded', 'done') order by id";
+
+#[test]
+fn a_killed_snapshot_goes_on_where_it_was() {
+    block_on(async {
+        let site = site("ranges").await;
+        let (rows, kills) = if is_full() { (2_000_000, 5) } else { (100_000, 3) };
+        files(&site);
+        site.connector("tables: [\"public.*\"]\nsnapshot: { max_rate: 12MiB }\n");
+        site.shop(&big(rows)).await;
+        let mut dice = Dice::new(11);
+        let mut child = site.spawn(&["run"]);
+        let mut loaded: Vec<String> = Vec::new();
+        for kill in 0..kills {
+            let more = format!(
+                "select count(*) > 20 and count(*) filter (where state in ('loaded', 'done')) \
+                 >= count(*) * {} / {} from audit.snapshot_chunks",
+                kill + 1,
+                kills + 1
+            );
+            for _ in 0..3_000 {
+                change(&site, &mut dice, u64::from(rows)).await;
+                let answer = site.warehouse.query_one(&more, &[]).await;
+                if answer.is_ok_and(|row| row.get(0)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(
+                Command::new("kill")
+                    .args(["-9", &child.id().to_string()])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            child.wait().unwrap();
+            let now = site.at_warehouse(LOADED).await;
+            assert!(now.len() > loaded.len(), "kill {kill} came too early");
+            assert!(
+                loaded.iter().all(|chunk| now.contains(chunk)),
+                "read again: {loaded:?}, {now:?}"
+            );
+            loaded = now;
+            for _ in 0..50 {
+                change(&site, &mut dice, u64::from(rows)).await;
+            }
+            child = site.spawn(&["run"]);
+        }
+        let open = site
+            .at_warehouse("select count(*) > 0 from audit.snapshot_chunks where state = 'open'")
+            .await;
+        assert_eq!(open, ["t"], "the kills came too late to mean anything");
+        let live = "select count(*) = 4 and bool_and(state = 'streaming') from audit.tables";
+        for _ in 0..400 {
+            change(&site, &mut dice, u64::from(rows)).await;
+            if site.at_warehouse(live).await == ["t"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        site.until("streaming", live).await;
+        let now = site.at_warehouse(LOADED).await;
+        assert!(loaded.iter().all(|chunk| now.contains(chunk)), "read again: {loaded:?}, {now:?}");
+        let points = "select count(distinct as_of) > 2 from audit.snapshot_chunks";
+        assert_eq!(site.at_warehouse(points).await, ["t"]);
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+        child.wait().unwrap();
+        site.catch_up().await;
+        assert_exact(&site).await;
+    });
+}
+
+/// Starts a reading of ranges, and ends it when some are in and some are not.
+async fn half_read(site: &Site) {
+    let running = site.start();
+    let some = "select count(*) filter (where state = 'loaded') between 1 and 5 \
+        and count(*) filter (where state = 'open') > 0 from audit.snapshot_chunks";
+    site.until("some ranges", some).await;
+    assert!(running.stop().await.is_ok());
+    assert_eq!(site.at_warehouse(some).await, ["t"], "it was stopped too late");
+}
+
+const SLOW: &str =
+    "tables: [\"public.*\"]\ntarget_schema: cleansed\nsnapshot: { max_rate: 6MiB }\n";
+
+async fn assert_same(site: &Site, columns: &str) {
+    site.assert_equal(&format!("select {columns} from {{}} order by id"), "big", "cleansed.big")
+        .await;
+    let keyed = "select count(*) from pg_constraint where contype = 'p' and conrelid = 'cleansed.big'::regclass";
+    assert_eq!(site.at_warehouse(keyed).await, ["1"]);
+}
+
+#[test]
+fn a_table_that_changed_between_its_ranges_is_read_anew() {
+    block_on(async {
+        let changes: [(&[&str], &str); 4] = [
+            (
+                &[
+                    "alter table big add column more int default 7",
+                    "update big set more = 8 where id < 100",
+                ],
+                "id, v, n, more",
+            ),
+            (
+                &[
+                    "truncate big",
+                    "insert into big select i * 10, 'again', i from generate_series(1, 1000) i",
+                ],
+                "id, v, n",
+            ),
+            (&["vacuum full big"], "id, v, n"),
+            (&["alter table big alter n type bigint"], "id, v, n"),
+        ];
+        for (change, columns) in changes {
+            let site = site("reranged").await;
+            site.connector(SLOW);
+            site.shop(&big(60_000)).await;
+            half_read(&site).await;
+            site.shop_each(change).await;
+            site.shop("delete from big where id = 500").await;
+            site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
+            site.catch_up().await;
+            assert_same(&site, columns).await;
+        }
+    });
+}
+
+#[test]
+fn a_table_is_asked_for_while_its_ranges_are_read() {
+    block_on(async {
+        let site = site("asked").await;
+        site.connector(SLOW);
+        site.shop(&big(60_000)).await;
+        half_read(&site).await;
+        let asked = site.command(&["table", "resync", "cleansed.big", "--yes"]).status().unwrap();
+        assert!(asked.success());
+        site.shop("update big set n = -1 where id < 5000").await;
+        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
+        site.catch_up().await;
+        assert_same(&site, "id, v, n").await;
+    });
+}
+
+#[test]
+fn a_large_table_is_read_again_in_ranges() {
+    block_on(async {
+        let site = site("again").await;
+        files(&site);
+        site.connector("tables: [\"public.*\"]\n");
+        site.shop(&big(60_000)).await;
+        site.catch_up().await;
+        // damage of every kind, at both ends and in the middle
+        site.warehouse
+            .batch_execute(
+                "delete from cleansed.big where big_id in (10, 300000, 600000);
+                 update cleansed.big set v = 'wrong' where big_id in (20, 300010, 599990);
+                 insert into cleansed.big values (-5, 'extra', 1, 1, 1, now()), (300005, 'extra', 1, 1, 1, now()),
+                        (900000, 'extra', 1, 1, 1, now());
+                 delete from cleansed.dim_big where big_id = 300000;
+                 update cleansed.dim_big set n = -1 where big_id = 300010",
+            )
+            .await
+            .unwrap();
+        for table in ["cleansed.big", "cleansed.dim_big"] {
+            assert!(site.command(&["table", "resync", table, "--yes"]).status().unwrap().success());
+        }
+        site.catch_up().await;
+        let ranges = "select min(n) > 2 from (select count(*) as n from audit.snapshot_chunks \
+            where table_name in ('cleansed.big', 'cleansed.dim_big') group by table_name) r";
+        assert_eq!(site.at_warehouse(ranges).await, ["t"]);
+        assert_exact(&site).await;
+    });
+}
+
+#[test]
+fn a_table_above_max_size_waits_until_it_is_asked_for() {
+    block_on(async {
+        let site = site("large").await;
+        site.connector(
+            "tables: [\"public.*\"]\ntarget_schema: cleansed\nsnapshot: { max_size: 8MiB }\n",
+        );
+        site.shop(&big(20_000)).await;
+        site.shop("create table small (id int primary key); insert into small values (1)").await;
+        site.catch_up().await;
+        let state = site.state("cleansed.big").await;
+        assert_eq!(state[0], "stopped");
+        assert!(state[1].contains("more than snapshot.max_size, 8388608"), "{state:?}");
+        assert!(state[2].starts_with("siltstone table resync cleansed.big"), "{state:?}");
+        assert_eq!(site.at_warehouse("select count(*) from cleansed.small").await, ["1"]);
+        site.shop("update big set n = 5 where id = 10").await;
+        site.catch_up().await;
+        let asked = site.command(&["table", "resync", "cleansed.big", "--yes"]).status().unwrap();
+        assert!(asked.success());
+        site.catch_up().await;
+        assert_same(&site, "id, v, n").await;
+    });
+}

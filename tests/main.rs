@@ -25,3 +25,4 @@ mod tidy;
 mod tls;
 mod types;
 mod verify;
+mod wal;

@@ -54,6 +54,34 @@ pub async fn inspect(source: &Session, name: &str) -> Result<Option<Slot>> {
     read().map(Some).map_err(failed)
 }
 
+/// A slot that nobody streams from.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    /// Its name.
+    pub name: String,
+    /// Bytes of log that it keeps.
+    pub retained: u64,
+}
+
+/// The slots of the source's database that are named as ours are by default, that nobody streams from
+/// and that are none of `known`.
+pub async fn orphans(source: &Session, known: &[String]) -> Result<Vec<Orphan>> {
+    let failed = |error| Error::source("reading its replication slots", error);
+    let query = "
+        select slot_name::text,
+               coalesce(greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)::int8
+          from pg_replication_slots
+         where slot_name like 'siltstone\\_%' and plugin = 'pgoutput' and not active
+           and database = current_database() and slot_name <> all ($1::text[])
+         order by 1";
+    let rows = source.query(query, &[&known]).await.map_err(failed)?;
+    let orphan = |row: &tokio_postgres::Row| {
+        let retained: i64 = row.try_get(1)?;
+        Ok(Orphan { name: row.try_get(0)?, retained: u64::try_from(retained).unwrap_or(0) })
+    };
+    rows.iter().map(orphan).collect::<Result<_, tokio_postgres::Error>>().map_err(failed)
+}
+
 /// Ends the session that streams from the slot: an owner that was taken over.
 pub async fn release(source: &Session, name: &str) -> Result<()> {
     const ATTEMPTS: u32 = 50;

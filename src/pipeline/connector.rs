@@ -1,11 +1,13 @@
 //! Keeps a connector running: a session after the other, each from the stored position, until it is
 //! told to stop or nothing but a person can help.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::intake::End;
+use super::ladder;
 use super::session;
 use super::shared::Setup;
 use crate::error::{Policy, Result};
@@ -72,6 +74,9 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
                     pause.as_secs_f32()
                 );
                 setup.board.phase(Phase::Waiting, Some(&reason), error.remedy_text());
+                if ladder::lacks_warehouse(error.kind()) {
+                    guard_source(&setup).await;
+                }
                 wait(pause, stop.clone()).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
@@ -86,6 +91,15 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
                 return Err(error);
             }
         }
+    }
+}
+
+/// The source's disk must not fill because the warehouse is away, where the files say so.
+async fn guard_source(setup: &Setup) {
+    match ladder::drop_unattended(setup).await {
+        Ok(true) => setup.slot_dropped.store(true, Ordering::SeqCst),
+        Ok(false) => {}
+        Err(error) => tracing::warn!("looking after the slot: {}", error.reason()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::cutting::ASKED;
 use super::intake::End;
+use super::ladder::{self, Step};
 use super::lane::Progress;
 use super::shared::Shared;
 use super::tables::{Planned, Resolved};
@@ -38,6 +40,9 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// Postgres refuses the shop's updates of those until they have left the publication.
 const CATALOGUE_EVERY: Duration = Duration::from_secs(5);
 
+/// Why everything is read again when the slot kept too much.
+const DROPPED: &str = "the slot kept more log than wal.drop_slot, and was dropped";
+
 /// The controlling task.
 pub(super) struct Control {
     shared: Arc<Shared>,
@@ -54,7 +59,12 @@ impl Control {
         let connector = &self.shared.connector().name;
         let all = |request: &Request| request.verb == Verb::Resync && request.table.is_none();
         for request in requests::open(&**warehouse, connector).await?.into_iter().filter(all) {
-            self.resync_all(warehouse, request.id).await?;
+            self.resync_all(warehouse, Some(request.id), "table resync --all").await?;
+        }
+        let dropped = &self.shared.setup.slot_dropped;
+        if dropped.load(Ordering::SeqCst) {
+            self.resync_all(warehouse, None, DROPPED).await?;
+            dropped.store(false, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -82,7 +92,9 @@ impl Control {
                 return Ok(End::Restart);
             }
             if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
-                self.measure(&source, &warehouse).await?;
+                if self.measure(&source, &mut warehouse).await? {
+                    return Ok(End::Restart);
+                }
                 measured = Some(Instant::now());
             }
             if looked.elapsed() >= CATALOGUE_EVERY {
@@ -123,17 +135,42 @@ impl Control {
         }))
     }
 
-    async fn measure(&self, source: &Session, warehouse: &Session) -> Result<()> {
+    /// Measures; true where so much log is kept that a new session has to do something about it.
+    async fn measure(&self, source: &Session, warehouse: &mut Session) -> Result<bool> {
         let (connector, board) = (self.shared.connector(), &self.shared.setup.board);
-        if let Some(slot) = slot::inspect(source, &connector.slot).await? {
-            board.retained_bytes(slot.retained);
-        }
         board.source_ends(end_of_log(source).await?);
         let sizes: BTreeMap<TableName, u64> =
             pending::sizes(&**warehouse, &connector.name).await?.into_iter().collect();
         board.pending_bytes(&sizes);
         board.dead_letters(&dead_letters::counts(&**warehouse, &connector.name).await?);
-        Ok(())
+        let Some(slot) = slot::inspect(source, &connector.slot).await? else { return Ok(false) };
+        board.retained_bytes(slot.retained);
+        self.climb(warehouse, slot.retained, sizes.values().sum()).await
+    }
+
+    /// Takes the step that so much kept log asks for.
+    async fn climb(&self, warehouse: &mut Session, retained: u64, kept: u64) -> Result<bool> {
+        let setup = &self.shared.setup;
+        let landing = *setup.landing.borrow();
+        let room = kept < setup.settings.pending_bytes / 4 * 3;
+        let step = ladder::step(retained, &setup.connector.wal, landing, room);
+        let before = setup.wal_step.replace(step);
+        ladder::say(&self.shared, step, before, retained);
+        match step {
+            Step::Drop => {
+                self.resync_all(warehouse, None, DROPPED).await?;
+                return Ok(true);
+            }
+            Step::Land if !landing => {
+                ladder::land(&self.shared, warehouse, retained).await?;
+                return Ok(true);
+            }
+            Step::Land => {}
+            _ => {
+                setup.landing.send_if_modified(std::mem::take);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the source has a table for us that is neither fed nor left out, or one that is fed and
@@ -284,7 +321,7 @@ impl Control {
     }
 
     /// Every table is read again under a new slot.
-    async fn resync_all(&self, warehouse: &mut Session, id: i64) -> Result<()> {
+    async fn resync_all(&self, warehouse: &mut Session, id: Option<i64>, why: &str) -> Result<()> {
         let connector = &self.shared.connector().name;
         let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
         let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
@@ -293,11 +330,11 @@ impl Control {
         for record in &records {
             if self.logs_events(&record.table) && self.shared.was_read(record) {
                 let gap = (stored, None);
-                tables::note_gap(&transaction, &record.table, gap, "table resync --all").await?;
+                tables::note_gap(&transaction, &record.table, gap, why).await?;
                 tables::set(&*transaction, &record.table, State::Streaming, None, None).await?;
             } else {
                 let (table, state) = (&record.table, State::Resyncing);
-                chunks::open_table(&transaction, table, state, Some("table resync --all")).await?;
+                chunks::open_table(&transaction, table, state, Some(why)).await?;
             }
         }
         forget(&transaction, connector).await?;
@@ -305,7 +342,9 @@ impl Control {
         let slot = &self.shared.connector().slot;
         crate::progress::record_creating(&transaction, connector, slot).await?;
         let answer = format!("{} tables are read again under a new slot", records.len());
-        requests::answer(&*transaction, id, true, &answer).await?;
+        if let Some(id) = id {
+            requests::answer(&*transaction, id, true, &answer).await?;
+        }
         transaction.commit().await?;
         tracing::info!("{answer}");
         Ok(())

@@ -114,8 +114,10 @@ impl Lane {
         mut caught_up: mpsc::Receiver<CaughtUp>,
     ) -> Result<()> {
         let mut chunks_open = true;
+        let mut landing = self.shared.setup.landing.subscribe();
         loop {
-            let drains = self.draining.iter().any(Draining::has_work);
+            let lands = *landing.borrow_and_update();
+            let drains = !lands && self.draining.iter().any(Draining::has_work);
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
@@ -127,10 +129,13 @@ impl Lane {
                         if !self.transaction(piece, &mut work).await? {
                             return Ok(());
                         }
-                        self.drain_some().await?;
+                        if !lands {
+                            self.drain_some().await?;
+                        }
                     }
                     None => return Ok(()),
                 },
+                _ = landing.changed() => {}
                 () = std::future::ready(()), if drains => self.drain_some().await?,
             }
         }

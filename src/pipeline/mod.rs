@@ -11,6 +11,7 @@ mod fit;
 mod held;
 mod inspect;
 mod intake;
+mod ladder;
 mod lane;
 mod owner;
 mod pairs;

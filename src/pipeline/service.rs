@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::books::WarehouseBooks;
 use super::connector;
-use super::shared::Setup;
+use super::shared::{Setup, WalStep};
 use crate::clock::Clock;
 use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, define_calendar};
@@ -50,6 +50,7 @@ impl Service {
         let settings = Arc::new(self.spec.settings.clone());
         let owner: Arc<str> = owner_name(&self.clock).into();
         let mut tasks = JoinSet::new();
+        let slots: Arc<[String]> = self.spec.connectors.iter().map(|c| c.slot.clone()).collect();
         for spec in &self.spec.connectors {
             let setup = Setup {
                 connector: Arc::new(spec.clone()),
@@ -62,6 +63,10 @@ impl Service {
                 until_caught_up: self.options.until_caught_up,
                 owner: owner.clone(),
                 epoch: Arc::default(),
+                slots: slots.clone(),
+                landing: watch::Sender::new(false),
+                wal_step: WalStep::default(),
+                slot_dropped: Arc::default(),
             };
             tasks.spawn(connector::run(setup, stop.clone()));
         }

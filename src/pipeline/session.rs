@@ -12,6 +12,7 @@ use super::control::{Control, end_of_log};
 use super::cutting::Job;
 use super::held::HeldKeys;
 use super::intake::{At, End, Intake};
+use super::ladder;
 use super::lane::{Lane, Progress};
 use super::owner;
 use super::router::Router;
@@ -96,6 +97,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
         untold.extend(publication::untold(&source, wanted, version).await?);
     }
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
+    ladder::name_orphans(&shared, &source).await?;
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&mut warehouse).await?;
     let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use tokio::sync::{Mutex, watch};
 use tokio_postgres::Transaction;
 
 use super::held::HeldKeys;
+use super::ladder::Step;
 use crate::capture::preflight::Source;
 use crate::clock::Clock;
 use crate::error::Result;
@@ -23,6 +24,18 @@ use crate::serve::ConnectorBoard;
 use crate::spec::{Connector, Model, Settings};
 use crate::warehouse::{Durations, Fence, Fenced, register};
 
+/// The step taken last, from session to session.
+#[derive(Clone, Default)]
+pub(super) struct WalStep(Arc<std::sync::Mutex<Step>>);
+
+impl WalStep {
+    /// Notes a step; returns the one before.
+    pub(super) fn replace(&self, step: Step) -> Step {
+        let mut known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::replace(&mut *known, step)
+    }
+}
+
 /// What a connector is run with, from session to session.
 #[derive(Clone)]
 pub(super) struct Setup {
@@ -37,6 +50,14 @@ pub(super) struct Setup {
     pub(super) owner: Arc<str>,
     /// the epoch that the connector's last session held; 0 before the first one
     pub(super) epoch: Arc<AtomicI64>,
+    /// the slots of all connectors of the files
+    pub(super) slots: Arc<[String]>,
+    /// changes are kept, not merged, so that the source can let go of its log
+    pub(super) landing: watch::Sender<bool>,
+    /// what is done about the log that the slot keeps
+    pub(super) wal_step: WalStep,
+    /// the slot was dropped while the warehouse was away: everything is to be read again
+    pub(super) slot_dropped: Arc<AtomicBool>,
     /// end when everything that is at the source now is in the warehouse
     pub(super) until_caught_up: bool,
 }

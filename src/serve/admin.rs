@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::auth::{Tokens, Verdict};
-use super::board::Board;
+use super::board::{Board, View};
 use super::health::{Readiness, readiness};
 use super::status;
 use crate::error::{Error, Kind, Result};
@@ -259,7 +259,15 @@ fn no_answer(error: &Error) -> Response {
 async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
     let Ok(table) = name.parse::<TableName>() else { return unknown_table(&name) };
     match app.books.why(table).await {
-        Ok(Some(told)) => Json(told).into_response(),
+        Ok(Some(mut told)) => {
+            let views = app.board.views();
+            let feeds =
+                |view: &&View| Some(view.name.as_str()) == told["fed_by"]["connector"].as_str();
+            if let Some(wal) = views.iter().find(feeds).map(status::wal) {
+                told["fed_by"]["wal"] = wal;
+            }
+            Json(told).into_response()
+        }
         Ok(None) => unknown_table(&name),
         Err(error) => no_answer(&error),
     }

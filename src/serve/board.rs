@@ -103,6 +103,8 @@ pub struct View {
     pub moved_at: i64,
     /// Bytes of log that the slot keeps at the source.
     pub retained: u64,
+    /// What is done about them: calm, warn, landing, slot_dropped.
+    pub wal_step: &'static str,
     /// The tables.
     pub tables: BTreeMap<TableName, TableReport>,
     /// Sums.
@@ -313,6 +315,11 @@ impl ConnectorBoard {
     /// Notes how much log the slot keeps at the source.
     pub fn retained_bytes(&self, bytes: u64) {
         lock(&self.view).retained = bytes;
+    }
+
+    /// Notes what is done about the log that the slot keeps.
+    pub fn wal_step(&self, step: &'static str) {
+        lock(&self.view).wal_step = step;
     }
 
     /// Notes how much is kept for each table.

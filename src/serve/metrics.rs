@@ -19,6 +19,9 @@ const TABLES_AT_MOST: usize = 500;
 const STATES: [&str; 6] =
     ["snapshotting", "catching_up", "streaming", "paused", "stopped", "resyncing"];
 
+/// What is done about kept log, each a series of `siltstone_wal_step`.
+const WAL_STEPS: [&str; 4] = ["calm", "warn", "landing", "slot_dropped"];
+
 /// All metrics of the process.
 #[derive(Clone)]
 pub(super) struct Metrics(Arc<Families>);
@@ -31,6 +34,7 @@ struct Families {
     lag_bytes: IntGaugeVec,
     lag_seconds: GaugeVec,
     retained: IntGaugeVec,
+    wal_step: IntGaugeVec,
     pending: IntGaugeVec,
     dead_letters: IntGaugeVec,
     waiting: IntGaugeVec,
@@ -75,6 +79,15 @@ fn durations() -> HistogramVec {
     }
 }
 
+fn wal_steps() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_wal_step",
+        "What is done about that log: 0/1 for calm, warn, landing, slot_dropped",
+        ["connector", "step"]
+    )
+}
+
 impl Families {
     fn new() -> Families {
         Families {
@@ -104,6 +117,7 @@ impl Families {
                 "Age of the last applied commit while something waits, else 0",
                 ["connector", "stage"]
             ),
+            wal_step: wal_steps(),
             retained: family!(
                 IntGaugeVec,
                 "siltstone_slot_retained_bytes",
@@ -152,6 +166,7 @@ impl Families {
             Box::new(self.lag_bytes.clone()),
             Box::new(self.lag_seconds.clone()),
             Box::new(self.retained.clone()),
+            Box::new(self.wal_step.clone()),
             Box::new(self.pending.clone()),
             Box::new(self.dead_letters.clone()),
             Box::new(self.waiting.clone()),
@@ -200,6 +215,11 @@ impl Metrics {
             families.lag_seconds.with_label_values(&[name, "received"]).set(0.0);
             families.lag_seconds.with_label_values(&[name, "applied"]).set(seconds);
             families.retained.with_label_values(&[name]).set(gauge(view.retained));
+            for step in WAL_STEPS {
+                let taken = if view.wal_step.is_empty() { "calm" } else { view.wal_step };
+                let now = families.wal_step.with_label_values(&[name, step]);
+                now.set(i64::from(step == taken));
+            }
             for (table, report) in &view.tables {
                 tables += 1;
                 let shown = table.to_string();

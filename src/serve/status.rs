@@ -22,8 +22,15 @@ fn connector(view: &View, now: i64) -> Value {
         "lag_bytes": view.lag_bytes(),
         "lag_seconds": seconds(view.lag_micros(now)),
         "retained_bytes": view.retained,
+        "wal": wal(view),
         "tables": tables.collect::<Vec<_>>(),
     })
+}
+
+/// What is done about the log that the slot keeps at the source.
+pub(super) fn wal(view: &View) -> Value {
+    let step = if view.wal_step.is_empty() { "calm" } else { view.wal_step };
+    json!({ "retained_bytes": view.retained, "step": step })
 }
 
 /// One table.

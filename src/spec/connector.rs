@@ -6,6 +6,7 @@ use super::file::{File, Given, NotYet};
 use super::pattern::{Exclusion, TablePattern};
 use super::scalar::{Identifier, OpenSchema, PgName, Scalar, SlotName};
 use super::snapshot::{self, RawSnapshot, Snapshot};
+use super::wal::{self, RawWal, Wal};
 use crate::error::Result;
 use crate::names::{TableName, shortened};
 use crate::postgres::Endpoint;
@@ -33,6 +34,8 @@ pub struct Connector {
     pub mirror: bool,
     /// How rows that were there before are read.
     pub snapshot: Snapshot,
+    /// What is done about the log that the slot keeps.
+    pub wal: Wal,
     /// How many keys of a table may wait behind dead letters before the table stops.
     pub held_keys: usize,
     /// The file it stands in, for messages.
@@ -88,7 +91,7 @@ struct RawPostgres {
     snapshot: Option<RawSnapshot>,
     adopt: Option<Given>,
     guard: Option<NotYet>,
-    wal: Option<NotYet>,
+    wal: Option<RawWal>,
     dead_letters: Option<RawDeadLetters>,
     slot_hold_back: Option<NotYet>,
 }
@@ -127,7 +130,6 @@ pub(super) fn read(file: &File<'_>) -> Result<Option<Connector>> {
 fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let raw: RawPostgres = file.read()?;
     file.not_yet("guard", raw.guard.as_ref())?;
-    file.not_yet("wal", raw.wal.as_ref())?;
     file.not_yet("slot_hold_back", raw.slot_hold_back.as_ref())?;
     only(file, "truncate", raw.truncate.as_ref(), "apply")?;
     only(file, "adopt", raw.adopt.as_ref(), "refuse")?;
@@ -161,6 +163,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         publication: file.parse_or("publication", raw.publication.as_ref(), publication)?.0,
         mirror: file.choice("new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
         snapshot,
+        wal: wal::read(file, raw.wal.as_ref())?,
         held_keys: file.parse_or("dead_letters.max_keys", max_keys, DEFAULT_HELD_KEYS)?,
         name,
         file: file.path.clone(),

@@ -22,6 +22,7 @@ mod snapshot;
 mod table;
 mod tree;
 mod units;
+mod wal;
 
 pub use connector::Connector;
 pub use env::Env;
@@ -34,3 +35,4 @@ pub use pattern::{Exclusion, TablePattern};
 pub use settings::{Admin, Secret, Settings};
 pub use snapshot::Snapshot;
 pub use units::{Size, Span};
+pub use wal::Wal;

@@ -21,7 +21,18 @@ pub struct Proxy {
 impl Proxy {
     /// Listens in front of `port`.
     pub async fn before(port: u16) -> Proxy {
+        Proxy::at(0, port).await
+    }
+
+    /// A port on which nobody listens.
+    pub async fn free_port() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
+    }
+
+    /// Listens on a port of its own, or any one for 0, in front of `port`.
+    pub async fn at(own: u16, port: u16) -> Proxy {
+        let listener = TcpListener::bind(("127.0.0.1", own)).await.unwrap();
         let proxy = Proxy {
             port: listener.local_addr().unwrap().port(),
             lose: Arc::default(),

@@ -1,0 +1,204 @@
+//! The source's disk: what is done when the warehouse cannot take what the slot keeps.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use siltstone::demo::cluster::Cluster;
+use siltstone::postgres::{Endpoint, Session, Side, connect};
+use tokio::sync::OnceCell;
+
+use crate::support::{Proxy, Site, block_on, clusters, own_cluster};
+
+async fn site(name: &str) -> Site {
+    static SOURCE: OnceCell<Cluster> = OnceCell::const_new();
+    let source = SOURCE.get_or_init(|| own_cluster("wal-source")).await;
+    Site::on(name, source, &clusters().await.1).await
+}
+
+const TABLES: &str = "create table t (id int primary key, v text not null);
+    create table u (id int primary key, v text not null);
+    alter table u alter v set storage plain;
+    insert into t select i, 'v' from generate_series(1, 100) i;
+    insert into u select i, repeat('v', 1000) from generate_series(1, 1000) i";
+
+fn files(site: &Site, wal: &str) {
+    site.connector(&format!("tables: [\"public.*\"]\ntarget_schema: cleansed\nwal: {wal}\n"));
+    site.file(
+        "schemas/log_t.yaml",
+        "table: cleansed.log_t\nfrom: shop.public.t\nhistory: append\nkey: [id]\n\
+         columns:\n  id: { type: integer }\n  v: { type: text }\n",
+    );
+    site.file(
+        "schemas/t.yaml",
+        "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\n\
+         columns:\n  id: { type: integer }\n  v: { type: text }\n",
+    );
+}
+
+/// About a megabyte of log.
+async fn megabyte(site: &Site, n: u32) {
+    site.shop(&format!("update u set v = repeat('{}', 1000) where id % 2 = {}", n % 10, n % 2))
+        .await;
+    site.shop(&format!("update t set v = 'n{n}' where id % 7 = {}", n % 7)).await;
+}
+
+/// The log that the slot keeps, as far as the source can tell by now.
+async fn retained(site: &Site) -> u64 {
+    site.shop("checkpoint").await;
+    let query = format!(
+        "select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8 from pg_replication_slots \
+         where slot_name = 'siltstone_{}'",
+        site.name
+    );
+    site.at_source(&query).await.first().map_or(0, |bytes| bytes.parse().unwrap())
+}
+
+async fn warehouse(site: &Site) -> Session {
+    let endpoint = Endpoint::parse(&site.warehouse_url).unwrap();
+    connect(Side::Warehouse, &endpoint, "test").await.unwrap()
+}
+
+async fn assert_same(site: &Site) {
+    for table in ["t", "u"] {
+        let there = format!("cleansed.{table}");
+        site.assert_equal("select id, v from {} order by id", table, &there).await;
+    }
+    assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+}
+
+const STREAMING: &str =
+    "select coalesce(bool_and(state = 'streaming'), false) and count(*) = 3 from audit.tables";
+
+#[test]
+fn changes_land_while_the_merge_is_held_up() {
+    block_on(async {
+        let site = site("landing").await;
+        files(&site, "{ warn: 6MiB, land: 16MiB }");
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let blocker = warehouse(&site).await;
+        blocker.batch_execute("begin; lock table cleansed.t in exclusive mode").await.unwrap();
+        let mut landed = false;
+        for n in 0..600 {
+            if n < 30 {
+                megabyte(&site, n).await;
+            }
+            let landing = "select count(*) > 0 from audit.tables where reason like 'landing: the slot keeps%'";
+            let kept = "select count(*) > 1000 from audit.pending";
+            landed = site.at_warehouse(landing).await == ["t"]
+                && site.at_warehouse(kept).await == ["t"]
+                && retained(&site).await < 6 << 20;
+            if landed {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(landed, "the source still keeps {} bytes", retained(&site).await);
+        blocker.batch_execute("commit").await.unwrap();
+        site.until("streaming again", STREAMING).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+        let twice =
+            "select id, _seq, _ord from cleansed.log_t group by 1, 2, 3 having count(*) > 1";
+        assert_eq!(site.at_warehouse(twice).await, Vec::<String>::new());
+        assert_eq!(site.at_warehouse("select count(*) from audit.gaps").await, ["0"]);
+    });
+}
+
+#[test]
+fn a_slot_goes_when_it_keeps_more_than_it_may() {
+    block_on(async {
+        let site = site("dropping").await;
+        files(&site, "{ warn: 2MiB, land: 4MiB, drop_slot: 12MiB }");
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        // the log is kept for a transaction that stays open, whatever is confirmed
+        let open = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
+        open.batch_execute("begin; insert into public.t values (1000, 'open')").await.unwrap();
+        let dropped = "select count(*) > 0 from audit.gaps where reason like '%wal.drop_slot%'";
+        for n in 0..600 {
+            if n < 20 {
+                megabyte(&site, n).await;
+            }
+            if site.at_warehouse(dropped).await == ["t"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        site.until("dropped", dropped).await;
+        open.batch_execute("commit").await.unwrap();
+        site.until("streaming again", STREAMING).await;
+        megabyte(&site, 5).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_slot_goes_while_the_warehouse_is_away() {
+    block_on(async {
+        let mut site = site("away").await;
+        files(&site, "{ warn: 2MiB, land: 4MiB, drop_slot: 8MiB }");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let port = clusters().await.1.port();
+        let nobody = Proxy::free_port().await;
+        site.warehouse_url = site.warehouse_url.replace(&port.to_string(), &nobody.to_string());
+        let running = site.start();
+        let slots = format!(
+            "select count(*) from pg_replication_slots where slot_name = 'siltstone_{}'",
+            site.name
+        );
+        for n in 0..400 {
+            if n < 15 {
+                megabyte(&site, n).await;
+            }
+            if site.at_source(&slots).await == ["0"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        let _proxy = Proxy::at(nobody, port).await;
+        let again = "select count(*) > 0 from audit.gaps where reason like '%wal.drop_slot%'";
+        site.until("read again", again).await;
+        site.until("streaming again", STREAMING).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn slots_of_nobody_are_named_at_the_start() {
+    block_on(async {
+        let site = site("orphans").await;
+        files(&site, "{ warn: 1GiB }");
+        site.shop(TABLES).await;
+        site.shop(
+            "select pg_create_logical_replication_slot('siltstone_gone', 'pgoutput'); \
+             select pg_create_logical_replication_slot('another', 'pgoutput')",
+        )
+        .await;
+        let output = site
+            .command(&["run", "--until-caught-up"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains("select pg_drop_replication_slot('siltstone_gone')"), "{text}");
+        assert!(
+            !text.contains("another")
+                && !text.contains(&format!("slot('siltstone_{}')", site.name)),
+            "{text}"
+        );
+        site.shop("select pg_drop_replication_slot('siltstone_gone'); select pg_drop_replication_slot('another')").await;
+    });
+}

@@ -13,8 +13,10 @@
 mod dead_letters;
 mod drift;
 mod faults;
+mod guard;
 mod journey;
 mod model;
+mod operator;
 mod races;
 mod ranges;
 mod reshape;

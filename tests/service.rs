@@ -10,12 +10,12 @@ use crate::support::{Site, block_on};
 const TABLES: &str = "create table users (id bigint primary key, email text);
     insert into users select i, 'u' || i from generate_series(1, 100) i";
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A request; the status code and the body.
-fn http(port: u16, method: &str, path: &str, token: &str) -> (u16, String) {
+pub fn http(port: u16, method: &str, path: &str, token: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let authorization = match token {
         "" => String::new(),
@@ -29,7 +29,7 @@ fn http(port: u16, method: &str, path: &str, token: &str) -> (u16, String) {
     (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
-fn with_admin(site: &Site, port: u16) {
+pub fn with_admin(site: &Site, port: u16) {
     site.file(
         "siltstone.yaml",
         &format!(

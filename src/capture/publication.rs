@@ -196,3 +196,12 @@ async fn read(source: &Session, wanted: &Wanted, version: i32) -> Result<Option<
     }
     Ok(Some(held))
 }
+
+/// Drops a publication of ours, if it is there.
+pub async fn drop(source: &Session, name: &str) -> Result<()> {
+    let statement = format!("drop publication if exists {}", quote::ident(name));
+    source
+        .batch_execute(&statement)
+        .await
+        .map_err(|error| Error::source(format!("dropping publication {name}"), error))
+}

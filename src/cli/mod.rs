@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person is answered")]
 
 mod bench;
+mod connector;
 mod dead_letter;
 mod demo;
 mod logging;
@@ -50,6 +51,9 @@ enum Verb {
     Status(status::Status),
     /// Why a table is as it is.
     Why(status::Why),
+    /// How connectors stand, and what to do with them.
+    #[command(subcommand)]
+    Connector(connector::Connector),
     /// What tables are doing, and what to do with them.
     #[command(subcommand)]
     Table(table::Table),
@@ -121,6 +125,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Bench(bench) => bench.run(&files).await,
         Verb::Status(status) => status.run(&files).await,
         Verb::Why(why) => why.run(&files).await,
+        Verb::Connector(connector) => connector.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Completions { shell } => {
@@ -132,6 +137,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Where the files are.
+#[derive(Clone)]
 struct Files {
     path: PathBuf,
     clock: Clock,

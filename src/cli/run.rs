@@ -1,6 +1,7 @@
 //! `siltstone run`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -9,6 +10,7 @@ use super::Files;
 use crate::error::{Error, Result};
 use crate::pipeline::{Options, Service};
 use crate::serve::Board;
+use crate::spec::Spec;
 
 /// Runs the service until SIGTERM or Ctrl-C.
 #[derive(clap::Args)]
@@ -31,9 +33,30 @@ impl Run {
             // once, to the person who started it; never to the log
             eprintln!("admin token for this run: {token}");
         }
-        service.run(stop).await?;
+        let files = read_again_on_hangup(files, &service.spec)?;
+        service.run_with(files, stop).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The files, read again at each SIGHUP. Those that are refused change nothing.
+fn read_again_on_hangup(files: &Files, spec: &Spec) -> Result<watch::Receiver<Arc<Spec>>> {
+    let failed = |error| Error::bug("signals cannot be received").because(error);
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(Arc::new(spec.clone()));
+    let files = files.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match files.load() {
+                Ok(spec) => {
+                    tracing::info!("the files are read again");
+                    sender.send_replace(Arc::new(spec));
+                }
+                Err(error) => tracing::error!("the files are refused, the old ones stay: {error}"),
+            }
+        }
+    });
+    Ok(receiver)
 }
 
 /// Turns true at SIGTERM or SIGINT.

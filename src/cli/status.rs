@@ -55,10 +55,14 @@ impl Status {
     }
 }
 
-fn print_connector(told: &Value) {
+/// Prints how a connector stands.
+pub(super) fn print_connector(told: &Value) {
     let owner = told["owner"].as_str().unwrap_or("nobody");
     let alive = if told["alive"] == true { "running" } else { "not running" };
     println!("{}: {alive}, owner {owner}", text(&told["connector"]));
+    if let Some(wanted) = told["wanted"].as_str() {
+        println!("    {wanted}; siltstone connector resume {}", text(&told["connector"]));
+    }
     if let Some(position) = told["position"].as_str() {
         println!("    at {position}, moved {} s ago", told["moved_seconds_ago"]);
     }

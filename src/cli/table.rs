@@ -23,7 +23,9 @@ pub(super) enum Table {
         #[arg(long)]
         json: bool,
     },
-    /// Lets a stopped table go on with the changes kept for it.
+    /// Keeps a table's changes until it is resumed; the others go on.
+    Pause(Ask),
+    /// Lets a stopped or paused table go on with the changes kept for it.
     Resume(Ask),
     /// Reads a table again, or all of a connector's tables under a new slot.
     Resync(Ask),
@@ -57,6 +59,7 @@ impl Table {
         migrate(&mut warehouse).await?;
         match self {
             Table::List { json } => list(&spec, &warehouse, json).await,
+            Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, ask).await,
             Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, ask).await,
             Table::Resync(ask) => request(&spec, &warehouse, Verb::Resync, ask).await,
         }

@@ -29,4 +29,4 @@ pub use reading::{
     rebase, way,
 };
 pub use render::Templates;
-pub use stored::{StoredColumn, columns, extension_types, missing_indexes};
+pub use stored::{StoredColumn, columns, count_rows, extension_types, missing_indexes};

@@ -8,7 +8,7 @@ use super::define::index_statement;
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
-use crate::spec::Model;
+use crate::spec::{History, Model};
 use crate::types::Builtin;
 
 /// A column of a warehouse table.
@@ -58,6 +58,29 @@ impl StoredColumn {
         let schema = quote::ident(&self.type_schema);
         format!("{expression}::{schema}.{}", quote::ident(&self.type_name))
     }
+}
+
+/// The rows of a table, of one with versions the current ones: counted, or as the planner knows where
+/// they are many.
+pub async fn count_rows(client: &impl GenericClient, model: &Model) -> Result<u64> {
+    const MANY: f64 = 1_000_000.0;
+    let versions = model.history == History::Versions;
+    let table = if versions { model.current_leaf() } else { model.table.clone() };
+    let quoted = quote::table(&table);
+    let failed = |error| Error::warehouse(format!("counting the rows of {table}"), error);
+    let estimate = "select coalesce(sum(greatest(c.reltuples, 0)), 0)::float8 from pg_class c
+                     where c.oid = $1::text::regclass
+                        or c.oid in (select relid from pg_partition_tree($1::text::regclass))";
+    let row = client.query_one(estimate, &[&quoted]).await.map_err(failed)?;
+    let estimated: f64 = row.try_get(0).map_err(failed)?;
+    if estimated > MANY {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+        return Ok(estimated as u64);
+    }
+    let query = format!("select count(*) from {quoted}");
+    let rows: i64 =
+        client.query_one(&query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?;
+    Ok(u64::try_from(rows).unwrap_or(0))
 }
 
 /// Reads a table's columns; empty where there is no such table.

@@ -32,7 +32,7 @@ impl Books for WarehouseBooks {
         &self,
         verb: String,
         connector: String,
-        table: TableName,
+        table: Option<TableName>,
         letter: Option<i64>,
     ) -> Later<i64> {
         let settings = self.settings.clone();
@@ -41,7 +41,7 @@ impl Books for WarehouseBooks {
             let verb = verb.ok_or_else(|| Error::new(Kind::Usage, "there is no such verb"))?;
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
-            requests::ask(&*warehouse, verb, &connector, (Some(&table), letter)).await
+            requests::ask(&*warehouse, verb, &connector, (table.as_ref(), letter)).await
         })
     }
 

@@ -27,35 +27,41 @@ const LASTED: Duration = Duration::from_secs(60);
 const LASTED_BRIEFLY: Duration = Duration::from_secs(2);
 const HURRIED_AT_MOST: u32 = 10;
 
-/// Runs until stopped or caught up; an error is one that waiting does not mend.
-pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()> {
-    let name = setup.connector.name.clone();
+/// Runs until stopped or caught up; an error is one that waiting does not mend. Each session is run with
+/// the newest of `setups`.
+pub(super) async fn run(
+    mut setups: watch::Receiver<Setup>,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
     let mut pause = PAUSES.0;
     let mut hurried = 0;
     loop {
+        let setup = setups.borrow_and_update().clone();
+        setup.reloading.store(false, Ordering::SeqCst);
+        let name = setup.connector.name.clone();
         let started = std::time::Instant::now();
         setup.board.phase(Phase::Starting, None, None);
+        let (end, ending) = watch::channel(false);
         // a session that has not come to its tasks yet, as while the source waits to make a slot
-        let mut stopped = stop.clone();
         let overdue = async {
-            if stopped.wait_for(|stop| *stop).await.is_ok() {
-                tokio::time::sleep(ENDED_WITHIN).await;
-            }
+            asked_to_end(&mut setups, stop.clone()).await;
+            end.send_replace(true);
+            tokio::time::sleep(ENDED_WITHIN).await;
         };
         let ended = tokio::select! {
-            ended = session::run(&setup, stop.clone()) => ended,
-            () = overdue => return Ok(()),
+            ended = session::run(&setup, ending) => ended,
+            () = overdue => Ok(End::Stopped),
         };
         if started.elapsed() >= LASTED {
             pause = PAUSES.0;
         }
         let error = match ended {
+            Ok(End::Stopped) if !*stop.borrow() => continue,
             Ok(End::Stopped | End::CaughtUp) => return Ok(()),
             Ok(End::Restart) => {
                 hurried = if started.elapsed() < LASTED_BRIEFLY { hurried + 1 } else { 0 };
                 if hurried > HURRIED_AT_MOST {
-                    wait(pause, stop.clone()).await;
-                    pause = (pause * 2).min(PAUSES.1);
+                    rest(&mut pause, stop.clone()).await;
                 }
                 continue;
             }
@@ -77,8 +83,7 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
                 if ladder::lacks_warehouse(error.kind()) {
                     guard_source(&setup).await;
                 }
-                wait(pause, stop.clone()).await;
-                pause = (pause * 2).min(PAUSES.1);
+                rest(&mut pause, stop.clone()).await;
             }
             // a failure of a table is the session's to note; here it has no table to it
             Policy::StopTable
@@ -94,8 +99,21 @@ pub(super) async fn run(setup: Setup, stop: watch::Receiver<bool>) -> Result<()>
     }
 }
 
+/// Waits until the connector is told to stop, or to go on with other files.
+async fn asked_to_end(setups: &mut watch::Receiver<Setup>, mut stop: watch::Receiver<bool>) {
+    let gone = tokio::select! {
+        // who tells it to stop drops what would tell it of other files
+        biased;
+        stopped = stop.wait_for(|stop| *stop) => stopped.is_err(),
+        changed = setups.changed() => changed.is_err(),
+    };
+    if gone {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The source's disk must not fill because the warehouse is away, where the files say so.
-async fn guard_source(setup: &Setup) {
+pub(super) async fn guard_source(setup: &Setup) {
     match ladder::drop_unattended(setup).await {
         Ok(true) => setup.slot_dropped.store(true, Ordering::SeqCst),
         Ok(false) => {}
@@ -103,9 +121,11 @@ async fn guard_source(setup: &Setup) {
     }
 }
 
-async fn wait(pause: Duration, mut stop: watch::Receiver<bool>) {
+/// Pauses before another try, longer each time.
+async fn rest(pause: &mut Duration, mut stop: watch::Receiver<bool>) {
     tokio::select! {
-        () = tokio::time::sleep(pause) => {}
+        () = tokio::time::sleep(*pause) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    *pause = (*pause * 2).min(PAUSES.1);
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::cutting::ASKED;
+use super::halt::{self, is_of_connector};
 use super::intake::End;
 use super::ladder::{self, Step};
 use super::lane::Progress;
@@ -219,13 +220,16 @@ impl Control {
                 (Verb::Replay | Verb::Drop, table) => {
                     self.settle(warehouse, &request, table.as_ref()).await?;
                 }
-                (verb @ (Verb::Resume | Verb::Resync), Some(table)) => {
-                    self.one(warehouse, request.id, verb, table).await?;
+                (verb, _) if is_of_connector(verb) => {
+                    let (setup, fence) = (&self.shared.setup, &self.shared.fence);
+                    halt::carry_out(setup, fence, warehouse, &request).await?;
                 }
-                (Verb::Resume, None) => {
+                (verb, Some(table)) => self.one(warehouse, request.id, verb, table).await?,
+                (verb, None) => {
+                    let from = if verb == Verb::Pause { State::Streaming } else { State::Stopped };
                     for record in tables::read(&**warehouse, connector).await? {
-                        if record.state == State::Stopped {
-                            self.one(warehouse, request.id, Verb::Resume, &record.table).await?;
+                        if record.state == from {
+                            self.one(warehouse, request.id, verb, &record.table).await?;
                         }
                     }
                 }
@@ -252,12 +256,24 @@ impl Control {
         let verb = if record.as_ref().is_some_and(missed) { Verb::Resync } else { verb };
         let (done, answer) = match (verb, record) {
             (_, None) => (false, format!("the connector feeds no table {table}")),
-            (Verb::Resume, Some(record)) if record.state != State::Stopped => {
+            (Verb::Pause, Some(record))
+                if matches!(record.state, State::Streaming | State::CatchingUp) =>
+            {
+                let resume = format!("siltstone table resume {table}");
+                let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
+                tables::set(&*transaction, table, State::Paused, reason, remedy).await?;
+                (true, format!("{table} is paused; its changes are kept"))
+            }
+            (Verb::Pause, Some(record)) => {
+                (false, format!("{table} is {}; pause it when it streams", record.state.word()))
+            }
+            (Verb::Resume, Some(record)) if !record.is_held() => {
                 (false, format!("{table} is {}, not stopped", record.state.word()))
             }
             (Verb::Resume, Some(record)) => {
                 let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
                 tables::set(&*transaction, table, state, None, None).await?;
+                tables::answer(&*transaction, table).await?;
                 (true, format!("{table} goes on with its kept changes"))
             }
             (Verb::Resync, Some(record))

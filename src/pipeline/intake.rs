@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::guard::{Guard, ignores_truncate};
 use super::lane::Progress;
 use super::router::{Router, resolve};
 use super::shared::{Flows, Shared};
@@ -19,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::{Before, ChangeEvent, Flow};
 use crate::merge::{Piece, encode_batch};
-use crate::position::Lsn;
+use crate::position::{Lsn, Order};
 use crate::postgres::Session;
 
 /// An idle source's position is stored this often: each time is a warehouse transaction, and where
@@ -56,6 +57,7 @@ pub(super) struct Intake {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) decoder: Decoder,
     pub(super) at: At,
+    pub(super) guard: Guard,
 }
 
 /// Where the reading task is.
@@ -173,7 +175,7 @@ impl Intake {
     /// Takes the next frame that has arrived; false if none has.
     async fn take_frame(&mut self) -> Result<bool> {
         // the borrow of the frame ends before anything else of `self` is awaited with it
-        let Intake { reader, decoder, router, window, shared, at, .. } = self;
+        let Intake { reader, decoder, router, window, shared, at, guard, .. } = self;
         let Some(frame) = reader.next_buffered()? else { return Ok(false) };
         let record = match frame {
             Frame::Record(record) => record,
@@ -210,10 +212,10 @@ impl Intake {
                     })
                 };
                 if routes.iter().all(fits) {
-                    for at in routes.iter() {
-                        router.push(*at, &event, record.bytes, window)?;
-                    }
-                    return Ok(true);
+                    let to = (&mut *router, &mut *window);
+                    let many = guard.take(shared, to, &routes, (&event, record.bytes))?;
+                    let order = event.order;
+                    return self.ask_about(&many, order).await.map(|()| true);
                 }
                 // rare: the table has another shape than its route. The record is copied, because what
                 // must be done first needs all of `self`
@@ -255,6 +257,15 @@ impl Intake {
         }
         self.router.forget(relation.oid);
         self.decoder.install(relation);
+        Ok(())
+    }
+
+    /// Asks a human where a table loses more rows than it may.
+    async fn ask_about(&mut self, many: &[(usize, u64)], order: Order) -> Result<()> {
+        for (at, deletes) in many {
+            let Some(route) = self.router.route(*at) else { continue };
+            self.guard.refuse(&self.shared, &route.target, (*deletes, order)).await?;
+        }
         Ok(())
     }
 
@@ -312,12 +323,11 @@ impl Intake {
                 self.window.push(&route, event, bytes)?;
                 continue;
             }
-            if event.order.seq < route.floor
-                || route.target.model.deletes == crate::spec::Deletes::Ignore
-            {
+            if event.order.seq < route.floor || ignores_truncate(&self.shared, &route.target) {
                 continue;
             }
             self.router.refuse_truncate(*at)?;
+            self.guard.refuse_truncate(&self.shared, &route.target, event.order).await?;
             if self.window.has_rows() {
                 self.hand_over().await?;
             }

@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::books::WarehouseBooks;
-use super::connector;
+use super::fleet::Fleet;
 use super::shared::{Setup, WalStep};
 use crate::clock::Clock;
 use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, define_calendar};
 use crate::postgres::{Side, connect};
 use crate::serve::{self, Board, Tokens};
-use crate::spec::{Model, Spec};
+use crate::spec::{Connector, Model, Settings, Spec};
 use crate::warehouse::{Claim, Durations, Fenced, migrate, take_over};
 
 /// How the service runs.
@@ -45,40 +44,87 @@ impl Service {
     /// Runs every connector until `stop` turns true. An error is the last one that a connector could
     /// not go on with, once none goes on.
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<()> {
-        self.calendars(stop.clone()).await?;
-        let models: Arc<[Model]> = self.spec.models.clone().into();
-        let settings = Arc::new(self.spec.settings.clone());
+        // files that never change
+        let (_sender, files) = watch::channel(Arc::new(self.spec.clone()));
+        self.run_with(files, stop).await
+    }
+
+    /// As [`Service::run`], following `files` as they are read again. The warehouse and the admin server
+    /// stay those that it began with.
+    pub async fn run_with(
+        &self,
+        mut files: watch::Receiver<Arc<Spec>>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let spec = files.borrow_and_update().clone();
+        self.calendars(&spec, stop.clone()).await?;
         let owner: Arc<str> = owner_name(&self.clock).into();
-        let mut tasks = JoinSet::new();
-        let slots: Arc<[String]> = self.spec.connectors.iter().map(|c| c.slot.clone()).collect();
-        for spec in &self.spec.connectors {
-            let setup = Setup {
-                connector: Arc::new(spec.clone()),
-                settings: settings.clone(),
-                models: models.clone(),
-                clock: self.clock.clone(),
-                board: self.board.connector(&spec.name),
-                durations: self.durations(),
-                templates: self.options.templates.clone(),
-                until_caught_up: self.options.until_caught_up,
-                owner: owner.clone(),
-                epoch: Arc::default(),
-                slots: slots.clone(),
-                landing: watch::Sender::new(false),
-                wal_step: WalStep::default(),
-                slot_dropped: Arc::default(),
-            };
-            tasks.spawn(connector::run(setup, stop.clone()));
-        }
+        let mut fleet = Fleet::default();
+        fleet.set(self.setups(&spec, &owner));
         let mut last = Ok(());
-        while let Some(ended) = tasks.join_next().await {
-            let ended = ended.map_err(|e| Error::bug("a connector broke off").because(e))?;
-            if let Err(error) = ended {
-                tracing::error!("{error}");
-                last = Err(error);
+        let mut ending = stop.clone();
+        loop {
+            tokio::select! {
+                ended = fleet.next_ended() => match ended {
+                    None => return last,
+                    Some((_, Err(error))) => {
+                        tracing::error!("{error}");
+                        last = Err(error);
+                    }
+                    Some((_, Ok(()))) => {}
+                },
+                Ok(()) = files.changed() => {
+                    let spec = files.borrow_and_update().clone();
+                    self.name_what_stays(&spec);
+                    self.calendars(&spec, stop.clone()).await?;
+                    self.board.keep(&spec.connectors.iter().map(|c| c.name.as_str()).collect());
+                    fleet.set(self.setups(&spec, &owner));
+                }
+                () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
             }
         }
-        last
+    }
+
+    /// What each connector of the files is run with.
+    fn setups(&self, spec: &Spec, owner: &Arc<str>) -> Vec<Setup> {
+        let models: Arc<[Model]> = spec.models.clone().into();
+        let (warehouse, admin) = (&self.spec.settings.warehouse, &self.spec.settings.admin);
+        let settings = Settings {
+            warehouse: warehouse.clone(),
+            admin: admin.clone(),
+            ..spec.settings.clone()
+        };
+        let settings = Arc::new(settings);
+        let slots: Arc<[String]> = spec.connectors.iter().map(|c| c.slot.clone()).collect();
+        let setup = |connector: &Connector| Setup {
+            connector: Arc::new(connector.clone()),
+            settings: settings.clone(),
+            models: models.clone(),
+            clock: self.clock.clone(),
+            board: self.board.connector(&connector.name),
+            durations: self.durations(),
+            templates: self.options.templates.clone(),
+            until_caught_up: self.options.until_caught_up,
+            owner: owner.clone(),
+            epoch: Arc::default(),
+            slots: slots.clone(),
+            landing: watch::Sender::new(false),
+            wal_step: WalStep::default(),
+            slot_dropped: Arc::default(),
+            reloading: Arc::default(),
+        };
+        spec.connectors.iter().map(setup).collect()
+    }
+
+    /// Says what of files that were read again takes a restart.
+    fn name_what_stays(&self, spec: &Spec) {
+        let (old, new) = (&self.spec.settings, &spec.settings);
+        if old.warehouse != new.warehouse {
+            tracing::warn!("warehouse: another one takes a restart; the old one stays");
+        }
+        if !old.admin.is_like(&new.admin) {
+            tracing::warn!("admin: another address or token takes a restart; the old ones stay");
+        }
     }
 
     /// The same service, with its admin server on any free port of the same address.
@@ -107,10 +153,10 @@ impl Service {
 
     /// Makes and fills the calendars; doing it again changes nothing. A warehouse that is away is
     /// waited for.
-    async fn calendars(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
+    async fn calendars(&self, spec: &Spec, mut stop: watch::Receiver<bool>) -> Result<()> {
         const PAUSE: Duration = Duration::from_secs(2);
-        while !self.spec.calendars.is_empty() && !*stop.borrow() {
-            match self.fill_calendars().await {
+        while !spec.calendars.is_empty() && !*stop.borrow() {
+            match self.fill_calendars(spec).await {
                 Err(error) if error.kind().policy() == Policy::Retry => {
                     tracing::warn!("{}; trying again in {} s", error.reason(), PAUSE.as_secs());
                     tokio::select! {
@@ -124,13 +170,13 @@ impl Service {
         Ok(())
     }
 
-    async fn fill_calendars(&self) -> Result<()> {
+    async fn fill_calendars(&self, spec: &Spec) -> Result<()> {
         let settings = &self.spec.settings;
         let mut warehouse =
             connect(Side::Warehouse, &settings.warehouse, "siltstone start").await?;
         migrate(&mut warehouse).await?;
         let fence = take_over(&mut warehouse, "calendars", "start", Claim::Anyway).await?;
-        for calendar in &self.spec.calendars {
+        for calendar in &spec.calendars {
             let transaction =
                 Fenced::begin(&mut warehouse, &fence, "calendar", &self.durations()).await?;
             for statement in define_calendar(calendar, &settings.readers) {
@@ -141,6 +187,14 @@ impl Service {
             transaction.commit().await?;
         }
         Ok(())
+    }
+}
+
+/// Waits until told to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let gone = stop.wait_for(|stop| *stop).await.is_err();
+    if gone {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,23 +2,24 @@
 //! one of them ends. Whatever fails, the next session starts from the stored position.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::chunks;
 use super::control::{Control, end_of_log};
 use super::cutting::Job;
+use super::guard::Guard;
 use super::held::HeldKeys;
+use super::hold::hold_table;
 use super::intake::{At, End, Intake};
-use super::ladder;
 use super::lane::{Lane, Progress};
-use super::owner;
 use super::router::Router;
-use super::shared::{CaughtUp, Setup, Shared, Then, writer};
+use super::shared::{CaughtUp, Setup, Shared, writer};
 use super::start::Start;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
+use super::{chunks, halt, ladder, owner};
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
 use crate::capture::publication;
@@ -26,9 +27,8 @@ use crate::capture::replication::{self, Feedback, StreamOptions};
 use crate::capture::slot::Created;
 use crate::capture::walsender::Walsender;
 use crate::decode::Decoder;
-use crate::error::{Error, Kind, Policy, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fold::{Limits, Window};
-use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
@@ -58,6 +58,9 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let Some(fence) = owner::become_owner(setup, &mut warehouse, stop.clone()).await? else {
         return Ok(End::Stopped);
     };
+    if let Some(end) = halt::until_wanted(setup, &fence, &mut warehouse, stop.clone()).await? {
+        return Ok(end);
+    }
     let parts = tokio::select! {
         parts = prepare(setup, &fence, warehouse) => parts?,
         // making a slot may wait for the source's transactions longer than a lease lasts
@@ -65,10 +68,12 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     };
     let shared = parts.shared.clone();
     match run_tasks(parts, stop).await {
-        Err(error) => hold(&shared, error).await,
+        Err(error) => hold_table(&shared, error).await,
         Ok(ended @ (End::Stopped | End::CaughtUp)) => {
             // whoever stands by need not wait for the lease to run out
-            shared.release().await;
+            if !shared.setup.reloading.load(Ordering::SeqCst) {
+                shared.release().await;
+            }
             Ok(ended)
         }
         ended => ended,
@@ -110,38 +115,6 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
-}
-
-/// Takes the table that an error names out of the stream: from the next session on its changes are
-/// kept, until it is resumed or its rows are read again. Any other error stays one.
-async fn hold(shared: &Shared, error: Error) -> Result<End> {
-    let reread = match error.kind().policy() {
-        Policy::StopTable | Policy::Sift => false,
-        Policy::RereadTable => true,
-        // a right that one table lacks
-        Policy::Human if error.kind() == Kind::Rights => false,
-        _ => return Err(error),
-    };
-    let Some(table) = error.table().and_then(|table| table.parse::<TableName>().ok()) else {
-        return Err(error);
-    };
-    let reason = error.reason();
-    if reread {
-        shared.define(&[], &table, Then::OpenChunk(State::Resyncing)).await?;
-        tracing::warn!(%table, "{reason}: the table is read again, its changes are kept meanwhile");
-    } else if error.kind() == Kind::Poison {
-        let resync = format!("siltstone table resync {table}");
-        let remedy = error.remedy_text().unwrap_or(&resync);
-        shared.define(&[], &table, Then::Sift { reason: &reason, remedy }).await?;
-        tracing::warn!(%table, "a change is refused: the table's changes are sifted ({reason})");
-    } else {
-        let resync = format!("siltstone table resync {table}");
-        let remedy = error.remedy_text().unwrap_or(&resync);
-        let unread = error.kind() == Kind::Skipped;
-        shared.define(&[], &table, Then::Stop { reason: &reason, remedy, unread }).await?;
-        tracing::error!(%table, reason, remedy, "the table stops, its changes are kept");
-    }
-    Ok(End::Restart)
 }
 
 /// Tells people what each table is doing, and what is left out.
@@ -235,6 +208,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         stop: stop_watched,
         decoder: Decoder::default(),
         at: At::new(from),
+        guard: Guard::default(),
     };
     let every = feedback_interval(&shared.source);
     let feedback = Feedback { stored: stored_watched, asked: asked_watched, every };

@@ -56,6 +56,8 @@ pub(super) struct Setup {
     pub(super) landing: watch::Sender<bool>,
     /// what is done about the log that the slot keeps
     pub(super) wal_step: WalStep,
+    /// the session ends for a new one with other files: the lease is kept
+    pub(super) reloading: Arc<AtomicBool>,
     /// the slot was dropped while the warehouse was away: everything is to be read again
     pub(super) slot_dropped: Arc<AtomicBool>,
     /// end when everything that is at the source now is in the warehouse
@@ -75,9 +77,15 @@ pub(super) struct Shared {
     pub(super) flows: watch::Sender<Flows>,
 }
 
-struct SideSession {
+pub(super) struct SideSession {
     session: Session,
     leaves: Leaves,
+}
+
+impl SideSession {
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
 }
 
 /// Which tables have caught up, in versions: capture takes a newer one between two transactions, and
@@ -171,6 +179,11 @@ impl Shared {
         }
     }
 
+    /// The session for short work beside the apply lane.
+    pub(super) async fn side_session(&self) -> tokio::sync::MutexGuard<'_, SideSession> {
+        self.side.lock().await
+    }
+
     /// What is to be read.
     pub(super) async fn open_chunks(&self) -> Result<Vec<Chunk>> {
         let side = self.side.lock().await;
@@ -217,6 +230,7 @@ impl Shared {
             Then::OpenChunk(state) => {
                 chunks::open_table(&transaction, table, state, None).await?;
             }
+            Then::Ask(seq) => tables::ask_about(&*transaction, table, seq).await?,
             Then::ReadAnew => chunks::ask_for_reading(&transaction, table).await?,
             Then::Shelve { reason, remedy, again: true } => {
                 let state = tables::State::Paused;
@@ -283,6 +297,8 @@ pub(super) enum Then<'a> {
     Add { source: &'a TableName, schema_id: i32 },
     /// Its rows are to be read.
     OpenChunk(tables::State),
+    /// A human is asked about the transaction of this `seq`.
+    Ask(i64),
     /// What is read of it is to be read anew.
     ReadAnew,
     /// Nothing feeds it: should it be fed again, its rows are to be read.

@@ -216,7 +216,7 @@ pub(super) async fn plan(
 /// be read again.
 async fn shelve(shared: &Shared, record: &TableRecord, out: Option<&LeftOut>) -> Result<()> {
     let reason = out.map_or("nothing feeds it", |out| out.why.as_str());
-    let again = record.state == State::Paused && record.chunk_open;
+    let again = record.is_shelved();
     if again && record.reason.as_deref() == Some(reason) {
         return Ok(());
     }
@@ -302,7 +302,7 @@ async fn recorded(
         let (reason, remedy) = (reason.unwrap_or_default(), remedy.unwrap_or_default());
         shared.define(&[], &record.table, Then::Stop { reason, remedy, unread: true }).await?;
         record.chunk_open = true;
-    } else if record.state == State::Paused || (!told && !record.chunk_open) {
+    } else if record.is_shelved() || (!told && !record.chunk_open) {
         take_back(shared, &target, &mut record).await?;
     }
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
@@ -317,7 +317,7 @@ async fn follow_file(
     record: &mut TableRecord,
 ) -> Result<()> {
     // a table that is read again is made to fit by its reading
-    if record.chunk_open || record.state == State::Stopped || !standing.is_there() {
+    if record.chunk_open || record.is_held() || !standing.is_there() {
         return Ok(());
     }
     let fit = match conform(&target.model, standing, &target.unfed()) {
@@ -356,7 +356,7 @@ async fn stop(
     Ok(())
 }
 
-/// A table that is new: made in the warehouse, its rows yet to be read.
+/// A new table: made in the warehouse, its rows yet to be read.
 async fn fresh(
     shared: &Shared,
     warehouse: &Session,

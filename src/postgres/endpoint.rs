@@ -54,7 +54,7 @@ pub enum Host {
 }
 
 /// A Postgres database and the login for it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Endpoint {
     config: Config,
     /// How far TLS is asked for.

@@ -19,6 +19,8 @@ pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value>
             'owner', (select o.owner from audit.owner o where o.resource = 'connector:' || $1),
             'alive', coalesce((select o.lease_until > clock_timestamp() from audit.owner o
                                 where o.resource = 'connector:' || $1), false),
+            'wanted', (select w.wanted || ' by ' || w.by || ' since ' || w.since from audit.connectors w
+                        where w.connector = $1 and w.wanted <> 'running'),
             'position', (select '0/0'::pg_lsn + p.position from audit.progress p where p.connector = $1),
             'moved_seconds_ago', (select extract(epoch from clock_timestamp() - p.moved_at)::int8
                                     from audit.progress p where p.connector = $1),

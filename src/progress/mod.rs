@@ -21,5 +21,6 @@ pub mod requests;
 pub mod schemas;
 mod store;
 pub mod tables;
+pub mod wanted;
 
 pub use store::{Checkpoint, SlotRecord, forget, record_creating, record_ready, slot_record};

@@ -31,6 +31,11 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Whether it is a row's delete.
+    pub fn is_delete(&self) -> bool {
+        self.message.first() == Some(&b'D')
+    }
+
     /// A change as it is kept.
     pub fn of(change: &Held, binary: bool) -> Kept {
         Kept {

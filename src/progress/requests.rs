@@ -8,7 +8,9 @@ use crate::names::TableName;
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// A stopped table goes on with its kept changes.
+    /// A table's changes are kept until it is resumed.
+    Pause,
+    /// A stopped or paused table goes on with its kept changes.
     Resume,
     /// A table, or every table, is read again.
     Resync,
@@ -16,23 +18,38 @@ pub enum Verb {
     Replay,
     /// A table's dead letters, or one of them, are left out for good.
     Drop,
+    /// The connector rests.
+    PauseConnector,
+    /// The connector goes on.
+    ResumeConnector,
+    /// The connector is stopped.
+    StopConnector,
+    /// The connector begins a new session.
+    RestartConnector,
 }
+
+/// Every verb and its word in `audit.requests`.
+const VERBS: [(Verb, &str); 9] = [
+    (Verb::Pause, "pause"),
+    (Verb::Resume, "resume"),
+    (Verb::Resync, "resync"),
+    (Verb::Replay, "replay"),
+    (Verb::Drop, "drop"),
+    (Verb::PauseConnector, "pause connector"),
+    (Verb::ResumeConnector, "resume connector"),
+    (Verb::StopConnector, "stop connector"),
+    (Verb::RestartConnector, "restart connector"),
+];
 
 impl Verb {
     /// The word in `audit.requests`.
     pub fn word(self) -> &'static str {
-        match self {
-            Verb::Resume => "resume",
-            Verb::Resync => "resync",
-            Verb::Replay => "replay",
-            Verb::Drop => "drop",
-        }
+        VERBS.iter().find(|(verb, _)| *verb == self).map_or("", |(_, word)| word)
     }
 
     /// The verb of a word.
     pub fn of(word: &str) -> Option<Verb> {
-        const ALL: [Verb; 4] = [Verb::Resume, Verb::Resync, Verb::Replay, Verb::Drop];
-        ALL.into_iter().find(|verb| verb.word() == word)
+        VERBS.iter().find(|(_, known)| *known == word).map(|(verb, _)| *verb)
     }
 }
 

@@ -72,6 +72,18 @@ pub struct TableRecord {
     pub was_read: bool,
 }
 
+impl TableRecord {
+    /// Whether nothing feeds it any more: should it be fed again, its rows are to be read.
+    pub fn is_shelved(&self) -> bool {
+        self.state == State::Paused && self.chunk_open
+    }
+
+    /// Whether it goes on when somebody says so: it is stopped, or an operator paused it.
+    pub fn is_held(&self) -> bool {
+        self.state == State::Stopped || (self.state == State::Paused && !self.chunk_open)
+    }
+}
+
 /// Reads a connector's tables.
 pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<TableRecord>> {
     let failed = |error| Error::warehouse("reading what its tables are doing", error);
@@ -169,6 +181,39 @@ pub async fn sift(transaction: &Transaction<'_>, table: &TableName, reason: &str
         .await
         .map_err(|error| Error::warehouse(format!("noting that {table} is sifted"), error))?;
     Ok(updated == 1)
+}
+
+/// Notes the transaction that a human is asked about.
+pub async fn ask_about(client: &impl GenericClient, table: &TableName, seq: i64) -> Result<()> {
+    client
+        .execute(
+            "update audit.tables set asked_seq = $2 where table_name = $1",
+            &[&table.to_string(), &seq],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting what is asked of {table}"), error))?;
+    Ok(())
+}
+
+/// Notes that what was asked is answered: the table goes on with it.
+pub async fn answer(client: &impl GenericClient, table: &TableName) -> Result<()> {
+    client
+        .execute(
+            "update audit.tables set answered_seq = coalesce(asked_seq, answered_seq)
+              where table_name = $1",
+            &[&table.to_string()],
+        )
+        .await
+        .map_err(|error| Error::warehouse(format!("noting an answer for {table}"), error))?;
+    Ok(())
+}
+
+/// The last transaction that was answered for.
+pub async fn answered(client: &impl GenericClient, table: &TableName) -> Result<i64> {
+    let failed = |error| Error::warehouse(format!("reading the answers for {table}"), error);
+    let query = "select answered_seq from audit.tables where table_name = $1";
+    let row = client.query_opt(query, &[&table.to_string()]).await.map_err(failed)?;
+    row.map_or(Ok(-1), |row| row.try_get(0)).map_err(failed)
 }
 
 /// Changes below `floor` are not for this table: it takes what comes from there on.

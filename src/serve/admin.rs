@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::auth::{Tokens, Verdict};
 use super::board::{Board, View};
 use super::health::{Readiness, readiness};
-use super::status;
+use super::{connectors, status};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -34,7 +34,7 @@ pub trait Books: Send + Sync {
         &self,
         verb: String,
         connector: String,
-        table: TableName,
+        table: Option<TableName>,
         letter: Option<i64>,
     ) -> Later<i64>;
 
@@ -45,9 +45,10 @@ pub trait Books: Send + Sync {
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>>;
 }
 
+/// What every handler has.
 #[derive(Clone)]
-struct App {
-    board: Board,
+pub(super) struct App {
+    pub(super) board: Board,
     tokens: Tokens,
     books: Arc<dyn Books>,
 }
@@ -84,12 +85,10 @@ fn router(app: App) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(show_status))
-        .route("/connectors", get(connectors).post(files_only))
-        .route("/connectors/{name}", get(connector).put(files_only).delete(files_only))
-        .route("/connectors/{name}/status", get(connector_status))
+        .merge(connector_routes())
         .route("/tables", get(tables))
         .route("/tables/{table}", get(table))
-        .route("/tables/{table}/{verb}", post(ask))
+        .route("/tables/{table}/{verb}", post(ask).put(ask))
         .route("/why/{table}", get(why))
         .route("/dead-letters", get(dead_letters))
         .route("/dead-letters/{id}", get(dead_letter))
@@ -97,6 +96,19 @@ fn router(app: App) -> Router {
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
+}
+
+fn connector_routes() -> Router<App> {
+    use connectors::{connector, connector_status, files_only, forget_offsets, keep_offsets};
+    let offsets = get(connectors::offsets).delete(forget_offsets).patch(keep_offsets);
+    Router::new()
+        .route("/connectors", get(connectors::connectors).post(files_only))
+        .route("/connectors/{name}", get(connector).put(files_only).delete(files_only))
+        .route("/connectors/{name}/status", get(connector_status))
+        .route("/connectors/{name}/topics", get(connectors::topics))
+        .route("/connectors/{name}/offsets", offsets)
+        .route("/connectors/{name}/restart", post(connectors::restart))
+        .route("/connectors/{name}/{verb}", put(connectors::ask_connector))
 }
 
 /// Lets a request through that may do what it asks.
@@ -114,7 +126,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
     }
 }
 
-fn failure(code: StatusCode, message: &str, remedy: Option<&str>) -> Response {
+pub(super) fn failure(code: StatusCode, message: &str, remedy: Option<&str>) -> Response {
     let body = json!({ "error_code": code.as_u16(), "message": message, "remedy": remedy });
     (code, Json(body)).into_response()
 }
@@ -160,49 +172,6 @@ async fn show_status(State(app): State<App>) -> Json<Value> {
     Json(status::status(&app.board.views(), app.board.now()))
 }
 
-#[derive(Deserialize)]
-struct Expand {
-    expand: Option<String>,
-}
-
-async fn connectors(State(app): State<App>, Query(query): Query<Expand>) -> Json<Value> {
-    let views = app.board.views();
-    if query.expand.as_deref() == Some("status") {
-        let entry = |view| json!({ "status": status::connect_status(view) });
-        let entries = views.iter().map(|view| (view.name.clone(), entry(view)));
-        return Json(Value::Object(entries.collect()));
-    }
-    Json(json!(views.iter().map(|view| &view.name).collect::<Vec<_>>()))
-}
-
-async fn connector(State(app): State<App>, Path(name): Path<String>) -> Response {
-    let status = status::status(&app.board.views(), app.board.now());
-    let all = status["connectors"].as_array();
-    match all.and_then(|all| all.iter().find(|connector| connector["name"] == *name)) {
-        Some(found) => Json(found.clone()).into_response(),
-        None => unknown_connector(&name),
-    }
-}
-
-async fn connector_status(State(app): State<App>, Path(name): Path<String>) -> Response {
-    match app.board.views().iter().find(|view| view.name == name) {
-        Some(view) => Json(status::connect_status(view)).into_response(),
-        None => unknown_connector(&name),
-    }
-}
-
-fn unknown_connector(name: &str) -> Response {
-    failure(StatusCode::NOT_FOUND, &format!("there is no connector {name}"), None)
-}
-
-async fn files_only(method: Method) -> Response {
-    failure(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &format!("{method}: connectors are files: write connectors/NAME.yaml and restart"),
-        None,
-    )
-}
-
 async fn tables(State(app): State<App>) -> Json<Value> {
     let views = app.board.views();
     let all = views.iter().flat_map(|view| &view.tables);
@@ -225,8 +194,8 @@ fn unknown_table(name: &str) -> Response {
 }
 
 async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>) -> Response {
-    if !matches!(verb.as_str(), "resume" | "resync") {
-        let message = format!("{verb} is no verb of a table: resume, resync");
+    if !matches!(verb.as_str(), "pause" | "resume" | "resync") {
+        let message = format!("{verb} is no verb of a table: pause, resume, resync");
         return failure(StatusCode::NOT_FOUND, &message, None);
     }
     let views = app.board.views();
@@ -235,14 +204,14 @@ async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>)
         Some((view.name.clone(), table.clone()))
     });
     let Some((connector, table)) = found else { return unknown_table(&name) };
-    write_down(&app, verb, connector, table, None).await
+    write_down(&app, verb, connector, Some(table), None).await
 }
 
-async fn write_down(
+pub(super) async fn write_down(
     app: &App,
     verb: String,
     connector: String,
-    table: TableName,
+    table: Option<TableName>,
     letter: Option<i64>,
 ) -> Response {
     match app.books.ask(verb, connector, table, letter).await {
@@ -321,5 +290,5 @@ async fn settle(State(app): State<App>, Path((id, verb)): Path<(String, String)>
     else {
         return failure(StatusCode::INTERNAL_SERVER_ERROR, "a dead letter of no table", None);
     };
-    write_down(&app, verb, connector.to_owned(), table, Some(id)).await
+    write_down(&app, verb, connector.to_owned(), Some(table), Some(id)).await
 }

@@ -1,7 +1,7 @@
 //! The live state of every connector: written by the pipeline as it goes, read by the admin server,
 //! the metrics and the demo's screen. No lock is held for longer than a few assignments.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,10 @@ pub enum Phase {
     Waiting,
     /// It cannot go on by itself.
     Stopped,
+    /// An operator lets it rest.
+    Paused,
+    /// An operator stopped it.
+    Halted,
 }
 
 impl Phase {
@@ -40,6 +44,8 @@ impl Phase {
             Phase::Streaming => "streaming",
             Phase::Waiting => "waiting",
             Phase::Stopped => "stopped",
+            Phase::Paused => "paused",
+            Phase::Halted => "halted",
         }
     }
 }
@@ -161,6 +167,11 @@ impl Board {
             }
         });
         made.clone()
+    }
+
+    /// Forgets all connectors but these.
+    pub fn keep(&self, names: &HashSet<&str>) {
+        lock(&self.connectors).retain(|name, _| names.contains(name.as_str()));
     }
 
     /// What every connector is doing.

@@ -28,7 +28,7 @@ fn why_not(view: &View, now: i64) -> Option<String> {
         return Some(format!("{name} has stopped: {because}"));
     }
     let still = now.saturating_sub(view.moved_at);
-    if still < STUCK_AFTER || !view.backlog() || view.phase == Phase::Standby {
+    if still < STUCK_AFTER || !view.backlog() || is_at_rest(view.phase) {
         return None;
     }
     let seconds = still / 1_000_000;
@@ -36,6 +36,11 @@ fn why_not(view: &View, now: i64) -> Option<String> {
         Phase::Waiting => format!("{name} waits since {seconds} s: {because}"),
         _ => format!("{name} has a backlog and has committed nothing for {seconds} s"),
     })
+}
+
+/// Whether nothing is expected of a connector in this phase.
+fn is_at_rest(phase: Phase) -> bool {
+    matches!(phase, Phase::Standby | Phase::Paused | Phase::Halted)
 }
 
 #[cfg(test)]
@@ -67,6 +72,7 @@ mod tests {
             (view(Phase::Starting, false, now - 5), true, "starting"),
             (view(Phase::Waiting, false, minute_ago), false, "never reached"),
             (view(Phase::Standby, false, minute_ago), true, "standing by"),
+            (view(Phase::Paused, true, minute_ago), true, "paused"),
         ];
         for (view, ready, what) in cases {
             assert_eq!(readiness(&[view], now) == Readiness::Ready, ready, "{what}");

@@ -6,6 +6,7 @@
 mod admin;
 mod auth;
 mod board;
+mod connectors;
 mod health;
 mod metrics;
 mod status;

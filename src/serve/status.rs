@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::board::{Phase, TableReport, View};
 use crate::names::TableName;
+use crate::position::Lsn;
 
 /// `/status`.
 pub(super) fn status(views: &[View], now: i64) -> Value {
@@ -25,6 +26,16 @@ fn connector(view: &View, now: i64) -> Value {
         "wal": wal(view),
         "tables": tables.collect::<Vec<_>>(),
     })
+}
+
+/// A connector's position in Kafka Connect's words.
+pub(super) fn offsets(view: &View) -> Value {
+    let known = view.stored != Lsn(0);
+    let offset = json!({
+        "partition": { "connector": view.name },
+        "offset": { "lsn": view.stored.to_string() },
+    });
+    json!({ "offsets": if known { vec![offset] } else { Vec::new() } })
 }
 
 /// What is done about the log that the slot keeps at the source.
@@ -54,6 +65,8 @@ fn seconds(micros: i64) -> f64 {
 pub(super) fn connect_status(view: &View) -> Value {
     let state = match view.phase {
         Phase::Stopped => "FAILED",
+        Phase::Paused => "PAUSED",
+        Phase::Halted => "STOPPED",
         Phase::Starting | Phase::Standby => "UNASSIGNED",
         Phase::Snapshotting | Phase::Streaming | Phase::Waiting => "RUNNING",
     };

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::file::{File, Given, NotYet};
+use super::guard::{self, DeleteGuard, RawGuard};
 use super::pattern::{Exclusion, TablePattern};
 use super::scalar::{Identifier, OpenSchema, PgName, Scalar, SlotName};
 use super::snapshot::{self, RawSnapshot, Snapshot};
@@ -12,7 +13,7 @@ use crate::names::{TableName, shortened};
 use crate::postgres::Endpoint;
 
 /// A Postgres source, read by logical replication.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Connector {
     /// The connector's name, in commands, metrics and control tables.
     pub name: String,
@@ -34,12 +35,27 @@ pub struct Connector {
     pub mirror: bool,
     /// How rows that were there before are read.
     pub snapshot: Snapshot,
+    /// How much one transaction may delete before a human is asked.
+    pub guard: DeleteGuard,
+    /// What a TRUNCATE at the source does.
+    pub truncate: Truncates,
     /// What is done about the log that the slot keeps.
     pub wal: Wal,
     /// How many keys of a table may wait behind dead letters before the table stops.
     pub held_keys: usize,
     /// The file it stands in, for messages.
     pub file: String,
+}
+
+/// What a TRUNCATE at the source does to a table. Tables of events record it, whatever is said here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncates {
+    /// It empties the table.
+    Apply,
+    /// The table stops in front of it and waits for a human.
+    Stop,
+    /// Nothing.
+    Ignore,
 }
 
 impl Connector {
@@ -90,7 +106,7 @@ struct RawPostgres {
     truncate: Option<Given>,
     snapshot: Option<RawSnapshot>,
     adopt: Option<Given>,
-    guard: Option<NotYet>,
+    guard: Option<RawGuard>,
     wal: Option<RawWal>,
     dead_letters: Option<RawDeadLetters>,
     slot_hold_back: Option<NotYet>,
@@ -129,9 +145,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Option<Connector>> {
 
 fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let raw: RawPostgres = file.read()?;
-    file.not_yet("guard", raw.guard.as_ref())?;
     file.not_yet("slot_hold_back", raw.slot_hold_back.as_ref())?;
-    only(file, "truncate", raw.truncate.as_ref(), "apply")?;
     only(file, "adopt", raw.adopt.as_ref(), "refuse")?;
     let name: String = file.parse::<Identifier>("name", &raw.name)?.0;
     let url = file.text("url", &raw.url)?;
@@ -163,6 +177,16 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         publication: file.parse_or("publication", raw.publication.as_ref(), publication)?.0,
         mirror: file.choice("new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
         snapshot,
+        guard: guard::read(file, raw.guard.as_ref())?,
+        truncate: match file.choice(
+            "truncate",
+            raw.truncate.as_ref(),
+            &["apply", "stop", "ignore"],
+        )? {
+            "stop" => Truncates::Stop,
+            "ignore" => Truncates::Ignore,
+            _ => Truncates::Apply,
+        },
         wal: wal::read(file, raw.wal.as_ref())?,
         held_keys: file.parse_or("dead_letters.max_keys", max_keys, DEFAULT_HELD_KEYS)?,
         name,

@@ -11,6 +11,7 @@ mod check;
 mod connector;
 mod env;
 mod file;
+mod guard;
 mod load;
 mod mirror;
 mod model;
@@ -24,8 +25,9 @@ mod tree;
 mod units;
 mod wal;
 
-pub use connector::Connector;
+pub use connector::{Connector, Truncates};
 pub use env::Env;
+pub use guard::DeleteGuard;
 pub use load::{Spec, load};
 pub use mirror::{mirror, mirror_column};
 pub use model::{

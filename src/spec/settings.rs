@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use jiff::tz::TimeZone;
 use serde::Deserialize;
+use subtle::ConstantTimeEq;
 
 use super::connector::URL;
 use super::file::{File, Given};
@@ -33,6 +34,18 @@ pub struct Settings {
     pub max_row_bytes: u64,
 }
 
+impl Settings {
+    /// Whether connectors work as under others; the admin server is none of theirs.
+    pub fn works_as(&self, other: &Settings) -> bool {
+        self.warehouse == other.warehouse
+            && self.readers == other.readers
+            && self.timezone == other.timezone
+            && (self.memory, self.batch_rows) == (other.memory, other.batch_rows)
+            && (self.pending_bytes, self.max_row_bytes)
+                == (other.pending_bytes, other.max_row_bytes)
+    }
+}
+
 /// The admin server's address and tokens.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -44,6 +57,19 @@ pub struct Admin {
     pub read_token: Option<Secret>,
 }
 
+impl Admin {
+    /// Whether address and tokens are the same.
+    pub fn is_like(&self, other: &Admin) -> bool {
+        let same = |one: &Option<Secret>, other: &Option<Secret>| match (one, other) {
+            (Some(one), Some(other)) => one.is(other.expose()),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.listen == other.listen
+            && same(&self.token, &other.token)
+            && same(&self.read_token, &other.read_token)
+    }
+}
+
 /// A text that is never printed.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -52,6 +78,11 @@ impl Secret {
     /// Wraps a secret.
     pub fn new(text: String) -> Secret {
         Secret(text)
+    }
+
+    /// Whether a text is this one, in constant time: the only comparison of a secret.
+    pub fn is(&self, given: &str) -> bool {
+        self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 
     /// The text itself.

@@ -1,0 +1,115 @@
+//! The connectors that run, and what becomes of them when files are read again: one whose files are as
+//! they were is left alone, one that changed begins a new session, new ones start, and those that are
+//! gone stop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::connector;
+use super::shared::Setup;
+use crate::error::{Error, Result};
+
+/// The connectors that run.
+#[derive(Default)]
+pub(super) struct Fleet {
+    running: BTreeMap<String, Running>,
+    tasks: JoinSet<(String, Result<()>)>,
+    stopping: bool,
+}
+
+struct Running {
+    setup: watch::Sender<Setup>,
+    stop: watch::Sender<bool>,
+}
+
+impl Fleet {
+    /// Makes the connectors that run those of `setups`.
+    pub(super) fn set(&mut self, setups: Vec<Setup>) {
+        let gone = |name: &String| setups.iter().all(|setup| setup.connector.name != *name);
+        for (name, running) in self.running.extract_if(.., |name, _| gone(name)) {
+            tracing::warn!(connector = name, "its file is gone or disabled: it stops");
+            running.stop.send_replace(true);
+        }
+        for setup in setups {
+            let name = setup.connector.name.clone();
+            match self.running.get(&name) {
+                Some(running) => running.change(setup),
+                None => self.start(setup),
+            }
+        }
+    }
+
+    fn start(&mut self, setup: Setup) {
+        let name = setup.connector.name.clone();
+        let (setup, changes) = watch::channel(setup);
+        let (stop, stopped) = watch::channel(false);
+        self.running.insert(name.clone(), Running { setup, stop });
+        self.tasks.spawn(async move { (name, connector::run(changes, stopped).await) });
+    }
+
+    /// Waits for the next connector that ends: whether it was still meant to run, and how it ended. None
+    /// if none runs.
+    pub(super) async fn next_ended(&mut self) -> Option<(bool, Result<()>)> {
+        let ended = self.tasks.join_next().await?;
+        let (name, ended) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                return Some((true, Err(Error::bug("a connector broke off").because(error))));
+            }
+        };
+        let meant = self.running.get(&name).is_some_and(|running| !*running.stop.borrow());
+        if meant {
+            self.running.remove(&name);
+        }
+        Some((meant, ended))
+    }
+
+    /// Tells all to stop.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        for running in self.running.values() {
+            running.stop.send_replace(true);
+        }
+    }
+
+    /// Whether all were told to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+}
+
+impl Running {
+    /// Gives a connector other files, if they are others. What it knows of itself stays.
+    fn change(&self, new: Setup) {
+        let old = self.setup.borrow().clone();
+        let of = |setup: &Setup| {
+            let models = setup.models.iter();
+            models.filter(|model| model.from.source == new.connector.source).cloned().collect()
+        };
+        let (before, after): (Vec<_>, Vec<_>) = (of(&old), of(&new));
+        let same = before == after
+            && old.connector == new.connector
+            && old.settings.works_as(&new.settings)
+            && old.slots == new.slots;
+        if same {
+            return;
+        }
+        tracing::info!(
+            connector = new.connector.name,
+            "its files changed: it begins a new session"
+        );
+        // the lease stays ours meanwhile
+        old.reloading.store(true, Ordering::SeqCst);
+        self.setup.send_replace(Setup {
+            connector: new.connector,
+            settings: new.settings,
+            models: new.models,
+            slots: Arc::clone(&new.slots),
+            ..old
+        });
+    }
+}

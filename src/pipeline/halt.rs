@@ -1,0 +1,112 @@
+//! A connector that an operator has paused or stopped: it keeps its lease, holds no connection to the
+//! source, and waits to be resumed. The slot keeps the log meanwhile.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::intake::End;
+use super::shared::Setup;
+use super::{connector, owner};
+use crate::error::Result;
+use crate::postgres::Session;
+use crate::progress::requests::{self, Request, Verb};
+use crate::progress::wanted::{self, Wanted};
+use crate::serve::Phase;
+use crate::warehouse::{Fence, Fenced};
+
+/// How often it is looked whether somebody wants it to go on.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked how much log the slot keeps.
+const GUARD_EVERY: Duration = Duration::from_secs(30);
+
+/// Waits until the connector is wanted; how the session ends where it is told to stop before.
+pub(super) async fn until_wanted(
+    setup: &Setup,
+    fence: &Fence,
+    warehouse: &mut Session,
+    stop: watch::Receiver<bool>,
+) -> Result<Option<End>> {
+    if wanted::read(&**warehouse, &setup.connector.name).await? == Wanted::Running {
+        return Ok(None);
+    }
+    tokio::select! {
+        ended = wait(setup, fence, warehouse, stop) => ended,
+        lost = owner::keep_lease(setup, fence) => lost.map(Some),
+    }
+}
+
+async fn wait(
+    setup: &Setup,
+    fence: &Fence,
+    warehouse: &mut Session,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Option<End>> {
+    let name = &setup.connector.name;
+    let mut guarded = None::<Instant>;
+    let mut told = None;
+    loop {
+        for request in requests::open(&**warehouse, name).await? {
+            if is_of_connector(request.verb) {
+                carry_out(setup, fence, warehouse, &request).await?;
+            }
+        }
+        let (phase, reason) = match wanted::read(&**warehouse, name).await? {
+            Wanted::Running => return Ok(None),
+            Wanted::Paused(by) => (Phase::Paused, by),
+            Wanted::Stopped(by) => (Phase::Halted, by),
+        };
+        let remedy = format!("siltstone connector resume {name}");
+        setup.board.phase(phase, Some(&reason), Some(&remedy));
+        if told.as_ref() != Some(&reason) {
+            tracing::warn!(connector = name, remedy, "{reason}");
+            told = Some(reason);
+        }
+        if setup.until_caught_up {
+            return Ok(Some(End::CaughtUp));
+        }
+        if guarded.is_none_or(|at| at.elapsed() >= GUARD_EVERY) {
+            connector::guard_source(setup).await;
+            guarded = Some(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(Some(End::Stopped)),
+        }
+    }
+}
+
+/// Whether a verb is about a connector and not its tables.
+pub(super) fn is_of_connector(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::PauseConnector | Verb::ResumeConnector | Verb::StopConnector | Verb::RestartConnector
+    )
+}
+
+/// Notes what is wanted of the connector from now on; the next session acts on it.
+pub(super) async fn carry_out(
+    setup: &Setup,
+    fence: &Fence,
+    warehouse: &mut Session,
+    request: &Request,
+) -> Result<()> {
+    let name = &setup.connector.name;
+    let transaction = Fenced::begin(warehouse, fence, "request", &setup.durations).await?;
+    let (word, answer) = match request.verb {
+        Verb::PauseConnector => (Some("paused"), "is paused"),
+        Verb::StopConnector => (Some("stopped"), "is stopped"),
+        Verb::ResumeConnector => (Some("running"), "goes on"),
+        _ => (None, "begins a new session"),
+    };
+    if let Some(word) = word {
+        wanted::set(&transaction, name, word, request.id).await?;
+    }
+    let answer = format!("{name} {answer}");
+    requests::answer(&*transaction, request.id, true, &answer).await?;
+    transaction.commit().await?;
+    tracing::info!("{answer}");
+    Ok(())
+}

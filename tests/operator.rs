@@ -1,0 +1,218 @@
+//! What an operator asks of a running service: pauses, stops, other files; and what a script that knows
+//! Kafka Connect asks.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::service::{free_port, http, with_admin};
+use crate::support::{Site, block_on};
+
+const TABLES: &str = "create table users (id bigint primary key, email text);
+    insert into users select i, 'u' || i from generate_series(1, 100) i;
+    create table orders (id bigint primary key, amount int);
+    insert into orders select i, i from generate_series(1, 100) i";
+
+const STREAMING: &str =
+    "select coalesce(bool_and(state = 'streaming'), false) and count(*) = 2 from audit.tables";
+
+fn signal(child: &Child, which: &str) {
+    let sent = Command::new("kill").args([which, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn end(mut child: Child) {
+    signal(&child, "-TERM");
+    assert!(child.wait().unwrap().success());
+}
+
+/// Runs a verb and waits for its answer.
+fn ask(site: &Site, arguments: &[&str]) -> (bool, String) {
+    let output = site.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+async fn assert_same(site: &Site) {
+    site.assert_equal("select id, email from {} order by id", "users", "cleansed.users").await;
+    site.assert_equal("select id, amount from {} order by id", "orders", "cleansed.orders").await;
+    assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+}
+
+async fn count(site: &Site, table: &str) -> String {
+    site.at_warehouse(&format!("select count(*) from cleansed.{table}")).await.remove(0)
+}
+
+#[test]
+fn a_paused_table_keeps_its_changes_and_the_others_go_on() {
+    block_on(async {
+        let site = Site::new("tablepause").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let (done, text) = ask(&site, &["table", "pause", "cleansed.users", "--wait"]);
+        assert!(done && text.contains("cleansed.users is paused"), "{text}");
+        site.shop("insert into users values (101, 'later'); insert into orders values (101, 1)")
+            .await;
+        site.until("the other", "select count(*) = 101 from cleansed.orders").await;
+        site.until("kept", "select count(*) = 1 from audit.pending").await;
+        assert_eq!(count(&site, "users").await, "100");
+        let (well, text) = ask(&site, &["status"]);
+        assert!(!well && text.contains("cleansed.users is paused"), "{text}");
+        assert!(text.contains("siltstone table resume cleansed.users"), "{text}");
+        assert!(running.stop().await.is_ok());
+        // a new run leaves it paused, and an end of all work is no end of the pause
+        site.shop("update users set email = 'changed' where id < 5").await;
+        site.catch_up().await;
+        assert_eq!(site.state("cleansed.users").await[0], "paused");
+        let running = site.start();
+        let (done, text) = ask(&site, &["table", "pause", "cleansed.users", "--wait"]);
+        assert!(!done && text.contains("is paused; pause it when it streams"), "{text}");
+        let (done, text) = ask(&site, &["table", "resume", "cleansed.users", "--wait"]);
+        assert!(done, "{text}");
+        site.until("streaming again", STREAMING).await;
+        assert!(running.stop().await.is_ok());
+        assert_same(&site).await;
+        // it was not read again for it
+        let read = "select count(*) from audit.snapshot_chunks where not fresh";
+        assert_eq!(site.at_warehouse(read).await, ["0"]);
+    });
+}
+
+#[test]
+fn a_connector_rests_as_connects_scripts_know_it() {
+    block_on(async {
+        let site = Site::new("connectorpause").await;
+        let port = free_port();
+        with_admin(&site, port);
+        site.shop(TABLES).await;
+        let child = site.spawn(&["run"]);
+        site.until("streaming", STREAMING).await;
+        let at = |end: &str| format!("/connectors/{}{end}", site.name);
+        let state = || {
+            let (code, body) = http(port, "GET", &at("/status"), "s3cret");
+            assert_eq!(code, 200);
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            body["connector"]["state"].as_str().unwrap().to_owned()
+        };
+        let becomes = async |wanted: &str| {
+            for _ in 0..200 {
+                if state() == wanted {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            panic!("it is {}, not {wanted}", state());
+        };
+        assert_eq!(http(port, "PUT", &at("/pause"), "r3ad").0, 403);
+        assert_eq!(http(port, "PUT", "/connectors/none/pause", "s3cret").0, 404);
+        assert_eq!(http(port, "PUT", &at("/pause"), "s3cret").0, 202);
+        becomes("PAUSED").await;
+        site.shop("insert into users values (101, 'later')").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(count(&site, "users").await, "100");
+        assert_eq!(http(port, "GET", "/readyz", "").0, 200);
+        // across a restart
+        end(child);
+        let child = site.spawn(&["run"]);
+        let mut tries = 0;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() && tries < 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tries += 1;
+        }
+        becomes("PAUSED").await;
+        let (_, text) = ask(&site, &["connector", "list"]);
+        assert!(text.contains("paused by"), "{text}");
+        assert_eq!(http(port, "PUT", &at("/resume"), "s3cret").0, 202);
+        becomes("RUNNING").await;
+        site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        assert_eq!(http(port, "POST", &at("/restart"), "s3cret").0, 202);
+        assert_eq!(http(port, "DELETE", &at("/offsets"), "s3cret").0, 400);
+        assert_eq!(http(port, "PATCH", &at("/offsets"), "s3cret").0, 400);
+        let (code, offsets) = http(port, "GET", &at("/offsets"), "r3ad");
+        assert!(code == 200 && offsets.contains("\"lsn\""), "{offsets}");
+        assert_eq!(http(port, "PUT", &at("/stop"), "s3cret").0, 202);
+        becomes("STOPPED").await;
+        assert_eq!(http(port, "DELETE", &at("/offsets"), "s3cret").0, 202);
+        assert_eq!(http(port, "PUT", &at("/resume"), "s3cret").0, 202);
+        let read =
+            "select count(*) = 2 from audit.snapshot_chunks where state = 'done' and not fresh";
+        site.until("read again", read).await;
+        site.until("streaming again", STREAMING).await;
+        end(child);
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_removed_connector_leaves_nothing_but_its_tables() {
+    block_on(async {
+        let site = Site::new("removed").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let name = site.name.clone();
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
+        assert!(!done && text.contains("connector stop"), "{text}");
+        let running = site.start();
+        let (done, text) = ask(&site, &["connector", "stop", &name, "--wait"]);
+        assert!(done, "{text}");
+        assert!(running.stop().await.is_ok());
+        let (done, text) = ask(&site, &["connector", "remove", &name]);
+        assert!(!done && text.contains("2 tables, whose rows stay"), "{text}");
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
+        assert!(done, "{text}");
+        let slots = format!(
+            "select count(*) from pg_replication_slots where slot_name = 'siltstone_{name}'"
+        );
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        assert_eq!(site.at_source("select count(*) from pg_publication").await, ["0"]);
+        for table in ["tables", "progress", "slots", "snapshot_chunks", "connectors"] {
+            let left = format!("select count(*) from audit.{table} where connector = '{name}'");
+            assert_eq!(site.at_warehouse(&left).await, ["0"], "{table}");
+        }
+        assert_eq!(count(&site, "users").await, "100");
+    });
+}
+
+#[test]
+fn files_are_read_again_at_sighup() {
+    block_on(async {
+        let site = Site::new("sighup").await;
+        site.shop(TABLES).await;
+        let tables =
+            |list: &str| site.connector(&format!("tables: [{list}]\ntarget_schema: cleansed\n"));
+        tables("\"public.users\"");
+        let mut child = site.spawn(&["run"]);
+        let one = "select count(*) = 1 and bool_and(state = 'streaming') from audit.tables";
+        site.until("streaming", one).await;
+        let since = "select since from audit.owner where resource like 'connector:%'";
+        let owned = site.at_warehouse(since).await;
+        // what cannot be run changes nothing
+        site.connector("tables: 7\n");
+        signal(&child, "-HUP");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        site.shop("insert into users values (101, 'later')").await;
+        site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        // files that say the same change nothing either
+        tables("\"public.users\"");
+        signal(&child, "-HUP");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(site.at_warehouse(since).await, owned);
+        tables("\"public.users\", \"public.orders\"");
+        signal(&child, "-HUP");
+        site.until("streaming", STREAMING).await;
+        // a connector whose file is gone stops; one that comes begins
+        let gone = "select lease_until is null from audit.owner where resource like 'connector:%'";
+        site.file("connectors/shop.yaml", "name: shop\nkind: postgres\nenabled: false\n");
+        signal(&child, "-HUP");
+        site.until("released", gone).await;
+        site.shop("insert into orders values (101, 1)").await;
+        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
+        assert!(child.wait().unwrap().success(), "it has nothing left to run");
+        assert_eq!(count(&site, "orders").await, "100");
+        let child = site.spawn(&["run"]);
+        site.until("the row", "select count(*) = 101 from cleansed.orders").await;
+        end(child);
+        assert_same(&site).await;
+    });
+}

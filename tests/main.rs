@@ -14,6 +14,7 @@ mod dead_letters;
 mod drift;
 mod faults;
 mod guard;
+mod init;
 mod journey;
 mod model;
 mod operator;

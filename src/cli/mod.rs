@@ -7,6 +7,7 @@ mod bench;
 mod connector;
 mod dead_letter;
 mod demo;
+mod init;
 mod logging;
 mod run;
 mod status;
@@ -45,6 +46,8 @@ struct Arguments {
 enum Verb {
     /// Runs the service until SIGTERM or Ctrl-C.
     Run(run::Run),
+    /// Writes the files that replicate a Postgres, and says what it lacks.
+    Init(init::Init),
     /// Checks the files; with --connect also the source and the warehouse.
     Validate(validate::Validate),
     /// How the connectors stand; exits with 65 where a table needs a person.
@@ -119,6 +122,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let files = Files { path: arguments.config, clock };
     match arguments.verb {
         Verb::Run(run) => run.run(&files).await,
+        Verb::Init(init) => init.run(&files).await,
         Verb::Validate(validate) => validate.run(&files).await,
         Verb::Verify(verify) => verify.run(&files).await,
         Verb::Demo(demo) => demo.run(&files).await,

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use super::Files;
+use crate::capture::preflight::Finding;
 use crate::error::Result;
 use crate::pipeline::inspect;
 
@@ -35,12 +36,17 @@ impl Validate {
             for line in &report.tables {
                 println!("    {line}");
             }
-            for finding in &report.findings {
-                fatal |= finding.fatal;
-                let word = if finding.fatal { "error" } else { "warning" };
-                println!("    {word}: {}\n        {}", finding.what, finding.remedy);
-            }
+            fatal |= report.findings.iter().any(|finding| finding.fatal);
+            print_findings(&report.findings);
         }
         Ok(if fatal { ExitCode::from(78) } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Prints what was found, each with what to do.
+pub(super) fn print_findings(findings: &[Finding]) {
+    for finding in findings {
+        let word = if finding.fatal { "error" } else { "warning" };
+        println!("    {word}: {}\n        {}", finding.what, finding.remedy);
     }
 }

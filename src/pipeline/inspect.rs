@@ -1,15 +1,16 @@
 //! What a start would find: the tables it would feed, and what source and warehouse lack. Changes
 //! nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fit::suit;
-use super::tables::resolve;
+use super::tables::{Resolved, resolve};
 use crate::capture::preflight::{self, Finding};
-use crate::capture::{catalog, slot};
+use crate::capture::{catalog, publication, slot};
 use crate::error::Result;
 use crate::merge::extension_types;
-use crate::postgres::{Side, connect};
+use crate::postgres::{Session, Side, connect};
 use crate::spec::{Connector, Spec};
 
 /// What was found.
@@ -27,11 +28,28 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
     let warehouse =
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
     crate::warehouse::refuse_unfit(&*warehouse).await?;
-    let slots = i64::from(slot::inspect(&source, &connector.slot).await?.is_none());
-    let mut findings = preflight::inspect(&source, slots).await?.findings;
-    let extensions = extension_types(&*warehouse).await?;
-    let catalogue = catalog::tables(&*source).await?;
-    let resolved = resolve(connector, &spec.models, catalogue, &extensions)?;
+    look(spec, connector, &source, &extension_types(&*warehouse).await?).await
+}
+
+/// Looks at a connector's source alone.
+pub async fn inspect_source(
+    spec: &Spec,
+    connector: &Connector,
+    source: &Session,
+) -> Result<Report> {
+    look(spec, connector, source, &HashSet::new()).await
+}
+
+async fn look(
+    spec: &Spec,
+    connector: &Connector,
+    source: &Session,
+    extensions: &HashSet<String>,
+) -> Result<Report> {
+    let slots = i64::from(slot::inspect(source, &connector.slot).await?.is_none());
+    let preflight::Source { mut findings, version, .. } = preflight::inspect(source, slots).await?;
+    let catalogue = catalog::tables(&**source).await?;
+    let resolved = resolve(connector, &spec.models, catalogue, extensions)?;
     let mut tables = Vec::new();
     for fed in &resolved.fed {
         for model in &fed.models {
@@ -45,6 +63,7 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
             }
         }
     }
+    findings.extend(unpublishable(source, &resolved, version).await?);
     if let Some(because) = &resolved.text_because {
         tables.push(format!("values travel as text, because {because}"));
     }
@@ -53,4 +72,27 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
         findings.push(Finding { fatal: false, what, remedy: out.remedy });
     }
     Ok(Report { tables, findings })
+}
+
+/// Only who owns a table may add it to a publication.
+async fn unpublishable(
+    source: &Session,
+    resolved: &Resolved,
+    version: i32,
+) -> Result<Option<Finding>> {
+    let mut untold = Vec::new();
+    for wanted in &resolved.publications {
+        untold.extend(publication::untold(source, wanted, version).await?);
+    }
+    let of_others = resolved.fed.iter().filter(|fed| !fed.source.owned);
+    let names: Vec<String> = of_others
+        .map(|fed| &fed.source.relation.table)
+        .filter(|table| untold.contains(table))
+        .map(ToString::to_string)
+        .collect();
+    Ok((!names.is_empty()).then(|| Finding {
+        fatal: true,
+        what: format!("its role does not own {}, and so may not publish it", names.join(", ")),
+        remedy: "grant the role that owns it to the connector's role".to_owned(),
+    }))
 }

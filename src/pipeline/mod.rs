@@ -31,6 +31,6 @@ mod tables;
 mod unseen;
 
 pub use books::dead_letters_as_json;
-pub use inspect::{Report, inspect};
+pub use inspect::{Report, inspect, inspect_source};
 pub use pairs::pairs;
 pub use service::{Options, Service};

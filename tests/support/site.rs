@@ -30,7 +30,8 @@ pub struct Site {
     pub warehouse: Session,
     /// Where the source is.
     pub source_endpoint: Endpoint,
-    source_url: String,
+    /// What the service is told of the source.
+    pub source_url: String,
     /// What the service is told of the warehouse; a test may put a proxy in between.
     pub warehouse_url: String,
     root: TempDir,

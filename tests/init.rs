@@ -125,7 +125,7 @@ fn init_tells_what_a_role_lacks() {
         for told in [
             format!("error: role {role} may not replicate"),
             format!("alter role \"{role}\" replication"),
-            "error: its role does not own public.mine".to_owned(),
+            "warning: its role does not own public.mine".to_owned(),
             "grant create on database".to_owned(),
             "public.hidden is left out: its rows may not be read".to_owned(),
         ] {

@@ -21,6 +21,7 @@ mod operator;
 mod races;
 mod ranges;
 mod reshape;
+mod rights;
 mod service;
 mod specs;
 mod support;

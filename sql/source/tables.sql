@@ -6,7 +6,8 @@ select c.oid,
        c.relreplident::text                                    as replica_identity,
        obj_description(c.oid, 'pg_class')                      as comment,
        pg_has_role(c.relowner, 'USAGE')                        as owned,
-       has_table_privilege(c.oid, 'SELECT')
+       -- of a table whose columns are excluded, the others
+       has_any_column_privilege(c.oid, 'SELECT')
          and has_schema_privilege(n.oid, 'USAGE')              as readable,
        greatest(c.reltuples, 0)::float8                        as estimated_rows,
        c.relkind = 'p'                                         as partitioned,

@@ -17,6 +17,7 @@ pub mod preflight;
 pub mod publication;
 pub mod ranges;
 pub mod replication;
+pub mod role;
 pub mod slot;
 pub mod snapshot;
 mod stream;

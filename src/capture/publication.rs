@@ -104,6 +104,11 @@ pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<(
 }
 
 async fn make(source: &Session, wanted: &Wanted) -> Result<()> {
+    run(source, &make_statement(wanted), wanted).await
+}
+
+/// The statement that makes a publication.
+pub fn make_statement(wanted: &Wanted) -> String {
     let tables: Vec<String> =
         wanted.tables.iter().map(|(table, columns)| published(table, columns.as_deref())).collect();
     let tables =
@@ -112,11 +117,18 @@ async fn make(source: &Session, wanted: &Wanted) -> Result<()> {
         "" => String::new(),
         actions => format!("publish = {}, ", quote::literal(actions)),
     };
-    let create = format!(
+    format!(
         "create publication {}{tables} with ({actions}publish_via_partition_root = true)",
         quote::ident(&wanted.name)
-    );
-    run(source, &create, wanted).await
+    )
+}
+
+/// The statement that adds one of its tables to a publication, for whoever owns the table.
+pub fn add_statement(wanted: &Wanted, table: &TableName) -> Option<String> {
+    let (_, columns) = wanted.tables.iter().find(|(of, _)| of == table)?;
+    let name = quote::ident(&wanted.name);
+    let table = published(table, columns.as_deref());
+    Some(format!("alter publication {name} add table {table}"))
 }
 
 fn published(table: &TableName, columns: Option<&[String]>) -> String {

@@ -40,7 +40,8 @@ pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transa
 pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> Result<bool> {
     let failed =
         |error| Error::source(format!("locking {} for its snapshot", relation.table), error);
-    let lock = format!("lock table {} in access share mode", quote::table(&relation.table));
+    // LOCK asks for the right to read all columns, some of which may be excluded
+    let lock = format!("select from {} limit 0", quote::table(&relation.table));
     transaction.batch_execute(&lock).await.map_err(failed)?;
     let row = transaction
         .query_opt(

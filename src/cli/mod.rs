@@ -10,6 +10,7 @@ mod demo;
 mod init;
 mod logging;
 mod run;
+mod sql;
 mod status;
 mod table;
 mod validate;
@@ -63,6 +64,9 @@ enum Verb {
     /// Changes that their tables refuse, and what becomes of them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
+    /// The least rights that the service runs with, as SQL.
+    #[command(subcommand)]
+    Sql(sql::Sql),
     /// Compares source and warehouse while the stream flows.
     Verify(verify::Verify),
     /// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
@@ -132,6 +136,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Connector(connector) => connector.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
+        Verb::Sql(sql) => sql.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "siltstone", &mut std::io::stdout());

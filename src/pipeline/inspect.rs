@@ -91,8 +91,13 @@ async fn unpublishable(
         .map(ToString::to_string)
         .collect();
     Ok((!names.is_empty()).then(|| Finding {
-        fatal: true,
-        what: format!("its role does not own {}, and so may not publish it", names.join(", ")),
-        remedy: "grant the role that owns it to the connector's role".to_owned(),
+        fatal: false,
+        what: format!(
+            "its role does not own {}, and so may not publish it: it is left out",
+            names.join(", ")
+        ),
+        remedy: "siltstone sql source-role tells what a superuser runs; or make the role a member of the \
+                 one that owns it"
+            .to_owned(),
     }))
 }

@@ -15,6 +15,7 @@ use super::held::HeldKeys;
 use super::hold::hold_table;
 use super::intake::{At, End, Intake};
 use super::lane::{Lane, Progress};
+use super::rights::leave_out_unowned;
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared, writer};
 use super::start::Start;
@@ -91,7 +92,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     }
     let extensions = crate::merge::extension_types(&*warehouse).await?;
     let catalogue = catalog::tables(&*source).await?;
-    let resolved = resolve(connector, &setup.models, catalogue, &extensions)?;
+    let mut resolved = resolve(connector, &setup.models, catalogue, &extensions)?;
     if let Some(because) = &resolved.text_because {
         tracing::info!("values travel as text, because {because}");
     }
@@ -101,6 +102,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     for wanted in &resolved.publications {
         untold.extend(publication::untold(&source, wanted, version).await?);
     }
+    leave_out_unowned(&mut resolved, &untold, &connector.name);
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     ladder::name_orphans(&shared, &source).await?;
     let control = Control::new(shared.clone());

@@ -4,10 +4,12 @@ mod ddl;
 mod fence;
 mod migrate;
 mod preflight;
+mod role;
 mod transaction;
 
 pub use ddl::ddl;
 pub use fence::{Claim, Fence, LEASE, leased_to, register, take_over};
 pub use migrate::migrate;
 pub use preflight::refuse_unfit;
+pub use role::statements as role_statements;
 pub use transaction::{Durations, Fenced};

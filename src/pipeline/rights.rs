@@ -1,0 +1,50 @@
+//! What the connector's role may do at the source: a table that it may not publish is left out and named,
+//! and the others flow.
+
+use std::collections::HashSet;
+
+use super::tables::{LeftOut, Resolved, resolve};
+use crate::capture::catalog::SourceTable;
+use crate::capture::publication::{self, Wanted};
+use crate::error::Result;
+use crate::names::TableName;
+use crate::spec::{Connector, Model};
+
+/// A table with the columns of it that are taken, where not all are.
+type Taken = (TableName, Option<Vec<String>>);
+
+/// The publications that a connector needs, and the tables that it reads.
+pub fn replicated(
+    connector: &Connector,
+    models: &[Model],
+    catalogue: Vec<SourceTable>,
+) -> Result<(Vec<Wanted>, Vec<Taken>)> {
+    let resolved = resolve(connector, models, catalogue, &HashSet::new())?;
+    let tables = resolved.publications.iter().flat_map(|wanted| wanted.tables.clone()).collect();
+    Ok((resolved.publications, tables))
+}
+
+/// Leaves out the tables that are not published yet and that only their owner may publish.
+pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &[TableName], connector: &str) {
+    let Resolved { fed, left_out, publications, .. } = resolved;
+    fed.retain(|fed| {
+        let table = &fed.source.relation.table;
+        if fed.source.owned || !untold.contains(table) {
+            return true;
+        }
+        let of = |wanted: &Wanted| publication::add_statement(wanted, table);
+        let statement = publications.iter().find_map(of).unwrap_or_default();
+        left_out.push(LeftOut {
+            table: table.clone(),
+            why: "its role does not own it, and so may not publish it".to_owned(),
+            remedy: format!(
+                "run as its owner or a superuser: {statement}; then siltstone connector restart \
+                 {connector}"
+            ),
+        });
+        for wanted in publications.iter_mut() {
+            wanted.tables.retain(|(of, _)| of != table);
+        }
+        false
+    });
+}

@@ -1,0 +1,154 @@
+//! The service runs with the rights that `siltstone sql` prints, and says which one it lacks.
+
+use std::process::Stdio;
+
+use crate::support::{Site, block_on, clusters, own_cluster};
+
+const TABLES: &str = "create table users (id bigint primary key, email text, secret text);
+    insert into users select i, 'u' || i, 'hidden' from generate_series(1, 100) i;
+    create table orders (id bigint primary key, day date not null, amount int);
+    insert into orders select i, date '2024-01-01' + i % 60, i from generate_series(1, 200) i;
+    create table plain (a int, b text); alter table plain replica identity full;
+    create table later_full (id int primary key)";
+
+fn files(site: &Site) {
+    site.connector(
+        "tables: [\"public.*\"]\nexclude: [\"public.users.secret\"]\ntarget_schema: cleansed\n",
+    );
+    site.file(
+        "schemas/dim_users.yaml",
+        "table: cleansed.dim_users\nfrom: shop.public.users\nhistory: versions\nkey: [id]\n\
+         columns:\n  id: { type: bigint }\n  email: { type: text }\n",
+    );
+    site.file(
+        "schemas/stg_users.yaml",
+        "table: raw.stg_users\nfrom: shop.public.users\nlayout: raw\n",
+    );
+    site.file(
+        "schemas/fact_orders.yaml",
+        "table: cleansed.fact_orders\nfrom: shop.public.orders\nkey: [id]\n\
+         partition: { by: day, every: month, range: [\"2020-01-01\", \"+1y\"] }\n\
+         columns:\n  id: { type: bigint }\n  day: { type: date, required: true }\n  amount: { type: integer }\n",
+    );
+}
+
+fn printed(site: &Site, arguments: &[&str]) -> String {
+    let output = site.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The same URL for another role.
+fn as_role(url: &str) -> String {
+    let (_, place) = url.split_once('@').unwrap();
+    format!("postgres://least:le4st@{place}")
+}
+
+async fn assert_same(site: &Site) {
+    let rows = "select {} order by 1, 2";
+    site.assert_equal(
+        rows,
+        "id, email from users",
+        "id, email from cleansed.dim_users where is_current",
+    )
+    .await;
+    site.assert_equal(
+        rows,
+        "id, day, amount from orders",
+        "id, day, amount from cleansed.fact_orders",
+    )
+    .await;
+    site.assert_equal(rows, "a, b from plain", "a, b from cleansed.plain").await;
+}
+
+#[test]
+fn the_least_rights_are_enough() {
+    block_on(async {
+        let source = own_cluster("rights-source").await;
+        let mut site = Site::on("rights", &source, &clusters().await.1).await;
+        files(&site);
+        site.shop(TABLES).await;
+        let at_source = printed(&site, &["sql", "source-role", "least"]);
+        let at_warehouse = printed(&site, &["sql", "warehouse-role", "least"]);
+        assert!(!at_source.contains("secret") && !at_source.contains("password '"), "{at_source}");
+        site.shop(&at_source).await;
+        site.shop("alter role least password 'le4st'").await;
+        site.warehouse.batch_execute(&at_warehouse).await.unwrap();
+        site.warehouse.batch_execute("alter role least password 'le4st'").await.unwrap();
+        site.secure(as_role);
+        // a snapshot, the stream, a leaf, a new column, a table read again
+        site.catch_up().await;
+        let roles = "select rolsuper or rolcreaterole or rolbypassrls from pg_roles where rolname = 'least'";
+        assert_eq!(site.at_source(roles).await, ["f"]);
+        assert_same(&site).await;
+        site.shop_each(&[
+            "update users set email = 'x' where id < 10",
+            "insert into orders values (1000, '2025-06-01', 1)",
+            "insert into plain values (1, 'p'), (1, 'p')",
+            "alter table plain add column c int default 3",
+            "insert into plain values (2, 'q', 4)",
+        ])
+        .await;
+        assert!(
+            site.command(&["table", "resync", "cleansed.fact_orders", "--yes"])
+                .status()
+                .unwrap()
+                .success()
+        );
+        site.catch_up().await;
+        assert_same(&site).await;
+        site.assert_equal(
+            "select c, count(*) from {} group by 1 order by 1",
+            "plain",
+            "cleansed.plain",
+        )
+        .await;
+        // verify, beside a running service; and another one takes over
+        let first = site.start();
+        let live = "select bool_and(state = 'streaming') from audit.tables";
+        site.until("streaming", live).await;
+        let verified = site.command(&["verify"]).stdout(Stdio::piped()).output().unwrap();
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+        let second = site.start();
+        assert!(first.stop().await.is_ok());
+        site.shop("update users set email = 'taken over' where id = 50").await;
+        site.until(
+            "the second",
+            "select exists (select from cleansed.dim_users where id = 50 and email = 'taken over')",
+        )
+        .await;
+        assert!(second.stop().await.is_ok());
+        // a new table is left out and named, with the statement that a superuser runs
+        site.shop("create table fresh (id int primary key); insert into fresh values (1); grant select on fresh to least").await;
+        site.catch_up().await;
+        let shown =
+            site.command(&["validate", "--connect"]).stdout(Stdio::piped()).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains("its role does not own public.fresh"), "{shown}");
+        site.shop(&format!(
+            "alter publication \"siltstone_{}\" add table only public.fresh",
+            site.name
+        ))
+        .await;
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse("select count(*) from cleansed.fresh").await, ["1"]);
+        // what is taken away is named, and the others flow
+        site.shop_each(&[
+            "revoke select on orders from least",
+            "update orders set amount = -1 where id = 1",
+            "update users set email = 'others' where id = 1",
+        ])
+        .await;
+        site.catch_up().await;
+        let state = site.state("cleansed.fact_orders").await;
+        assert!(state[1].contains("may not be read"), "{state:?}");
+        assert!(
+            state[2].contains("grant select on \"public\".\"orders\"")
+                || state[2].contains("grant select on public.orders"),
+            "{state:?}"
+        );
+        let others = "select email from cleansed.dim_users_current where id = 1";
+        assert_eq!(site.at_warehouse(others).await, ["others"]);
+    });
+}

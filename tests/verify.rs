@@ -160,3 +160,37 @@ fn a_huge_transaction_stays_within_memory_and_is_seen_whole() {
         site.assert_equal("select id, v, t from {} order by id", "a", "cleansed.a").await;
     });
 }
+
+#[test]
+fn what_is_left_out_is_not_called_equal() {
+    block_on(async {
+        let site = Site::new("unfed").await;
+        site.shop(
+            "create table users (id int primary key, v text); insert into users values (1, 'a'); \
+             create table orders (id int primary key); insert into orders values (1); \
+             create table never (a int)",
+        )
+        .await;
+        let verify = || {
+            let output =
+                site.command(&["verify"]).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+            let output = output.unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(text).unwrap())
+        };
+        site.catch_up().await;
+        let running = site.start();
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        // a table that was never taken is named, and is no difference
+        let (code, text) = verify();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("public.never"), "{text}");
+        site.shop("alter table users drop constraint users_pkey").await;
+        let gone = "select state = 'paused' from audit.tables where table_name = 'cleansed.users'";
+        site.until("left out", gone).await;
+        let (code, text) = verify();
+        assert_eq!(code, Some(65), "{text}");
+        assert!(text.contains("cleansed.users: not compared: it has no primary key"), "{text}");
+        assert!(running.stop().await.is_ok());
+    });
+}

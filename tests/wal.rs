@@ -202,3 +202,52 @@ fn slots_of_nobody_are_named_at_the_start() {
         site.shop("select pg_drop_replication_slot('siltstone_gone'); select pg_drop_replication_slot('another')").await;
     });
 }
+
+#[test]
+fn a_warehouse_restored_from_a_backup_goes_on_within_the_hold_back() {
+    block_on(async {
+        let mut site = site("restored").await;
+        files(&site, "{ warn: 1GiB }\nslot_hold_back: 1h");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        site.shop("update t set v = 'before the backup' where id < 50").await;
+        site.catch_up().await;
+        let warehouses = &clusters().await.1;
+        let admin =
+            connect(Side::Warehouse, &warehouses.endpoint("postgres"), "test").await.unwrap();
+        let name = format!("{}_warehouse", site.name);
+        let kick = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"
+        );
+        let source = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
+        source.batch_execute("set search_path to public").await.unwrap();
+        admin.simple_query(&kick).await.unwrap();
+        admin
+            .batch_execute(&format!("create database \"{name}_backup\" template \"{name}\""))
+            .await
+            .unwrap();
+        // an hour, more or less, in which much happens and is stored
+        for n in 0..5 {
+            megabyte(&site, n).await;
+            site.shop(&format!("insert into t values ({}, 'after the backup')", 1000 + n)).await;
+            site.catch_up().await;
+        }
+        admin.simple_query(&kick).await.unwrap();
+        admin.batch_execute(&format!("drop database \"{name}\"")).await.unwrap();
+        admin
+            .batch_execute(&format!("alter database \"{name}_backup\" rename to \"{name}\""))
+            .await
+            .unwrap();
+        site.warehouse = warehouse(&site).await;
+        let rows = "select count(*) from cleansed.t where id >= 1000";
+        assert_eq!(site.at_warehouse(rows).await, ["0"], "the backup is older");
+        site.shop("delete from t where id = 1001").await;
+        site.catch_up().await;
+        assert_same(&site).await;
+        let read = "select count(*) from audit.snapshot_chunks where not fresh";
+        assert_eq!(site.at_warehouse(read).await, ["0"], "nothing was read again");
+        let twice =
+            "select id, _seq, _ord from cleansed.log_t group by 1, 2, 3 having count(*) > 1";
+        assert_eq!(site.at_warehouse(twice).await, Vec::<String>::new());
+    });
+}

@@ -354,6 +354,7 @@ impl Control {
             }
         }
         forget(&transaction, connector).await?;
+        self.shared.setup.lately.forget_beyond(Lsn(0));
         // the slot is made anew: it is found in this state and dropped first
         let slot = &self.shared.connector().slot;
         crate::progress::record_creating(&transaction, connector, slot).await?;

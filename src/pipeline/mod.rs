@@ -3,6 +3,7 @@
 
 mod books;
 mod chunks;
+mod confirm;
 mod connector;
 mod control;
 mod cutting;
@@ -33,6 +34,6 @@ mod unseen;
 
 pub use books::dead_letters_as_json;
 pub use inspect::{Report, inspect, inspect_source};
-pub use pairs::pairs;
+pub use pairs::{Pairs, pairs};
 pub use rights::replicated;
 pub use service::{Options, Service};

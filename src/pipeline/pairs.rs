@@ -13,12 +13,18 @@ use crate::progress::tables::{self, State};
 use crate::spec::{Connector, Spec};
 use crate::verify::Pair;
 
+/// What of a connector is compared, and what is not.
+pub struct Pairs {
+    /// What is compared.
+    pub pairs: Vec<Pair>,
+    /// Tables that are declared or were fed, and are not now, with the reason.
+    pub unfed: Vec<(TableName, String)>,
+    /// Source tables that were never taken, with the reason.
+    pub left_out: Vec<(TableName, String)>,
+}
+
 /// The pairs of a connector; of one warehouse table, where it is named.
-pub async fn pairs(
-    spec: &Spec,
-    connector: &Connector,
-    only: Option<&TableName>,
-) -> Result<Vec<Pair>> {
+pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>) -> Result<Pairs> {
     let source = connect(Side::Source, &connector.endpoint, "siltstone verify").await?;
     let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone verify").await?;
     let extensions = extension_types(&*warehouse).await?;
@@ -48,5 +54,31 @@ pub async fn pairs(
             });
         }
     }
-    Ok(pairs)
+    let wanted = |table: &TableName| only.is_none_or(|only| only == table);
+    let fed = |table: &TableName| pairs.iter().any(|pair| pair.model.table == *table);
+    let mut unfed: Vec<(TableName, String)> = Vec::new();
+    for record in records.iter().filter(|record| wanted(&record.table) && !fed(&record.table)) {
+        let out = resolved
+            .left_out
+            .iter()
+            .find(|out| out.table == record.table || Some(&out.table) == record.source.as_ref());
+        let why = out.map_or("nothing feeds it", |out| out.why.as_str());
+        unfed.push((record.table.clone(), why.to_owned()));
+    }
+    let mut left_out = Vec::new();
+    for out in &resolved.left_out {
+        let models = spec.models.iter().filter(|model| {
+            model.from.source == connector.source
+                && (model.from.table == out.table || model.table == out.table)
+        });
+        let known = |table: &TableName| unfed.iter().any(|(unfed, _)| unfed == table);
+        let mut models = models.map(|model| &model.table).peekable();
+        let was_fed = records.iter().any(|record| record.source.as_ref() == Some(&out.table));
+        if models.peek().is_none() && !was_fed && only.is_none() {
+            left_out.push((out.table.clone(), out.why.clone()));
+        }
+        let new: Vec<_> = models.filter(|table| wanted(table) && !known(table)).cloned().collect();
+        unfed.extend(new.into_iter().map(|table| (table, out.why.clone())));
+    }
+    Ok(Pairs { pairs, unfed, left_out })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::books::WarehouseBooks;
+use super::confirm::Lately;
 use super::fleet::Fleet;
 use super::shared::{Setup, WalStep};
 use crate::clock::Clock;
@@ -112,6 +113,7 @@ impl Service {
             wal_step: WalStep::default(),
             slot_dropped: Arc::default(),
             reloading: Arc::default(),
+            lately: Lately::default(),
         };
         spec.connectors.iter().map(setup).collect()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::confirm::confirm;
 use super::control::{Control, end_of_log};
 use super::cutting::Job;
 use super::guard::Guard;
@@ -25,7 +26,7 @@ use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
 use crate::capture::publication;
 use crate::capture::replication::{self, Feedback, StreamOptions};
-use crate::capture::slot::Created;
+use crate::capture::slot::{self, Created};
 use crate::capture::walsender::Walsender;
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result};
@@ -169,6 +170,17 @@ struct Parts {
     created: Option<Created>,
 }
 
+/// What the source is told first: where less than all is confirmed on purpose, what is confirmed.
+async fn told_so_far(shared: &Shared, source: &Session, from: Lsn) -> Result<Lsn> {
+    let connector = shared.connector();
+    shared.setup.lately.forget_beyond(from);
+    if connector.slot_hold_back.is_none() {
+        return Ok(from);
+    }
+    let there = slot::inspect(source, &connector.slot).await?;
+    Ok(there.and_then(|slot| slot.confirmed).unwrap_or(from).min(from))
+}
+
 /// How a task of a session ended.
 enum Ended {
     Intake(Result<End>),
@@ -182,7 +194,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let from = checkpoint.position;
     let (stream_reader, writer_half) = start_stream(&shared, &resolved, from).await?;
     let (progress, watched) = watch::channel(Progress { done: 0, stored: from });
-    let (stored, stored_watched) = watch::channel(from);
+    let (stored, stored_watched) = watch::channel(told_so_far(&shared, &source, from).await?);
     let (asked, asked_watched) = watch::channel(0);
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel(64);
@@ -221,7 +233,8 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let confirming = tokio::spawn(writer_half.run(feedback, clock));
     tasks.spawn({
         let watched = watched.clone();
-        async move { Ended::Other(confirm(stored, watched).await) }
+        let hold_back = (shared.connector().slot_hold_back, shared.setup.lately.clone());
+        async move { Ended::Other(confirm(stored, watched, hold_back).await) }
     });
     tasks.spawn({
         let shared = shared.clone();
@@ -357,17 +370,4 @@ fn feedback_interval(source: &Source) -> Duration {
         Ok(0) | Err(_) => LONGEST,
         Ok(milliseconds) => LONGEST.min(Duration::from_millis(milliseconds / 3)),
     }
-}
-
-/// Passes on what is stored, for the source to let go of.
-async fn confirm(
-    stored: watch::Sender<Lsn>,
-    mut progress: watch::Receiver<Progress>,
-) -> Result<End> {
-    while progress.changed().await.is_ok() {
-        let position = progress.borrow_and_update().stored;
-        stored.send_if_modified(|known| std::mem::replace(known, position) != position);
-    }
-    // the lane has ended: what it stored last is confirmed by the writer's last update
-    std::future::pending().await
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 use tokio::sync::{Mutex, watch};
 use tokio_postgres::Transaction;
 
+use super::confirm::Lately;
 use super::held::HeldKeys;
 use super::ladder::Step;
 use crate::capture::preflight::Source;
@@ -56,6 +57,8 @@ pub(super) struct Setup {
     pub(super) landing: watch::Sender<bool>,
     /// what is done about the log that the slot keeps
     pub(super) wal_step: WalStep,
+    /// the positions that were stored lately
+    pub(super) lately: Lately,
     /// the session ends for a new one with other files: the lease is kept
     pub(super) reloading: Arc<AtomicBool>,
     /// the slot was dropped while the warehouse was away: everything is to be read again

@@ -1,12 +1,15 @@
 //! `connectors/*.yaml`: where data comes from.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
-use super::file::{File, Given, NotYet};
+use super::file::{File, Given};
 use super::guard::{self, DeleteGuard, RawGuard};
 use super::pattern::{Exclusion, TablePattern};
 use super::scalar::{Identifier, OpenSchema, PgName, Scalar, SlotName};
 use super::snapshot::{self, RawSnapshot, Snapshot};
+use super::units::Span;
 use super::wal::{self, RawWal, Wal};
 use crate::error::Result;
 use crate::names::{TableName, shortened};
@@ -35,6 +38,8 @@ pub struct Connector {
     pub mirror: bool,
     /// How rows that were there before are read.
     pub snapshot: Snapshot,
+    /// How long ago what the source is told was stored; none for at once.
+    pub slot_hold_back: Option<Duration>,
     /// How much one transaction may delete before a human is asked.
     pub guard: DeleteGuard,
     /// What a TRUNCATE at the source does.
@@ -109,7 +114,7 @@ struct RawPostgres {
     guard: Option<RawGuard>,
     wal: Option<RawWal>,
     dead_letters: Option<RawDeadLetters>,
-    slot_hold_back: Option<NotYet>,
+    slot_hold_back: Option<Given>,
 }
 
 #[derive(Deserialize)]
@@ -145,7 +150,6 @@ pub(super) fn read(file: &File<'_>) -> Result<Option<Connector>> {
 
 fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let raw: RawPostgres = file.read()?;
-    file.not_yet("slot_hold_back", raw.slot_hold_back.as_ref())?;
     only(file, "adopt", raw.adopt.as_ref(), "refuse")?;
     let name: String = file.parse::<Identifier>("name", &raw.name)?.0;
     let url = file.text("url", &raw.url)?;
@@ -177,6 +181,9 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         publication: file.parse_or("publication", raw.publication.as_ref(), publication)?.0,
         mirror: file.choice("new_tables", raw.new_tables.as_ref(), &["add", "ignore"])? == "add",
         snapshot,
+        slot_hold_back: file
+            .parse_or("slot_hold_back", raw.slot_hold_back.as_ref(), HoldBack(None))?
+            .0,
         guard: guard::read(file, raw.guard.as_ref())?,
         truncate: match file.choice(
             "truncate",
@@ -192,6 +199,20 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         name,
         file: file.path.clone(),
     })
+}
+
+/// A duration, or `none`.
+struct HoldBack(Option<Duration>);
+
+impl Scalar for HoldBack {
+    const REMEDY: &'static str = "write none, or a duration such as 1h";
+
+    fn read(text: &str) -> Result<HoldBack, String> {
+        match text {
+            "none" => Ok(HoldBack(None)),
+            span => span.parse::<Span>().map(|span| HoldBack(Some(span.0))),
+        }
+    }
 }
 
 fn list<T: Scalar>(file: &File<'_>, field: &str, given: &[Given]) -> Result<Vec<T>> {

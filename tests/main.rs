@@ -24,6 +24,7 @@ mod reshape;
 mod rights;
 mod service;
 mod specs;
+mod streaming;
 mod support;
 mod tidy;
 mod tls;

@@ -20,6 +20,7 @@ pub mod replication;
 pub mod role;
 pub mod slot;
 pub mod snapshot;
+pub mod spool;
 mod stream;
 pub mod walsender;
 

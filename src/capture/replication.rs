@@ -76,14 +76,21 @@ pub struct StreamOptions {
     pub binary: bool,
     /// A longer message is drained unread, in bytes.
     pub max_message: usize,
+    /// Whether large transactions come in chunks while they are open. Never in parallel ones, which
+    /// tell a reader things that only a second connection could use.
+    pub in_chunks: bool,
 }
 
 /// Starts streaming on a connection and splits it.
 pub async fn start(walsender: Walsender, options: &StreamOptions) -> Result<(Reader, Writer)> {
     let publications = options.publications.iter().map(|name| quote::ident(name));
     let publications = publications.collect::<Vec<_>>().join(",");
+    let protocol = match options.in_chunks {
+        true => "proto_version '2', streaming 'on'",
+        false => "proto_version '1'",
+    };
     let command = format!(
-        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, binary '{}')",
+        "START_REPLICATION SLOT {} LOGICAL {} ({protocol}, publication_names {}, binary '{}')",
         quote::ident(&options.slot),
         options.from,
         quote::literal(&publications),

@@ -42,7 +42,8 @@ pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> 
         |error| Error::source(format!("locking {} for its snapshot", relation.table), error);
     // LOCK asks for the right to read all columns, some of which may be excluded
     let lock = format!("select from {} limit 0", quote::table(&relation.table));
-    transaction.batch_execute(&lock).await.map_err(failed)?;
+    let locked = transaction.batch_execute(&lock).await;
+    locked.map_err(|error| unreadable("locking", relation, error))?;
     let row = transaction
         .query_opt(
             "select coalesce(bool_and(c.relfilenode is not distinct from pg_relation_filenode(c.oid)), true)
@@ -55,6 +56,20 @@ pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> 
         .map_err(failed)?;
     let same: Option<bool> = row.map(|row| row.try_get(0)).transpose().map_err(failed)?.flatten();
     Ok(same.unwrap_or(false))
+}
+
+/// A failure at a table's rows, with what to do where they may not be read.
+fn unreadable(doing: &str, relation: &Relation, error: tokio_postgres::Error) -> Error {
+    let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+    let error = Error::source(format!("{doing} {}", relation.table), error);
+    if !denied {
+        return error;
+    }
+    error.remedy(format!(
+        "grant select on {} to the connector's role; where the table has row security, alter role … \
+         bypassrls; then siltstone table resync",
+        quote::table(&relation.table)
+    ))
 }
 
 /// The rows that are read of a table: all, or those that a condition names.
@@ -120,18 +135,8 @@ pub async fn read(
     part: Part<'_>,
 ) -> Result<Rows> {
     let text = copy_text(relation, wires, part);
-    let stream = transaction.copy_out(&text).await.map_err(|error| {
-        let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-        let error = Error::source(format!("reading {}", relation.table), error);
-        match denied {
-            true => error.remedy(format!(
-                "grant select on {} to the connector's role; where the table has row security, \
-                 alter role … bypassrls; then siltstone table resync",
-                quote::table(&relation.table)
-            )),
-            false => error,
-        }
-    })?;
+    let stream = transaction.copy_out(&text).await;
+    let stream = stream.map_err(|error| unreadable("reading", relation, error))?;
     Ok(Rows {
         stream: Box::pin(stream),
         wires: wires.to_vec(),

@@ -14,5 +14,5 @@
 mod pgoutput;
 mod transaction;
 
-pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, halves, read_message};
+pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, Streamed, halves, read_message};
 pub use transaction::{Decoded, Decoder};

@@ -1,7 +1,8 @@
-//! Reads the messages of the pgoutput plugin, protocol version 1.
+//! Reads the messages of the pgoutput plugin, protocol version 2.
 //!
 //! Pure and total: any bytes give a message or an error, never a panic. It copies nothing but a
-//! Relation's names. In-progress transactions (version 2: S, E, c, A) are not asked for yet.
+//! Relation's names. It keeps no state: whether a message stands in a chunk of an open transaction, where
+//! its form is another, the caller says.
 //!
 //! Source: PostgreSQL documentation, "Logical Replication Message Formats".
 
@@ -58,6 +59,49 @@ pub enum Message<'a> {
     },
     /// Nothing for us: Origin, Type, a logical message.
     Other,
+}
+
+/// A message that is about a transaction which is sent in chunks while it is open.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Streamed<'a> {
+    /// A chunk follows.
+    Start {
+        /// The transaction's id.
+        xid: u32,
+        /// Whether it is the transaction's first one.
+        first: bool,
+    },
+    /// The chunk is complete.
+    Stop,
+    /// A message in the chunk. Tag and body together are what a whole transaction would have.
+    Part {
+        /// The transaction or subtransaction it belongs to.
+        xid: u32,
+        /// Its first byte.
+        tag: u8,
+        /// What follows the id.
+        body: &'a [u8],
+    },
+    /// A message in the chunk that is nothing for us: Origin, Type, a logical message.
+    Nothing,
+    /// A transaction was rolled back, or one of its subtransactions.
+    Abort {
+        /// The transaction's id.
+        xid: u32,
+        /// What was rolled back; the same id where it was all of it.
+        subxid: u32,
+    },
+    /// The transaction is complete.
+    Commit {
+        /// Its id.
+        xid: u32,
+        /// Where its commit record starts.
+        final_lsn: Lsn,
+        /// The position behind its commit record.
+        end_lsn: Lsn,
+        /// Its commit time, microseconds since 2000-01-01 UTC.
+        committed_at: i64,
+    },
 }
 
 /// What the source sent of the old row.
@@ -119,12 +163,55 @@ pub fn halves(update: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some(([b"D", relation, old].concat(), [b"I", relation, new].concat()))
 }
 
-/// Reads one message.
+/// Reads one message of a whole transaction.
 pub fn read_message(bytes: &[u8]) -> Result<Message<'_>> {
-    let mut input = Input(bytes);
-    read(&mut input).ok_or_else(|| {
-        let kind = bytes.first().map_or(' ', |byte| char::from(*byte));
-        Error::bug(format!("a pgoutput message of kind {kind:?} is malformed"))
+    read(&mut Input(bytes)).ok_or_else(|| malformed(bytes))
+}
+
+/// Reads one message that is about a transaction in chunks; none if it is not. `in_chunk` says whether
+/// it stands between Start and Stop.
+pub(super) fn read_streamed(bytes: &[u8], in_chunk: bool) -> Result<Option<Streamed<'_>>> {
+    if !in_chunk && !matches!(bytes.first(), Some(b'S' | b'c' | b'A')) {
+        return Ok(None);
+    }
+    let read = match in_chunk {
+        true => read_part(&mut Input(bytes)),
+        false => read_between(&mut Input(bytes)),
+    };
+    read.map(Some).ok_or_else(|| malformed(bytes))
+}
+
+fn malformed(bytes: &[u8]) -> Error {
+    let kind = bytes.first().map_or(' ', |byte| char::from(*byte));
+    Error::bug(format!("a pgoutput message of kind {kind:?} is malformed or out of place"))
+}
+
+fn read_part<'a>(input: &mut Input<'a>) -> Option<Streamed<'a>> {
+    Some(match input.u8()? {
+        tag @ (b'R' | b'I' | b'U' | b'D' | b'T') => {
+            Streamed::Part { xid: input.u32()?, tag, body: input.0 }
+        }
+        b'O' | b'Y' | b'M' => Streamed::Nothing,
+        b'E' => Streamed::Stop,
+        _ => return None,
+    })
+}
+
+fn read_between<'a>(input: &mut Input<'a>) -> Option<Streamed<'a>> {
+    Some(match input.u8()? {
+        b'S' => Streamed::Start { xid: input.u32()?, first: input.u8()? == 1 },
+        b'A' => Streamed::Abort { xid: input.u32()?, subxid: input.u32()? },
+        b'c' => {
+            let xid = input.u32()?;
+            let _flags = input.u8()?;
+            Streamed::Commit {
+                xid,
+                final_lsn: Lsn(input.u64()?),
+                end_lsn: Lsn(input.u64()?),
+                committed_at: input.i64()?,
+            }
+        }
+        _ => return None,
     })
 }
 
@@ -273,10 +360,53 @@ mod tests {
         }
     }
 
+    /// Messages about the transaction 258 in chunks, as the documentation gives their form.
+    #[test]
+    fn a_chunk_and_its_end_are_read() {
+        let read = |bytes: &'static [u8], in_chunk| read_streamed(bytes, in_chunk).unwrap();
+        let start = Streamed::Start { xid: 258, first: true };
+        assert_eq!(read(b"S\0\0\x01\x02\x01", false), Some(start));
+        let start = Streamed::Start { xid: 258, first: false };
+        assert_eq!(read(b"S\0\0\x01\x02\0", false), Some(start));
+        assert_eq!(read(b"E", true), Some(Streamed::Stop));
+        let abort = Streamed::Abort { xid: 258, subxid: 259 };
+        assert_eq!(read(b"A\0\0\x01\x02\0\0\x01\x03", false), Some(abort));
+        let commit = b"c\0\0\x01\x02\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x05";
+        let (final_lsn, end_lsn) = (Lsn(7), Lsn(9));
+        let whole = Streamed::Commit { xid: 258, final_lsn, end_lsn, committed_at: 5 };
+        assert_eq!(read(commit, false), Some(whole));
+        for end in 1..commit.len() {
+            assert!(read_streamed(&commit[..end], false).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_the_message_of_a_whole_transaction_with_an_xid() {
+        let whole = key_update();
+        let mut bytes = whole.clone();
+        bytes.splice(1..1, [0, 0, 1, 3]);
+        let Some(Streamed::Part { xid: 259, tag, body }) = read_streamed(&bytes, true).unwrap()
+        else {
+            panic!("not a part")
+        };
+        assert_eq!([&[tag], body].concat(), whole);
+        assert_eq!(read_streamed(&whole, false).unwrap(), None);
+    }
+
+    #[test]
+    fn a_message_out_of_its_place_is_an_error() {
+        for bytes in [b"B\0\0\0\0".as_slice(), b"C\0", b"S\0\0\0\x01\x01", b"c", b"A"] {
+            assert!(read_streamed(bytes, true).is_err(), "{bytes:?} in a chunk");
+        }
+        assert!(read_message(b"E").is_err(), "the end of a chunk that has not begun");
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             drop(read_message(&bytes));
+            drop(read_streamed(&bytes, true));
+            drop(read_streamed(&bytes, false));
         }
 
         #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::pgoutput::{Message, Old, RelationMessage, read_message};
+use super::pgoutput::{Message, Old, RelationMessage, Streamed, read_message, read_streamed};
 use crate::error::{Error, Result};
 use crate::journey::{ChangeEvent, Mark, OldRow, Op};
 use crate::position::{Lsn, Order};
@@ -38,20 +38,65 @@ pub enum Decoded<'a> {
 /// Turns records into events.
 #[derive(Default)]
 pub struct Decoder {
-    relations: HashMap<u32, Arc<Relation>>,
+    relations: HashMap<u32, Told>,
+    /// what was told later than a transaction that is replayed told it
+    later: HashMap<u32, Told>,
     mark: Mark,
     ord: i64,
+    /// a chunk of an open transaction has begun
+    in_chunk: bool,
+}
+
+/// A relation, and the number of the record that told it.
+struct Told {
+    relation: Arc<Relation>,
+    at: u64,
 }
 
 impl Decoder {
-    /// Makes a relation known, in place of an earlier one with its OID.
-    pub fn install(&mut self, relation: Arc<Relation>) {
-        self.relations.insert(relation.oid, relation);
+    /// Makes a relation known, in place of another one with its OID. `at` numbers the record that told
+    /// it, in the order of their arrival.
+    pub fn install(&mut self, relation: Arc<Relation>, at: u64) {
+        let oid = relation.oid;
+        let known = self.relations.insert(oid, Told { relation, at });
+        if let Some(known) = known.filter(|known| known.at > at) {
+            self.later.entry(oid).or_insert(known);
+        }
     }
 
     /// A relation that was installed.
     pub fn relation(&self, oid: u32) -> Option<&Arc<Relation>> {
-        self.relations.get(&oid)
+        self.relations.get(&oid).map(|told| &told.relation)
+    }
+
+    /// Reads a record if it is about a transaction that is sent in chunks while it is open.
+    pub fn streamed<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Streamed<'a>>> {
+        let streamed = read_streamed(bytes, self.in_chunk)?;
+        match streamed {
+            Some(Streamed::Start { .. }) => self.in_chunk = true,
+            Some(Streamed::Stop) => self.in_chunk = false,
+            _ => {}
+        }
+        Ok(streamed)
+    }
+
+    /// Begins a transaction whose changes come next.
+    pub fn begin(&mut self, mark: Mark) {
+        self.mark = mark;
+        self.ord = 0;
+    }
+
+    /// A transaction that was sent in chunks has been replayed. Of what the source told while the chunks
+    /// came it tells nothing again: the tables whose relation is the later one from now on.
+    pub fn end_replay(&mut self) -> Vec<u32> {
+        let mut changed = Vec::new();
+        for (oid, told) in self.later.drain() {
+            if self.relations.get(&oid).is_none_or(|known| known.at < told.at) {
+                self.relations.insert(oid, told);
+                changed.push(oid);
+            }
+        }
+        changed
     }
 
     /// Goes on in the middle of a transaction: the next change has this order and mark.
@@ -70,15 +115,14 @@ impl Decoder {
         }
         self.ord += 1;
         let order = Order { seq: self.mark.seq, ord: self.ord };
-        Some((self.relations.get(&oid)?.clone(), order))
+        Some((self.relation(oid)?.clone(), order))
     }
 
     /// Decodes one record.
     pub fn decode<'a>(&mut self, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         Ok(match read_message(bytes)? {
             Message::Begin { final_lsn, committed_at, xid } => {
-                self.mark = Mark { seq: final_lsn.as_i64(), committed_at, xid };
-                self.ord = 0;
+                self.begin(Mark { seq: final_lsn.as_i64(), committed_at, xid });
                 Decoded::Begin(final_lsn)
             }
             Message::Commit { end_lsn } => {
@@ -112,7 +156,7 @@ impl Decoder {
         new: Option<crate::value::Row<'a>>,
     ) -> Result<ChangeEvent<'a>> {
         self.ord += 1;
-        let relation = self.relations.get(&oid).ok_or_else(|| {
+        let relation = self.relation(oid).ok_or_else(|| {
             Error::bug(format!("a change arrived for table {oid}, whose shape was not told"))
         })?;
         let old = old.map(|old| match old {
@@ -121,5 +165,55 @@ impl Decoder {
         });
         let order = Order { seq: self.mark.seq, ord: self.ord };
         Ok(ChangeEvent { relation: relation.clone(), op, old, new, order, mark: self.mark })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::TableName;
+    use crate::relation::Identity;
+
+    fn relation(comment: &str) -> Arc<Relation> {
+        Arc::new(Relation {
+            oid: 7,
+            table: TableName::new("public", "t"),
+            identity: Identity::Key,
+            columns: Vec::new(),
+            attnums: 0,
+            filenode: 0,
+            comment: Some(comment.to_owned()),
+        })
+    }
+
+    fn shown(decoder: &Decoder) -> &str {
+        decoder.relation(7).unwrap().comment.as_deref().unwrap()
+    }
+
+    #[test]
+    fn behind_a_replay_the_relation_that_was_told_last_is_known() {
+        let mut decoder = Decoder::default();
+        decoder.install(relation("told whole"), 9);
+        decoder.begin(Mark::default());
+        decoder.install(relation("told in a chunk before"), 5);
+        assert_eq!(shown(&decoder), "told in a chunk before");
+        assert_eq!(decoder.end_replay(), [7]);
+        assert_eq!(shown(&decoder), "told whole");
+        decoder.install(relation("told in a chunk before"), 5);
+        decoder.install(relation("told in a chunk behind"), 12);
+        assert_eq!(decoder.end_replay(), [0; 0]);
+        assert_eq!(shown(&decoder), "told in a chunk behind");
+    }
+
+    #[test]
+    fn a_chunk_lasts_until_its_stop() {
+        let mut decoder = Decoder::default();
+        let insert = b"I\0\0\0\x09\0\0\0\x07N\0\0";
+        assert!(decoder.streamed(insert).unwrap().is_none());
+        decoder.streamed(b"S\0\0\0\x08\x01").unwrap();
+        let part = decoder.streamed(insert).unwrap();
+        assert!(matches!(part, Some(Streamed::Part { xid: 9, tag: b'I', .. })), "{part:?}");
+        decoder.streamed(b"E").unwrap();
+        assert!(decoder.streamed(insert).unwrap().is_none());
     }
 }

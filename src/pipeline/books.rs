@@ -93,7 +93,7 @@ async fn values(client: &impl GenericClient, id: i64) -> Result<Map<String, Valu
         return Ok(values);
     };
     let mut decoder = Decoder::default();
-    decoder.install(Arc::new(relation.clone()));
+    decoder.install(Arc::new(relation.clone()), 0);
     if let Decoded::Change(event) = decoder.decode(&message)? {
         values.insert("operation".to_owned(), json!(event.op.letter()));
         let rows = [("old", event.old.map(|old| old.row)), ("new", event.new)];

@@ -76,6 +76,7 @@ pub(super) async fn run(
                 let reason = error.reason();
                 tracing::warn!(
                     connector = name,
+                    remedy = error.remedy_text(),
                     "{reason}; trying again in {:.1} s",
                     pause.as_secs_f32()
                 );

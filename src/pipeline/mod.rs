@@ -10,6 +10,7 @@ mod cutting;
 mod drain;
 mod fit;
 mod fleet;
+mod folding;
 mod guard;
 mod halt;
 mod held;
@@ -29,6 +30,7 @@ mod session;
 mod shared;
 mod sift;
 mod start;
+mod streamed;
 mod tables;
 mod unseen;
 

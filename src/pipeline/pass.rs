@@ -238,7 +238,7 @@ impl Pass<'_> {
         let bound = bind(*index, model, &relation, kept.schema_id, kept.binary)?;
         let limits = self.standing.limits.clone();
         self.sift.target = Arc::new(bound.target.with_limits(limits));
-        self.sift.decoder.install(relation);
+        self.sift.decoder.install(relation, 0);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::books::WarehouseBooks;
 use super::confirm::Lately;
 use super::fleet::Fleet;
 use super::shared::{Setup, WalStep};
+use crate::capture::spool::Quota;
 use crate::clock::Clock;
 use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, define_calendar};
@@ -61,7 +62,8 @@ impl Service {
         self.calendars(&spec, stop.clone()).await?;
         let owner: Arc<str> = owner_name(&self.clock).into();
         let mut fleet = Fleet::default();
-        fleet.set(self.setups(&spec, &owner));
+        let quota = Arc::new(Quota::new(self.spec.settings.spool_bytes));
+        fleet.set(self.setups(&spec, &owner, &quota));
         let mut last = Ok(());
         let mut ending = stop.clone();
         loop {
@@ -79,7 +81,7 @@ impl Service {
                     self.name_what_stays(&spec);
                     self.calendars(&spec, stop.clone()).await?;
                     self.board.keep(&spec.connectors.iter().map(|c| c.name.as_str()).collect());
-                    fleet.set(self.setups(&spec, &owner));
+                    fleet.set(self.setups(&spec, &owner, &quota));
                 }
                 () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
             }
@@ -87,7 +89,7 @@ impl Service {
     }
 
     /// What each connector of the files is run with.
-    fn setups(&self, spec: &Spec, owner: &Arc<str>) -> Vec<Setup> {
+    fn setups(&self, spec: &Spec, owner: &Arc<str>, quota: &Arc<Quota>) -> Vec<Setup> {
         let models: Arc<[Model]> = spec.models.clone().into();
         let (warehouse, admin) = (&self.spec.settings.warehouse, &self.spec.settings.admin);
         let settings = Settings {
@@ -114,6 +116,8 @@ impl Service {
             slot_dropped: Arc::default(),
             reloading: Arc::default(),
             lately: Lately::default(),
+            quota: quota.clone(),
+            whole: Arc::default(),
         };
         spec.connectors.iter().map(setup).collect()
     }

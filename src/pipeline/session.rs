@@ -11,23 +11,24 @@ use tokio::task::JoinSet;
 use super::confirm::confirm;
 use super::control::{Control, end_of_log};
 use super::cutting::Job;
+use super::folding::{At, Folding};
 use super::guard::Guard;
 use super::held::HeldKeys;
 use super::hold::hold_table;
-use super::intake::{At, End, Intake};
+use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::rights::leave_out_unowned;
 use super::router::Router;
-use super::shared::{CaughtUp, Setup, Shared, writer};
-use super::start::Start;
+use super::shared::{CaughtUp, Setup, Shared};
+use super::start::{Start, start_stream};
+use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use super::{chunks, halt, ladder, owner};
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
 use crate::capture::publication;
-use crate::capture::replication::{self, Feedback, StreamOptions};
+use crate::capture::replication::Feedback;
 use crate::capture::slot::{self, Created};
-use crate::capture::walsender::Walsender;
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Limits, Window};
@@ -37,7 +38,7 @@ use crate::progress::tables::State;
 use crate::progress::{Checkpoint, chunks as chunks_to_read, dead_letters, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
-use crate::warehouse::{Fence, Fenced, migrate, refuse_unfit};
+use crate::warehouse::{Fence, migrate, refuse_unfit};
 
 /// How long a stop may take to finish the open batch before it is abandoned.
 const GRACE: Duration = Duration::from_secs(8);
@@ -192,38 +193,35 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created } =
         parts;
     let from = checkpoint.position;
-    let (stream_reader, writer_half) = start_stream(&shared, &resolved, from).await?;
+    let (stop_intake, stop_watched) = watch::channel(false);
+    let streams = Streams::open(&shared, stop_watched.clone());
+    let (reader, writer_half) = start_stream(&shared, &resolved, from, streams.are_taken()).await?;
     let (progress, watched) = watch::channel(Progress { done: 0, stored: from });
     let (stored, stored_watched) = watch::channel(told_so_far(&shared, &source, from).await?);
     let (asked, asked_watched) = watch::channel(0);
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel(64);
-    let (stop_intake, stop_watched) = watch::channel(false);
-    let kept: u64 = pending::sizes(&*warehouse, &shared.connector().name)
-        .await?
-        .iter()
-        .map(|(_, bytes)| *bytes)
-        .sum();
+    let kept = pending::sizes(&*warehouse, &shared.connector().name).await?;
+    let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
     announce_caught_up(&planned, end_of_log(&source).await?, &caught_up);
     let open = chunks_to_read::open(&*warehouse, &shared.connector().name).await?;
     let jobs: Vec<Job> = planned.iter().flat_map(|table| Job::of(table, &open)).collect();
-    let intake = Intake {
+    let folding = Folding {
         shared: shared.clone(),
-        reader: stream_reader,
         router: Router::new(&planned, waiting, shared.connector().held_keys),
         source: connect(Side::Source, &shared.connector().endpoint, "siltstone catalogue").await?,
         window: Window::new(limits(&shared.setup.settings), from),
         lane: work,
-        progress: watched.clone(),
         flows: shared.flows.subscribe(),
-        asked,
-        stop: stop_watched,
         decoder: Decoder::default(),
         at: At::new(from),
         guard: Guard::default(),
     };
+    let seen = watched.clone();
+    let intake =
+        Intake { reader, folding, streams, progress: seen, asked, stop: stop_watched, arrived: 0 };
     let every = feedback_interval(&shared.source);
     let feedback = Feedback { stored: stored_watched, asked: asked_watched, every };
     let clock = shared.setup.clock.clone();
@@ -339,28 +337,6 @@ fn announce_caught_up(planned: &[Planned], end: Lsn, caught_up: &mpsc::Sender<Ca
         let sender = caught_up.clone();
         tokio::spawn(async move { drop(sender.send(ready).await) });
     }
-}
-
-async fn start_stream(
-    shared: &Shared,
-    resolved: &Resolved,
-    from: Lsn,
-) -> Result<(replication::Reader, replication::Writer)> {
-    let connector = shared.connector();
-    let walsender = Walsender::connect(&connector.endpoint, "siltstone stream").await?;
-    // whoever has taken over in the meantime has ended the slot's session: ours must not come back
-    let mut check = writer(&shared.setup, &shared.fence, "check").await?;
-    let transaction =
-        Fenced::begin(&mut check, &shared.fence, "check", &shared.setup.durations).await?;
-    transaction.commit().await?;
-    let options = StreamOptions {
-        slot: connector.slot.clone(),
-        publications: resolved.publications.iter().map(|wanted| wanted.name.clone()).collect(),
-        from,
-        binary: shared.binary,
-        max_message: usize::try_from(shared.setup.settings.max_row_bytes).unwrap_or(usize::MAX),
-    };
-    replication::start(walsender, &options).await
 }
 
 /// A third of wal_sender_timeout, at most ten seconds.

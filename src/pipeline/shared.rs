@@ -11,6 +11,7 @@ use super::confirm::Lately;
 use super::held::HeldKeys;
 use super::ladder::Step;
 use crate::capture::preflight::Source;
+use crate::capture::spool::Quota;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::journey::Target;
@@ -63,6 +64,10 @@ pub(super) struct Setup {
     pub(super) reloading: Arc<AtomicBool>,
     /// the slot was dropped while the warehouse was away: everything is to be read again
     pub(super) slot_dropped: Arc<AtomicBool>,
+    /// how much disk open transactions may take, of all connectors
+    pub(super) quota: Arc<Quota>,
+    /// whether large transactions arrive whole, because their chunks could not be kept once
+    pub(super) whole: Arc<AtomicBool>,
     /// end when everything that is at the source now is in the warehouse
     pub(super) until_caught_up: bool,
 }

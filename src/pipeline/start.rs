@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use super::shared::Shared;
-use super::tables::Planned;
+use super::shared::{Shared, writer};
+use super::tables::{Planned, Resolved};
 use crate::capture::preflight;
+use crate::capture::replication::{self, StreamOptions};
 use crate::capture::slot::{self, Created, Stored, System};
 use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
+use crate::position::Lsn;
 use crate::postgres::Session;
 use crate::progress::{self, Checkpoint};
 use crate::warehouse::Fenced;
@@ -127,6 +129,31 @@ impl Start<'_> {
         transaction.commit().await?;
         Ok((checkpoint, Some(created)))
     }
+}
+
+/// Starts the stream behind the stored position.
+pub(super) async fn start_stream(
+    shared: &Shared,
+    resolved: &Resolved,
+    from: Lsn,
+    in_chunks: bool,
+) -> Result<(replication::Reader, replication::Writer)> {
+    let connector = shared.connector();
+    let walsender = Walsender::connect(&connector.endpoint, "siltstone stream").await?;
+    // whoever has taken over in the meantime has ended the slot's session: ours must not come back
+    let mut check = writer(&shared.setup, &shared.fence, "check").await?;
+    let transaction =
+        Fenced::begin(&mut check, &shared.fence, "check", &shared.setup.durations).await?;
+    transaction.commit().await?;
+    let options = StreamOptions {
+        slot: connector.slot.clone(),
+        publications: resolved.publications.iter().map(|wanted| wanted.name.clone()).collect(),
+        from,
+        binary: shared.binary,
+        in_chunks,
+        max_message: usize::try_from(shared.setup.settings.max_row_bytes).unwrap_or(usize::MAX),
+    };
+    replication::start(walsender, &options).await
 }
 
 fn lost(what: &str) -> Error {

@@ -111,6 +111,8 @@ pub struct View {
     pub retained: u64,
     /// What is done about them: calm, warn, landing, slot_dropped.
     pub wal_step: &'static str,
+    /// Bytes of open transactions on disk.
+    pub spooled: u64,
     /// The tables.
     pub tables: BTreeMap<TableName, TableReport>,
     /// Sums.
@@ -331,6 +333,16 @@ impl ConnectorBoard {
     /// Notes what is done about the log that the slot keeps.
     pub fn wal_step(&self, step: &'static str) {
         lock(&self.view).wal_step = step;
+    }
+
+    /// Notes how much of open transactions lies on disk.
+    pub fn spooled(&self, bytes: u64) {
+        lock(&self.view).spooled = bytes;
+    }
+
+    /// Notes that open transactions could not be kept on disk.
+    pub fn spool_gave_up(&self) {
+        self.metrics.spool_gave_up(&lock(&self.view).name);
     }
 
     /// Notes how much is kept for each table.

@@ -35,6 +35,8 @@ struct Families {
     lag_seconds: GaugeVec,
     retained: IntGaugeVec,
     wal_step: IntGaugeVec,
+    spooled: IntGaugeVec,
+    spool_gave_up: IntCounterVec,
     pending: IntGaugeVec,
     dead_letters: IntGaugeVec,
     waiting: IntGaugeVec,
@@ -88,6 +90,19 @@ fn wal_steps() -> IntGaugeVec {
     )
 }
 
+fn spooled() -> IntGaugeVec {
+    family!(IntGaugeVec, "siltstone_spool_bytes", "Open transactions on disk", ["connector"])
+}
+
+fn spool_gave_up() -> IntCounterVec {
+    family!(
+        IntCounterVec,
+        "siltstone_spool_fallbacks_total",
+        "Times that the spool could not take open transactions: large ones arrive whole since",
+        ["connector"]
+    )
+}
+
 impl Families {
     fn new() -> Families {
         Families {
@@ -124,6 +139,8 @@ impl Families {
                 "Log that the slot keeps at the source",
                 ["connector"]
             ),
+            spooled: spooled(),
+            spool_gave_up: spool_gave_up(),
             pending: family!(
                 IntGaugeVec,
                 "siltstone_pending_bytes",
@@ -167,6 +184,8 @@ impl Families {
             Box::new(self.lag_seconds.clone()),
             Box::new(self.retained.clone()),
             Box::new(self.wal_step.clone()),
+            Box::new(self.spooled.clone()),
+            Box::new(self.spool_gave_up.clone()),
             Box::new(self.pending.clone()),
             Box::new(self.dead_letters.clone()),
             Box::new(self.waiting.clone()),
@@ -180,6 +199,10 @@ impl Families {
 impl Metrics {
     pub(super) fn observe_transaction(&self, name: &str, took: Duration) {
         self.0.transactions.with_label_values(&[name]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn spool_gave_up(&self, connector: &str) {
+        self.0.spool_gave_up.with_label_values(&[connector]).inc();
     }
 
     pub(super) fn applied(&self, table: &str, applied: &Applied) {
@@ -220,6 +243,7 @@ impl Metrics {
                 let now = families.wal_step.with_label_values(&[name, step]);
                 now.set(i64::from(step == taken));
             }
+            families.spooled.with_label_values(&[name]).set(gauge(view.spooled));
             for (table, report) in &view.tables {
                 tables += 1;
                 let shown = table.to_string();

@@ -24,6 +24,7 @@ fn connector(view: &View, now: i64) -> Value {
         "lag_seconds": seconds(view.lag_micros(now)),
         "retained_bytes": view.retained,
         "wal": wal(view),
+        "spool_bytes": view.spooled,
         "tables": tables.collect::<Vec<_>>(),
     })
 }

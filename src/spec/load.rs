@@ -40,7 +40,7 @@ const KINDS_TO_COME: [(&str, &str); 5] = [
 pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let root = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-    let settings = settings::read(&open(root, &name, env)?)?;
+    let settings = settings::read(&open(root, &name, env)?, root)?;
     for (path, what) in KINDS_TO_COME {
         if let Some(file) = first_file(root, path) {
             let why = format!("{file}: this version does not run {what} yet");

@@ -1,6 +1,7 @@
 //! `siltstone.yaml`: the warehouse, the admin address, limits.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 use serde::Deserialize;
@@ -28,6 +29,10 @@ pub struct Settings {
     pub memory: u64,
     /// A batch is full at this many rows.
     pub batch_rows: usize,
+    /// Where chunks of open transactions lie.
+    pub spool_path: PathBuf,
+    /// They may take this many bytes; above it large transactions arrive whole.
+    pub spool_bytes: u64,
     /// Kept changes may take this many bytes; above it a source stops.
     pub pending_bytes: u64,
     /// A longer row is drained unread, in bytes.
@@ -40,6 +45,7 @@ impl Settings {
         self.warehouse == other.warehouse
             && self.readers == other.readers
             && self.timezone == other.timezone
+            && (&self.spool_path, self.spool_bytes) == (&other.spool_path, other.spool_bytes)
             && (self.memory, self.batch_rows) == (other.memory, other.batch_rows)
             && (self.pending_bytes, self.max_row_bytes)
                 == (other.pending_bytes, other.max_row_bytes)
@@ -105,7 +111,8 @@ struct RawSettings {
     timezone: Option<Given>,
     memory: Option<Given>,
     batch: Option<RawBatch>,
-    spool: Option<RawSpool>,
+    #[serde(default)]
+    spool: RawSpool,
     pending: Option<RawPending>,
     max_row_bytes: Option<Given>,
 }
@@ -138,7 +145,7 @@ struct RawBatch {
     max_rows: Given,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSpool {
     path: Option<Given>,
@@ -159,8 +166,8 @@ const TIMEZONE: &str = "write a name of the IANA database, such as Europe/Berlin
 /// Below this the window could not hold one ordinary batch.
 const LEAST_MEMORY: Size = Size(16 << 20);
 
-/// Reads `siltstone.yaml`.
-pub(super) fn read(file: &File<'_>) -> Result<Settings> {
+/// Reads `siltstone.yaml`; paths in it are below `root`.
+pub(super) fn read(file: &File<'_>, root: &Path) -> Result<Settings> {
     let raw: RawSettings = file.read()?;
     let (warehouse, readers) = read_warehouse(file, &raw.warehouse)?;
     let timezone = match &raw.timezone {
@@ -176,11 +183,10 @@ pub(super) fn read(file: &File<'_>) -> Result<Settings> {
     if let Some(given) = raw.memory.as_ref().filter(|_| memory < LEAST_MEMORY) {
         return Err(file.refuse_given("memory", given, "it is too little", "write at least 16MiB"));
     }
-    if let Some(spool) = &raw.spool {
-        // in-progress transactions are not streamed yet; the values are still checked
-        file.parse_or("spool.max", spool.max.as_ref(), Size(0))?;
-        spool.path.as_ref().map(|given| file.text("spool.path", given)).transpose()?;
-    }
+    let spool_path = match &raw.spool.path {
+        None => "spool".to_owned(),
+        Some(given) => file.text("spool.path", given)?,
+    };
     let batch_rows = raw.batch.as_ref().map(|batch| &batch.max_rows);
     let pending = raw.pending.as_ref().map(|pending| &pending.max_bytes);
     Ok(Settings {
@@ -190,6 +196,8 @@ pub(super) fn read(file: &File<'_>) -> Result<Settings> {
         timezone,
         memory: memory.0,
         batch_rows: file.parse_or("batch.max_rows", batch_rows, 50_000_usize)?,
+        spool_path: root.join(spool_path),
+        spool_bytes: file.parse_or("spool.max", raw.spool.max.as_ref(), Size(10 << 30))?.0,
         pending_bytes: file.parse_or("pending.max_bytes", pending, Size(10 << 30))?.0,
         max_row_bytes: file
             .parse_or("max_row_bytes", raw.max_row_bytes.as_ref(), Size(64 << 20))?

@@ -10,6 +10,7 @@
     reason = "a helper of a test may fail its test"
 )]
 
+mod adopt;
 mod dead_letters;
 mod drift;
 mod faults;

@@ -26,6 +26,7 @@ select
 
 -- statement: insert
 insert into {{ table }} ({{ columns | map(attribute="name") | join(", ") }}, _op, _seq, _ord, _synced_at)
+overriding system value
 select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
   from {{ stage }} s
  order by s._seq, s._ord

@@ -16,6 +16,7 @@ delete from {{ table }}
 
 -- statement: insert
 insert into {{ table }} ({{ columns | map(attribute="name") | join(", ") }}, _row, _seq, _ord, _synced_at)
+overriding system value
 select {{ columns | map(attribute="value") | join(", ") }}, {{ content() }}, s._seq, s._ord, now()
   from {{ stage }} s
  cross join generate_series(1, s._n)

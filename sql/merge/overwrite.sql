@@ -50,6 +50,7 @@ select
 
 -- statement: upsert
 insert into {{ table }} as t ({{ columns | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
+overriding system value
 select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
   from {{ stage }} s
  where s._op <> 'd' and s._keep is null

@@ -101,9 +101,31 @@ impl Standing {
             && !self.has("_row")
     }
 
+    /// Whether it has no primary key.
+    pub(super) fn is_keyless(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// Notes that the model's key is about to be given.
     pub fn give_key(&mut self, model: &Model) {
         self.key = Some((String::new(), model.key.clone()));
+    }
+
+    /// Notes that what a table of the model has beside the model's columns is about to be given.
+    pub(super) fn note_ours(&mut self, model: &Model) {
+        if model.partition.is_some() && model.history == History::Overwrite && self.key.is_none() {
+            let key = model.physical_key().into_iter().map(str::to_owned).collect();
+            self.key = Some((String::new(), key));
+        }
+        if model.history == History::Bag && !self.has("_row") {
+            self.columns.push(StoredColumn::ours("_row"));
+        }
+    }
+
+    /// The columns that refuse NULL.
+    pub(super) fn required(&self) -> impl Iterator<Item = &str> {
+        let required = self.columns.iter().filter(|column| column.required && !column.generated);
+        required.map(|column| column.name.as_str())
     }
 
     /// Whether it has a column of that name.
@@ -120,6 +142,9 @@ impl Standing {
             let Some(stored) = self.columns.iter().find(|stored| stored.name == column.name) else {
                 continue;
             };
+            if stored.generated {
+                continue;
+            }
             limits.extend(stored.required.then_some((at, Limit::Required)));
             limits.extend(Limit::of_type(&stored.declared).map(|limit| (at, limit)));
         }
@@ -227,7 +252,8 @@ fn retype(model: &Model, standing: &Standing) -> Vec<String> {
     let others = model.columns.iter().filter(|column| {
         model.mirrored
             && standing.columns.iter().any(|stored| {
-                stored.name == column.name && plain(&stored.declared) != plain(&column.ty)
+                let same = stored.generated || plain(&stored.declared) == plain(&column.ty);
+                stored.name == column.name && !same
             })
     });
     let retype = |column: &crate::spec::ModelColumn| {

@@ -110,21 +110,28 @@ fn overwrite(model: &Model, statements: &mut Vec<String>) {
          partition by range ({by})"
     ));
     if model.has_locator() {
-        // that of a table of this name that was dropped knows places which are none any more
-        statements.push(format!("drop table if exists {}", quote::table(&model.locator())));
-        let placed = model.columns.iter();
-        let placed =
-            placed.filter(|column| model.key.contains(&column.name) || column.name == partition.by);
-        let placed: String = placed
-            .map(|column| format!("{} {} not null, ", quote::ident(&column.name), column.ty))
-            .collect();
-        statements.push(format!(
-            "create table {} ({placed}_seq bigint not null, _ord bigint not null, \
-             primary key ({}))",
-            quote::table(&model.locator()),
-            key_list(model)
-        ));
+        statements.extend(locator(model));
     }
+}
+
+/// The statements that make a table's locator anew.
+pub(super) fn locator(model: &Model) -> [String; 2] {
+    let by = model.partition.as_ref().map_or("", |partition| partition.by.as_str());
+    let placed = model.columns.iter();
+    let placed = placed.filter(|column| model.key.contains(&column.name) || column.name == by);
+    let placed: String = placed
+        .map(|column| format!("{} {} not null, ", quote::ident(&column.name), column.ty))
+        .collect();
+    let name = quote::table(&model.locator());
+    [
+        // that of a table of this name that was dropped knows places which are none any more
+        format!("drop table if exists {name}"),
+        format!(
+            "create table {name} ({placed}_seq bigint not null, _ord bigint not null, \
+             primary key ({}))",
+            key_list(model)
+        ),
+    ]
 }
 
 fn versions(model: &Model, statements: &mut Vec<String>) {
@@ -145,33 +152,29 @@ fn versions(model: &Model, statements: &mut Vec<String>) {
     ));
 }
 
-fn partition_by(model: &Model) -> String {
-    model.partition.as_ref().map(|partition| partition.by.clone()).unwrap_or_default()
-}
-
 /// The columns of an append table are nullable: of a deleted row only its key is known.
 fn append(model: &Model, statements: &mut Vec<String>) {
     let table = model.quoted();
     let by = model.partition.as_ref().map(|partition| quote::ident(&partition.by));
-    let unique = match (&by, model.key.is_empty()) {
-        (_, true) => String::new(),
-        (Some(by), false) if !model.key.contains(&partition_by(model)) => {
-            format!("unique ({}, {by}, _seq, _ord)", key_list(model))
-        }
-        (_, false) => format!("unique ({}, _seq, _ord)", key_list(model)),
-    };
-    let separator = if unique.is_empty() { "" } else { ", " };
-    let partition = by.as_ref().map(|by| format!(" partition by range ({by})")).unwrap_or_default();
-    statements.push(format!(
-        "create table {table} ({}_op text not null, {OURS}{separator}{unique}){partition}",
-        column_list(model, true)
-    ));
-    if unique.is_empty() {
+    let partition = by.map(|by| format!(" partition by range ({by})")).unwrap_or_default();
+    let columns = column_list(model, true);
+    statements
+        .push(format!("create table {table} ({columns}_op text not null, {OURS}){partition}"));
+    statements.push(event_key(model));
+}
+
+/// The statement by which no event stands twice in an append table.
+pub(super) fn event_key(model: &Model) -> String {
+    let table = model.quoted();
+    let by = model.partition.as_ref().map(|partition| partition.by.as_str());
+    let by = by.filter(|by| !model.key.iter().any(|key| key == by));
+    let columns = model.key.iter().map(String::as_str).chain(by);
+    if model.key.is_empty() {
         // the rows of a snapshot share one order
-        let order = by.map(|by| format!("{by}, ")).unwrap_or_default();
-        statements
-            .push(format!("create unique index on {table} ({order}_seq, _ord) where _op <> 'r'"));
+        let order = by.map(|by| format!("{}, ", quote::ident(by))).unwrap_or_default();
+        return format!("create unique index on {table} ({order}_seq, _ord) where _op <> 'r'");
     }
+    format!("alter table {table} add unique ({}, _seq, _ord)", quote::idents(columns))
 }
 
 fn bag(model: &Model, statements: &mut Vec<String>) {
@@ -206,7 +209,7 @@ fn comments(model: &Model, statements: &mut Vec<String>) {
     }
 }
 
-fn grants(table: &TableName, readers: &[String], statements: &mut Vec<String>) {
+pub(super) fn grants(table: &TableName, readers: &[String], statements: &mut Vec<String>) {
     for reader in readers {
         let (schema, reader) = (quote::ident(&table.schema), quote::ident(reader));
         statements.push(format!("grant usage on schema {schema} to {reader}"));

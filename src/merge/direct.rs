@@ -44,7 +44,8 @@ impl Direct {
         for feed in &target.feeds {
             let Some(column) = model.columns.get(feed.column) else { return Ok(None) };
             let same = |stored: &&super::stored::StoredColumn| {
-                stored.name == column.name && stored.is(feed.wire.staged_type())
+                let plain = !stored.generated && stored.name == column.name;
+                plain && stored.is(feed.wire.staged_type())
             };
             if !stored.iter().any(|stored| same(&stored)) {
                 return Ok(None);

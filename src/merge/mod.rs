@@ -3,6 +3,7 @@
 //! The statements are templates in `sql/merge`, rendered for each table in `render`, the only place
 //! that builds them. Nothing here opens or ends a transaction, and nothing moves a position.
 
+mod adopt;
 mod apply;
 mod conform;
 mod copy;
@@ -19,6 +20,7 @@ mod staging;
 mod stored;
 mod table;
 
+pub use adopt::{Adopted, Terms, adopt, obstacles};
 pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use conform::{Conform, Standing, conform, is_ours};
 pub use define::{define, define_calendar, define_unkeyed, emptying, key_statement};

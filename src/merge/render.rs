@@ -239,6 +239,10 @@ fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
                     model.table
                 ))
         })?;
+        // the warehouse computes it
+        if stored.generated {
+            continue;
+        }
         let key = model.key.contains(&column.name);
         let partitions = model.partition.as_ref().is_some_and(|p| p.by == column.name);
         let place = target.key.iter().position(|from| *from == feed.from);

@@ -26,13 +26,24 @@ pub struct StoredColumn {
     pub required: bool,
     /// Whether it gets a value where none is given.
     pub has_default: bool,
+    /// Whether it takes none: Postgres computes it.
+    pub generated: bool,
     /// Whether `=` of its type can be trusted to tell values apart.
     pub has_equality: bool,
 }
 
 impl StoredColumn {
+    /// A column of ours that is about to be made.
+    pub(super) fn ours(name: &str) -> StoredColumn {
+        StoredColumn::new(name, "")
+    }
+
     #[cfg(test)]
     pub(super) fn for_tests(name: &str, declared: &str) -> StoredColumn {
+        StoredColumn::new(name, declared)
+    }
+
+    fn new(name: &str, declared: &str) -> StoredColumn {
         StoredColumn {
             name: name.to_owned(),
             type_schema: "pg_catalog".to_owned(),
@@ -40,6 +51,7 @@ impl StoredColumn {
             declared: declared.to_owned(),
             required: false,
             has_default: false,
+            generated: false,
             has_equality: true,
         }
     }
@@ -86,7 +98,8 @@ pub async fn count_rows(client: &impl GenericClient, model: &Model) -> Result<u6
 /// Reads a table's columns; empty where there is no such table.
 pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<Vec<StoredColumn>> {
     const QUERY: &str = "
-        select a.attname, n.nspname, t.typname, t.oid as type_oid, a.attnotnull, a.atthasdef,
+        select a.attname, n.nspname, t.typname, t.oid as type_oid, a.attnotnull,
+               a.atthasdef or a.attidentity <> '' as has_default, a.attgenerated <> '' as generated,
                format_type(a.atttypid, a.atttypmod) as declared
           from pg_attribute a
           join pg_class c on c.oid = a.attrelid
@@ -106,7 +119,8 @@ pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<V
                 type_name: row.try_get("typname")?,
                 declared: row.try_get("declared")?,
                 required: row.try_get("attnotnull")?,
-                has_default: row.try_get("atthasdef")?,
+                has_default: row.try_get("has_default")?,
+                generated: row.try_get("generated")?,
                 has_equality: Builtin::of(oid).is_some_and(Builtin::has_equality),
             })
         })

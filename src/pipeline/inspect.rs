@@ -9,7 +9,7 @@ use super::tables::{Resolved, resolve};
 use crate::capture::preflight::{self, Finding};
 use crate::capture::{catalog, publication, slot};
 use crate::error::Result;
-use crate::merge::extension_types;
+use crate::merge::{extension_types, obstacles};
 use crate::postgres::{Session, Side, connect};
 use crate::spec::{Connector, Spec};
 
@@ -28,7 +28,19 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
     let warehouse =
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
     crate::warehouse::refuse_unfit(&*warehouse).await?;
-    look(spec, connector, &source, &extension_types(&*warehouse).await?).await
+    let extensions = extension_types(&*warehouse).await?;
+    let mut report = look(spec, connector, &source, &extensions).await?;
+    let resolved = resolve(connector, &spec.models, catalog::tables(&*source).await?, &extensions)?;
+    for model in resolved.fed.iter().flat_map(|fed| &fed.models) {
+        let lacks =
+            obstacles(&*warehouse, &model.table).await?.into_iter().map(|(what, remedy)| Finding {
+                fatal: true,
+                what: format!("{}: {what}", model.table),
+                remedy,
+            });
+        report.findings.extend(lacks);
+    }
+    Ok(report)
 }
 
 /// Looks at a connector's source alone.

@@ -1,6 +1,7 @@
 //! Puts the stages together. The only place that knows their order: capture → decode → fold → merge →
 //! progress.
 
+mod adopt;
 mod books;
 mod chunks;
 mod confirm;

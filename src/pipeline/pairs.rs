@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::tables::resolve;
 use crate::capture::catalog;
 use crate::error::Result;
-use crate::merge::extension_types;
+use crate::merge::{columns, extension_types};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
 use crate::progress::tables::{self, State};
@@ -46,8 +46,13 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
                     Some(format!("it is {} ({reason})", record.state.word()))
                 }
             };
+            let mut model = (**model).clone();
+            // what the warehouse computes itself
+            for column in columns(&*warehouse, &model.table).await?.iter().filter(|c| c.generated) {
+                model.columns.retain(|known| known.name != column.name);
+            }
             pairs.push(Pair {
-                model: model.clone(),
+                model: Arc::new(model),
                 relation: Arc::new(fed.source.relation.clone()),
                 partitioned: fed.source.partitioned,
                 skipped,

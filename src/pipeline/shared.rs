@@ -226,12 +226,11 @@ impl Shared {
             })?;
         }
         match then {
-            Then::Add { source, schema_id } => {
+            Then::Add { source, schema_id, state } => {
                 let connector = self.connector();
                 tables::add(&transaction, &connector.name, table, source, schema_id).await?;
                 // in the same transaction: a table without it would count as read
                 if connector.snapshot.initial {
-                    let state = tables::State::Snapshotting;
                     chunks::open_table(&transaction, table, state, None).await?;
                 }
             }
@@ -302,7 +301,7 @@ impl Shared {
 /// What is noted of a table beside its definition.
 pub(super) enum Then<'a> {
     /// It is new; its rows are to be read if the connector reads any.
-    Add { source: &'a TableName, schema_id: i32 },
+    Add { source: &'a TableName, schema_id: i32, state: tables::State },
     /// Its rows are to be read.
     OpenChunk(tables::State),
     /// A human is asked about the transaction of this `seq`.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::adopt::made;
 use super::fit::suit;
 use super::shared::{Shared, Then};
 use crate::binding::bind;
@@ -11,7 +12,7 @@ use crate::capture::catalog::SourceTable;
 use crate::capture::publication::{Wanted, column_list};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Standing, columns, conform, define, define_unkeyed};
+use crate::merge::{Standing, conform, define};
 use crate::names::TableName;
 use crate::postgres::{Session, quote};
 use crate::progress::tables::{State, TableRecord};
@@ -366,29 +367,18 @@ async fn fresh(
 ) -> Result<Planned> {
     let relation = Arc::new(fed.source.relation.clone());
     let binding = suit(index, model, &relation, shared.binary)?;
-    if !columns(&**warehouse, &model.table).await?.is_empty() {
-        let table = quote::table(&model.table);
-        return Err(Error::new(Kind::TableStops, "a table of that name is there and is not ours")
-            .on_table(model.table.to_string())
-            .remedy(format!("alter table {table} rename to …, or drop table {table}")));
-    }
+    let (statements, state) = made(shared, warehouse, &binding.target).await?;
     for column in &binding.untaken {
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
     let schema_id = shared.number_shape(&relation).await?;
-    let define = if shared.connector().snapshot.initial { define_unkeyed } else { define };
-    let statements = define(model, &shared.setup.settings.readers);
-    let then = Then::Add { source: &relation.table, schema_id };
+    let then = Then::Add { source: &relation.table, schema_id, state };
     shared.define(&statements, &model.table, then).await?;
     let target = Target { schema_id, ..binding.target };
     let record = TableRecord {
         table: model.table.clone(),
         source: Some(relation.table.clone()),
-        state: if shared.connector().snapshot.initial {
-            State::Snapshotting
-        } else {
-            State::Streaming
-        },
+        state,
         reason: None,
         remedy: None,
         floor: 0,

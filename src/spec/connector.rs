@@ -48,6 +48,8 @@ pub struct Connector {
     pub wal: Wal,
     /// How many keys of a table may wait behind dead letters before the table stops.
     pub held_keys: usize,
+    /// Whether rows of a warehouse table that is there are the source's.
+    pub trusts_rows: bool,
     /// The file it stands in, for messages.
     pub file: String,
 }
@@ -150,7 +152,6 @@ pub(super) fn read(file: &File<'_>) -> Result<Option<Connector>> {
 
 fn read_postgres(file: &File<'_>) -> Result<Connector> {
     let raw: RawPostgres = file.read()?;
-    only(file, "adopt", raw.adopt.as_ref(), "refuse")?;
     let name: String = file.parse::<Identifier>("name", &raw.name)?.0;
     let url = file.text("url", &raw.url)?;
     let endpoint = Endpoint::parse(&url)
@@ -195,6 +196,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
             _ => Truncates::Apply,
         },
         wal: wal::read(file, raw.wal.as_ref())?,
+        trusts_rows: file.choice("adopt", raw.adopt.as_ref(), &["refuse", "trust"])? == "trust",
         held_keys: file.parse_or("dead_letters.max_keys", max_keys, DEFAULT_HELD_KEYS)?,
         name,
         file: file.path.clone(),
@@ -217,14 +219,4 @@ impl Scalar for HoldBack {
 
 fn list<T: Scalar>(file: &File<'_>, field: &str, given: &[Given]) -> Result<Vec<T>> {
     given.iter().map(|given| file.parse(field, given)).collect()
-}
-
-/// A field of which this version runs one value only.
-fn only(file: &File<'_>, field: &str, given: Option<&Given>, value: &str) -> Result<()> {
-    let Some(given) = given else { return Ok(()) };
-    if file.text(field, given)? == value {
-        return Ok(());
-    }
-    let why = format!("this version runs {value} only");
-    Err(file.refuse_given(field, given, &why, "remove the field"))
 }

@@ -18,6 +18,7 @@ mod guard;
 mod init;
 mod journey;
 mod model;
+mod openapi;
 mod operator;
 mod races;
 mod ranges;

@@ -12,6 +12,7 @@
 )]
 
 pub mod catalog;
+mod log;
 mod pace;
 pub mod preflight;
 pub mod publication;
@@ -24,4 +25,5 @@ pub mod spool;
 mod stream;
 pub mod walsender;
 
+pub use log::LogEnd;
 pub use pace::Pace;

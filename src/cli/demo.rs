@@ -2,6 +2,7 @@
 //! them, and a proof of equality at the end. Leaves nothing behind.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -9,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::Files;
 use super::run::stop_on_signals;
-use super::verify::{add, verify_connector};
+use super::verify::add;
 use crate::demo::cluster::{Cluster, ClusterOptions};
 use crate::demo::files::{self, SHOP_URL, WAREHOUSE_URL};
 use crate::demo::screen::{Lag, Phase, TableProgress, Verdict, View};
@@ -17,7 +18,7 @@ use crate::demo::shop::{self, DATABASE, ShopOptions};
 use crate::demo::terminal::Screen;
 use crate::demo::traffic::{DEFAULT_RATE, Traffic};
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::{Options, Service};
+use crate::pipeline::{Options, Service, verify_connector};
 use crate::postgres::{Session, Side, connect};
 use crate::serve::{Board, Phase as Doing};
 use crate::spec::{Env, Span, load};
@@ -115,9 +116,10 @@ fn options(name: &str, env: &Env) -> ClusterOptions {
 
 /// The admin server, on its usual port or on any other.
 async fn admin(service: &Service, ended: &watch::Receiver<bool>) -> Result<String> {
-    let (address, token) = match service.serve(ended.clone()).await {
+    let (_, files) = watch::channel(Arc::new(service.spec.clone()));
+    let (address, token) = match service.serve(files.clone(), ended.clone()).await {
         Ok(started) => started,
-        Err(_) => service.on_any_port().serve(ended.clone()).await?,
+        Err(_) => service.on_any_port().serve(files, ended.clone()).await?,
     };
     Ok(match token {
         Some(token) => format!("http://{address} (token {token})"),

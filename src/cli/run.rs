@@ -27,13 +27,13 @@ impl Run {
         let (clock, board) = (files.clock.clone(), Board::new(files.clock.clone()));
         let service = Service { spec, clock, options, board };
         let stop = stop_on_signals()?;
-        let (address, made) = service.serve(stop.clone()).await?;
+        let files = read_again_on_hangup(files, &service.spec)?;
+        let (address, made) = service.serve(files.clone(), stop.clone()).await?;
         tracing::info!("admin server at http://{address}");
         if let Some(token) = made {
             // once, to the person who started it; never to the log
             eprintln!("admin token for this run: {token}");
         }
-        let files = read_again_on_hangup(files, &service.spec)?;
         service.run_with(files, stop).await?;
         Ok(ExitCode::SUCCESS)
     }

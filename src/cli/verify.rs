@@ -6,9 +6,9 @@ use super::Files;
 use crate::demo::screen::{Verdict, verified};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
-use crate::pipeline::{Pairs, pairs};
-use crate::spec::{Connector, Spec};
-use crate::verify::{Report, TableReport, compare};
+use crate::pipeline::verify_connector;
+
+use crate::verify::Report;
 
 /// Compares source and warehouse while the stream flows.
 #[derive(clap::Args)]
@@ -41,25 +41,6 @@ impl Verify {
         }
         Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(65) })
     }
-}
-
-/// Compares a connector's tables.
-pub(super) async fn verify_connector(
-    spec: &Spec,
-    connector: &Connector,
-    only: Option<&TableName>,
-) -> Result<Report> {
-    let Pairs { pairs, unfed, left_out } = pairs(spec, connector, only).await?;
-    for (table, why) in left_out {
-        tracing::warn!(%table, "not in the warehouse, and not compared: {why}");
-    }
-    let mut report = compare(connector, &spec.settings.warehouse, &pairs).await?;
-    report.tables.extend(unfed.into_iter().map(|(table, why)| TableReport {
-        table,
-        skipped: Some(why),
-        ..TableReport::default()
-    }));
-    Ok(report)
 }
 
 /// Adds a connector's report to the verdict.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 
+use super::pairs::verify_connector;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
@@ -12,18 +14,21 @@ use crate::postgres::{Side, connect};
 use crate::progress::{account, dead_letters, requests, schemas};
 use crate::relation::{Relation, Wire};
 use crate::serve::{Books, Later};
-use crate::spec::Settings;
+use crate::spec::{Settings, Spec};
 use crate::types::write_text;
 use crate::value::{Cell, Row};
 
 /// The books of a warehouse; each look opens a connection of its own, for they are rare.
 pub(super) struct WarehouseBooks {
     settings: Arc<Settings>,
+    /// as they were read last
+    files: watch::Receiver<Arc<Spec>>,
 }
 
 impl WarehouseBooks {
-    pub(super) fn new(settings: Settings) -> WarehouseBooks {
-        WarehouseBooks { settings: Arc::new(settings) }
+    /// The books of the warehouse that the service began with.
+    pub(super) fn new(settings: Settings, files: watch::Receiver<Arc<Spec>>) -> WarehouseBooks {
+        WarehouseBooks { settings: Arc::new(settings), files }
     }
 }
 
@@ -51,6 +56,20 @@ impl Books for WarehouseBooks {
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
             account::table(&*warehouse, &table).await
+        })
+    }
+
+    fn verify(&self, table: TableName) -> Later<Option<Value>> {
+        let mut spec = Spec::clone(&self.files.borrow());
+        spec.settings.warehouse = self.settings.warehouse.clone();
+        Box::pin(async move {
+            for connector in &spec.connectors {
+                let report = verify_connector(&spec, connector, Some(&table)).await?;
+                if let Some(found) = report.tables.iter().find(|found| found.table == table) {
+                    return Ok(Some(found.to_json()));
+                }
+            }
+            Ok(None)
         })
     }
 

@@ -18,8 +18,8 @@ use super::shared::Shared;
 use super::tables::{Planned, Resolved};
 use super::unseen::Unseen;
 use crate::capture::catalog::{self, SourceTable};
-use crate::capture::{publication, slot};
-use crate::error::{Error, Result};
+use crate::capture::{LogEnd, publication, slot};
+use crate::error::Result;
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::Session;
@@ -84,7 +84,7 @@ impl Control {
             ticks = interval(Duration::from_millis(100));
         }
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let goal = end_of_log(&source).await?;
+        let goal = LogEnd::of(&*source).await?.position;
         let (mut measured, mut looked) = (None::<Instant>, Instant::now());
         let mut unseen = Unseen::default();
         loop {
@@ -139,7 +139,8 @@ impl Control {
     /// Measures; true where so much log is kept that a new session has to do something about it.
     async fn measure(&self, source: &Session, warehouse: &mut Session) -> Result<bool> {
         let (connector, board) = (self.shared.connector(), &self.shared.setup.board);
-        board.source_ends(end_of_log(source).await?);
+        let end = LogEnd::of(&**source).await?;
+        board.source_ends(end.position, end.at);
         let sizes: BTreeMap<TableName, u64> =
             pending::sizes(&**warehouse, &connector.name).await?.into_iter().collect();
         board.pending_bytes(&sizes);
@@ -366,14 +367,6 @@ impl Control {
         tracing::info!("{answer}");
         Ok(())
     }
-}
-
-/// The end of the source's log.
-pub(super) async fn end_of_log(source: &Session) -> Result<Lsn> {
-    let failed = |error| Error::source("asking for the end of its log", error);
-    let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8";
-    let row = source.query_one(query, &[]).await.map_err(failed)?;
-    Ok(Lsn::from_i64(row.try_get(0).map_err(failed)?))
 }
 
 /// Whether the columns of a published table ask for another column list than it has: a list hides the

@@ -37,6 +37,6 @@ mod unseen;
 
 pub use books::dead_letters_as_json;
 pub use inspect::{Report, inspect, inspect_source};
-pub use pairs::{Pairs, pairs};
+pub use pairs::{Pairs, pairs, verify_connector};
 pub use rights::replicated;
 pub use service::{Options, Service};

@@ -11,7 +11,7 @@ use crate::names::TableName;
 use crate::postgres::{Side, connect};
 use crate::progress::tables::{self, State};
 use crate::spec::{Connector, Spec};
-use crate::verify::Pair;
+use crate::verify::{Pair, Report, TableReport, compare};
 
 /// What of a connector is compared, and what is not.
 pub struct Pairs {
@@ -86,4 +86,23 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
         unfed.extend(new.into_iter().map(|table| (table, out.why.clone())));
     }
     Ok(Pairs { pairs, unfed, left_out })
+}
+
+/// Compares a connector's tables.
+pub async fn verify_connector(
+    spec: &Spec,
+    connector: &Connector,
+    only: Option<&TableName>,
+) -> Result<Report> {
+    let Pairs { pairs, unfed, left_out } = pairs(spec, connector, only).await?;
+    for (table, why) in left_out {
+        tracing::warn!(%table, "not in the warehouse, and not compared: {why}");
+    }
+    let mut report = compare(connector, &spec.settings.warehouse, &pairs).await?;
+    report.tables.extend(unfed.into_iter().map(|(table, why)| TableReport {
+        table,
+        skipped: Some(why),
+        ..TableReport::default()
+    }));
+    Ok(report)
 }

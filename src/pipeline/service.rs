@@ -148,11 +148,15 @@ impl Service {
 
     /// Starts the admin server beside it, until `stop` turns true. Returns its address, and the token
     /// that was made where none is set.
-    pub async fn serve(&self, stop: watch::Receiver<bool>) -> Result<(SocketAddr, Option<String>)> {
+    pub async fn serve(
+        &self,
+        files: watch::Receiver<Arc<Spec>>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(SocketAddr, Option<String>)> {
         let settings = self.spec.settings.clone();
         let (tokens, made) = Tokens::of(&settings.admin)?;
         let listen = settings.admin.listen;
-        let books = Arc::new(WarehouseBooks::new(settings));
+        let books = Arc::new(WarehouseBooks::new(settings, files));
         let address = serve::start(listen, self.board.clone(), tokens, books, stop).await?;
         Ok((address, made))
     }

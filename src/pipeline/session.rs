@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::confirm::confirm;
-use super::control::{Control, end_of_log};
+use super::control::Control;
 use super::cutting::Job;
 use super::folding::{At, Folding};
 use super::guard::Guard;
@@ -24,6 +24,7 @@ use super::start::{Start, start_stream};
 use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use super::{chunks, halt, ladder, owner};
+use crate::capture::LogEnd;
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
 use crate::capture::publication;
@@ -205,7 +206,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
-    announce_caught_up(&planned, end_of_log(&source).await?, &caught_up);
+    announce_caught_up(&planned, LogEnd::of(&*source).await?.position, &caught_up);
     let open = chunks_to_read::open(&*warehouse, &shared.connector().name).await?;
     let jobs: Vec<Job> = planned.iter().flat_map(|table| Job::of(table, &open)).collect();
     let folding = Folding {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::shared::{Shared, Then};
 use super::tables::Planned;
-use crate::capture::catalog;
+use crate::capture::{LogEnd, catalog};
 use crate::error::Result;
 use crate::merge::{compare, follow};
 use crate::names::TableName;
@@ -54,7 +54,7 @@ impl Unseen {
             self.suspects.clear();
             return Ok(());
         }
-        let end = super::control::end_of_log(source).await?;
+        let end = LogEnd::of(&**source).await?.position;
         for (table, now) in seen {
             let known = self.suspects.get(&table).is_some_and(|suspect| suspect.now == now);
             if !known {

@@ -7,15 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::auth::{Tokens, Verdict};
 use super::board::{Board, View};
@@ -41,6 +41,9 @@ pub trait Books: Send + Sync {
     /// Why a table is as it is; none where no connector feeds it.
     fn why(&self, table: TableName) -> Later<Option<Value>>;
 
+    /// Compares a table with its source; none where no connector feeds it.
+    fn verify(&self, table: TableName) -> Later<Option<Value>>;
+
     /// The open dead letters, of one table or all of them, or the one of a number with its values.
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>>;
 }
@@ -51,6 +54,8 @@ pub(super) struct App {
     pub(super) board: Board,
     tokens: Tokens,
     books: Arc<dyn Books>,
+    /// a comparison reads whole tables on both sides: one at a time
+    comparing: Arc<Semaphore>,
 }
 
 /// Listens and serves until `stop` turns true; the address tells the port where 0 was asked for.
@@ -68,7 +73,7 @@ pub async fn start(
     };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let router = router(App { board, tokens, books });
+    let router = router(App { board, tokens, books, comparing: Arc::new(Semaphore::new(1)) });
     tokio::spawn(async move {
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
@@ -85,15 +90,21 @@ fn router(app: App) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(show_status))
+        .route("/openapi.json", get(openapi))
         .merge(connector_routes())
         .route("/tables", get(tables))
         .route("/tables/{table}", get(table))
+        .route("/tables/{table}/verify", post(verify).put(verify))
         .route("/tables/{table}/{verb}", post(ask).put(ask))
         .route("/why/{table}", get(why))
         .route("/dead-letters", get(dead_letters))
         .route("/dead-letters/{id}", get(dead_letter))
         .route("/dead-letters/{id}/{verb}", post(settle))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
+        .method_not_allowed_fallback(|method: Method| async move {
+            failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not for this path"), None)
+        })
+        .layer(map_response(in_our_shape))
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app)
 }
@@ -126,6 +137,23 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
     }
 }
 
+/// A request that is refused before one of us sees it is answered as we answer.
+async fn in_our_shape(response: Response) -> Response {
+    let status = response.status();
+    let json = response.headers().get(header::CONTENT_TYPE);
+    let json = json.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if !status.is_client_error() || json {
+        return response;
+    }
+    failure(status, "the path or the query cannot be read", Some("see /openapi.json"))
+}
+
+/// What can be asked, as an OpenAPI document.
+async fn openapi() -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (kind, include_str!("openapi.json")).into_response()
+}
+
 pub(super) fn failure(code: StatusCode, message: &str, remedy: Option<&str>) -> Response {
     let body = json!({ "error_code": code.as_u16(), "message": message, "remedy": remedy });
     (code, Json(body)).into_response()
@@ -148,7 +176,8 @@ async fn root(State(app): State<App>, headers: HeaderMap) -> Response {
          <style>body{{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem}}\
          pre{{background:#f4f2ee;padding:1rem;overflow:auto}}</style>\
          <h1>Siltstone</h1><p><a href=/status>status</a> · <a href=/readyz>ready</a> · \
-         <a href=/metrics>metrics</a> · <a href=/tables>tables</a></p><pre>{escaped}</pre>"
+         <a href=/metrics>metrics</a> · <a href=/tables>tables</a> · \
+         <a href=/openapi.json>API</a></p><pre>{escaped}</pre>"
     ))
     .into_response()
 }
@@ -174,18 +203,19 @@ async fn show_status(State(app): State<App>) -> Json<Value> {
 
 async fn tables(State(app): State<App>) -> Json<Value> {
     let views = app.board.views();
-    let all = views.iter().flat_map(|view| &view.tables);
-    Json(all.map(|(name, report)| status::table(name, report)).collect())
+    let all = views.iter().flat_map(|view| {
+        view.tables.iter().map(move |(name, report)| status::table(view, name, report))
+    });
+    Json(all.collect())
 }
 
 async fn table(State(app): State<App>, Path(name): Path<String>) -> Response {
     let views = app.board.views();
-    let found =
-        views.iter().flat_map(|view| &view.tables).find(|(table, _)| table.to_string() == name);
-    match found {
-        Some((table, report)) => Json(status::table(table, report)).into_response(),
-        None => unknown_table(&name),
-    }
+    let found = views.iter().find_map(|view| {
+        let (table, report) = view.tables.iter().find(|(table, _)| table.to_string() == name)?;
+        Some(status::table(view, table, report))
+    });
+    found.map_or_else(|| unknown_table(&name), |found| Json(found).into_response())
 }
 
 fn unknown_table(name: &str) -> Response {
@@ -205,6 +235,24 @@ async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>)
     });
     let Some((connector, table)) = found else { return unknown_table(&name) };
     write_down(&app, verb, connector, Some(table), None).await
+}
+
+/// Compares a table with its source, and answers when that is done.
+async fn verify(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let Ok(table) = name.parse::<TableName>() else { return unknown_table(&name) };
+    let Ok(_alone) = app.comparing.try_acquire() else {
+        let message = "another table is being compared";
+        return failure(StatusCode::TOO_MANY_REQUESTS, message, Some("ask again when it is done"));
+    };
+    match app.books.verify(table).await {
+        Ok(Some(report)) => Json(report).into_response(),
+        Ok(None) => unknown_table(&name),
+        Err(error) => {
+            tracing::warn!("{name} was not compared: {}", error.reason());
+            let message = format!("{name} was not compared: {}", error.reason());
+            failure(StatusCode::SERVICE_UNAVAILABLE, &message, error.remedy_text())
+        }
+    }
 }
 
 pub(super) async fn write_down(

@@ -99,6 +99,11 @@ pub struct View {
     pub received: Lsn,
     /// The end of the source's log, as it last told.
     pub source_end: Lsn,
+    /// An end of the source's log that is not stored yet, and when it was the end by the source's clock.
+    pub(super) ahead: Option<(Lsn, i64)>,
+    /// What the source committed before is in the warehouse: microseconds since 2000-01-01 UTC by its
+    /// clock, 0 where that is not known yet.
+    pub fresh_to: i64,
     /// The commit time of the last applied transaction, microseconds since 2000-01-01 UTC.
     pub applied_commit: i64,
     /// The commit time of the last received transaction, likewise.
@@ -122,6 +127,13 @@ pub struct View {
 }
 
 impl View {
+    /// What was the end of the log is in the warehouse.
+    fn settle_freshness(&mut self) {
+        if let Some((_, at)) = self.ahead.take_if(|(end, _)| *end <= self.stored) {
+            self.fresh_to = at;
+        }
+    }
+
     /// Bytes of log between what is applied and the end of the source's log.
     pub fn lag_bytes(&self) -> u64 {
         if self.backlog() { self.source_end.since(self.stored) } else { 0 }
@@ -243,6 +255,7 @@ impl ConnectorBoard {
         view.stored = stored;
         view.source_end = view.source_end.max(stored);
         view.moved_at = now;
+        view.settle_freshness();
         if advanced.transactions > 0 {
             view.applied_commit = advanced.committed_at;
         }
@@ -319,10 +332,13 @@ impl ConnectorBoard {
         lock(&self.view).tables.values().any(open)
     }
 
-    /// Notes where the source's log ends, as the source itself says.
-    pub fn source_ends(&self, end: Lsn) {
+    /// Notes where the source's log ends, as the source itself says at the moment `at`.
+    pub fn source_ends(&self, end: Lsn, at: i64) {
         let mut view = lock(&self.view);
         view.source_end = view.source_end.max(end);
+        // one at a time, or a busy stream would never reach the last one
+        view.ahead.get_or_insert((end, at));
+        view.settle_freshness();
     }
 
     /// Notes how much log the slot keeps at the source.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::board::{Phase, TableReport, View};
+use crate::clock::from_postgres_micros;
 use crate::names::TableName;
 use crate::position::Lsn;
 
@@ -12,7 +13,7 @@ pub(super) fn status(views: &[View], now: i64) -> Value {
 }
 
 fn connector(view: &View, now: i64) -> Value {
-    let tables = view.tables.iter().map(|(name, report)| table(name, report));
+    let tables = view.tables.iter().map(|(name, report)| table(view, name, report));
     json!({
         "name": view.name,
         "state": view.phase.word(),
@@ -45,11 +46,14 @@ pub(super) fn wal(view: &View) -> Value {
     json!({ "retained_bytes": view.retained, "step": step })
 }
 
-/// One table.
-pub(super) fn table(name: &TableName, report: &TableReport) -> Value {
+/// One table. It is fresh to a moment if what the source committed before is in it, but for what waits
+/// behind dead letters.
+pub(super) fn table(view: &View, name: &TableName, report: &TableReport) -> Value {
+    let fresh = report.state == "streaming" && view.fresh_to != 0;
     json!({
         "name": name.to_string(),
         "state": report.state,
+        "fresh_to": fresh.then(|| from_postgres_micros(view.fresh_to).to_string()),
         "reason": report.reason,
         "remedy": report.remedy,
         "pending_bytes": report.pending_bytes,

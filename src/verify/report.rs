@@ -1,5 +1,7 @@
 //! What a comparison has found.
 
+use serde_json::{Value, json};
+
 use crate::names::TableName;
 
 /// A key whose row differs. Values are never told.
@@ -54,6 +56,26 @@ impl Default for TableReport {
 }
 
 impl TableReport {
+    /// The table's part of the report for a machine.
+    pub fn to_json(&self) -> Value {
+        let differences: Vec<Value> =
+            self.differences.iter().map(|d| json!({ "key": d.key, "what": d.what })).collect();
+        let skipped = self.skipped.as_ref().or(self.not_comparable.as_ref());
+        let broken = self.overlaps > 0 || self.double_currents > 0;
+        json!({
+            "table": self.table.to_string(),
+            "equal": self.is_equal() && !broken && skipped.is_none(),
+            "rows": self.rows,
+            "differing": self.differing,
+            "differences": differences,
+            "changing": self.changing,
+            "overlaps": self.overlaps,
+            "double_currents": self.double_currents,
+            "wrong_locators": self.locator,
+            "skipped": skipped,
+        })
+    }
+
     fn is_equal(&self) -> bool {
         self.differing == 0 && self.locator == 0
     }

@@ -458,3 +458,91 @@ fn values_beyond_a_column_are_refused_without_holding_up_a_batch() {
         site.assert_equal(same, "public.t", "cleansed.f").await;
     });
 }
+
+/// Tables of each history, one that takes three letters and one that takes all.
+fn declared_short(site: &Site) {
+    for (name, history) in [("over", "overwrite"), ("hist", "versions"), ("events", "append")] {
+        for (table, ty) in [(name.to_owned(), "varchar(3)"), (format!("{name}_free"), "text")] {
+            let since = if history == "versions" { "since: born\n" } else { "" };
+            let text = format!(
+                "table: cleansed.{table}\nfrom: shop.public.t\nhistory: {history}\nkey: [id]\n{since}\
+                 columns:\n  id: {{ type: integer }}\n  v: {{ type: integer }}\n\
+                 \x20 note: {{ type: {ty} }}\n  born: {{ type: timestamptz }}\n"
+            );
+            site.file(&format!("schemas/{table}.yaml"), &text);
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_refused_while_its_table_is_read_waits_alone() {
+    block_on(async {
+        let site = Site::new("unreadable").await;
+        declared_short(&site);
+        site.shop(
+            "create table t (id int primary key, v int not null, note text, born timestamptz);
+             insert into t select i, i, case when i % 40 = 0 then 'too long' else 'ok' end,
+                                  timestamptz '2024-01-01 00:00+00' + i * interval '1 day'
+               from generate_series(1, 200) i",
+        )
+        .await;
+        site.catch_up().await;
+        let letters = "select count(*) from audit.dead_letters where state = 'open'";
+        assert_eq!(site.at_warehouse(letters).await, ["15"]);
+        let rows = "select count(*) from cleansed.over";
+        assert_eq!(site.at_warehouse(rows).await, ["195"]);
+        let running = site.start();
+        site.shop_each(&[
+            "update t set v = v + 1000 where id in (40, 41)",
+            "update t set id = 1080 where id = 80",
+            "delete from t where id = 120",
+        ])
+        .await;
+        site.until("the others go on", "select v = 1041 from cleansed.over where id = 41").await;
+        let waiting = "select count(*) = 9 from audit.pending where waits";
+        site.until("the keys wait", waiting).await;
+        assert!(running.stop().await.is_ok());
+        // in vain
+        replay_all(&site).await;
+        assert_eq!(site.at_warehouse(letters).await, ["15"]);
+        let mend = "drop view cleansed.hist_current;
+            alter table cleansed.over alter note type text;
+            alter table cleansed.hist alter note type text;
+            alter table cleansed.events alter note type text;
+            create view cleansed.hist_current as select * from cleansed.hist where is_current";
+        site.warehouse.batch_execute(mend).await.unwrap();
+        replay_all(&site).await;
+        assert_eq!(site.at_warehouse(letters).await, ["0"]);
+        assert_as_if_nothing_had_been(&site).await;
+    });
+}
+
+#[test]
+fn more_refused_rows_than_may_wait_stop_their_table_alone() {
+    block_on(async {
+        let site = Site::new("unreadables").await;
+        declared_short(&site);
+        site.connector(
+            "tables: [\"public.*\"]\ntarget_schema: cleansed\ndead_letters: { max_keys: 20 }\n",
+        );
+        site.shop(
+            "create table t (id int primary key, v int not null, note text, born timestamptz);
+             insert into t select i, i, 'too long', now() from generate_series(1, 200) i",
+        )
+        .await;
+        site.catch_up().await;
+        let state = site.state("cleansed.over").await;
+        assert_eq!(state[0], "stopped", "{state:?}");
+        assert!(state[1].contains("more than 20 of the rows"), "{state:?}");
+        assert_eq!(site.state("cleansed.over_free").await[0], "streaming");
+        site.shop("update t set note = 'ok'").await;
+        for table in ["over", "hist", "events"] {
+            let table = format!("cleansed.{table}");
+            let asked = site.command(&["table", "resync", &table, "--yes"]).status().unwrap();
+            assert!(asked.success());
+        }
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "t", "cleansed.over").await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+    });
+}

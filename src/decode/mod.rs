@@ -14,5 +14,7 @@
 mod pgoutput;
 mod transaction;
 
-pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, Streamed, halves, read_message};
+pub use pgoutput::{
+    Message, Old, RelationColumn, RelationMessage, Streamed, halves, insert_message, read_message,
+};
 pub use transaction::{Decoded, Decoder};

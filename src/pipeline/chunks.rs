@@ -18,6 +18,7 @@ use tokio_postgres::error::SqlState;
 use super::cutting::{Job, cut};
 use super::fit::fit;
 use super::held::HeldKeys;
+use super::refused::RefusedRows;
 use super::shared::{CaughtUp, Shared, Then, writer};
 use crate::capture::Pace;
 use crate::capture::catalog::{self, SourceTable};
@@ -205,9 +206,8 @@ impl Worker {
         let Some(mut now) = catalog::table(under, job.source.relation.oid).await? else {
             return Err(gone(name, &job.source.relation.table));
         };
-        let source_name = now.relation.table.clone();
-        let excludes = |column: &str| shared.connector().excludes(&source_name, column);
-        now.relation.columns.retain(|column| !excludes(&column.name));
+        let source = now.relation.table.clone();
+        now.relation.columns.retain(|c| !shared.connector().excludes(&source, &c.name));
         if !snapshot::is_readable(under, &now.relation).await? {
             return Ok(Read::Later);
         }
@@ -234,7 +234,8 @@ impl Worker {
             (true, Some(_)) => Straight::No,
         };
         let way = way(&transaction, &target, straight).await?;
-        let finished = self.copy(under, &transaction, (&target, &now), (point, job), &way).await?;
+        let (finished, refused) =
+            self.copy(under, &transaction, (&target, &now), (point, job), &way).await?;
         shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))], None).await?;
         let fresh = chunk.fresh || fitted.empties;
         // behind the copy, so that nobody waits for its locks longer than the merge takes
@@ -247,6 +248,7 @@ impl Worker {
         let templates = &shared.setup.templates;
         let applied = merge_reading(&transaction, templates, &target, &finished, how).await?;
         let mut read = Read::InPart;
+        refused.write(&transaction, &shared.connector().name, &target).await?;
         let loaded = chunks::load(&transaction, chunk, self.as_of, applied.events).await?;
         let Some(last) = loaded else { return Ok(read) };
         if last {
@@ -282,7 +284,7 @@ impl Worker {
         (target, source): (&Target, &SourceTable),
         (point, job): (Point, &Job),
         way: &Way,
-    ) -> Result<Finished> {
+    ) -> Result<(Finished, RefusedRows)> {
         let (shared, name) = (&*self.shared, &target.model.table);
         let failed = |error| {
             Error::warehouse("taking the rows of a snapshot", error).on_table(name.to_string())
@@ -300,10 +302,15 @@ impl Worker {
         let part = Part { partitioned: source.partitioned, condition: condition.as_deref() };
         let mut rows = snapshot::read(under, &target.relation, &target.wires, part).await?;
         let mut reading = Reading::new(target, point, way);
+        let mut refused = RefusedRows::new(&job.chunk, point, shared.connector().held_keys);
         let (mut told, mut unpaced) = (0, 0);
         while let Some(cells) = rows.next().await? {
             unpaced += cells.len();
-            reading.push(crate::value::Row::from_bytes(cells))?;
+            let row = crate::value::Row::from_bytes(cells);
+            if refused.takes(target, shared.binary, row)? {
+                continue;
+            }
+            reading.push(row)?;
             for chunk in reading.take() {
                 self.pace.keep(std::mem::take(&mut unpaced)).await;
                 sink.feed(chunk).await.map_err(failed)?;
@@ -319,7 +326,7 @@ impl Worker {
             sink.feed(chunk).await.map_err(failed)?;
         }
         sink.finish().await.map_err(failed)?;
-        Ok(finished)
+        Ok((finished, refused))
     }
 
     fn report(&self, (table, job): (&TableName, &Job), more: u64, estimated: u64) {

@@ -24,6 +24,7 @@ mod owner;
 mod pairs;
 mod pass;
 mod points;
+mod refused;
 mod rights;
 mod router;
 mod service;

@@ -95,7 +95,7 @@ impl Pass<'_> {
         for kept in portion {
             self.events += 1;
             self.reached = kept.order;
-            if kept.order.seq < self.floor {
+            if kept.order.seq < self.floor && !kept.was_read() {
                 continue;
             }
             if !self.fits(kept) {

@@ -74,7 +74,7 @@ impl Points {
 
     /// What is due of a kept change, whose table had this shape; `logs`: each change is a row of its own.
     pub(super) fn due(&self, kept: &Kept, relation: &Relation, logs: bool) -> Due {
-        if kept.order.seq >= self.last {
+        if kept.order.seq >= self.last || kept.was_read() {
             return Due::Whole;
         }
         let Some(column) = relation.column(&self.column) else { return Due::Unknown };

@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Window, digests, key_document, refusal};
-use crate::journey::{Applied, Digests, Flow, Refused, Route, Target};
+use crate::journey::{Applied, Digests, Flow, Op, Refused, Route, Target};
 use crate::merge::{Apply, encode_batch};
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters::{self, DeadLetter};
@@ -232,7 +232,12 @@ impl Sift<'_> {
             }
             self.decoder.resume(kept.mark, kept.order);
             match self.decoder.decode(&kept.message)? {
-                Decoded::Change(event) => window.push(&route, &event, &kept.message)?,
+                Decoded::Change(mut event) => {
+                    if kept.was_read() {
+                        (event.op, event.order.ord) = (Op::Read, 0);
+                    }
+                    window.push(&route, &event, &kept.message)?;
+                }
                 Decoded::Truncate(events) => {
                     for event in events {
                         window.push(&route, &event, &kept.message)?;

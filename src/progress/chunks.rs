@@ -244,17 +244,28 @@ pub async fn close(
         )
         .await
         .map_err(failed)?;
-    // what came before the snapshot is in it, and so is what had been refused
+    // what came before the snapshot is in it, and so is what had been refused, but for rows of this very
+    // reading: those have a negative place
+    const OF_THIS_READING: &str = "(l.ord < 0 and exists
+        (select from audit.snapshot_chunks c where c.table_name = $1 and c.as_of - 1 = l.seq))";
     transaction
         .execute(
-            "update audit.dead_letters set state = 'read', changed_at = now()
-              where table_name = $1 and state = 'open'",
+            &format!(
+                "update audit.dead_letters l set state = 'read', changed_at = now()
+                  where l.table_name = $1 and l.state = 'open' and not {OF_THIS_READING}"
+            ),
             &[&name],
         )
         .await
         .map_err(failed)?;
     transaction
-        .execute("delete from audit.pending where table_name = $1 and seq < $2", &[&name, &floor])
+        .execute(
+            &format!(
+                "delete from audit.pending l
+                  where l.table_name = $1 and l.seq < $2 and not {OF_THIS_READING}"
+            ),
+            &[&name, &floor],
+        )
         .await
         .map_err(failed)?;
     Ok(Lsn::from_i64(floor))

@@ -31,6 +31,11 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Whether it is a row that a reading found and its table refused: none of the stream's changes.
+    pub fn was_read(&self) -> bool {
+        self.order.ord < 0
+    }
+
     /// Whether it is a row's delete.
     pub fn is_delete(&self) -> bool {
         self.message.first() == Some(&b'D')

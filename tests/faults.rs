@@ -171,7 +171,7 @@ fn servers_that_crash_are_waited_for() {
         site.shop(TABLES).await;
         site.catch_up().await;
         let running = site.start();
-        for round in 0..if is_full() { 20 } else { 3 } {
+        for round in 0..if is_full() { 40 } else { 3 } {
             traffic(&site, 60, round).await;
             if round % 2 == 0 {
                 warehouse.restart_immediate().await.unwrap();
@@ -181,6 +181,46 @@ fn servers_that_crash_are_waited_for() {
             site.reconnect(&source, &warehouse).await;
         }
         traffic(&site, 60, 99).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_exact(&site).await;
+    });
+}
+
+#[test]
+fn a_merge_that_takes_long_keeps_the_connection() {
+    block_on(async {
+        let source = own_cluster("slowmerge-source").await;
+        let site = Site::on("slowmerge", &source, &clusters().await.1).await;
+        files(&site);
+        site.shop(TABLES).await;
+        let (timeout, held) = if is_full() { (5, 60) } else { (2, 8) };
+        site.shop(&format!("alter system set wal_sender_timeout = '{timeout}s'")).await;
+        site.shop("select pg_reload_conf()").await;
+        site.catch_up().await;
+        let running = site.start();
+        traffic(&site, 5, 1).await;
+        let streams = "select count(*) > 0 from cleansed.dim_users where country = 'c4'";
+        site.until("it streams", streams).await;
+        let walsender = "select pid, backend_start from pg_stat_replication
+            where application_name = 'siltstone stream'";
+        let before = site.at_source(walsender).await;
+        assert_eq!(before.len(), 1);
+        site.warehouse
+            .batch_execute("begin; lock table cleansed.dim_users in share mode")
+            .await
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(held);
+        let mut seed = 2;
+        while Instant::now() < until {
+            traffic(&site, 20, seed).await;
+            seed += 1;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let waits = "select count(*) > 0 from pg_locks where not granted";
+        assert_eq!(site.at_warehouse(waits).await, ["t"], "no merge waited");
+        assert_eq!(site.at_source(walsender).await, before, "the source gave it up");
+        site.warehouse.batch_execute("commit").await.unwrap();
         assert!(running.stop().await.is_ok());
         site.catch_up().await;
         assert_exact(&site).await;

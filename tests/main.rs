@@ -11,6 +11,7 @@
 )]
 
 mod adopt;
+mod alters;
 mod dead_letters;
 mod drift;
 mod faults;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::service::{free_port, http, with_admin};
-use crate::support::{Site, block_on, is_full};
+use crate::support::{Dice, Site, block_on, is_full};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
 
@@ -164,20 +164,8 @@ fn is_of(wanted: &Value, value: &Value) -> bool {
     }
 }
 
-/// A generator of numbers below a bound.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % bound as u64).unwrap()
-    }
-
-    fn of<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
-        all[self.below(all.len())]
-    }
+fn one<'a, T: ?Sized>(dice: &mut Dice, all: &[&'a T]) -> &'a T {
+    all[usize::try_from(dice.below(all.len() as u64)).unwrap()]
 }
 
 /// A path of the document with something in its places.
@@ -191,7 +179,7 @@ fn filled(path: &str, dice: &mut Dice, connector: &str, letter: &str) -> String 
         false => part.to_owned(),
         true if dice.below(3) > 0 => there(part),
         true if dice.below(20) == 0 => "long".repeat(1000),
-        true => dice.of(&STRANGE).to_owned(),
+        true => one(dice, &STRANGE).to_owned(),
     };
     path.split('/').map(part).collect::<Vec<_>>().join("/")
 }
@@ -228,13 +216,13 @@ fn every_answer_is_one_that_the_document_names() {
         assert_eq!(document.0["info"]["version"], env!("CARGO_PKG_VERSION"));
         let seed = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
         println!("seed {seed}");
-        let mut dice = Dice(u64::from(seed) | 1);
+        let mut dice = Dice::new(u64::from(seed));
         let paths: Vec<&str> =
             document.0["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..if is_full() { 20_000 } else { 1_500 } {
-            let path = dice.of(&paths);
-            let method = dice.of(&METHODS);
+            let path = one(&mut dice, &paths);
+            let method = one(&mut dice, &METHODS);
             let mut asked = filled(path, &mut dice, &connector, &letter);
             let plain = asked.clone();
             // a comparison waits for a stream that rests
@@ -248,10 +236,12 @@ fn every_answer_is_one_that_the_document_names() {
             }
             let queries = ["?expand=status", "?table=cleansed.users", "?table=%ff", "?a&&=b", "?%"];
             if dice.below(4) == 0 {
-                asked.push_str(dice.of(&queries));
+                asked.push_str(one(&mut dice, &queries));
             }
-            let token = dice.of(&["s3cret", "s3cret", "r3ad", "wrong", "", "s3cre", "s3cret "]);
-            let body = dice.of(&["", "", "{}", "{\"state\":\"\\u0000\"}", "[[[[", "\u{feff}"]);
+            let token =
+                one(&mut dice, &["s3cret", "s3cret", "r3ad", "wrong", "", "s3cre", "s3cret "]);
+            let body =
+                one(&mut dice, &["", "", "{}", "{\"state\":\"\\u0000\"}", "[[[[", "\u{feff}"]);
             let answer = ask(port, method, &asked, token, body);
             // an empty place makes another path
             if !plain.contains("//") && !plain.ends_with('/') || *path == *"/" {

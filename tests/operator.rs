@@ -207,10 +207,10 @@ fn files_are_read_again_at_sighup() {
         signal(&child, "-HUP");
         site.until("released", gone).await;
         site.shop("insert into orders values (101, 1)").await;
-        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
-        assert!(child.wait().unwrap().success(), "it has nothing left to run");
         assert_eq!(count(&site, "orders").await, "100");
-        let child = site.spawn(&["run"]);
+        assert!(child.try_wait().unwrap().is_none(), "it waits for files");
+        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
+        signal(&child, "-HUP");
         site.until("the row", "select count(*) = 101 from cleansed.orders").await;
         end(child);
         assert_same(&site).await;

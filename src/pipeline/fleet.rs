@@ -68,6 +68,11 @@ impl Fleet {
         Some((meant, ended))
     }
 
+    /// Whether none runs.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// Tells all to stop.
     pub(super) fn stop(&mut self) {
         self.stopping = true;

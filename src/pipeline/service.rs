@@ -62,13 +62,17 @@ impl Service {
         self.calendars(&spec, stop.clone()).await?;
         let owner: Arc<str> = owner_name(&self.clock).into();
         let mut fleet = Fleet::default();
+        name_idleness(&spec);
         let quota = Arc::new(Quota::new(self.spec.settings.spool_bytes));
         fleet.set(self.setups(&spec, &owner, &quota));
         let mut last = Ok(());
         let mut ending = stop.clone();
         loop {
+            // without connectors it waits for files that have some
+            let idle = files.borrow().connectors.is_empty()
+                && !(self.options.until_caught_up || fleet.is_stopping());
             tokio::select! {
-                ended = fleet.next_ended() => match ended {
+                ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
                     None => return last,
                     Some((_, Err(error))) => {
                         tracing::error!("{error}");
@@ -79,6 +83,7 @@ impl Service {
                 Ok(()) = files.changed() => {
                     let spec = files.borrow_and_update().clone();
                     self.name_what_stays(&spec);
+                    name_idleness(&spec);
                     self.calendars(&spec, stop.clone()).await?;
                     self.board.keep(&spec.connectors.iter().map(|c| c.name.as_str()).collect());
                     fleet.set(self.setups(&spec, &owner, &quota));
@@ -197,6 +202,13 @@ impl Service {
             transaction.commit().await?;
         }
         Ok(())
+    }
+}
+
+/// Says that there is nothing to run.
+fn name_idleness(spec: &Spec) {
+    if spec.connectors.is_empty() {
+        tracing::warn!("no connector is enabled: write connectors/NAME.yaml, and send SIGHUP");
     }
 }
 

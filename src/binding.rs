@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Feed, Target};
 use crate::postgres::quote;
-use crate::relation::{Identity, Relation, Wire};
+use crate::relation::{ColumnType, Identity, Mask, Relation, TypeKind, Wire};
 use crate::spec::{Deletes, History, Model};
 
 /// A binding and what a person should know about it.
@@ -30,6 +30,7 @@ pub fn bind(
     schema_id: i32,
     binary: bool,
 ) -> Result<Binding> {
+    refuse_ageless(model, relation)?;
     let key = bind_key(model, relation)?;
     let wires: Vec<Wire> = relation.columns.iter().map(|column| Wire::of(column, binary)).collect();
     let (mut feeds, mut unfed) = (Vec::new(), Vec::new());
@@ -51,6 +52,22 @@ pub fn bind(
         unfed,
         untaken,
     })
+}
+
+/// Refuses a mask by year of a column that has none at the source, of which nothing would be left.
+fn refuse_ageless(model: &Model, relation: &Relation) -> Result<()> {
+    const WITH_YEARS: [u32; 3] = [1082, 1114, 1184];
+    let has_year = |ty: &ColumnType| match ty.kind {
+        TypeKind::Builtin { oid, .. } => WITH_YEARS.contains(&oid),
+        _ => false,
+    };
+    let mut masked = relation.masked();
+    let ageless = masked.find(|(_, _, mask)| mask.by == Mask::Year && !has_year(&mask.ty));
+    let Some((_, column, mask)) = ageless else { return Ok(()) };
+    let (name, ty, from) = (&column.name, &mask.ty.name, &relation.table);
+    let what = format!("{from}.{name} is masked by year, and is of type {ty} at the source");
+    let remedy = format!("mask {from}.{name} by hash or null in schemas/");
+    Err(Error::new(Kind::TableStops, what).on_table(model.table.to_string()).remedy(remedy))
 }
 
 /// The places of the key's cells. A raw table has the source's own key.

@@ -50,8 +50,11 @@ pub struct Column {
     pub name: String,
     /// Its number in the source's catalogue, which survives a rename; 0 where unknown.
     pub attnum: i16,
-    /// Its type.
+    /// Its type behind the wall: that of its masked values, where it is masked.
     pub ty: ColumnType,
+    /// How its values are masked before anything else sees them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Masked>,
     /// Whether it belongs to the row's key: the immediate primary key, else the identity index.
     pub in_key: bool,
     /// What rows hold that were there before the column was.
@@ -62,6 +65,63 @@ pub struct Column {
     pub hidden: bool,
     /// The column's comment.
     pub comment: Option<String>,
+}
+
+impl Column {
+    /// Its type at the source, whatever becomes of its values.
+    pub fn source_type(&self) -> &ColumnType {
+        self.mask.as_ref().map_or(&self.ty, |mask| &mask.ty)
+    }
+
+    /// The wire by which its values leave the source.
+    pub fn source_wire(&self, binary: bool) -> Wire {
+        match self.source_type().binary() {
+            Some(builtin) if binary => Wire::Binary(builtin),
+            _ => Wire::Text,
+        }
+    }
+}
+
+/// What stands in the place of a value that nobody may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mask {
+    /// NULL.
+    Null,
+    /// The HMAC-SHA256 of its text, as lower-case hex digits: equal values stay equal.
+    Hash,
+    /// The first of January of its year.
+    Year,
+}
+
+impl Mask {
+    /// The word in files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mask::Null => "null",
+            Mask::Hash => "hash",
+            Mask::Year => "year",
+        }
+    }
+}
+
+/// How a column is masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masked {
+    /// What stands in the place of its values.
+    pub by: Mask,
+    /// Which key they are hashed with: what tells it from others, and says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The column's type at the source.
+    pub ty: ColumnType,
+}
+
+impl Masked {
+    /// Whether values come out alike under both.
+    pub fn is_like(&self, other: &Masked) -> bool {
+        (self.by, &self.key) == (other.by, &other.key)
+    }
 }
 
 /// What existing rows hold in a column that was added to them.
@@ -114,6 +174,13 @@ pub enum TypeKind {
 }
 
 impl ColumnType {
+    /// `text`.
+    pub fn text() -> ColumnType {
+        let name = "text".to_owned();
+        let kind = TypeKind::Builtin { oid: TEXT, name: name.clone() };
+        ColumnType { oid: TEXT, typmod: -1, name, kind }
+    }
+
     /// The listed type whose binary form a value of this type has, if it may travel as binary.
     pub fn binary(&self) -> Option<Builtin> {
         match &self.kind {
@@ -193,9 +260,15 @@ impl Relation {
         self.columns.iter().filter(|column| column.in_key).map(|column| column.name.as_str())
     }
 
+    /// The columns that are masked, each with its place.
+    pub fn masked(&self) -> impl Iterator<Item = (usize, &Column, &Masked)> {
+        let columns = self.columns.iter().enumerate();
+        columns.filter_map(|(at, column)| Some((at, column, column.mask.as_ref()?)))
+    }
+
     /// The first column whose values can only travel as text, which makes its whole connector
     /// speak text.
     pub fn text_only(&self) -> Option<&Column> {
-        self.columns.iter().find(|column| column.ty.binary().is_none())
+        self.columns.iter().find(|column| column.source_type().binary().is_none())
     }
 }

@@ -18,6 +18,7 @@ mod faults;
 mod guard;
 mod init;
 mod journey;
+mod mask;
 mod model;
 mod openapi;
 mod operator;

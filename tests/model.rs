@@ -276,6 +276,7 @@ fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
         },
         in_key: keyed && name == "id",
         fill: Fill::Null,
+        mask: None,
         hidden: false,
         comment: None,
     };
@@ -302,6 +303,7 @@ fn model(name: &str, history: History) -> Arc<Model> {
         from: name.to_owned(),
         ty: ty.to_owned(),
         required: name == "day" && history != History::Append,
+        mask: None,
         fill: None,
         comment: None,
     };

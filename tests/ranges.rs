@@ -188,7 +188,7 @@ fn a_killed_snapshot_goes_on_where_it_was() {
             child = site.spawn(&["run"]);
         }
         let live = "select count(*) = 4 and bool_and(state = 'streaming') from audit.tables";
-        for _ in 0..400 {
+        for _ in 0..if is_full() { 6_000 } else { 400 } {
             change(&site, &mut dice, u64::from(rows)).await;
             if site.at_warehouse(live).await == ["t"] {
                 break;

@@ -114,7 +114,8 @@ impl Case {
             .with("WAREHOUSE_URL", "postgres://siltstone:s3cret@warehouse.example/warehouse")
             .with("WAREHOUSE_PASSWORD", "s3cret")
             .with("SHOP_URL", "postgres://shop:s3cret@shop.example/shop")
-            .with("SILTSTONE_TOKEN", "s3cret");
+            .with("SILTSTONE_TOKEN", "s3cret")
+            .with("SILTSTONE_MASK_KEY", "s3cret-s3cret-s3cret-s3cret");
         load(&root.path().join("siltstone.yaml"), &env)
     }
 

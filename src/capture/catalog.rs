@@ -155,6 +155,7 @@ fn read_column(row: &Row) -> Result<Column, tokio_postgres::Error> {
             None if has_default => Fill::Unknown,
             None => Fill::Null,
         },
+        mask: None,
         hidden: false,
         comment: row.try_get("comment")?,
     })

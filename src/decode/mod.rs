@@ -13,8 +13,10 @@
 
 mod pgoutput;
 mod transaction;
+mod veil;
 
 pub use pgoutput::{
     Message, Old, RelationColumn, RelationMessage, Streamed, halves, insert_message, read_message,
 };
 pub use transaction::{Decoded, Decoder};
+pub use veil::Veil;

@@ -288,7 +288,15 @@ mod tests {
 
     fn column(name: &str, ty: &str) -> ModelColumn {
         let (name, ty) = (name.to_owned(), ty.to_owned());
-        ModelColumn { from: name.clone(), name, ty, required: false, fill: None, comment: None }
+        ModelColumn {
+            from: name.clone(),
+            name,
+            ty,
+            required: false,
+            mask: None,
+            fill: None,
+            comment: None,
+        }
     }
 
     fn model(history: History, key: &[&str]) -> Model {

@@ -25,6 +25,7 @@ use crate::capture::catalog::{self, SourceTable};
 use crate::capture::slot::{self, Created};
 use crate::capture::snapshot::{self, Part};
 use crate::capture::walsender::Walsender;
+use crate::decode::Veil;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
@@ -33,6 +34,8 @@ use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Range};
 use crate::progress::tables::State;
+use crate::relation::Wire;
+use crate::value::Row;
 use crate::warehouse::{Fenced, ddl};
 
 /// Progress is reported after so many rows.
@@ -206,8 +209,7 @@ impl Worker {
         let Some(mut now) = catalog::table(under, job.source.relation.oid).await? else {
             return Err(gone(name, &job.source.relation.table));
         };
-        let source = now.relation.table.clone();
-        now.relation.columns.retain(|c| !shared.connector().excludes(&source, &c.name));
+        shared.connector().shape(&job.source.relation.table, &mut now.relation);
         if !snapshot::is_readable(under, &now.relation).await? {
             return Ok(Read::Later);
         }
@@ -300,13 +302,23 @@ impl Worker {
             snapshot::range(column, lower.as_deref(), upper.as_deref())
         });
         let part = Part { partitioned: source.partitioned, condition: condition.as_deref() };
-        let mut rows = snapshot::read(under, &target.relation, &target.wires, part).await?;
+        let relation = &target.relation;
+        let wires = relation.columns.iter().map(|column| column.source_wire(shared.binary));
+        let wires: Vec<Wire> = wires.collect();
+        let mut veil = Veil::of(relation, shared.connector().masks.key());
+        let mut masked = Vec::new();
+        let mut rows = snapshot::read(under, relation, &wires, part).await?;
         let mut reading = Reading::new(target, point, way);
         let mut refused = RefusedRows::new(&job.chunk, point, shared.connector().held_keys);
         let (mut told, mut unpaced) = (0, 0);
         while let Some(cells) = rows.next().await? {
             unpaced += cells.len();
-            let row = crate::value::Row::from_bytes(cells);
+            let mut row = Row::from_bytes(cells);
+            if let Some(veil) = &mut veil {
+                masked.clear();
+                veil.row(row, &mut masked)?;
+                row = Row::from_bytes(&masked);
+            }
             if refused.takes(target, shared.binary, row)? {
                 continue;
             }

@@ -107,8 +107,7 @@ async fn ranges_of(
     let Some(mut now) = catalog::table(&**source, job.source.relation.oid).await? else {
         return Ok(None);
     };
-    let source_name = now.relation.table.clone();
-    now.relation.columns.retain(|column| !shared.connector().excludes(&source_name, &column.name));
+    shared.connector().shape(&job.source.relation.table, &mut now.relation);
     let size = ranges::size(&**source, &now).await?;
     refuse_large(shared, job, size)?;
     let Some(column) = ranges::column(&**source, &now).await? else { return Ok(None) };

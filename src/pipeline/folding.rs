@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::{Before, ChangeEvent, Flow, Mark, Route};
 use crate::merge::{Piece, encode_batch};
+use crate::names::TableName;
 use crate::position::{Lsn, Order};
 use crate::postgres::Session;
 use crate::relation::Relation;
@@ -172,11 +173,17 @@ impl Folding {
         self.router.refuse_oversized((&change.0, change.1), length)
     }
 
-    /// Takes up the shape that a Relation message tells.
-    async fn relation(&mut self, message: &RelationMessage, told: u64) -> Result<()> {
+    /// The name under which files know the table that a Relation message describes.
+    pub(super) fn known_as(&self, message: &RelationMessage) -> TableName {
+        self.router.known_as(message)
+    }
+
+    /// The shape that a Relation message tells.
+    pub(super) async fn told(&self, message: &RelationMessage) -> Result<Arc<Relation>> {
         let known = self.decoder.relation(message.oid).cloned();
         let known = known.or_else(|| self.router.applied(message));
-        let relation = resolve(&*self.source, &self.shared, message, known.as_ref()).await?;
+        let of = (message, &self.known_as(message));
+        let relation = resolve(&*self.source, &self.shared, of, known.as_ref()).await?;
         if let Some(column) = relation.text_only().filter(|_| self.shared.binary) {
             let what = format!(
                 "{}.{} has a type that travels as text: the stream starts again in text form",
@@ -184,6 +191,12 @@ impl Folding {
             );
             return Err(Error::new(Kind::Busy, what));
         }
+        Ok(relation)
+    }
+
+    /// Takes up the shape that a Relation message tells.
+    async fn relation(&mut self, message: &RelationMessage, told: u64) -> Result<()> {
+        let relation = self.told(message).await?;
         self.router.forget(relation.oid);
         self.decoder.install(relation, told);
         Ok(())

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::folding::{Arrival, Folding, lane_is_gone};
 use super::lane::Progress;
 use super::streamed::Streams;
+use super::wall::Wall;
 use crate::capture::replication::{Frame, Reader};
 use crate::error::Result;
 
@@ -34,15 +35,16 @@ pub(super) enum End {
 
 /// The reading task's state.
 pub(super) struct Intake {
-    pub(super) reader: Reader,
-    pub(super) folding: Folding,
-    pub(super) streams: Streams,
-    pub(super) progress: watch::Receiver<Progress>,
+    reader: Reader,
+    folding: Folding,
+    streams: Streams,
+    wall: Wall,
+    progress: watch::Receiver<Progress>,
     /// changes when the source asks for an answer
-    pub(super) asked: watch::Sender<u64>,
-    pub(super) stop: watch::Receiver<bool>,
+    asked: watch::Sender<u64>,
+    stop: watch::Receiver<bool>,
     /// messages that arrived
-    pub(super) arrived: u64,
+    arrived: u64,
 }
 
 /// What came of a look for a frame.
@@ -54,6 +56,16 @@ enum Taken {
 }
 
 impl Intake {
+    pub(super) fn new(
+        (reader, folding): (Reader, Folding),
+        (streams, wall): (Streams, Wall),
+        progress: watch::Receiver<Progress>,
+        asked: watch::Sender<u64>,
+        stop: watch::Receiver<bool>,
+    ) -> Intake {
+        Intake { reader, folding, streams, wall, progress, asked, stop, arrived: 0 }
+    }
+
     /// Reads until told to stop, or until the connection or the lane fails.
     pub(super) async fn run(mut self) -> Result<End> {
         loop {
@@ -121,16 +133,19 @@ impl Intake {
 
     /// Takes the next frame that has arrived, if one has.
     async fn take_frame(&mut self) -> Result<Taken> {
-        let Intake { reader, folding, streams, arrived, .. } = self;
+        let Intake { reader, folding, streams, wall, arrived, .. } = self;
         let Some(frame) = reader.next_buffered()? else { return Ok(Taken::Nothing) };
         match frame {
             Frame::Record(record) => {
                 *arrived += 1;
                 let arrival = Arrival { number: *arrived, log_end: record.end };
                 match folding.decoder.streamed(record.bytes)? {
-                    None => folding.take(record.bytes, arrival).await?,
+                    None => {
+                        let message = wall.message(record.bytes, folding).await?;
+                        folding.take(message, arrival).await?;
+                    }
                     Some(streamed) => {
-                        if !streams.take(streamed, arrival, folding).await? {
+                        if !streams.take(streamed, arrival, (folding, wall)).await? {
                             return Ok(Taken::Stopped);
                         }
                     }

@@ -25,6 +25,7 @@ mod pairs;
 mod pass;
 mod points;
 mod refused;
+mod remask;
 mod rights;
 mod router;
 mod service;
@@ -35,6 +36,7 @@ mod start;
 mod streamed;
 mod tables;
 mod unseen;
+mod wall;
 
 pub use books::dead_letters_as_json;
 pub use inspect::{Report, inspect, inspect_source};

@@ -145,6 +145,7 @@ mod tests {
             },
             in_key,
             fill: Fill::Null,
+            mask: None,
             hidden: false,
             comment: None,
         };

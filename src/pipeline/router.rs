@@ -149,6 +149,16 @@ impl Router {
         self.by_oid.remove(&oid);
     }
 
+    /// The name under which files know the table that a message describes: the source may have given it
+    /// another one since the session began.
+    pub(super) fn known_as(&self, message: &RelationMessage) -> TableName {
+        let known = self.sources.iter().find(|source| source.oid == message.oid);
+        known.map_or_else(
+            || TableName::new(message.schema.clone(), message.name.clone()),
+            |source| source.name.clone(),
+        )
+    }
+
     /// The shape that was applied last of the table that a message describes.
     pub(super) fn applied(&self, message: &RelationMessage) -> Option<Arc<Relation>> {
         let mut relations = self.routes.iter().map(|route| &route.target.relation);
@@ -287,13 +297,13 @@ pub(super) fn reshape(
 pub(super) async fn resolve(
     source: &impl GenericClient,
     shared: &Shared,
-    message: &RelationMessage,
+    (message, known_as): (&RelationMessage, &TableName),
     known: Option<&Arc<Relation>>,
 ) -> Result<Arc<Relation>> {
     let table = TableName::new(message.schema.clone(), message.name.clone());
     let catalogued = catalog::table(source, message.oid).await?.map(|found| found.relation);
     let catalogued = catalogued.map(|mut relation| {
-        relation.columns.retain(|column| !shared.connector().excludes(&table, &column.name));
+        shared.connector().shape(known_as, &mut relation);
         relation
     });
     if let Some(relation) = catalogued.as_ref().filter(|relation| fits(relation, message)) {
@@ -321,11 +331,12 @@ pub(super) async fn resolve(
                 _ => column.in_identity,
             },
             fill: lent.as_ref().map_or(Fill::Unknown, |lent| lent.fill.clone()),
+            mask: None,
             hidden: shared.connector().excludes(&table, &column.name),
             comment: lent.and_then(|lent| lent.comment),
         }
     });
-    Ok(Arc::new(Relation {
+    let mut relation = Relation {
         oid: message.oid,
         identity,
         columns: columns.collect(),
@@ -333,7 +344,9 @@ pub(super) async fn resolve(
         filenode: catalogued.as_ref().map_or(0, |relation| relation.filenode),
         comment: catalogued.and_then(|relation| relation.comment),
         table,
-    }))
+    };
+    shared.connector().masks.dress(known_as, &mut relation);
+    Ok(Arc::new(relation))
 }
 
 fn identity(relreplident: u8) -> Identity {
@@ -348,8 +361,8 @@ fn identity(relreplident: u8) -> Identity {
 fn fits(relation: &Relation, message: &RelationMessage) -> bool {
     let column = |(known, told): (&Column, &crate::decode::RelationColumn)| {
         known.name == told.name
-            && known.ty.oid == told.type_oid
-            && known.ty.typmod == told.typmod
+            && known.source_type().oid == told.type_oid
+            && known.source_type().typmod == told.typmod
             && (relation.identity != Identity::Key || known.in_key == told.in_identity)
     };
     relation.oid == message.oid

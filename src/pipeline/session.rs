@@ -17,12 +17,14 @@ use super::held::HeldKeys;
 use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
+use super::remask::{leave_out_renamed, remask};
 use super::rights::leave_out_unowned;
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, start_stream};
 use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
+use super::wall::Wall;
 use super::{chunks, halt, ladder, owner};
 use crate::capture::LogEnd;
 use crate::capture::catalog;
@@ -107,9 +109,11 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     }
     leave_out_unowned(&mut resolved, &untold, &connector.name);
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
+    leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
     ladder::name_orphans(&shared, &source).await?;
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&mut warehouse).await?;
+    remask(&shared, &mut warehouse).await?;
     let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
     // only now: that a table is to be read again must not be forgotten in a crash between the two
     for wanted in &resolved.publications {
@@ -221,8 +225,8 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
         guard: Guard::default(),
     };
     let seen = watched.clone();
-    let intake =
-        Intake { reader, folding, streams, progress: seen, asked, stop: stop_watched, arrived: 0 };
+    let wall = Wall::new(&shared, &planned);
+    let intake = Intake::new((reader, folding), (streams, wall), seen, asked, stop_watched);
     let every = feedback_interval(&shared.source);
     let feedback = Feedback { stored: stored_watched, asked: asked_watched, every };
     let clock = shared.setup.clock.clone();

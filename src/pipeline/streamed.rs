@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::folding::{Arrival, Folding};
 use super::shared::Shared;
+use super::wall::Wall;
 use crate::capture::spool::{Kind as Record, Spool};
 use crate::decode::Streamed;
 use crate::error::{Error, Kind, Result};
@@ -60,7 +61,7 @@ impl Streams {
         &mut self,
         message: Streamed<'_>,
         arrival: Arrival,
-        folding: &mut Folding,
+        (folding, wall): (&mut Folding, &mut Wall),
     ) -> Result<bool> {
         let spool = self.spool.as_mut().ok_or_else(not_asked_for)?;
         let written = match message {
@@ -68,6 +69,7 @@ impl Streams {
             Streamed::Part { xid, tag, body } => {
                 let kind =
                     if tag == b'R' { Record::Relation(arrival.number) } else { Record::Message };
+                let body = wall.part((tag, body), folding).await?;
                 return match spool.append(xid, kind, tag, body) {
                     Ok(()) => Ok(true),
                     Err(error) => Err(self.give_up(error)),
@@ -97,7 +99,9 @@ impl Streams {
         let spool = self.spool.as_mut().ok_or_else(not_asked_for)?;
         let Streamed::Part { xid, tag, body } = message else { return Ok(()) };
         let length = u64::try_from(length).unwrap_or(u64::MAX);
-        let written = spool.append(*xid, Record::Oversized(length), *tag, body);
+        // the table's OID: what follows may be a value that nobody may see
+        let oid = body.get(..4).unwrap_or(body);
+        let written = spool.append(*xid, Record::Oversized(length), *tag, oid);
         written.map_err(|error| self.give_up(error))
     }
 

@@ -68,7 +68,7 @@ pub(super) fn resolve(
     for mut table in ours {
         let list = column_list(connector, &table)?;
         let name = table.relation.table.clone();
-        table.relation.columns.retain(|column| !connector.excludes(&name, &column.name));
+        connector.shape(&name, &mut table.relation);
         let declared = models
             .iter()
             .filter(|model| model.from.source == connector.source && model.from.table == name);

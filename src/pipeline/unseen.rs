@@ -44,8 +44,7 @@ impl Unseen {
                 continue;
             };
             let mut now = found.relation.clone();
-            let name = &now.table.clone();
-            now.columns.retain(|column| !shared.connector().excludes(name, &column.name));
+            shared.connector().shape(&table.source.relation.table, &mut now);
             if now != **known {
                 seen.push((table.record.table.clone(), now));
             }

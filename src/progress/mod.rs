@@ -16,6 +16,7 @@
 pub mod account;
 pub mod chunks;
 pub mod dead_letters;
+pub mod masks;
 pub mod pending;
 pub mod requests;
 pub mod schemas;

@@ -13,7 +13,7 @@ use crate::names::TableName;
 pub(super) struct Files<'e>(pub(super) Vec<File<'e>>);
 
 impl Files<'_> {
-    fn refuse(&self, path: &str, field: &str, why: &str, remedy: &str) -> Error {
+    pub(super) fn refuse(&self, path: &str, field: &str, why: &str, remedy: &str) -> Error {
         match self.0.iter().find(|file| file.path == path) {
             Some(file) => file.refuse(field, why, remedy),
             None => Error::new(Kind::Config, format!("{path}: {field}: {why}")).remedy(remedy),
@@ -24,6 +24,7 @@ impl Files<'_> {
     pub(super) fn check(&self, spec: &Spec) -> Result<()> {
         self.connectors(spec)?;
         self.tables(spec)?;
+        self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
         spec.models.iter().try_for_each(|model| self.source(spec, model))
     }
 

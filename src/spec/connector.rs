@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::file::{File, Given};
 use super::guard::{self, DeleteGuard, RawGuard};
+use super::mask::Masks;
 use super::pattern::{Exclusion, TablePattern};
 use super::scalar::{Identifier, OpenSchema, PgName, Scalar, SlotName};
 use super::snapshot::{self, RawSnapshot, Snapshot};
@@ -14,6 +15,7 @@ use super::wal::{self, RawWal, Wal};
 use crate::error::Result;
 use crate::names::{TableName, shortened};
 use crate::postgres::Endpoint;
+use crate::relation::Relation;
 
 /// A Postgres source, read by logical replication.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +52,8 @@ pub struct Connector {
     pub held_keys: usize,
     /// Whether rows of a warehouse table that is there are the source's.
     pub trusts_rows: bool,
+    /// The columns that nobody may see, as the files of its tables say.
+    pub masks: Masks,
     /// The file it stands in, for messages.
     pub file: String,
 }
@@ -75,6 +79,17 @@ impl Connector {
     /// Whether a column never leaves the source.
     pub fn excludes(&self, table: &TableName, column: &str) -> bool {
         self.exclude.iter().any(|exclusion| exclusion.column(table, column))
+    }
+
+    /// Makes a shape of a source table what we take of it: without the columns that never leave the
+    /// source, and with masks. `known_as` is the name under which files know the table, should it have
+    /// another one by now.
+    pub fn shape(&self, known_as: &TableName, relation: &mut Relation) {
+        let now = relation.table.clone();
+        let excludes = |name: &str| self.excludes(&now, name) || self.excludes(known_as, name);
+        relation.columns.retain(|column| !excludes(&column.name));
+        let name = if self.masks.covers(known_as) { known_as } else { &now };
+        self.masks.dress(name, relation);
     }
 
     /// The second publication, of inserts and truncates only, for append tables without a replica
@@ -199,6 +214,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         trusts_rows: file.choice("adopt", raw.adopt.as_ref(), &["refuse", "trust"])? == "trust",
         held_keys: file.parse_or("dead_letters.max_keys", max_keys, DEFAULT_HELD_KEYS)?,
         name,
+        masks: Masks::default(),
         file: file.path.clone(),
     })
 }

@@ -120,6 +120,19 @@ impl<'e> File<'e> {
         })
     }
 
+    /// Whether a field that YAML reads as null says so in letters; else its value is missing.
+    pub(super) fn is_written_null(&self, field: &str) -> bool {
+        let name = field.rsplit('.').next().unwrap_or(field);
+        let line = usize::try_from(self.tree.line_of(field)).unwrap_or(0);
+        let line = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        let null = |behind: &str| {
+            let value = behind.trim_start_matches(['"', '\'', ' ']).strip_prefix(':');
+            let value = value.map(str::trim_start).unwrap_or_default();
+            ["null", "Null", "NULL", "~"].iter().any(|null| value.starts_with(null))
+        };
+        line.split(name).skip(1).any(null)
+    }
+
     /// A refusal of a field, or of its absence.
     pub(super) fn refuse(&self, field: &str, why: &str, remedy: &str) -> Error {
         self.refuse_at(self.tree.line_of(field), field, why, remedy)

@@ -7,6 +7,7 @@ use super::check::Files;
 use super::connector::{self, Connector};
 use super::env::Env;
 use super::file::File;
+use super::mask::Masks;
 use super::model::{Calendar, Model};
 use super::settings::{self, Settings};
 use super::table::{self, Declared};
@@ -70,8 +71,12 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
-    let spec = Spec { settings, connectors, models, calendars, notes };
+    let mut spec = Spec { settings, connectors, models, calendars, notes };
     Files(files).check(&spec)?;
+    for connector in &mut spec.connectors {
+        let key = spec.settings.mask_key.as_ref();
+        connector.masks = Masks::of(&connector.source, &spec.models, key);
+    }
     Ok(spec)
 }
 

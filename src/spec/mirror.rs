@@ -52,6 +52,7 @@ pub fn mirror_column(column: &Column, extensions: &HashSet<String>) -> ModelColu
         name: column.name.clone(),
         from: column.name.clone(),
         ty: mirror_type(&column.ty.kind, extensions),
+        mask: None,
         required: column.in_key,
         fill: match &column.fill {
             Fill::Constant(constant) => Some(constant.clone()),

@@ -13,6 +13,7 @@ mod env;
 mod file;
 mod guard;
 mod load;
+mod mask;
 mod mirror;
 mod model;
 mod partition;
@@ -29,6 +30,7 @@ pub use connector::{Connector, Truncates};
 pub use env::Env;
 pub use guard::DeleteGuard;
 pub use load::{Spec, load};
+pub use mask::{MaskKey, Masks};
 pub use mirror::{mirror, mirror_column};
 pub use model::{
     Calendar, Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,

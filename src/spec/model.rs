@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::names::TableName;
 use crate::postgres::quote;
+use crate::relation::Mask;
 use crate::types::{civil_from_days, days_from_civil};
 
 /// A source table by its logical source: `shop.public.users`.
@@ -126,6 +127,8 @@ pub struct ModelColumn {
     pub ty: String,
     /// Whether NULL is refused.
     pub required: bool,
+    /// What stands in the place of its values, as this file says; another one's mask counts as well.
+    pub mask: Option<Mask>,
     /// What rows get that are there when the column is added, in text form.
     pub fill: Option<String>,
     /// Its comment.

@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 
 use super::connector::URL;
 use super::file::{File, Given};
+use super::mask::{self, MaskKey};
 use super::scalar::PgName;
 use super::units::Size;
 use crate::error::Result;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub pending_bytes: u64,
     /// A longer row is drained unread, in bytes.
     pub max_row_bytes: u64,
+    /// The key that masked values are hashed with.
+    pub mask_key: Option<MaskKey>,
 }
 
 impl Settings {
@@ -115,6 +118,7 @@ struct RawSettings {
     spool: RawSpool,
     pending: Option<RawPending>,
     max_row_bytes: Option<Given>,
+    mask_key: Option<Given>,
 }
 
 #[derive(Deserialize)]
@@ -202,6 +206,7 @@ pub(super) fn read(file: &File<'_>, root: &Path) -> Result<Settings> {
         max_row_bytes: file
             .parse_or("max_row_bytes", raw.max_row_bytes.as_ref(), Size(64 << 20))?
             .0,
+        mask_key: mask::read_key(file, raw.mask_key.as_ref())?,
     })
 }
 

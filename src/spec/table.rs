@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::calendar;
 use super::file::{File, Given, NotYet, listed, nearest};
+use super::mask::{self, RawMask};
 use super::model::{Calendar, Deletes, History, Model, ModelColumn, NewColumns, SourceName};
 use super::partition::{self, RawPartition};
 use super::scalar::{Keep, PgName, Scalar};
@@ -50,7 +51,8 @@ pub(super) struct RawColumn {
     #[serde(default)]
     required: bool,
     comment: Option<Given>,
-    mask: Option<NotYet>,
+    #[serde(default, deserialize_with = "mask::given")]
+    mask: Option<RawMask>,
     lookup: Option<NotYet>,
 }
 
@@ -181,8 +183,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
         }
     };
     let since = raw.since.as_ref().map(|given| read_since(file, given, &columns)).transpose()?;
-    let partition = raw.partition.as_ref();
-    let partition = partition.map(|raw| partition::read(file, raw, &columns)).transpose()?;
+    let partition = raw.partition.as_ref().map(|raw| partition::read(file, raw, &columns));
     let mut indexes = Vec::new();
     for index in &raw.indexes {
         if index.is_empty() {
@@ -200,8 +201,8 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
         key,
         track,
         since,
+        partition: partition.transpose()?,
         columns,
-        partition,
         indexes,
         mirrored: false,
         comment: comment(file, raw.comment.as_ref())?,
@@ -330,7 +331,6 @@ fn read_columns(file: &File<'_>, raw: &RawTable) -> Result<Vec<ModelColumn>> {
 
 fn read_column(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<ModelColumn> {
     let field = format!("columns.{name}");
-    file.not_yet(&format!("{field}.mask"), raw.mask.as_ref())?;
     file.not_yet(&format!("{field}.lookup"), raw.lookup.as_ref())?;
     if OURS.contains(&name) {
         let why = "the service has a column of this name of its own";
@@ -351,6 +351,7 @@ fn read_column(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<ModelColu
         from: file.parse_or(&format!("{field}.from"), raw.from.as_ref(), own)?.0,
         ty,
         required: raw.required,
+        mask: mask::read(file, &format!("{field}.mask"), raw.mask.as_ref())?,
         fill: None,
         comment: comment(file, raw.comment.as_ref())?,
     })

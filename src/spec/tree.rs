@@ -36,6 +36,10 @@ pub(super) enum Shape {
     Other,
 }
 
+fn has(entries: &[Entry], key: &str) -> bool {
+    entries.iter().any(|entry| entry.key == key)
+}
+
 fn place(location: Location) -> Place {
     (location.line(), location.column())
 }
@@ -196,6 +200,8 @@ impl Node {
             Content::Null | Content::Scalar => None,
             Content::List(nodes) => nodes.iter().find_map(Node::blank),
             Content::Map(entries) => entries.iter().find_map(|entry| match &entry.value.content {
+                // a column may say that it is masked by null
+                Content::Null if entry.key == "mask" && has(entries, "type") => None,
                 Content::Null => Some((entry.key.clone(), entry.place.0)),
                 Content::List(nodes) if nodes.iter().any(Node::is_null) => {
                     let line = nodes.iter().find(|node| node.is_null()).map(|node| node.place.0);

@@ -36,6 +36,8 @@ pub struct TableReport {
     pub skipped: Option<String>,
     /// Why it cannot be compared.
     pub not_comparable: Option<String>,
+    /// Columns that are masked, and so not compared.
+    pub masked: Vec<String>,
 }
 
 impl Default for TableReport {
@@ -51,6 +53,7 @@ impl Default for TableReport {
             locator: 0,
             skipped: None,
             not_comparable: None,
+            masked: Vec::new(),
         }
     }
 }
@@ -72,6 +75,7 @@ impl TableReport {
             "overlaps": self.overlaps,
             "double_currents": self.double_currents,
             "wrong_locators": self.locator,
+            "masked": self.masked,
             "skipped": skipped,
         })
     }
@@ -146,6 +150,11 @@ impl Report {
             }
             if let Some(why) = &table.not_comparable {
                 lines.push(format!("{name}: not compared: {why}"));
+            }
+            if !table.masked.is_empty() && table.skipped.is_none() && table.not_comparable.is_none()
+            {
+                let columns = table.masked.join(", ");
+                lines.push(format!("{name}: masked, and so not compared: {columns}"));
             }
             for difference in &table.differences {
                 lines.push(format!("{name}: {}: {}", difference.key, difference.what));

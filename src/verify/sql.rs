@@ -5,7 +5,7 @@
 
 use super::Pair;
 use crate::postgres::quote;
-use crate::relation::TypeKind;
+use crate::relation::{Column, TypeKind};
 use crate::spec::{Deletes, History, Model};
 
 /// One side of a pair, as SQL.
@@ -142,9 +142,10 @@ impl Expressions {
     }
 }
 
-/// The columns that are compared: those that the source feeds.
+/// The columns that are compared: those that the source feeds, as they are.
 fn compared(pair: &Pair) -> impl Iterator<Item = &str> {
-    let fed = |from: &str| pair.relation.columns.iter().any(|column| column.name == from);
+    let fed = |column: &Column, from: &str| column.name == from && column.mask.is_none();
+    let fed = move |from: &str| pair.relation.columns.iter().any(|column| fed(column, from));
     let columns = pair.model.columns.iter().filter(move |column| fed(&column.from));
     columns.map(|column| column.name.as_str())
 }

@@ -65,8 +65,9 @@ fn write_cell(target: &Target, column: usize, cell: Cell<'_>, out: &mut Vec<u8>)
     out.extend_from_slice(&text);
 }
 
-/// A cell's text; none for NULL. Bytes that are not of their type count as they are.
-fn text_of(target: &Target, column: usize, cell: Cell<'_>) -> Option<Vec<u8>> {
+/// A cell's text; none for NULL, and for what the source did not send. Bytes that are not of their type
+/// count as they are.
+pub fn text_of(target: &Target, column: usize, cell: Cell<'_>) -> Option<Vec<u8>> {
     let bytes = cell.bytes()?;
     let mut text = Vec::new();
     match (cell, target.wires.get(column)) {

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod apply;
+mod checks;
 mod conform;
 mod copy;
 mod define;
@@ -22,6 +23,7 @@ mod table;
 
 pub use adopt::{Adopted, Terms, adopt, obstacles};
 pub use apply::{Apply, Encoded, Piece, encode_batch};
+pub use checks::Checks;
 pub use conform::{Conform, Standing, conform, is_ours};
 pub use define::{define, define_calendar, define_unkeyed, emptying, key_statement};
 pub use drift::{Change, Effect, compare, follow};

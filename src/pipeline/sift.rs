@@ -3,7 +3,7 @@
 //!
 //! What is found becomes a dead letter; the later changes of its key are set aside, all others are in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use super::held::HeldKeys;
 use super::shared::Shared;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
-use crate::fold::{Window, digests, key_document, refusal};
+use crate::fold::{Window, digests, key_document, refusal, text_of};
 use crate::journey::{Applied, Digests, Flow, Op, Refused, Route, Target};
-use crate::merge::{Apply, encode_batch};
+use crate::merge::{Apply, Checks, encode_batch};
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters::{self, DeadLetter};
 use crate::progress::pending::Kept;
@@ -67,8 +67,20 @@ impl Sift<'_> {
             Err(error) if error.kind() == Kind::Poison && self.splits => {}
             done => return done.map(|()| aside),
         }
-        let keys = by_key(&run.items);
-        let mut parts = halves(0..keys.len());
+        let suspects = self.suspects(&run.items).await?;
+        let suspected =
+            |key: &Vec<Item<'_>>| key.iter().any(|item| suspects.contains(&item.kept.order));
+        let mut keys = by_key(&run.items);
+        keys.sort_by_key(suspected);
+        let clean = keys.partition_point(|key| !suspected(key));
+        // the last part is taken first
+        let mut parts: Vec<Range<usize>> = match clean == keys.len() {
+            true => halves(0..keys.len()),
+            false => (clean..keys.len()).rev().map(|key| key..key + 1).collect(),
+        };
+        if clean > 0 && clean < keys.len() {
+            parts.push(0..clean);
+        }
         while let Some(part) = parts.pop() {
             let mut items = keys.get(part.clone()).unwrap_or_default().concat();
             items.sort_by_key(|item| item.kept.order);
@@ -76,26 +88,56 @@ impl Sift<'_> {
                 Ok(()) => {}
                 Err(error) if error.kind() != Kind::Poison => return Err(error),
                 Err(_) if part.len() > 1 => parts.extend(halves(part)),
-                Err(_) => self.one_key(run, &items, &mut aside).await?,
+                Err(_) => self.one_key(run, (&items, &suspects), &mut aside).await?,
             }
         }
         Ok(aside)
+    }
+
+    /// The changes whose rows a constraint of the table refuses. A later change of the same key may yet
+    /// make them good.
+    async fn suspects(&mut self, items: &[Item<'_>]) -> Result<HashSet<Order>> {
+        let Some(checks) = Checks::of(self.transaction, &self.target).await? else {
+            return Ok(HashSet::new());
+        };
+        let mut columns = vec![Vec::new(); checks.cells.len()];
+        let mut orders = Vec::new();
+        for Item { kept, .. } in items {
+            self.decoder.resume(kept.mark, kept.order);
+            let Decoded::Change(event) = self.decoder.decode(&kept.message)? else { continue };
+            let Some(new) = event.new else { continue };
+            orders.push(kept.order);
+            for (values, cell) in columns.iter_mut().zip(&checks.cells) {
+                let text = text_of(&self.target, *cell, new.cell(*cell));
+                values.push(text.and_then(|text| String::from_utf8(text).ok()));
+            }
+        }
+        let refused = checks.refused(self.transaction, &columns).await?;
+        Ok(refused.into_iter().filter_map(|at| orders.get(at).copied()).collect())
     }
 
     /// Applies the transactions of one key up to the first one that is refused.
     async fn one_key(
         &mut self,
         run: &Run<'_>,
-        items: &[Item<'_>],
+        (items, suspects): (&[Item<'_>], &HashSet<Order>),
         aside: &mut Vec<Aside>,
     ) -> Result<()> {
         let transactions: Vec<&[Item<'_>]> =
             items.chunk_by(|a, b| a.kept.mark.seq == b.kept.mark.seq).collect();
-        let (mut from, mut until) = (0, transactions.len());
+        let suspected =
+            |part: &&[Item<'_>]| part.iter().any(|item| suspects.contains(&item.kept.order));
+        // up to the first one that is suspected, then that one
+        let next = |from: usize| match transactions.iter().skip(from).position(suspected) {
+            Some(0) => from + 1,
+            Some(clean) => from + clean,
+            None => transactions.len(),
+        };
+        let (mut from, mut until) = (0, next(0));
         while from < transactions.len() {
             let part = transactions.get(from..until).unwrap_or_default().concat();
             match self.attempt(run, &part).await {
-                Ok(()) => (from, until) = (until, transactions.len()),
+                Ok(()) => (from, until) = (until, next(until)),
                 Err(error) if error.kind() != Kind::Poison => return Err(error),
                 Err(_) if until - from > 1 => until = from + (until - from) / 2,
                 Err(error) => {

@@ -28,6 +28,7 @@ mod reshape;
 mod rights;
 mod service;
 mod specs;
+mod standby;
 mod streaming;
 mod support;
 mod tidy;

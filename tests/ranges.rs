@@ -16,8 +16,11 @@ async fn site(name: &str) -> Site {
     Site::on(name, source, &clusters().await.1).await
 }
 
+/// So many rows are refused by their tables, in every range some.
+const REFUSED: u64 = 200;
+
 /// Wide pages, so that few rows are many ranges.
-fn big(rows: u32) -> String {
+pub fn big(rows: u32) -> String {
     format!(
         "create table big (id bigint primary key, v text not null, n int not null) with (fillfactor = 10);
          insert into big select i * 10 + m, repeat('v', 200), i from generate_series(1, {rows}) i, (values (0), (7)) m (m)
@@ -25,7 +28,7 @@ fn big(rows: u32) -> String {
     )
 }
 
-fn files(site: &Site) {
+pub fn files(site: &Site) {
     let declared = [
         ("dim_big", "history: versions\nkey: [big_id]\n"),
         ("log_big", "history: append\nkey: [big_id]\n"),
@@ -46,22 +49,25 @@ fn files(site: &Site) {
 /// One transaction of everything that can happen to rows. Those whose key ends in 7 go from one range to
 /// another, to one that ends in 3.
 async fn change(site: &Site, dice: &mut Dice, rows: u64) {
+    site.shop(&work(dice, rows)).await;
+}
+
+pub fn work(dice: &mut Dice, rows: u64) -> String {
     let mut key = || (dice.below(rows) + 1) * 10;
     let (a, b, c, d) = (key(), key(), key(), key());
     let (there, d) = (key() + 1, d - d % 50 + 17);
     let n = dice.below(1_000_000);
-    let refused = dice.below(rows / 500) * 5_000 + 15;
-    let work = format!(
+    let refused = dice.below(REFUSED) * (rows / REFUSED) * 10 + 15;
+    format!(
         "begin; update big set n = {n} where id in ({a}, {refused});
          delete from big where id = {b};
          insert into big values ({there}, 'new', {n}) on conflict (id) do update set n = {n};
          delete from big where id = {c} + 3;
          update big set id = {c} + 3, n = {n} where id = {d}; commit"
-    );
-    site.shop(&work).await;
+    )
 }
 
-async fn assert_exact(site: &Site) {
+pub async fn assert_exact(site: &Site) {
     let rows = "select {} order by 1";
     for table in ["cleansed.big", "cleansed.dim_big_current"] {
         let there = format!("big_id, v, n from {table}");
@@ -141,7 +147,8 @@ fn a_killed_snapshot_goes_on_where_it_was() {
         // rows that their tables refuse, in every range
         site.shop(&format!(
             "alter table big alter v drop not null;
-             insert into big select i * 10 + 5, null, i from generate_series(1, {rows}, 500) i"
+             insert into big select i * 10 + 5, null, i from generate_series(1, {rows}, {}) i",
+            u64::from(rows) / REFUSED
         ))
         .await;
         let mut dice = Dice::new(11);
@@ -211,7 +218,7 @@ fn a_killed_snapshot_goes_on_where_it_was() {
         site.catch_up().await;
         let refused = "select count(*) from audit.dead_letters where state = 'open'";
         // the events of a table are taken as they are
-        assert_eq!(site.at_warehouse(refused).await, [(rows / 500 * 2).to_string()]);
+        assert_eq!(site.at_warehouse(refused).await, [(REFUSED * 2).to_string()]);
         let waiting = "select count(*) > 0 from audit.pending where waits";
         assert_eq!(site.at_warehouse(waiting).await, ["t"]);
         site.shop("update big set v = 'mended' where v is null").await;

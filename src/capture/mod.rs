@@ -22,6 +22,7 @@ pub mod role;
 pub mod slot;
 pub mod snapshot;
 pub mod spool;
+pub mod standby;
 mod stream;
 pub mod walsender;
 

@@ -15,6 +15,17 @@ pub struct Readable {
     pub columns: Option<Vec<String>>,
 }
 
+/// The statement that lets `role` take snapshots at a standby of a source of this version: grants follow
+/// to the standby.
+pub fn standby_statement(role: &str, version: i32) -> String {
+    let functions = if version >= 160_000 {
+        "pg_log_standby_snapshot()"
+    } else {
+        "pg_wal_replay_pause(), pg_wal_replay_resume()"
+    };
+    format!("grant execute on function {functions} to {}", quote::ident(role))
+}
+
 /// What tells rows and their versions apart: a table is cut by it, and verified.
 const OF_ROWS: [&str; 3] = ["ctid", "xmin", "tableoid"];
 

@@ -4,6 +4,8 @@
 //! the position stored in the warehouse: the two together tell whether somebody recreated or advanced
 //! the slot, or put back an older warehouse.
 
+use std::any::Any;
+
 use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
@@ -118,7 +120,8 @@ pub struct Created {
     /// When the snapshot was taken, at the latest: microseconds since 2000-01-01 UTC by the source's
     /// clock. Its rows are read later, some of them hours later.
     pub taken_at: i64,
-    _connection: Walsender,
+    /// The connection that the snapshot lives in.
+    pub(super) _held: Box<dyn Any + Send>,
 }
 
 /// Makes a slot. Without TWO_PHASE: a prepared transaction then arrives whole when it commits.
@@ -129,6 +132,17 @@ pub async fn create(
     name: &str,
     temporary: bool,
 ) -> Result<Created> {
+    let (consistent_point, snapshot) = make(&mut connection, name, temporary).await?;
+    let taken_at = now(source).await?;
+    Ok(Created { consistent_point, snapshot, taken_at, _held: Box::new(connection) })
+}
+
+/// Makes a slot; its point, and the snapshot that lives until the connection's next command.
+pub(super) async fn make(
+    connection: &mut Walsender,
+    name: &str,
+    temporary: bool,
+) -> Result<(Lsn, String)> {
     let command = format!(
         "CREATE_REPLICATION_SLOT {}{} LOGICAL pgoutput EXPORT_SNAPSHOT",
         quote::ident(name),
@@ -142,15 +156,14 @@ pub async fn create(
             let consistent_point = point
                 .parse()
                 .map_err(|error| Error::bug("the source's slot has no position").because(error))?;
-            let taken_at = now(source).await?;
-            Ok(Created { consistent_point, snapshot, taken_at, _connection: connection })
+            Ok((consistent_point, snapshot))
         }
         _ => Err(Error::bug("the source answered the creation of a slot with something else")),
     }
 }
 
 /// The source's clock, in microseconds since 2000-01-01 UTC.
-async fn now(source: &Session) -> Result<i64> {
+pub(super) async fn now(source: &Session) -> Result<i64> {
     let failed = |error| Error::source("reading its clock", error);
     let query =
         "select (extract(epoch from clock_timestamp()) * 1000000)::int8 - 946684800000000::int8";

@@ -63,7 +63,11 @@ async fn print_source(spec: &Spec, connector: &Connector, role: &str) -> Result<
     let tables: Vec<Readable> = tables.into_iter().map(readable).collect();
     let database = connector.endpoint.database();
     println!("-- at the source of {}, as a superuser", connector.name);
-    let statements = capture::role::statements(role, database, &tables, &publications);
+    let mut statements = capture::role::statements(role, database, &tables, &publications);
+    if connector.snapshot.standby.is_some() {
+        let version = capture::preflight::inspect(&source, 0).await?.version;
+        statements.push(capture::role::standby_statement(role, version));
+    }
     print_all(&statements);
     println!(
         "-- its password: \\password {role}\n\

@@ -341,5 +341,7 @@ fn last_lines(output: &Output) -> String {
     lines.iter().skip(lines.len().saturating_sub(4)).copied().collect::<Vec<_>>().join(" | ")
 }
 
+mod standby;
+
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //!
 //! The first reading uses the snapshot that the slot exported; that one dies with its connection, so
 //! any later one uses the snapshot of a new temporary slot. Ranges that were in before are not read again.
+//! A standby that rows are read from and that fails keeps its tables waiting, not the stream.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -15,21 +16,21 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
-use super::cutting::{Job, cut};
+use super::cutting::{Job, cut_all};
 use super::fit::fit;
 use super::held::HeldKeys;
 use super::refused::RefusedRows;
 use super::shared::{CaughtUp, Shared, Then, writer};
+use super::standby::Origin;
 use crate::capture::Pace;
 use crate::capture::catalog::{self, SourceTable};
-use crate::capture::slot::{self, Created};
+use crate::capture::slot::Created;
 use crate::capture::snapshot::{self, Part};
-use crate::capture::walsender::Walsender;
 use crate::decode::Veil;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
-use crate::names::{TableName, shortened};
+use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Range};
@@ -41,7 +42,12 @@ use crate::warehouse::{Fenced, ddl};
 /// Progress is reported after so many rows.
 const REPORT_EVERY: u64 = 5_000;
 
-type Jobs = Arc<Mutex<VecDeque<Job>>>;
+pub(super) const APPLICATION: &str = "siltstone snapshot";
+
+pub(super) type Jobs = Arc<Mutex<VecDeque<Job>>>;
+
+/// What the standby that they are read from failed with.
+pub(super) type Failed = Arc<Mutex<Option<Error>>>;
 
 /// Reads all jobs; `exported` is the snapshot of a slot that was just made.
 pub(super) async fn run(
@@ -51,68 +57,62 @@ pub(super) async fn run(
     done: mpsc::Sender<CaughtUp>,
 ) -> Result<()> {
     let mut left = jobs;
-    let mut exported = exported;
-    let mut attempt = 0;
+    let mut origin = Origin::new(&shared);
+    let mut exported = exported.filter(|_| !origin.is_standby());
     while !left.is_empty() {
         let created = match exported.take() {
-            Some(created) => created,
-            None => temporary(&shared, attempt).await?,
+            Some(created) => Ok(created),
+            None => origin.snapshot().await,
         };
-        attempt += 1;
-        let jobs: Jobs = Arc::new(Mutex::new(cut_all(&shared, left).await?));
-        let again: Jobs = Jobs::default();
-        let pace = Arc::new(Pace::new(shared.connector().snapshot.max_rate));
-        let workers = shared.connector().snapshot.workers;
-        let mut tasks = tokio::task::JoinSet::new();
-        for number in 0..workers {
-            let worker = Worker {
-                shared: shared.clone(),
-                jobs: jobs.clone(),
-                again: again.clone(),
-                done: done.clone(),
-                as_of: created.consistent_point,
-                taken_at: created.taken_at,
-                snapshot: created.snapshot.clone(),
-                pace: pace.clone(),
-                number,
-            };
-            tasks.spawn(worker.run());
+        let failed = match created {
+            Ok(created) => {
+                origin.answers(&left).await?;
+                round(&shared, &mut left, created, &done).await?
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            origin.wait(&left, error).await?;
         }
-        while let Some(ended) = tasks.join_next().await {
-            ended.map_err(|error| Error::bug("a snapshot worker broke off").because(error))??;
-        }
-        left = std::mem::take(&mut *again.lock().await).into();
     }
     Ok(())
 }
 
-/// Cuts the large tables; the small ones come first, for they are soon done.
-async fn cut_all(shared: &Shared, jobs: Vec<Job>) -> Result<VecDeque<Job>> {
-    let source = connect(Side::Source, &shared.connector().endpoint, "siltstone snapshot").await?;
-    let mut warehouse = writer(&shared.setup, &shared.fence, "snapshot").await?;
-    let (mut small, mut large) = (VecDeque::new(), VecDeque::new());
-    for job in jobs {
-        let cut = match cut(shared, (&source, &mut warehouse), job.clone()).await {
-            Ok(cut) => cut,
-            Err(error) if stops_a_table(&error) => {
-                stop(shared, &job, &error).await?;
-                continue;
-            }
-            Err(error) => return Err(error),
+/// Reads what is `left` under a snapshot; what then is left, and what the standby failed with.
+async fn round(
+    shared: &Arc<Shared>,
+    left: &mut Vec<Job>,
+    created: Created,
+    done: &mpsc::Sender<CaughtUp>,
+) -> Result<Option<Error>> {
+    let (again, failed) = (Jobs::default(), Arc::new(Mutex::new(None)));
+    let jobs = cut_all(shared, std::mem::take(left), (&again, &failed)).await?;
+    let jobs: Jobs = Arc::new(Mutex::new(jobs));
+    let pace = Arc::new(Pace::new(shared.connector().snapshot.max_rate));
+    let workers = shared.connector().snapshot.workers;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..workers {
+        let worker = Worker {
+            shared: shared.clone(),
+            jobs: jobs.clone(),
+            again: again.clone(),
+            failed: failed.clone(),
+            done: done.clone(),
+            as_of: created.consistent_point,
+            taken_at: created.taken_at,
+            snapshot: created.snapshot.clone(),
+            pace: pace.clone(),
+            number,
         };
-        if cut.len() > 1 { &mut large } else { &mut small }.extend(cut);
+        tasks.spawn(worker.run());
     }
-    small.append(&mut large);
-    Ok(small)
-}
-
-/// A slot that lives as long as its connection, for the point and the snapshot that come with it.
-async fn temporary(shared: &Shared, attempt: u32) -> Result<Created> {
-    let connector = shared.connector();
-    let connection = Walsender::connect(&connector.endpoint, "siltstone snapshot").await?;
-    let suffix = format!("_read_{}_{attempt}", shared.fence.epoch());
-    let source = connect(Side::Source, &connector.endpoint, "siltstone snapshot").await?;
-    slot::create(connection, &source, &shortened(&connector.slot, &suffix), true).await
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|error| Error::bug("a snapshot worker broke off").because(error))??;
+    }
+    left.extend(again.lock().await.drain(..));
+    left.extend(jobs.lock().await.drain(..));
+    let failed = failed.lock().await.take();
+    Ok(failed)
 }
 
 /// What became of a job.
@@ -132,6 +132,7 @@ struct Worker {
     jobs: Jobs,
     /// tables that this snapshot cannot show
     again: Jobs,
+    failed: Failed,
     done: mpsc::Sender<CaughtUp>,
     as_of: Lsn,
     taken_at: i64,
@@ -142,17 +143,24 @@ struct Worker {
 
 impl Worker {
     async fn run(self) -> Result<()> {
-        let connector = self.shared.connector();
-        let mut source = connect(Side::Source, &connector.endpoint, "siltstone snapshot").await?;
+        let endpoint = self.shared.connector().rows_endpoint();
+        let mut source = match connect(Side::Source, endpoint, APPLICATION).await {
+            Err(error) if self.shared.waits_for(&error) => {
+                *self.failed.lock().await = Some(error);
+                return Ok(());
+            }
+            source => source?,
+        };
         let mut warehouse =
             writer(&self.shared.setup, &self.shared.fence, &format!("snapshot {}", self.number))
                 .await?;
         loop {
             let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
             // a transaction a table: the source's own DDL waits for one table at most
-            let under = snapshot::under(&mut source, &self.snapshot).await?;
-            let read = self.read(&under, &mut warehouse, &job).await;
-            drop(under);
+            let read = match snapshot::under(&mut source, &self.snapshot).await {
+                Ok(under) => self.read(&under, &mut warehouse, &job).await,
+                Err(error) => Err(error),
+            };
             match read {
                 Ok(Read::InPart) => {}
                 Ok(Read::All(table)) => {
@@ -172,6 +180,11 @@ impl Worker {
                     self.again.lock().await.push_back(job);
                 }
                 Err(error) if stops_a_table(&error) => stop(&self.shared, &job, &error).await?,
+                Err(error) if self.shared.waits_for(&error) => {
+                    self.again.lock().await.push_back(job);
+                    *self.failed.lock().await = Some(error);
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -206,11 +219,12 @@ impl Worker {
     ) -> Result<Read> {
         let (shared, chunk) = (&*self.shared, &job.chunk);
         let name = &job.target.model.table;
-        let Some(mut now) = catalog::table(under, job.source.relation.oid).await? else {
+        let now = catalog::table(under, job.source.relation.oid).await;
+        let Some(mut now) = shared.of_rows(now)? else {
             return Err(gone(name, &job.source.relation.table));
         };
         shared.connector().shape(&job.source.relation.table, &mut now.relation);
-        if !snapshot::is_readable(under, &now.relation).await? {
+        if !shared.of_rows(snapshot::is_readable(under, &now.relation).await)? {
             return Ok(Read::Later);
         }
         let point = Point { as_of: self.as_of, taken_at: self.taken_at };
@@ -307,11 +321,12 @@ impl Worker {
         let wires: Vec<Wire> = wires.collect();
         let mut veil = Veil::of(relation, shared.connector().masks.key());
         let mut masked = Vec::new();
-        let mut rows = snapshot::read(under, relation, &wires, part).await?;
+        let rows = snapshot::read(under, relation, &wires, part).await;
+        let mut rows = shared.of_rows(rows)?;
         let mut reading = Reading::new(target, point, way);
         let mut refused = RefusedRows::new(&job.chunk, point, shared.connector().held_keys);
         let (mut told, mut unpaced) = (0, 0);
-        while let Some(cells) = rows.next().await? {
+        while let Some(cells) = shared.of_rows(rows.next().await)? {
             unpaced += cells.len();
             let mut row = Row::from_bytes(cells);
             if let Some(veil) = &mut veil {
@@ -347,12 +362,12 @@ impl Worker {
     }
 }
 
-fn stops_a_table(error: &Error) -> bool {
+pub(super) fn stops_a_table(error: &Error) -> bool {
     matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights)
 }
 
 /// The table stops; its chunk stays open and its changes are kept, and the others are read.
-async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()> {
+pub(super) async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()> {
     let table = &job.target.model.table;
     let reason = error.reason();
     let resync = format!("siltstone table resync {table}");

@@ -3,18 +3,20 @@
 //!
 //! What the table needs before its rows come is done here, once, for ranges are read side by side.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::chunks::{APPLICATION, Failed, Jobs, stop, stops_a_table};
 use super::fit::fit;
-use super::shared::Shared;
+use super::shared::{Shared, writer};
 use super::tables::Planned;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::ranges;
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Stretch, emptying, goes_straight};
-use crate::postgres::Session;
+use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Chunk};
 use crate::progress::tables::State;
 use crate::spec::{History, Model};
@@ -70,8 +72,45 @@ fn ordered_alike(model: &Model, source: &str) -> Option<String> {
     alike.then(|| column.name.clone())
 }
 
+/// Cuts the large tables; the small ones come first, for they are soon done.
+pub(super) async fn cut_all(
+    shared: &Shared,
+    jobs: Vec<Job>,
+    (again, failed): (&Jobs, &Failed),
+) -> Result<VecDeque<Job>> {
+    let source = connect(Side::Source, shared.connector().rows_endpoint(), APPLICATION).await;
+    let source = match source {
+        Err(error) if shared.waits_for(&error) => {
+            again.lock().await.extend(jobs);
+            *failed.lock().await = Some(error);
+            return Ok(VecDeque::new());
+        }
+        source => source?,
+    };
+    let mut warehouse = writer(&shared.setup, &shared.fence, "snapshot").await?;
+    let (mut small, mut large) = (VecDeque::new(), VecDeque::new());
+    for job in jobs {
+        let cut = match cut(shared, (&source, &mut warehouse), job.clone()).await {
+            Ok(cut) => cut,
+            Err(error) if stops_a_table(&error) => {
+                stop(shared, &job, &error).await?;
+                continue;
+            }
+            Err(error) if shared.waits_for(&error) => {
+                again.lock().await.push_back(job);
+                *failed.lock().await = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if cut.len() > 1 { &mut large } else { &mut small }.extend(cut);
+    }
+    small.append(&mut large);
+    Ok(small)
+}
+
 /// The jobs in the place of one: itself, if its table is best read at once.
-pub(super) async fn cut(
+async fn cut(
     shared: &Shared,
     (source, warehouse): (&Session, &mut Session),
     job: Job,
@@ -104,14 +143,16 @@ async fn ranges_of(
     job: &Job,
 ) -> Result<Option<Vec<Job>>> {
     let name = &job.target.model.table;
-    let Some(mut now) = catalog::table(&**source, job.source.relation.oid).await? else {
+    let now = catalog::table(&**source, job.source.relation.oid).await;
+    let Some(mut now) = shared.of_rows(now)? else {
         return Ok(None);
     };
     shared.connector().shape(&job.source.relation.table, &mut now.relation);
-    let size = ranges::size(&**source, &now).await?;
+    let size = shared.of_rows(ranges::size(&**source, &now).await)?;
     refuse_large(shared, job, size)?;
-    let Some(column) = ranges::column(&**source, &now).await? else { return Ok(None) };
-    let bounds = ranges::bounds(&**source, &now, &column, size).await?;
+    let column = shared.of_rows(ranges::column(&**source, &now).await)?;
+    let Some(column) = column else { return Ok(None) };
+    let bounds = shared.of_rows(ranges::bounds(&**source, &now, &column, size).await)?;
     if bounds.is_empty() {
         return Ok(None);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fit::suit;
 use super::tables::{Resolved, resolve};
 use crate::capture::preflight::{self, Finding};
-use crate::capture::{catalog, publication, slot};
+use crate::capture::{catalog, publication, slot, standby};
 use crate::error::Result;
 use crate::merge::{extension_types, obstacles};
 use crate::postgres::{Session, Side, connect};
@@ -76,6 +76,9 @@ async fn look(
         }
     }
     findings.extend(unpublishable(source, &resolved, version).await?);
+    if let Some(standby) = &connector.snapshot.standby {
+        findings.extend(standby::inspect(standby, &connector.endpoint).await?);
+    }
     if let Some(because) = &resolved.text_because {
         tables.push(format!("values travel as text, because {because}"));
     }

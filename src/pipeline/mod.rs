@@ -32,6 +32,7 @@ mod service;
 mod session;
 mod shared;
 mod sift;
+mod standby;
 mod start;
 mod streamed;
 mod tables;

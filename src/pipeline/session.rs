@@ -25,7 +25,7 @@ use super::start::{Start, start_stream};
 use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use super::wall::Wall;
-use super::{chunks, halt, ladder, owner};
+use super::{chunks, halt, ladder, owner, standby};
 use crate::capture::LogEnd;
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
@@ -115,6 +115,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     control.carry_out_before_start(&mut warehouse).await?;
     remask(&shared, &mut warehouse).await?;
     let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
+    standby::refuse_other(&shared, &planned).await?;
     // only now: that a table is to be read again must not be forgotten in a crash between the two
     for wanted in &resolved.publications {
         publication::ensure(&source, wanted, version).await?;

@@ -94,6 +94,10 @@ impl SideSession {
     pub(super) fn session(&self) -> &Session {
         &self.session
     }
+
+    pub(super) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
 }
 
 /// Which tables have caught up, in versions: capture takes a newer one between two transactions, and

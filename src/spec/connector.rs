@@ -76,6 +76,11 @@ impl Connector {
             && !self.exclude.iter().any(|exclusion| exclusion.table(table))
     }
 
+    /// Where rows that were there before are read from.
+    pub fn rows_endpoint(&self) -> &Endpoint {
+        self.snapshot.standby.as_ref().unwrap_or(&self.endpoint)
+    }
+
     /// Whether a column never leaves the source.
     pub fn excludes(&self, table: &TableName, column: &str) -> bool {
         self.exclude.iter().any(|exclusion| exclusion.column(table, column))

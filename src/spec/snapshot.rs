@@ -2,13 +2,15 @@
 
 use serde::Deserialize;
 
-use super::file::{File, Given, NotYet};
+use super::connector::URL;
+use super::file::{File, Given};
 use super::scalar::Scalar;
 use super::units::Size;
 use crate::error::Result;
+use crate::postgres::Endpoint;
 
 /// How rows that were there before are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Whether they are, for tables that are new.
     pub initial: bool,
@@ -18,6 +20,8 @@ pub struct Snapshot {
     pub max_rate: Option<u64>,
     /// A table whose rows are more bytes at the source waits for somebody to ask for it.
     pub max_size: Option<u64>,
+    /// The physical standby that they are read from; none for the source itself.
+    pub standby: Option<Endpoint>,
 }
 
 #[derive(Deserialize)]
@@ -27,7 +31,7 @@ pub(super) struct RawSnapshot {
     workers: Option<Given>,
     max_rate: Option<Given>,
     max_size: Option<Given>,
-    url: Option<NotYet>,
+    url: Option<Given>,
 }
 
 /// A size, or `none`.
@@ -49,9 +53,14 @@ impl Scalar for AtMost {
 pub(super) fn read(file: &File<'_>, raw: Option<&RawSnapshot>) -> Result<Snapshot> {
     const WORKERS: usize = 2;
     let Some(raw) = raw else {
-        return Ok(Snapshot { initial: true, workers: WORKERS, max_rate: None, max_size: None });
+        return Ok(Snapshot {
+            initial: true,
+            workers: WORKERS,
+            max_rate: None,
+            max_size: None,
+            standby: None,
+        });
     };
-    file.not_yet("snapshot.url", raw.url.as_ref())?;
     let mode = file.choice("snapshot.mode", raw.mode.as_ref(), &["initial", "none"])?;
     let workers = file.parse_or("snapshot.workers", raw.workers.as_ref(), WORKERS)?;
     if let Some(given) = raw.workers.as_ref().filter(|_| !(1..=16).contains(&workers)) {
@@ -60,10 +69,16 @@ pub(super) fn read(file: &File<'_>, raw: Option<&RawSnapshot>) -> Result<Snapsho
     }
     let at_most =
         |field: &str, given: Option<&Given>| Ok(file.parse_or(field, given, AtMost(None))?.0);
+    let standby = |given: &Given| {
+        let url = file.text("snapshot.url", given)?;
+        Endpoint::parse(&url)
+            .map_err(|error| file.refuse_given("snapshot.url", given, &error.reason(), URL))
+    };
     Ok(Snapshot {
         initial: mode == "initial",
         workers,
         max_rate: at_most("snapshot.max_rate", raw.max_rate.as_ref())?,
         max_size: at_most("snapshot.max_size", raw.max_size.as_ref())?,
+        standby: raw.url.as_ref().map(standby).transpose()?,
     })
 }

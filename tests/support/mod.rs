@@ -61,6 +61,21 @@ pub async fn own_cluster(name: &str) -> Cluster {
     cluster_of(name, version).await
 }
 
+/// A cluster of a major version with a physical standby that follows it.
+pub async fn with_standby(
+    name: &str,
+    version: u32,
+    settings: &[(&str, &str)],
+) -> (Cluster, Cluster) {
+    let mut source = cluster_of(name, Some(version)).await;
+    let mut options = ClusterOptions::new(&format!("{name}-standby"), &env());
+    for (setting, value) in settings {
+        options = options.set(setting, value);
+    }
+    let standby = source.standby(options).await.unwrap();
+    (source, standby)
+}
+
 /// A cluster of a major version.
 pub async fn cluster_of(name: &str, version: Option<u32>) -> Cluster {
     let mut options = ClusterOptions::new(name, &env())

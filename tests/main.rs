@@ -22,6 +22,7 @@ mod mask;
 mod model;
 mod openapi;
 mod operator;
+mod plan;
 mod races;
 mod ranges;
 mod reshape;

@@ -67,44 +67,48 @@ pub async fn untold(source: &Session, wanted: &Wanted, version: i32) -> Result<V
     Ok(other.map(|(table, _)| table.clone()).collect())
 }
 
-/// Makes the publication hold what is wanted; takes and gives back no table that is right already.
-pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<()> {
+/// The statements that make the publication hold what is wanted; it takes and gives back no table that is
+/// right already. A table is never out of it in between.
+pub async fn statements(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<String>> {
     let Some(held) = read(source, wanted, version).await? else {
-        return make(source, wanted).await;
+        return Ok(vec![make_statement(wanted)]);
     };
+    let alter = |verb: &str, table: &TableName, columns: Option<&[String]>| {
+        let name = quote::ident(&wanted.name);
+        format!("alter publication {name} {verb} table {}", published(table, columns))
+    };
+    let mut statements = Vec::new();
     for (table, columns) in &wanted.tables {
-        let alter = |verb: &str| {
-            format!(
-                "alter publication {} {verb} table {}",
-                quote::ident(&wanted.name),
-                published(table, columns.as_deref())
-            )
-        };
+        let add = alter("add", table, columns.as_deref());
         match held.get(table) {
             Some(Some(known)) if known == columns => {}
             Some(_) => {
-                let drop = format!(
-                    "alter publication {} drop table {}",
-                    quote::ident(&wanted.name),
-                    published(table, None)
-                );
-                run(source, &format!("begin; {drop}; {}; commit", alter("add")), wanted).await?;
+                let drop = alter("drop", table, None);
+                statements.push(format!("begin; {drop}; {add}; commit"));
             }
-            None => run(source, &alter("add"), wanted).await?,
+            None => statements.push(add),
         }
     }
-    for table in held.keys() {
-        if !wanted.tables.iter().any(|(kept, _)| kept == table) {
-            let name = quote::ident(&wanted.name);
-            let table = published(table, None);
-            run(source, &format!("alter publication {name} drop table {table}"), wanted).await?;
-        }
+    let kept = |table: &TableName| wanted.tables.iter().any(|(kept, _)| kept == table);
+    let mut gone: Vec<&TableName> = held.keys().filter(|table| !kept(table)).collect();
+    gone.sort_unstable();
+    statements.extend(gone.into_iter().map(|table| alter("drop", table, None)));
+    Ok(statements)
+}
+
+/// Makes the publication hold what is wanted.
+pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<()> {
+    for statement in statements(source, wanted, version).await? {
+        run(source, &statement, wanted).await?;
     }
     Ok(())
 }
 
-async fn make(source: &Session, wanted: &Wanted) -> Result<()> {
-    run(source, &make_statement(wanted), wanted).await
+/// Whether there is a publication of that name.
+pub async fn is_there(source: &Session, name: &str) -> Result<bool> {
+    let query = "select exists (select from pg_publication where pubname = $1)";
+    let row = source.query_one(query, &[&name]).await.and_then(|row| row.try_get(0));
+    row.map_err(|error| Error::source("reading its publications", error))
 }
 
 /// The statement that makes a publication.

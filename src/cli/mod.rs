@@ -9,6 +9,7 @@ mod dead_letter;
 mod demo;
 mod init;
 mod logging;
+mod plan;
 mod run;
 mod sql;
 mod status;
@@ -51,6 +52,10 @@ enum Verb {
     Init(init::Init),
     /// Checks the files; with --connect also the source and the warehouse.
     Validate(validate::Validate),
+    /// Prints every difference between files, warehouse and source, with its SQL; changes nothing.
+    Plan(plan::Plan),
+    /// Makes the differences that `plan` prints.
+    Apply(plan::Apply),
     /// How the connectors stand; exits with 65 where a table needs a person.
     Status(status::Status),
     /// Why a table is as it is.
@@ -131,6 +136,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Verify(verify) => verify.run(&files).await,
         Verb::Demo(demo) => demo.run(&files).await,
         Verb::Bench(bench) => bench.run(&files).await,
+        Verb::Plan(plan) => plan.run(&files).await,
+        Verb::Apply(apply) => apply.run(&files).await,
         Verb::Status(status) => status.run(&files).await,
         Verb::Why(why) => why.run(&files).await,
         Verb::Connector(connector) => connector.run(&files).await,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Files;
 use crate::error::{Error, Result};
@@ -18,16 +18,23 @@ pub(super) struct Run {
     /// Ends when every source is drained to where it stood at the start.
     #[arg(long)]
     until_caught_up: bool,
+    /// Makes and alters no table, neither in the warehouse nor in publications: `siltstone apply` does.
+    #[arg(long)]
+    no_ddl: bool,
 }
 
 impl Run {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let spec = files.load()?;
-        let options = Options { until_caught_up: self.until_caught_up, ..Options::default() };
+        let options = Options {
+            until_caught_up: self.until_caught_up,
+            no_ddl: self.no_ddl,
+            ..Options::default()
+        };
         let (clock, board) = (files.clock.clone(), Board::new(files.clock.clone()));
         let service = Service { spec, clock, options, board };
         let stop = stop_on_signals()?;
-        let files = read_again_on_hangup(files, &service.spec)?;
+        let files = read_again(files, &service.spec, service.options.reread.clone())?;
         let (address, made) = service.serve(files.clone(), stop.clone()).await?;
         tracing::info!("admin server at http://{address}");
         if let Some(token) = made {
@@ -39,14 +46,23 @@ impl Run {
     }
 }
 
-/// The files, read again at each SIGHUP. Those that are refused change nothing.
-fn read_again_on_hangup(files: &Files, spec: &Spec) -> Result<watch::Receiver<Arc<Spec>>> {
+/// The files, read again at each SIGHUP, and when `siltstone apply` has changed tables by them. Those that
+/// are refused change nothing.
+fn read_again(
+    files: &Files,
+    spec: &Spec,
+    reread: Arc<Notify>,
+) -> Result<watch::Receiver<Arc<Spec>>> {
     let failed = |error| Error::bug("signals cannot be received").because(error);
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let (sender, receiver) = watch::channel(Arc::new(spec.clone()));
     let files = files.clone();
     tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
+        loop {
+            tokio::select! {
+                told = hangup.recv() => if told.is_none() { return },
+                () = reread.notified() => {}
+            }
             match files.load() {
                 Ok(spec) => {
                     tracing::info!("the files are read again");

@@ -30,6 +30,8 @@ pub struct Terms<'a> {
     pub trust: bool,
     /// Its rows are read, whatever it has.
     pub reads: bool,
+    /// Its key is not built behind its rows.
+    pub keyed: bool,
     /// Who may read what we keep.
     pub readers: &'a [String],
     /// Where that is said, for messages.
@@ -72,7 +74,7 @@ pub async fn adopt(
         )));
     }
     let mut statements = ours(model, &standing);
-    if standing.is_unkeyed(model) && (found.has_rows || !terms.reads) {
+    if standing.is_unkeyed(model) && (found.has_rows || terms.keyed) {
         statements.extend(key_statement(model));
     }
     // where its rows are yet to come, the key is built behind them

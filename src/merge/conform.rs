@@ -6,7 +6,7 @@
 
 use tokio_postgres::GenericClient;
 
-use super::define::{add_column, key_list};
+use super::define::{add_column, key_list, view_statement};
 use super::stored::{StoredColumn, columns};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
@@ -50,9 +50,11 @@ pub fn is_ours(model: &Model, name: &str) -> bool {
 /// A warehouse table as it stands.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    columns: Vec<StoredColumn>,
+    pub(super) columns: Vec<StoredColumn>,
     /// the primary key's constraint and columns
     key: Option<(String, Vec<String>)>,
+    /// the column that its leaves are cut by
+    pub(super) by: Option<String>,
 }
 
 /// What makes a table fit its model.
@@ -78,14 +80,23 @@ impl Standing {
               join pg_class c on c.oid = k.conrelid
               join pg_namespace n on n.oid = c.relnamespace
              where k.contype = 'p' and n.nspname = $1 and c.relname = $2";
+        const CUT_BY: &str = "
+            select a.attname::text
+              from pg_partitioned_table p
+              join pg_class c on c.oid = p.partrelid
+              join pg_namespace n on n.oid = c.relnamespace
+              join pg_attribute a on a.attrelid = c.oid and a.attnum = p.partattrs[0]
+             where n.nspname = $1 and c.relname = $2";
         let failed = |error| Error::warehouse(format!("reading the key of {table}"), error);
         let columns = columns(client, table).await?;
+        let by = client.query_opt(CUT_BY, &[&table.schema, &table.name]).await.map_err(failed)?;
+        let by = by.map(|row| row.try_get(0)).transpose().map_err(failed)?;
         let key = client.query_opt(KEY, &[&table.schema, &table.name]).await.map_err(failed)?;
         let key = match key {
             Some(row) => Some((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?)),
             None => None,
         };
-        Ok(Standing { columns, key })
+        Ok(Standing { columns, key, by })
     }
 
     /// Whether there is such a table.
@@ -160,8 +171,18 @@ impl Standing {
         }
     }
 
+    /// The column of that name.
+    pub(super) fn column(&self, name: &str) -> Option<&StoredColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The columns of the key, for people.
+    pub(super) fn shown_key(&self) -> String {
+        self.key.as_ref().map(|(_, columns)| columns.join(", ")).unwrap_or_default()
+    }
+
     /// Whether the rows are told apart as the model says.
-    fn has_key_of(&self, model: &Model) -> bool {
+    pub(super) fn has_key_of(&self, model: &Model) -> bool {
         let mut key: Vec<&str> =
             self.key.iter().flat_map(|(_, columns)| columns).map(String::as_str).collect();
         let mut wanted = model.physical_key();
@@ -182,22 +203,11 @@ pub fn conform(model: &Model, standing: &Standing, unfed: &[String]) -> Result<C
         fit.statements.extend(add_column(model, column));
         fit.adds = true;
     }
+    if fit.adds && model.history == History::Versions {
+        fit.statements.push(view_statement(model));
+    }
     let table = model.quoted();
-    let nullable = |column: &StoredColumn| {
-        let column = quote::ident(&column.name);
-        format!("alter table {table} alter column {column} drop not null")
-    };
-    let left = standing.columns.iter().filter(|column| {
-        let modelled = model.column(&column.name);
-        let fed = modelled.is_some_and(|known| known.required || is_of_key(model, &known.name))
-            && !unfed.contains(&column.name);
-        !fed && !OURS.contains(&column.name.as_str()) && column.required && !column.has_default
-    });
-    // a column of the old key loses NOT NULL with the key
-    let keys = |column: &&StoredColumn| {
-        standing.key.iter().any(|(_, columns)| columns.contains(&column.name))
-    };
-    fit.statements.extend(left.filter(|column| !keys(column)).map(nullable));
+    fit.statements.extend(left(model, standing, unfed).map(|column| nullable(model, &column.name)));
     let plain = matches!(model.history, History::Overwrite | History::Bag)
         && model.partition.is_none()
         && !standing.has("valid_to");
@@ -217,6 +227,30 @@ pub fn conform(model: &Model, standing: &Standing, unfed: &[String]) -> Result<C
     Ok(fit)
 }
 
+/// The columns that nothing fills any more, and that refuse NULL.
+pub(super) fn left<'a>(
+    model: &'a Model,
+    standing: &'a Standing,
+    unfed: &'a [String],
+) -> impl Iterator<Item = &'a StoredColumn> {
+    let left = standing.columns.iter().filter(|column| {
+        let modelled = model.column(&column.name);
+        let fed = modelled.is_some_and(|known| known.required || is_of_key(model, &known.name))
+            && !unfed.contains(&column.name);
+        !fed && !OURS.contains(&column.name.as_str()) && column.required && !column.has_default
+    });
+    // a column of the old key loses NOT NULL with the key
+    let keys = |column: &&StoredColumn| {
+        standing.key.iter().any(|(_, columns)| columns.contains(&column.name))
+    };
+    left.filter(move |column| !keys(column))
+}
+
+/// The statement that lets a column have no value.
+pub(super) fn nullable(model: &Model, column: &str) -> String {
+    format!("alter table {} alter column {} drop not null", model.quoted(), quote::ident(column))
+}
+
 /// Whether a column belongs to the key, or decides the leaf.
 fn is_of_key(model: &Model, column: &str) -> bool {
     model.physical_key().contains(&column)
@@ -229,8 +263,7 @@ fn rekey(model: &Model, standing: &Standing) -> Vec<String> {
     if let Some((name, columns)) = &standing.key {
         statements.push(format!("alter table {table} drop constraint {}", quote::ident(name)));
         for column in columns {
-            let column = quote::ident(column);
-            statements.push(format!("alter table {table} alter column {column} drop not null"));
+            statements.push(nullable(model, column));
         }
     }
     if model.history == History::Bag {
@@ -268,17 +301,15 @@ fn retype(model: &Model, standing: &Standing) -> Vec<String> {
 }
 
 fn other_key(model: &Model, standing: &Standing) -> Error {
-    let table = model.quoted();
-    let key = standing.key.as_ref().map(|(_, columns)| columns.join(", "));
     let what = format!(
         "its key here is ({}), that of {} makes it ({})",
-        key.unwrap_or_default(),
+        standing.shown_key(),
         model.declared_in,
         model.physical_key().join(", ")
     );
     Error::new(Kind::TableStops, what)
         .on_table(model.table.to_string())
-        .remedy(format!("drop table {table} cascade; then siltstone table resync {}", model.table))
+        .remedy("siltstone apply --allow destructive")
 }
 
 #[cfg(test)]
@@ -323,6 +354,7 @@ mod tests {
         Standing {
             columns: columns.iter().map(|(name, ty)| StoredColumn::for_tests(name, ty)).collect(),
             key: (!key.is_empty()).then(|| ("t_pkey".to_owned(), key)),
+            by: None,
         }
     }
 

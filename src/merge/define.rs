@@ -142,14 +142,23 @@ fn versions(model: &Model, statements: &mut Vec<String>) {
         column_list(model, false),
         quote::idents(model.physical_key())
     ));
-    statements.push(format!(
-        "create table {} partition of {table} for values from ({OPEN_END}) to (maxvalue) {ROOM}",
-        quote::table(&model.current_leaf())
-    ));
-    statements.push(format!(
-        "create view {} as select * from {table} where is_current",
-        quote::table(&model.current_view())
-    ));
+    statements.push(current_leaf_statement(model));
+    statements.push(view_statement(model));
+}
+
+/// The statement that makes the view of current versions, or gives it the columns it lacks.
+pub(super) fn view_statement(model: &Model) -> String {
+    let (view, table) = (quote::table(&model.current_view()), model.quoted());
+    format!("create or replace view {view} as select * from {table} where is_current")
+}
+
+/// The statement that makes the leaf of current versions.
+pub(super) fn current_leaf_statement(model: &Model) -> String {
+    format!(
+        "create table {} partition of {} for values from ({OPEN_END}) to (maxvalue) {ROOM}",
+        quote::table(&model.current_leaf()),
+        model.quoted()
+    )
 }
 
 /// The columns of an append table are nullable: of a deleted row only its key is known.
@@ -220,6 +229,27 @@ pub(super) fn grants(table: &TableName, readers: &[String], statements: &mut Vec
 /// The statements that make a calendar and fill it; running them again changes nothing.
 pub fn define_calendar(calendar: &Calendar, readers: &[String]) -> Vec<String> {
     let table = quote::table(&calendar.table);
+    let mut statements = vec![
+        format!("create schema if not exists {}", quote::ident(&calendar.table.schema)),
+        format!(
+            "create table if not exists {table} (date_id date primary key, year integer not null, \
+             quarter integer not null, month integer not null, week integer not null, \
+             day_of_year integer not null, day_of_month integer not null, \
+             day_of_week integer not null, is_weekend boolean not null, \
+             is_holiday boolean not null, holiday_name text)"
+        ),
+        fill_calendar(calendar),
+    ];
+    if let Some(comment) = &calendar.comment {
+        statements.push(format!("comment on table {table} is {}", quote::literal(comment)));
+    }
+    grants(&calendar.table, readers, &mut statements);
+    statements
+}
+
+/// The statement that fills a calendar, and knows its holidays anew.
+pub fn fill_calendar(calendar: &Calendar) -> String {
+    let table = quote::table(&calendar.table);
     let day = |day: i64| format!("(date '2000-01-01' + {day})");
     let holidays: Vec<String> = calendar
         .holidays
@@ -230,17 +260,8 @@ pub fn define_calendar(calendar: &Calendar, readers: &[String]) -> Vec<String> {
         true => "select null::date, null::text where false".to_owned(),
         false => format!("values {}", holidays.join(", ")),
     };
-    let mut statements = vec![
-        format!("create schema if not exists {}", quote::ident(&calendar.table.schema)),
-        format!(
-            "create table if not exists {table} (date_id date primary key, year integer not null, \
-             quarter integer not null, month integer not null, week integer not null, \
-             day_of_year integer not null, day_of_month integer not null, \
-             day_of_week integer not null, is_weekend boolean not null, \
-             is_holiday boolean not null, holiday_name text)"
-        ),
-        format!(
-            "insert into {table} as t select d::date, extract(year from d), extract(quarter from d), \
+    format!(
+        "insert into {table} as t select d::date, extract(year from d), extract(quarter from d), \
              extract(month from d), extract(week from d), extract(doy from d), extract(day from d), \
              extract(isodow from d), extract(isodow from d) > 5, h.day is not null, h.name \
              from generate_series({}::timestamp, {}, '1 day') d \
@@ -249,13 +270,7 @@ pub fn define_calendar(calendar: &Calendar, readers: &[String]) -> Vec<String> {
              set is_holiday = excluded.is_holiday, holiday_name = excluded.holiday_name \
              where (t.is_holiday, t.holiday_name) is distinct from \
                    (excluded.is_holiday, excluded.holiday_name)",
-            day(calendar.first),
-            day(calendar.last)
-        ),
-    ];
-    if let Some(comment) = &calendar.comment {
-        statements.push(format!("comment on table {table} is {}", quote::literal(comment)));
-    }
-    grants(&calendar.table, readers, &mut statements);
-    statements
+        day(calendar.first),
+        day(calendar.last)
+    )
 }

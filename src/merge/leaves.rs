@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::GenericClient;
 
+use super::stored::is_there;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
@@ -27,6 +28,18 @@ pub struct Leaf {
     from: i64,
     /// The first day behind it.
     until: i64,
+}
+
+impl Leaf {
+    /// The statement that makes it.
+    pub fn statement(&self) -> String {
+        statements(self)
+    }
+
+    /// Its first day, since 2000-01-01.
+    pub fn first_day(&self) -> i64 {
+        self.from
+    }
 }
 
 /// What the leaves of a table are cut by, and how long they are.
@@ -79,6 +92,39 @@ impl Leaves {
             self.known.entry(leaf.parent.clone()).or_default().insert(leaf.from);
         }
     }
+}
+
+/// The days whose leaves a table should have before anything asks for them; `today` is the warehouse's.
+pub fn ahead(model: &Model, today: i64) -> Vec<i64> {
+    const MONTH: i64 = 31;
+    const YEAR: i64 = 366;
+    let Some(partition) = &model.partition else {
+        return match model.history {
+            History::Raw => vec![today, today + MONTH],
+            // a version ends when it is closed, or a little behind
+            History::Versions => vec![today, today + YEAR],
+            _ => Vec::new(),
+        };
+    };
+    let mut days = Vec::new();
+    let mut day = partition.every.start(today);
+    for _ in 0..partition.ahead {
+        days.push(day);
+        day = partition.every.next(day);
+    }
+    days.retain(|day| (partition.range.0..=partition.range.1).contains(day));
+    days
+}
+
+/// Those of the leaves that are not there.
+pub async fn absent(client: &impl GenericClient, leaves: Vec<Leaf>) -> Result<Vec<Leaf>> {
+    let mut absent = Vec::new();
+    for leaf in leaves {
+        if !is_there(client, &leaf.name).await? {
+            absent.push(leaf);
+        }
+    }
+    Ok(absent)
 }
 
 fn outside(model: &Model, day: i64, range: (i64, i64)) -> Error {

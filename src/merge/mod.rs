@@ -9,6 +9,7 @@ mod checks;
 mod conform;
 mod copy;
 mod define;
+mod differ;
 mod direct;
 mod drift;
 mod leaves;
@@ -20,17 +21,21 @@ mod stage;
 mod staging;
 mod stored;
 mod table;
+mod wider;
 
 pub use adopt::{Adopted, Terms, adopt, obstacles};
 pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, Standing, conform, is_ours};
-pub use define::{define, define_calendar, define_unkeyed, emptying, key_statement};
+pub use define::{define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement};
+pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
-pub use leaves::{Leaf, Leaves, create as create_leaves};
+pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use reading::{
     Finished, Point, Reading, Straight, Stretch, Way, goes_straight, merge as merge_reading,
     rebase, way,
 };
 pub use render::Templates;
-pub use stored::{StoredColumn, columns, count_rows, extension_types, missing_indexes};
+pub use stored::{
+    StoredColumn, columns, count_rows, estimate_rows, extension_types, missing_indexes,
+};

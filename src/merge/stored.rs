@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::GenericClient;
+use tokio_postgres::{Column, GenericClient};
 
 use super::define::index_statement;
 use crate::error::{Error, Result};
@@ -75,24 +75,75 @@ impl StoredColumn {
 /// The rows of a table, of one with versions the current ones: counted, or as the planner knows where
 /// they are many.
 pub async fn count_rows(client: &impl GenericClient, model: &Model) -> Result<u64> {
-    const MANY: f64 = 1_000_000.0;
+    const MANY: u64 = 1_000_000;
     let versions = model.history == History::Versions;
     let table = if versions { model.current_leaf() } else { model.table.clone() };
     let quoted = quote::table(&table);
     let failed = |error| Error::warehouse(format!("counting the rows of {table}"), error);
-    let estimate = "select coalesce(sum(greatest(c.reltuples, 0)), 0)::float8 from pg_class c
-                     where c.oid = $1::text::regclass
-                        or c.oid in (select relid from pg_partition_tree($1::text::regclass))";
-    let row = client.query_one(estimate, &[&quoted]).await.map_err(failed)?;
-    let estimated: f64 = row.try_get(0).map_err(failed)?;
+    let estimated = estimate_rows(client, &table).await?;
     if estimated > MANY {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
-        return Ok(estimated as u64);
+        return Ok(estimated);
     }
     let query = format!("select count(*) from {quoted}");
     let rows: i64 =
         client.query_one(&query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?;
     Ok(u64::try_from(rows).unwrap_or(0))
+}
+
+/// How many rows a table has, its leaves included, as the planner knows; 0 where there is none.
+pub async fn estimate_rows(client: &impl GenericClient, table: &TableName) -> Result<u64> {
+    const ESTIMATE: &str = "
+        select coalesce(sum(greatest(c.reltuples, 0)), 0)::int8 from pg_class c
+         where c.relkind = 'r' and (c.oid = to_regclass($1)
+            or c.oid in (select relid from pg_partition_tree(to_regclass($1))))";
+    let failed = |error| Error::warehouse(format!("counting the rows of {table}"), error);
+    let row = client.query_one(ESTIMATE, &[&quote::table(table)]).await.map_err(failed)?;
+    let rows: i64 = row.try_get(0).map_err(failed)?;
+    Ok(u64::try_from(rows).unwrap_or(0))
+}
+
+/// What Postgres calls each of these types, in their order: `varchar(5)` is `character varying(5)`.
+pub(super) async fn canonical(client: &impl GenericClient, types: &[&str]) -> Result<Vec<String>> {
+    if types.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |error| Error::warehouse("reading the types that a file names", error);
+    let nulls: Vec<String> = types.iter().map(|ty| format!("null::{ty}")).collect();
+    let prepared = client.prepare(&format!("select {}", nulls.join(", "))).await.map_err(failed)?;
+    let oids: Vec<u32> = prepared.columns().iter().map(|column| column.type_().oid()).collect();
+    let typmods: Vec<i32> = prepared.columns().iter().map(Column::type_modifier).collect();
+    let query = "select format_type(oid, typmod) from unnest($1::oid[], $2::int4[]) t(oid, typmod)";
+    let rows = client.query(query, &[&oids, &typmods]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
+/// Whether there is a table or view of that name.
+pub(super) async fn is_there(client: &impl GenericClient, table: &TableName) -> Result<bool> {
+    let there = "select to_regclass($1) is not null";
+    let row = client.query_one(there, &[&quote::table(table)]).await;
+    row.and_then(|row| row.try_get(0))
+        .map_err(|error| Error::warehouse(format!("looking for {table}"), error))
+}
+
+/// The readers that may not select from a table that is there.
+pub(super) async fn strangers(
+    client: &impl GenericClient,
+    table: &TableName,
+    readers: &[String],
+) -> Result<Vec<String>> {
+    const QUERY: &str = "
+        select r.name from unnest($1::text[]) r(name)
+         where not coalesce((select has_table_privilege(o.oid, to_regclass($2), 'select')
+                                    and has_schema_privilege(o.oid, $3, 'usage')
+                               from pg_roles o where o.rolname = r.name), false)";
+    if readers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |error| Error::warehouse(format!("reading who may read {table}"), error);
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&readers, &quote::table(table), &table.schema];
+    let rows = client.query(QUERY, &parameters).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 /// Reads a table's columns; empty where there is no such table.

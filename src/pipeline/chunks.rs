@@ -268,7 +268,7 @@ impl Worker {
         let loaded = chunks::load(&transaction, chunk, self.as_of, applied.events).await?;
         let Some(last) = loaded else { return Ok(read) };
         if last {
-            let statements = [fitted.key.as_slice(), &fitted.indexes].concat();
+            let statements = [fitted.key.as_slice(), &fitted.last].concat();
             ddl(&transaction, &statements).await.map_err(failed)?;
             if !fresh {
                 rebase(&transaction, templates, &target, self.as_of).await?;

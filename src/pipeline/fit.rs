@@ -1,19 +1,23 @@
 //! Makes a table that is about to be read fit what a snapshot shows: the model, and the statements for
 //! the transaction that brings the rows in. Nothing is changed before that: a crash leaves all as it was.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio_postgres::Transaction;
 
+use super::follow::not_ours;
 use super::shared::Shared;
 use crate::binding::{Binding, bind};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Change, Standing, compare, conform, is_ours, key_statement, missing_indexes};
+use crate::merge::{
+    Change, Standing, compare, conform, is_ours, key_statement, missing_indexes, requirements,
+};
 use crate::names::TableName;
 use crate::postgres::quote;
 use crate::relation::Relation;
-use crate::spec::{Model, mirror};
+use crate::spec::{Connector, Model, mirror};
 
 /// How a table fits a snapshot.
 pub(super) struct Fitted {
@@ -25,8 +29,8 @@ pub(super) struct Fitted {
     pub(super) empties: bool,
     /// The key that a table whose first rows these are gets behind them.
     pub(super) key: Option<String>,
-    /// The indexes that it lacks.
-    pub(super) indexes: Vec<String>,
+    /// What comes behind all of its rows: the indexes that it lacks, and the NULLs that it refuses.
+    pub(super) last: Vec<String>,
 }
 
 /// Fits the target, which has the shape that was applied last, to the shape `now`.
@@ -44,18 +48,8 @@ pub(super) async fn fit(
             .on_table(name.to_string())
             .remedy(format!("siltstone table resync {name}")));
     }
-    let model = present_model(shared, &old.model, now)?;
-    let changes = compare(&old.relation, now);
-    let mut statements = Vec::new();
-    for (from, to) in renames(&changes) {
-        if !model.mirrored {
-            refuse_unnamed(&model, from, to)?;
-        } else if standing.has(from) && !standing.has(to) {
-            let (table, old, new) = (model.quoted(), quote::ident(from), quote::ident(to));
-            statements.push(format!("alter table {table} rename column {old} to {new}"));
-            standing.rename(from, to);
-        }
-    }
+    let model = present_model(shared.connector(), &shared.extensions, &old.model, now)?;
+    let mut statements = renames(&compare(&old.relation, now), &model, &mut standing)?;
     let mut key = None;
     if fresh && standing.is_unkeyed(&model) {
         key = key_statement(&model);
@@ -65,21 +59,29 @@ pub(super) async fn fit(
     let target = target.with_limits(standing.limits(&model));
     let conform = conform(&model, &standing, &target.unfed())?;
     statements.extend(conform.statements);
-    let indexes = missing_indexes(transaction, &model).await?;
+    let mut last = missing_indexes(transaction, &model).await?;
+    last.extend(requirements(&model, &standing, &target.unfed()));
     let empties = conform.empties;
-    Ok(Fitted { target: Arc::new(target), statements, empties, key, indexes })
+    if shared.setup.no_ddl && !(statements.is_empty() && key.is_none()) {
+        return Err(not_ours("it does not have the shape of its source").on_table(name.to_string()));
+    }
+    if shared.setup.no_ddl {
+        last.clear();
+    }
+    Ok(Fitted { target: Arc::new(target), statements, empties, key, last })
 }
 
 /// The model of a table as the source has it now: a declared table's is its file's.
 pub(super) fn present_model(
-    shared: &Shared,
+    connector: &Connector,
+    extensions: &HashSet<String>,
     model: &Arc<Model>,
     now: &Relation,
 ) -> Result<Arc<Model>> {
     if !model.mirrored {
         return Ok(model.clone());
     }
-    let mirrored = mirror(shared.connector(), now, &shared.extensions);
+    let mirrored = mirror(connector, now, extensions);
     mirrored.map(Arc::new).ok_or_else(|| keyless(&model.table, &now.table))
 }
 
@@ -118,11 +120,25 @@ pub(super) fn suit(
     Ok(binding)
 }
 
-fn renames(changes: &[Change]) -> impl Iterator<Item = (&str, &str)> {
-    changes.iter().filter_map(|change| match change {
-        Change::Renamed { from, to } => Some((from.as_str(), to.name.as_str())),
-        _ => None,
-    })
+/// The statements by which the columns of a mirrored table take the names that their source gave them.
+pub(super) fn renames(
+    changes: &[Change],
+    model: &Model,
+    standing: &mut Standing,
+) -> Result<Vec<String>> {
+    let mut statements = Vec::new();
+    for change in changes {
+        let Change::Renamed { from, to } = change else { continue };
+        let to = to.name.as_str();
+        if !model.mirrored {
+            refuse_unnamed(model, from, to)?;
+        } else if standing.has(from) && !standing.has(to) {
+            let (table, old, new) = (model.quoted(), quote::ident(from), quote::ident(to));
+            statements.push(format!("alter table {table} rename column {old} to {new}"));
+            standing.rename(from, to);
+        }
+    }
+    Ok(statements)
 }
 
 /// A file that still names a column by the name it had would leave it as it stands for ever.

@@ -27,7 +27,7 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
     let source = connect(Side::Source, &connector.endpoint, "siltstone validate").await?;
     let warehouse =
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
-    crate::warehouse::refuse_unfit(&*warehouse).await?;
+    crate::warehouse::refuse_unfit(&*warehouse, true).await?;
     let extensions = extension_types(&*warehouse).await?;
     let mut report = look(spec, connector, &source, &extensions).await?;
     let resolved = resolve(connector, &spec.models, catalog::tables(&*source).await?, &extensions)?;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::follow::permitted;
 use super::guard::{Guard, ignores_truncate};
 use super::held::refuse_truncate;
 use super::points::{Due, Points};
@@ -248,6 +249,7 @@ impl Pass<'_> {
         relation: &Arc<crate::relation::Relation>,
     ) -> Result<()> {
         let (target, statements) = reshape(&self.standing, relation, schema_id, self.sift.shared)?;
+        let statements = permitted(self.sift.shared, &target, statements).await?;
         let target = Arc::new(target);
         self.sift.altered |= !statements.is_empty();
         self.before(Before::Reshape { target: target.clone(), statements }).await?;

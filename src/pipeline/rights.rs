@@ -6,8 +6,9 @@ use std::collections::HashSet;
 use super::tables::{LeftOut, Resolved, resolve};
 use crate::capture::catalog::SourceTable;
 use crate::capture::publication::{self, Wanted};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
+use crate::postgres::Session;
 use crate::spec::{Connector, Model};
 
 /// A table with the columns of it that are taken, where not all are.
@@ -22,6 +23,34 @@ pub fn replicated(
     let resolved = resolve(connector, models, catalogue, &HashSet::new())?;
     let tables = resolved.publications.iter().flat_map(|wanted| wanted.tables.clone()).collect();
     Ok((resolved.publications, tables))
+}
+
+/// Leaves out the tables that are not published as they should be, where that is not for us to change.
+pub(super) async fn leave_out_untold(
+    resolved: &mut Resolved,
+    source: &Session,
+    untold: &mut Vec<TableName>,
+) -> Result<()> {
+    for wanted in &resolved.publications {
+        if !publication::is_there(source, &wanted.name).await? {
+            let what = format!("there is no publication {}, and --no-ddl makes none", wanted.name);
+            return Err(Error::new(Kind::SourceLacks, what).remedy("siltstone apply"));
+        }
+    }
+    let Resolved { fed, left_out, publications, .. } = resolved;
+    for table in untold.drain(..) {
+        for wanted in publications.iter_mut() {
+            wanted.tables.retain(|(of, _)| *of != table);
+        }
+        fed.retain(|fed| fed.source.relation.table != table);
+        left_out.push(LeftOut {
+            table,
+            why: "it is not published as its file asks, and --no-ddl changes no publication"
+                .to_owned(),
+            remedy: "siltstone apply".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Leaves out the tables that are not published yet and that only their owner may publish.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tokio_postgres::GenericClient;
 
+use super::follow::permitted;
 use super::held::{HeldKeys, refuse_truncate};
 use super::shared::{CaughtUp, Shared};
 use super::tables::Planned;
@@ -251,6 +252,7 @@ impl Router {
             return Ok(None);
         }
         let (target, statements) = reshape(&old, relation, schema_id, shared)?;
+        let statements = permitted(shared, &target, statements).await?;
         route.target = Arc::new(target);
         Ok(Some(Reshape { target: route.target.clone(), statements }))
     }

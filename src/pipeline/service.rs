@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::books::WarehouseBooks;
 use super::confirm::Lately;
@@ -14,17 +14,21 @@ use super::shared::{Setup, WalStep};
 use crate::capture::spool::Quota;
 use crate::clock::Clock;
 use crate::error::{Error, Policy, Result};
-use crate::merge::{Templates, define_calendar};
+use crate::merge::{Templates, columns, define_calendar, fill_calendar};
 use crate::postgres::{Side, connect};
 use crate::serve::{self, Board, Tokens};
 use crate::spec::{Connector, Model, Settings, Spec};
-use crate::warehouse::{Claim, Durations, Fenced, migrate, take_over};
+use crate::warehouse::{Claim, Durations, Fenced, migrate, refuse_outstanding, take_over};
 
 /// How the service runs.
 #[derive(Clone, Default)]
 pub struct Options {
     /// Ends when every source is drained to where it stood at the start.
     pub until_caught_up: bool,
+    /// Makes and alters no table, neither in the warehouse nor in publications.
+    pub no_ddl: bool,
+    /// Told when `siltstone apply` has changed tables: the files may have changed as well.
+    pub reread: Arc<Notify>,
     /// The merge's statements; a test hands in altered ones.
     pub templates: Templates,
 }
@@ -113,6 +117,8 @@ impl Service {
             durations: self.durations(),
             templates: self.options.templates.clone(),
             until_caught_up: self.options.until_caught_up,
+            no_ddl: self.options.no_ddl,
+            reread: self.options.reread.clone(),
             owner: owner.clone(),
             epoch: Arc::default(),
             slots: slots.clone(),
@@ -189,12 +195,23 @@ impl Service {
         let settings = &self.spec.settings;
         let mut warehouse =
             connect(Side::Warehouse, &settings.warehouse, "siltstone start").await?;
-        migrate(&mut warehouse).await?;
+        let no_ddl = self.options.no_ddl;
+        if no_ddl {
+            refuse_outstanding(&*warehouse).await?;
+        } else {
+            migrate(&mut warehouse).await?;
+        }
         let fence = take_over(&mut warehouse, "calendars", "start", Claim::Anyway).await?;
         for calendar in &spec.calendars {
             let transaction =
                 Fenced::begin(&mut warehouse, &fence, "calendar", &self.durations()).await?;
-            for statement in define_calendar(calendar, &settings.readers) {
+            let statements = match no_ddl {
+                false => define_calendar(calendar, &settings.readers),
+                // `siltstone apply` makes it
+                true if columns(&*transaction, &calendar.table).await?.is_empty() => Vec::new(),
+                true => vec![fill_calendar(calendar)],
+            };
+            for statement in statements {
                 transaction.batch_execute(&statement).await.map_err(|error| {
                     Error::warehouse(format!("filling {}", calendar.table), error)
                 })?;

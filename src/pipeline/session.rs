@@ -12,13 +12,14 @@ use super::confirm::confirm;
 use super::control::Control;
 use super::cutting::Job;
 use super::folding::{At, Folding};
+use super::follow::leaves_ahead;
 use super::guard::Guard;
 use super::held::HeldKeys;
 use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
-use super::rights::leave_out_unowned;
+use super::rights::{leave_out_unowned, leave_out_untold};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, start_stream};
@@ -41,7 +42,7 @@ use crate::progress::tables::State;
 use crate::progress::{Checkpoint, chunks as chunks_to_read, dead_letters, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
-use crate::warehouse::{Fence, migrate, refuse_unfit};
+use crate::warehouse::{Fence, migrate, refuse_outstanding, refuse_unfit};
 
 /// How long a stop may take to finish the open batch before it is abandoned.
 const GRACE: Duration = Duration::from_secs(8);
@@ -59,11 +60,32 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let connector = &setup.connector;
     let name = format!("siltstone {} control", connector.name);
     let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
-    refuse_unfit(&*warehouse).await?;
-    migrate(&mut warehouse).await?;
+    refuse_unfit(&*warehouse, !setup.no_ddl).await?;
+    if setup.no_ddl {
+        refuse_outstanding(&*warehouse).await?;
+    } else {
+        migrate(&mut warehouse).await?;
+    }
     let Some(fence) = owner::become_owner(setup, &mut warehouse, stop.clone()).await? else {
         return Ok(End::Stopped);
     };
+    match as_owner(setup, fence, warehouse, stop).await {
+        // by `siltstone apply`, and then it may begin anew; or by another instance, and then it may not
+        Err(error) if error.kind() == Kind::Fenced => {
+            tracing::info!(connector = connector.name, "it begins a new session: it was told to");
+            setup.reread.notify_one();
+            Ok(End::Restart)
+        }
+        ended => ended,
+    }
+}
+
+async fn as_owner(
+    setup: &Setup,
+    fence: Fence,
+    mut warehouse: Session,
+    stop: watch::Receiver<bool>,
+) -> Result<End> {
     if let Some(end) = halt::until_wanted(setup, &fence, &mut warehouse, stop.clone()).await? {
         return Ok(end);
     }
@@ -107,6 +129,9 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     for wanted in &resolved.publications {
         untold.extend(publication::untold(&source, wanted, version).await?);
     }
+    if setup.no_ddl {
+        leave_out_untold(&mut resolved, &source, &mut untold).await?;
+    }
     leave_out_unowned(&mut resolved, &untold, &connector.name);
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
@@ -117,9 +142,10 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
     standby::refuse_other(&shared, &planned).await?;
     // only now: that a table is to be read again must not be forgotten in a crash between the two
-    for wanted in &resolved.publications {
+    for wanted in resolved.publications.iter().filter(|_| !setup.no_ddl) {
         publication::ensure(&source, wanted, version).await?;
     }
+    leaves_ahead(&shared, &planned).await?;
     let left_out = [resolved.left_out.as_slice(), &more].concat();
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };

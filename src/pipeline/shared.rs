@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_postgres::Transaction;
 
 use super::confirm::Lately;
+use super::follow::not_ours;
 use super::held::HeldKeys;
 use super::ladder::Step;
 use crate::capture::preflight::Source;
@@ -15,11 +16,12 @@ use crate::capture::spool::Quota;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::journey::Target;
-use crate::merge::{Leaf, Leaves, Templates, create_leaves};
+use crate::merge::{Leaf, Leaves, Templates, absent, create_leaves};
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Chunk};
+use crate::progress::leaves::want;
 use crate::progress::{Checkpoint, schemas, tables};
 use crate::relation::Relation;
 use crate::serve::ConnectorBoard;
@@ -70,6 +72,10 @@ pub(super) struct Setup {
     pub(super) whole: Arc<AtomicBool>,
     /// end when everything that is at the source now is in the warehouse
     pub(super) until_caught_up: bool,
+    /// tables and publications are somebody else's to make and alter
+    pub(super) no_ddl: bool,
+    /// told when the files are worth being read again
+    pub(super) reread: Arc<Notify>,
 }
 
 /// What the tasks of a session share.
@@ -167,6 +173,9 @@ impl Shared {
         for (model, days) in wanted {
             missing.extend(leaves.missing(model, days.iter().copied())?);
         }
+        if self.setup.no_ddl {
+            return self.look_for(session, leaves, missing).await;
+        }
         if let Some(transaction) = within {
             // not noted: the transaction may yet be rolled back
             return create_leaves(transaction, &missing).await;
@@ -181,6 +190,31 @@ impl Shared {
             leaves.note(part);
         }
         Ok(())
+    }
+
+    /// Looks for leaves that somebody else is to make; what is not there is noted and stops its table.
+    async fn look_for(
+        &self,
+        session: &mut Session,
+        leaves: &mut Leaves,
+        wanted: Vec<Leaf>,
+    ) -> Result<()> {
+        let gone = absent(&**session, wanted.clone()).await?;
+        let Some(first) = gone.first() else {
+            leaves.note(&wanted);
+            return Ok(());
+        };
+        let of_table: Vec<&Leaf> = gone.iter().filter(|leaf| leaf.parent == first.parent).collect();
+        let days: Vec<i64> = of_table.iter().map(|leaf| leaf.first_day()).collect();
+        let transaction =
+            Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
+        want(&*transaction, &first.parent, &days).await?;
+        transaction.commit().await?;
+        let what = match days.len() {
+            1 => format!("it lacks the leaf {}", first.name),
+            many => format!("it lacks {many} leaves, such as {}", first.name),
+        };
+        Err(not_ours(&what).on_table(first.parent.to_string()))
     }
 
     /// Gives up the lease; a failure only means that it runs out.
@@ -219,6 +253,9 @@ impl Shared {
         table: &TableName,
         then: Then<'_>,
     ) -> Result<()> {
+        if self.setup.no_ddl && !statements.is_empty() {
+            return Err(not_ours("it is to be made or altered").on_table(table.to_string()));
+        }
         let mut side = self.side.lock().await;
         let transaction =
             Fenced::begin(&mut side.session, &self.fence, "define", &self.setup.durations).await?;
@@ -229,66 +266,15 @@ impl Shared {
                     .remedy(format!("siltstone table resync {table}"))
             })?;
         }
-        match then {
-            Then::Add { source, schema_id, state } => {
-                let connector = self.connector();
-                tables::add(&transaction, &connector.name, table, source, schema_id).await?;
-                // in the same transaction: a table without it would count as read
-                if connector.snapshot.initial {
-                    chunks::open_table(&transaction, table, state, None).await?;
-                }
-            }
-            Then::OpenChunk(state) => {
-                chunks::open_table(&transaction, table, state, None).await?;
-            }
-            Then::Ask(seq) => tables::ask_about(&*transaction, table, seq).await?,
-            Then::ReadAnew => chunks::ask_for_reading(&transaction, table).await?,
-            Then::Shelve { reason, remedy, again: true } => {
-                let state = tables::State::Paused;
-                tables::set(&*transaction, table, state, Some(reason), remedy).await?;
-            }
-            Then::Shelve { reason, remedy, again: false } => {
-                let state = tables::State::Paused;
-                chunks::open_table(&transaction, table, state, Some(reason)).await?;
-                tables::set(&*transaction, table, state, Some(reason), remedy).await?;
-                // where a gap begins, should the table keep events
-                let now = self.stored(&transaction).await?;
-                tables::set_floor(&*transaction, table, now).await?;
-            }
-            Then::NameGap => {
-                let now = self.stored(&transaction).await?;
-                tables::name_gap(&transaction, table, now, "it was not published").await?;
-            }
-            Then::Gap => {
-                let now = self.stored(&transaction).await?;
-                tables::note_gap(&transaction, table, (now, Some(now)), "nothing fed it").await?;
-            }
-            Then::Stop { reason, remedy, unread } => {
-                let state = tables::State::Stopped;
-                if unread {
-                    chunks::ask_for_reading(&transaction, table).await?;
-                }
-                tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
-            }
-            Then::Sift { reason, remedy } => {
-                if !tables::sift(&transaction, table, reason).await? {
-                    let state = tables::State::Stopped;
-                    tables::set(&*transaction, table, state, Some(reason), Some(remedy)).await?;
-                }
-            }
-            Then::Shape(schema_id) => {
-                tables::set_schema(&*transaction, table, schema_id).await?;
-            }
-        }
+        then.note(&transaction, self.connector(), table).await?;
         transaction.commit().await
     }
 }
 
 impl Shared {
-    /// Whether a table's rows were read before; a table of events misses nothing then but a stretch of
-    /// the stream.
+    /// Whether a table's rows were read before.
     pub(super) fn was_read(&self, record: &tables::TableRecord) -> bool {
-        record.was_read || !self.connector().snapshot.initial
+        was_read(self.connector(), record)
     }
 
     /// The stored position; zero before the first.
@@ -296,13 +282,23 @@ impl Shared {
         &self,
         transaction: &tokio_postgres::Transaction<'_>,
     ) -> Result<Lsn> {
-        let connector = self.connector();
-        let stored = Checkpoint::read(transaction, &connector.name, &connector.slot).await?;
-        Ok(stored.map_or(Lsn(0), |stored| stored.position))
+        stored(transaction, self.connector()).await
     }
 }
 
+/// Whether a table's rows were read before; a table of events misses nothing then but a stretch of the
+/// stream.
+pub(super) fn was_read(connector: &Connector, record: &tables::TableRecord) -> bool {
+    record.was_read || !connector.snapshot.initial
+}
+
+async fn stored(transaction: &Transaction<'_>, connector: &Connector) -> Result<Lsn> {
+    let stored = Checkpoint::read(transaction, &connector.name, &connector.slot).await?;
+    Ok(stored.map_or(Lsn(0), |stored| stored.position))
+}
+
 /// What is noted of a table beside its definition.
+#[derive(Clone, Copy)]
 pub(super) enum Then<'a> {
     /// It is new; its rows are to be read if the connector reads any.
     Add { source: &'a TableName, schema_id: i32, state: tables::State },
@@ -324,6 +320,74 @@ pub(super) enum Then<'a> {
     Sift { reason: &'a str, remedy: &'a str },
     /// It has the shape of this number now.
     Shape(i32),
+    /// It goes on.
+    GoOn(tables::State),
+    /// It was changed by the file of this digest; none once that was seen.
+    MadeFor(Option<&'a str>),
+}
+
+impl Then<'_> {
+    /// Writes it down.
+    pub(super) async fn note(
+        self,
+        transaction: &Transaction<'_>,
+        connector: &Connector,
+        table: &TableName,
+    ) -> Result<()> {
+        match self {
+            Then::Add { source, schema_id, state } => {
+                tables::add(transaction, &connector.name, table, source, schema_id).await?;
+                // in the same transaction: a table without it would count as read
+                if connector.snapshot.initial {
+                    chunks::open_table(transaction, table, state, None).await?;
+                }
+            }
+            Then::OpenChunk(state) => {
+                chunks::open_table(transaction, table, state, None).await?;
+            }
+            Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
+            Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,
+            Then::Shelve { reason, remedy, again: true } => {
+                let state = tables::State::Paused;
+                tables::set(transaction, table, state, Some(reason), remedy).await?;
+            }
+            Then::Shelve { reason, remedy, again: false } => {
+                let state = tables::State::Paused;
+                chunks::open_table(transaction, table, state, Some(reason)).await?;
+                tables::set(transaction, table, state, Some(reason), remedy).await?;
+                // where a gap begins, should the table keep events
+                let now = stored(transaction, connector).await?;
+                tables::set_floor(transaction, table, now).await?;
+            }
+            Then::NameGap => {
+                let now = stored(transaction, connector).await?;
+                tables::name_gap(transaction, table, now, "it was not published").await?;
+            }
+            Then::Gap => {
+                let now = stored(transaction, connector).await?;
+                tables::note_gap(transaction, table, (now, Some(now)), "nothing fed it").await?;
+            }
+            Then::Stop { reason, remedy, unread } => {
+                let state = tables::State::Stopped;
+                if unread {
+                    chunks::ask_for_reading(transaction, table).await?;
+                }
+                tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
+            }
+            Then::Sift { reason, remedy } => {
+                if !tables::sift(transaction, table, reason).await? {
+                    let state = tables::State::Stopped;
+                    tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
+                }
+            }
+            Then::Shape(schema_id) => {
+                tables::set_schema(transaction, table, schema_id).await?;
+            }
+            Then::MadeFor(digest) => tables::set_made_for(transaction, table, digest).await?,
+            Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
+        }
+        Ok(())
+    }
 }
 
 /// A warehouse session that is registered with its owner before its first write.

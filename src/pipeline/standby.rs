@@ -13,7 +13,7 @@ use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::names::shortened;
 use crate::postgres::{Side, connect};
-use crate::progress::tables;
+use crate::progress::waiting;
 use crate::warehouse::Fenced;
 
 /// The first and the longest pause before the standby is asked again.
@@ -89,9 +89,9 @@ impl<'s> Origin<'s> {
         let mut side = self.shared.side_session().await;
         let transaction =
             Fenced::begin(side.session_mut(), fence, "wait", &setup.durations).await?;
-        let waiting = tables::wait_for_standby(&*transaction, &names, why).await?;
+        let told = waiting::wait_for_standby(&*transaction, &names, why).await?;
         transaction.commit().await?;
-        for table in waiting {
+        for table in told {
             let (reason, remedy) = (table.reason.as_deref(), table.remedy.as_deref());
             setup.board.table_state(&table.table, &table.state, reason, remedy);
         }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::adopt::made;
 use super::fit::suit;
+use super::follow::{follow_file, follow_source, goes_by_file, missed, stop};
 use super::shared::{Shared, Then};
 use crate::binding::bind;
 use crate::capture::catalog::SourceTable;
 use crate::capture::publication::{Wanted, column_list};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Standing, conform, define};
+use crate::merge::{Standing, define};
 use crate::names::TableName;
 use crate::postgres::{Session, quote};
 use crate::progress::tables::{State, TableRecord};
@@ -228,17 +229,15 @@ async fn shelve(shared: &Shared, record: &TableRecord, out: Option<&LeftOut>) ->
 
 /// A table that is fed again after a time in which it was not, or was in part.
 async fn take_back(shared: &Shared, target: &Target, record: &mut TableRecord) -> Result<()> {
-    let name = &record.table;
-    if target.model.history.logs_events() && shared.was_read(record) {
-        // what was kept for it is applied, and what comes behind it
-        let then = if record.state == State::CatchingUp { Then::NameGap } else { Then::Gap };
-        shared.define(&[], name, then).await?;
-        (record.state, record.chunk_open) = (State::CatchingUp, false);
-        tracing::warn!(table = %name, "the stream missed some of its changes: a gap in audit.gaps");
-    } else {
-        shared.define(&[], name, Then::OpenChunk(State::Resyncing)).await?;
+    let table = &record.table;
+    let then = missed(shared.connector(), record, &target.model);
+    shared.define(&[], table, then).await?;
+    if matches!(then, Then::OpenChunk(_)) {
+        tracing::warn!(%table, "the stream missed some of its changes: it is read again");
         (record.state, record.chunk_open) = (State::Resyncing, true);
-        tracing::warn!(table = %name, "the stream missed some of its changes: it is read again");
+    } else {
+        tracing::warn!(%table, "the stream missed some of its changes: a gap in audit.gaps");
+        (record.state, record.chunk_open) = (State::CatchingUp, false);
     }
     Ok(())
 }
@@ -288,9 +287,14 @@ async fn recorded(
         let target = Arc::new(bound(model, now, schema_id)?.target);
         return Ok(Planned { target, source: fed.source.clone(), record });
     }
-    if let Some(standing) = standing.filter(|_| !model.mirrored) {
-        follow_file(shared, &standing, &target, &mut record).await?;
+    let same = goes_by_file(shared, model, &mut record).await?;
+    if let Some(standing) = standing.filter(|_| same && !model.mirrored) {
+        let standing = follow_file(shared, warehouse, standing, (&target, &mut record)).await?;
         target = target.with_limits(standing.limits(model));
+    }
+    if same && model.mirrored {
+        let now = &fed.source.relation;
+        follow_source(shared, warehouse, (&target, now), &mut record).await?;
     }
     let recreated = shape.oid != fed.source.relation.oid;
     if recreated && !record.chunk_open && record.state != State::Stopped {
@@ -309,54 +313,6 @@ async fn recorded(
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }
 
-/// Makes the table of an edited file follow where that is safe: new columns come, nullable, and the
-/// rows are read again for their values. Any other difference stops the table.
-async fn follow_file(
-    shared: &Shared,
-    standing: &Standing,
-    target: &Target,
-    record: &mut TableRecord,
-) -> Result<()> {
-    // a table that is read again is made to fit by its reading
-    if record.chunk_open || record.is_held() || !standing.is_there() {
-        return Ok(());
-    }
-    let fit = match conform(&target.model, standing, &target.unfed()) {
-        Ok(fit) if fit.empties => {
-            let why = "its file has another key than the table";
-            return stop(shared, record, why, None).await;
-        }
-        Ok(fit) => fit,
-        Err(error) => return stop(shared, record, &error.reason(), error.remedy_text()).await,
-    };
-    let table = record.table.clone();
-    if fit.adds && !target.model.history.logs_events() {
-        shared.define(&fit.statements, &table, Then::OpenChunk(State::Resyncing)).await?;
-        (record.state, record.chunk_open) = (State::Resyncing, true);
-        tracing::info!(%table, "its file has new columns: the table is read again");
-    } else if !fit.statements.is_empty() {
-        shared.define(&fit.statements, &table, Then::Shape(target.schema_id)).await?;
-    }
-    Ok(())
-}
-
-/// Stops a table; its changes are kept. The remedy is a resync where none is given.
-async fn stop(
-    shared: &Shared,
-    record: &mut TableRecord,
-    reason: &str,
-    remedy: Option<&str>,
-) -> Result<()> {
-    let table = &record.table;
-    let resync = format!("siltstone table resync {table}");
-    let remedy = remedy.unwrap_or(&resync);
-    shared.define(&[], table, Then::Stop { reason, remedy, unread: false }).await?;
-    tracing::error!(%table, reason, remedy, "the table stops");
-    record.state = State::Stopped;
-    (record.reason, record.remedy) = (Some(reason.to_owned()), Some(remedy.to_owned()));
-    Ok(())
-}
-
 /// A new table: made in the warehouse, its rows yet to be read.
 async fn fresh(
     shared: &Shared,
@@ -367,7 +323,9 @@ async fn fresh(
 ) -> Result<Planned> {
     let relation = Arc::new(fed.source.relation.clone());
     let binding = suit(index, model, &relation, shared.binary)?;
-    let (statements, state) = made(shared, warehouse, &binding.target).await?;
+    let readers = &shared.setup.settings.readers;
+    let (statements, state) =
+        made(warehouse, shared.connector(), &binding.target, (readers, false)).await?;
     for column in &binding.untaken {
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
@@ -385,6 +343,7 @@ async fn fresh(
         schema_id: Some(schema_id),
         chunk_open: shared.connector().snapshot.initial,
         was_read: !shared.connector().snapshot.initial,
+        made_for: None,
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

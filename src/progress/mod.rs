@@ -16,12 +16,14 @@
 pub mod account;
 pub mod chunks;
 pub mod dead_letters;
+pub mod leaves;
 pub mod masks;
 pub mod pending;
 pub mod requests;
 pub mod schemas;
 mod store;
 pub mod tables;
+pub mod waiting;
 pub mod wanted;
 
 pub use store::{Checkpoint, SlotRecord, forget, record_creating, record_ready, slot_record};

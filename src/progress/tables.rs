@@ -70,6 +70,8 @@ pub struct TableRecord {
     pub chunk_open: bool,
     /// Whether they were read before, or are not to be.
     pub was_read: bool,
+    /// The digest of the file by which `siltstone apply` changed it last, until the service has seen it.
+    pub made_for: Option<String>,
 }
 
 impl TableRecord {
@@ -81,6 +83,12 @@ impl TableRecord {
     /// Whether it goes on when somebody says so: it is stopped, or an operator paused it.
     pub fn is_held(&self) -> bool {
         self.state == State::Stopped || (self.state == State::Paused && !self.chunk_open)
+    }
+
+    /// Whether it is stopped until `siltstone apply` has changed its table, or its file is as it was.
+    pub fn awaits_apply(&self) -> bool {
+        let remedy = self.remedy.as_deref().unwrap_or_default();
+        self.state == State::Stopped && remedy.starts_with("siltstone apply")
     }
 }
 
@@ -95,7 +103,7 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
                     coalesce((select bool_or(c.state = 'done' and c.as_of is not null)
                                 from audit.snapshot_chunks c where c.table_name = t.table_name),
                              true),
-                    t.source_table
+                    t.source_table, to_jsonb(t) ->> 'made_for'
                from audit.tables t where t.connector = $1",
             &[&connector],
         )
@@ -117,6 +125,7 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
             schema_id: row.try_get(5).map_err(failed)?,
             chunk_open: row.try_get(6).map_err(failed)?,
             was_read: row.try_get(7).map_err(failed)?,
+            made_for: row.try_get(9).map_err(failed)?,
         });
     }
     Ok(records)
@@ -166,51 +175,18 @@ pub async fn set(
     Ok(())
 }
 
-/// How a table stands that is to be read from a standby.
-#[derive(Debug)]
-pub struct Waiting {
-    /// The table.
-    pub table: TableName,
-    /// Its state's word.
-    pub state: String,
-    /// Why it is being read, and what it waits for.
-    pub reason: Option<String>,
-    /// What to do.
-    pub remedy: Option<String>,
-}
-
-/// Notes why tables that are to be read wait for a standby, beside the reason that they are read for; or
-/// that they wait no more.
-pub async fn wait_for_standby(
+/// Notes by which file a table was changed; none once the service has seen it.
+pub async fn set_made_for(
     client: &impl GenericClient,
-    tables: &[String],
-    why: Option<(&str, Option<&str>)>,
-) -> Result<Vec<Waiting>> {
-    let failed = |error| Error::warehouse("noting which tables wait for the standby", error);
-    let (reason, remedy) = why.unzip();
-    let rows = client
-        .query(
-            "update audit.tables
-                set reason = nullif(concat_ws('; ',
-                        nullif(regexp_replace(reason, '(; )?waits for the standby: .*$', ''), ''),
-                        'waits for the standby: ' || $2::text), ''),
-                    remedy = $3
-              where table_name = any ($1) and state in ('snapshotting', 'resyncing')
-          returning table_name, state, reason, remedy",
-            &[&tables, &reason, &remedy.flatten()],
-        )
+    table: &TableName,
+    digest: Option<&str>,
+) -> Result<()> {
+    let statement = "update audit.tables set made_for = $2 where table_name = $1";
+    client
+        .execute(statement, &[&table.to_string(), &digest])
         .await
-        .map_err(failed)?;
-    let waiting = |row: &tokio_postgres::Row| -> Result<Waiting> {
-        let table: String = row.try_get(0).map_err(failed)?;
-        Ok(Waiting {
-            table: table.parse().map_err(|_| Error::bug("audit.tables has a strange name"))?,
-            state: row.try_get(1).map_err(failed)?,
-            reason: row.try_get(2).map_err(failed)?,
-            remedy: row.try_get(3).map_err(failed)?,
-        })
-    };
-    rows.iter().map(waiting).collect()
+        .map_err(|error| Error::warehouse(format!("noting the file of {table}"), error))?;
+    Ok(())
 }
 
 /// Lets a table apply its changes from the kept ones, so that what it refuses can be set aside; false

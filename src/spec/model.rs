@@ -222,6 +222,14 @@ impl Model {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// A digest of what its rows depend on, to tell whether two have read the same file.
+    pub fn digest(&self) -> String {
+        let by = self.partition.as_ref().map(|partition| (&partition.by, partition.every));
+        let kind = (self.history, self.deletes, self.mirrored);
+        let all = format!("{:?}", (&self.columns, &self.key, kind, by));
+        format!("{:016x}", crate::names::fingerprint(all.as_bytes()))
+    }
+
     /// Whether rows find their leaf by a locator: the partition column is no part of the key.
     pub fn has_locator(&self) -> bool {
         self.history == History::Overwrite

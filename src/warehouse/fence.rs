@@ -188,6 +188,19 @@ async fn try_take_over(
     Ok(Some(epoch))
 }
 
+/// Makes whoever owns `resource` begin anew, and lets it: its open transactions are waited for, and what its
+/// sessions begin from now on is refused, until it has taken up the new epoch. Its place stays its own.
+pub async fn interrupt(
+    transaction: &Transaction<'_>,
+    resource: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let first = "insert into audit.epoch (resource, epoch) values ($1, 1) on conflict do nothing";
+    transaction.execute(first, &[&resource]).await?;
+    let raise = "update audit.epoch set epoch = epoch + 1 where resource = $1";
+    transaction.execute(raise, &[&resource]).await?;
+    Ok(())
+}
+
 /// Ends the recorded sessions, each known by its start: a process id alone may be somebody else's.
 const TERMINATE: &str = "
     select pg_terminate_backend(a.pid)

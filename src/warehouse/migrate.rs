@@ -2,17 +2,20 @@
 //!
 //! A migration that was applied must not have changed since: its checksum is compared.
 
+use tokio_postgres::GenericClient;
+
 use crate::error::{Error, Kind, Result};
 use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 5] = [
+const MIGRATIONS: [(i32, &str, &str); 6] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
     (4, "connectors", include_str!("../../sql/migrations/0004_connectors.sql")),
     (5, "questions", include_str!("../../sql/migrations/0005_questions.sql")),
+    (6, "apply", include_str!("../../sql/migrations/0006_apply.sql")),
 ];
 
 /// Any number that no other program is likely to lock.
@@ -24,38 +27,81 @@ const SCHEMAS: &str = "create schema if not exists audit; create schema if not e
         version integer primary key, name text not null, checksum text not null,
         applied_at timestamptz not null default now())";
 
-/// Applies what is missing. Safe beside another instance that does the same.
-pub async fn migrate(warehouse: &mut Session) -> Result<()> {
-    let failed = |error| Error::warehouse("bringing its control tables up to date", error);
-    let transaction = warehouse.transaction().await.map_err(failed)?;
-    transaction.execute("select pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(failed)?;
-    transaction.batch_execute(SCHEMAS).await.map_err(failed)?;
-    let rows = transaction.query("select version, checksum from audit.migrations", &[]).await;
-    let applied: Vec<(i32, String)> =
-        rows.map_err(failed)?.iter().map(|row| (row.get(0), row.get(1))).collect();
+/// The names of the migrations that are missing. Changes nothing, and takes no right to.
+pub async fn outstanding(warehouse: &impl GenericClient) -> Result<Vec<String>> {
+    let there = "select to_regclass('audit.migrations') is not null";
+    let there = warehouse.query_one(there, &[]).await.and_then(|row| row.try_get(0));
+    let applied = match there.map_err(failed)? {
+        true => read(warehouse).await?,
+        false => Vec::new(),
+    };
+    let name = |(version, name, _): &(i32, &str, &str)| format!("{version:04}_{name}");
+    Ok(missing(&applied)?.iter().map(name).collect())
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    Error::warehouse("bringing its control tables up to date", error)
+}
+
+/// The migrations that were applied, with their checksums.
+async fn read(client: &impl GenericClient) -> Result<Vec<(i32, String)>> {
+    let rows = client.query("select version, checksum from audit.migrations", &[]).await;
+    let rows = rows.map_err(failed)?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(failed)
+}
+
+/// Those that were not applied; refuses a warehouse that others have migrated.
+fn missing(applied: &[(i32, String)]) -> Result<Vec<(i32, &'static str, &'static str)>> {
     if let Some((version, _)) = applied.iter().find(|(v, _)| MIGRATIONS.iter().all(|m| m.0 != *v)) {
         let what = format!("the warehouse was migrated to version {version}, which is newer");
         return Err(Error::new(Kind::Config, what).remedy("run the newer siltstone"));
     }
+    let mut missing = Vec::new();
     for (version, name, text) in MIGRATIONS {
-        let checksum = format!("{:016x}", fingerprint(text.as_bytes()));
         match applied.iter().find(|(applied, _)| *applied == version) {
-            Some((_, known)) if *known == checksum => {}
+            Some((_, known)) if *known == checksum(text) => {}
             Some(_) => {
                 let what = format!("migration {version} ({name}) differs from the one applied");
                 return Err(Error::bug(what));
             }
-            None => {
-                transaction.batch_execute(text).await.map_err(failed)?;
-                transaction
-                    .execute(
-                        "insert into audit.migrations (version, name, checksum) values ($1, $2, $3)",
-                        &[&version, &name, &checksum],
-                    )
-                    .await
-                    .map_err(failed)?;
-            }
+            None => missing.push((version, name, text)),
         }
+    }
+    Ok(missing)
+}
+
+fn checksum(text: &str) -> String {
+    format!("{:016x}", fingerprint(text.as_bytes()))
+}
+
+/// Refuses control tables that lack something, where nothing may be made.
+pub async fn refuse_outstanding(warehouse: &impl GenericClient) -> Result<()> {
+    let missing = outstanding(warehouse).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = format!("its control tables lack {}, and --no-ddl makes none", missing.join(", "));
+    Err(Error::new(Kind::Config, what).remedy("siltstone apply"))
+}
+
+/// Applies what is missing. Safe beside another instance that does the same.
+pub async fn migrate(warehouse: &mut Session) -> Result<()> {
+    // who may not make a schema may run where nothing is missing
+    if outstanding(&**warehouse).await?.is_empty() {
+        return Ok(());
+    }
+    let transaction = warehouse.transaction().await.map_err(failed)?;
+    transaction.execute("select pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(failed)?;
+    transaction.batch_execute(SCHEMAS).await.map_err(failed)?;
+    for (version, name, text) in missing(&read(&transaction).await?)? {
+        transaction.batch_execute(text).await.map_err(failed)?;
+        let note = "insert into audit.migrations (version, name, checksum) values ($1, $2, $3)";
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&version, &name, &checksum(text)];
+        transaction.execute(note, &parameters).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)
 }

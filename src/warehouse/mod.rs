@@ -8,8 +8,8 @@ mod role;
 mod transaction;
 
 pub use ddl::ddl;
-pub use fence::{Claim, Fence, LEASE, leased_to, register, take_over};
-pub use migrate::migrate;
+pub use fence::{Claim, Fence, LEASE, interrupt, leased_to, register, take_over};
+pub use migrate::{migrate, outstanding, refuse_outstanding};
 pub use preflight::refuse_unfit;
 pub use role::statements as role_statements;
 pub use transaction::{Durations, Fenced};

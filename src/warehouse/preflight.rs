@@ -8,8 +8,8 @@ use crate::postgres::quote;
 /// The oldest warehouse that is supported.
 const OLDEST: i32 = 150_000;
 
-/// Refuses a warehouse that cannot be written as we write it.
-pub async fn refuse_unfit(warehouse: &impl GenericClient) -> Result<()> {
+/// Refuses a warehouse that cannot be written as we write it; `makes` if schemas and tables are made.
+pub async fn refuse_unfit(warehouse: &impl GenericClient, makes: bool) -> Result<()> {
     const QUERY: &str = "
         select current_setting('server_version_num')::int4,
                pg_is_in_recovery(),
@@ -29,7 +29,7 @@ pub async fn refuse_unfit(warehouse: &impl GenericClient) -> Result<()> {
     if standby {
         return Err(Error::new(Kind::WarehouseAway, "the warehouse is a standby for now"));
     }
-    if !creates {
+    if makes && !creates {
         let what = format!("role {role} may not make schemas in the warehouse");
         let (database, role) = (quote::ident(&database), quote::ident(&role));
         return Err(Error::new(Kind::Rights, what)

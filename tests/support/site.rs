@@ -180,7 +180,7 @@ impl Site {
 
     /// As [`Site::try_catch_up`], with other merge statements.
     pub async fn catch_up_with(&self, templates: Templates) -> Result<(), Error> {
-        let options = Options { until_caught_up: true, templates };
+        let options = Options { until_caught_up: true, templates, ..Options::default() };
         self.start_with(options).ended().await
     }
 

@@ -1,0 +1,309 @@
+//! Makes the differences that `plan` found: one transaction a table, with what follows from it in the
+//! control tables.
+//!
+//! Beside a running service: the transaction waits for the service's open ones and raises the epoch, so
+//! that no statement prepared for the old shape can write any more; the service begins a new session. What
+//! lasts as long as the table is large is done to a table that is held, so that the others flow.
+
+use std::time::Duration;
+
+use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
+
+use super::follow::{apply_line, missed};
+use super::planning::{ConnectorPlan, Plan, TablePlan};
+use super::shared::Then;
+use crate::capture::publication;
+use crate::error::{Error, Kind, Result};
+use crate::merge::{Class, Leaf, Step, create_leaves};
+use crate::postgres::{Session, Side, connect};
+use crate::progress::tables::{State, TableRecord};
+use crate::progress::{leaves, schemas};
+use crate::spec::{Connector, Spec};
+use crate::warehouse::{interrupt, migrate};
+
+/// How often a transaction is tried, each time with locks that are waited for a second.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Makes the differences of the classes that are allowed. `say` is told each that was made. A table that
+/// cannot be changed is named, and the others are; the first failure is the answer then.
+pub async fn apply(
+    spec: &Spec,
+    plan: &Plan,
+    allowed: &[Class],
+    say: &(dyn Fn(&str, &Step) + Sync),
+) -> Result<()> {
+    let mut warehouse =
+        connect(Side::Warehouse, &spec.settings.warehouse, "siltstone apply").await?;
+    if plan.lacks_control_tables() {
+        migrate(&mut warehouse).await?;
+    }
+    plan.control_steps().for_each(|(subject, step)| say(&subject, &step));
+    let mut making = Making { warehouse, allowed, say };
+    let mut first = Ok(());
+    for connector in &plan.connectors {
+        for table in &connector.tables {
+            let made = making.table(&connector.connector, table).await;
+            if let Err(error) = made {
+                match error.kind() {
+                    Kind::WarehouseAway | Kind::Bug => return Err(error),
+                    _ if first.is_ok() => first = Err(error),
+                    _ => tracing::error!("{error}"),
+                }
+            }
+        }
+        making.publications(connector).await?;
+    }
+    for calendar in plan.calendar_steps() {
+        let (table, step) = calendar;
+        let failed = |error| Error::warehouse(format!("making {table}"), error);
+        for statement in &step.statements {
+            making.warehouse.batch_execute(statement).await.map_err(failed)?;
+        }
+        say(&table, &step);
+    }
+    first
+}
+
+struct Making<'m> {
+    warehouse: Session,
+    allowed: &'m [Class],
+    say: &'m (dyn Fn(&str, &Step) + Sync),
+}
+
+/// What one transaction does.
+struct Work<'w> {
+    connector: &'w Connector,
+    table: &'w TablePlan,
+    statements: Vec<&'w String>,
+    /// whether the service begins anew behind it
+    interrupts: bool,
+    /// whether the table is as its file says behind it
+    stamps: bool,
+    noted: Noted<'w>,
+}
+
+/// What is noted with it.
+#[derive(Clone, Copy)]
+enum Noted<'w> {
+    Nothing,
+    /// it is new
+    New,
+    /// so, as far as the table is known
+    Then(Then<'w>),
+    /// all of it is read again
+    Read,
+}
+
+impl Making<'_> {
+    async fn table(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
+        let steps: Vec<&Step> =
+            table.steps.iter().filter(|step| is_allowed(step, self.allowed)).collect();
+        let name = table.model.table.to_string();
+        if !steps.is_empty() {
+            let long = steps.iter().any(|step| step.long);
+            if long {
+                self.hold(connector, table).await?;
+            }
+            let noted = match &table.record {
+                None => Noted::New,
+                Some(_) if steps.iter().any(|step| step.reads) => Noted::Read,
+                Some(_) => Noted::Nothing,
+            };
+            let statements = steps.iter().flat_map(|step| &step.statements).collect();
+            let interrupts = !long;
+            let work = Work { connector, table, statements, interrupts, stamps: true, noted };
+            self.run(&work).await?;
+            if long {
+                self.interrupt(connector, table).await?;
+            }
+            steps.iter().for_each(|step| (self.say)(&name, step));
+        }
+        if table.leaves.is_empty() || steps.len() < table.steps.len() {
+            return Ok(());
+        }
+        self.leaves(connector, table).await?;
+        table.leaf_step().iter().for_each(|step| (self.say)(&name, step));
+        Ok(())
+    }
+
+    /// Lets a table's changes be kept, so that the connector need not wait for it.
+    async fn hold(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
+        let remedy = apply_line(&table.steps);
+        let reason = "siltstone apply changes it";
+        let held = table.record.as_ref().is_none_or(TableRecord::is_held);
+        let noted = match held {
+            true => Noted::Nothing,
+            false => Noted::Then(Then::Stop { reason, remedy: &remedy, unread: false }),
+        };
+        self.note(connector, table, noted).await
+    }
+
+    async fn interrupt(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
+        self.note(connector, table, Noted::Nothing).await
+    }
+
+    /// Notes something, and nothing else.
+    async fn note(
+        &mut self,
+        connector: &Connector,
+        table: &TablePlan,
+        noted: Noted<'_>,
+    ) -> Result<()> {
+        let (statements, stamps) = (Vec::new(), false);
+        self.run(&Work { connector, table, statements, interrupts: true, stamps, noted }).await
+    }
+
+    async fn leaves(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
+        // one transaction must not hold the locks of hundreds of new leaves
+        const LEAVES_AT_ONCE: usize = 50;
+        let failed = |error| Error::warehouse("making leaves", error);
+        for part in table.leaves.chunks(LEAVES_AT_ONCE) {
+            let mut tries = 1;
+            loop {
+                let transaction = self.warehouse.transaction().await.map_err(failed)?;
+                transaction
+                    .batch_execute("set local lock_timeout to '1s'")
+                    .await
+                    .map_err(failed)?;
+                match create_leaves(&transaction, part).await {
+                    Ok(()) => {
+                        let days: Vec<i64> = part.iter().map(Leaf::first_day).collect();
+                        leaves::made(&transaction, &table.model.table, &days).await?;
+                        transaction.commit().await.map_err(failed)?;
+                        break;
+                    }
+                    // the service may make the same ones just now
+                    Err(error) if tries < TRIES && may_pass(error.code()) => tries += 1,
+                    Err(error) => return Err(error),
+                }
+                drop(transaction);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        self.interrupt(connector, table).await
+    }
+
+    /// What the stream has not told of a table must be known before it is told to.
+    async fn publications(&mut self, plan: &ConnectorPlan) -> Result<()> {
+        if plan.publications.is_empty() {
+            return Ok(());
+        }
+        let connector = &plan.connector;
+        for (model, record) in &plan.untold {
+            let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
+            let then = match record.state {
+                State::Stopped => Then::Stop {
+                    reason: reason.unwrap_or_default(),
+                    remedy: remedy.unwrap_or_default(),
+                    unread: true,
+                },
+                _ => missed(connector, record, model),
+            };
+            let table = plan.tables.iter().find(|table| table.model.table == model.table);
+            let Some(table) = table else { continue };
+            self.note(connector, table, Noted::Then(then)).await?;
+        }
+        let source = connect(Side::Source, &connector.endpoint, "siltstone apply").await?;
+        for (wanted, step) in plan.publication_steps() {
+            publication::ensure(&source, wanted, plan.version).await?;
+            (self.say)(&format!("publication {}", wanted.name), &step);
+        }
+        match plan.tables.first() {
+            Some(table) => self.interrupt(connector, table).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn run(&mut self, work: &Work<'_>) -> Result<()> {
+        let name = &work.connector.name;
+        for _ in 0..TRIES {
+            let failed = |error| Error::warehouse("beginning a change", error);
+            let transaction = self.warehouse.transaction().await.map_err(failed)?;
+            match work.run(&transaction).await {
+                Ok(()) => {
+                    return transaction.commit().await.map_err(|error| {
+                        Error::warehouse(format!("changing {}", work.table.model.table), error)
+                    });
+                }
+                Err(error) if may_pass(error.code()) => drop(transaction),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let table = work.table.model.table.to_string();
+        let what = "somebody holds a lock on it, or a transaction of the service goes on";
+        Err(Error::new(Kind::Busy, what).on_table(table).remedy(format!(
+            "again when the long query is over; or siltstone connector pause {name} --wait, \
+             siltstone apply, siltstone connector resume {name}"
+        )))
+    }
+}
+
+/// Whether the same may succeed in a moment.
+fn may_pass(code: Option<&SqlState>) -> bool {
+    let passing =
+        [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::DUPLICATE_TABLE];
+    code.is_some_and(|code| passing.contains(code))
+}
+
+impl Work<'_> {
+    async fn run(&self, transaction: &Transaction<'_>) -> Result<()> {
+        let Work { connector, table, .. } = self;
+        let name = &table.model.table;
+        let failed = |error: tokio_postgres::Error| {
+            let depends = error.code().is_some_and(|code| {
+                [SqlState::DEPENDENT_OBJECTS_STILL_EXIST, SqlState::FEATURE_NOT_SUPPORTED]
+                    .contains(code)
+            });
+            let error = Error::warehouse("changing it", error).on_table(name.to_string());
+            let remedy = "drop what depends on it, siltstone apply again, and make it anew";
+            if depends { error.remedy(remedy) } else { error }
+        };
+        transaction.batch_execute("set local lock_timeout to '1s'").await.map_err(failed)?;
+        if self.interrupts {
+            let resource = format!("connector:{}", connector.name);
+            interrupt(transaction, &resource).await.map_err(failed)?;
+        }
+        for statement in &self.statements {
+            transaction.batch_execute(statement).await.map_err(failed)?;
+        }
+        self.write_down(transaction).await?;
+        if !self.stamps {
+            return Ok(());
+        }
+        Then::MadeFor(Some(&table.model.digest())).note(transaction, connector, name).await
+    }
+
+    async fn write_down(&self, transaction: &Transaction<'_>) -> Result<()> {
+        let Work { connector, table, .. } = self;
+        let name = &table.model.table;
+        match (self.noted, table.record.as_ref()) {
+            (Noted::Nothing, _) | (Noted::Read, None) => Ok(()),
+            (Noted::New, _) => {
+                let (connector_name, relation) = (&connector.name, &table.relation);
+                let schema_id = schemas::number(transaction, connector_name, relation).await?;
+                let then = Then::Add { source: &relation.table, schema_id, state: table.first };
+                then.note(transaction, connector, name).await
+            }
+            (Noted::Then(then), _) => then.note(transaction, connector, name).await,
+            (Noted::Read, Some(_)) => {
+                let remade = table.steps.iter().any(|step| step.remakes);
+                if remade {
+                    let (of, relation) = (&connector.name, &table.relation);
+                    let schema_id = schemas::number(transaction, of, relation).await?;
+                    Then::Shape(schema_id).note(transaction, connector, name).await?;
+                }
+                // whatever it was stopped for
+                let state = if remade { State::Snapshotting } else { State::Resyncing };
+                Then::OpenChunk(state).note(transaction, connector, name).await
+            }
+        }
+    }
+}
+
+/// Whether a step may be made.
+fn is_allowed(step: &Step, allowed: &[Class]) -> bool {
+    step.class == Class::Safe || allowed.contains(&step.class)
+}

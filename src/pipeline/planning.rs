@@ -1,0 +1,400 @@
+//! What differs between files, warehouse and source, by the functions that a start and `apply` ask as well.
+//! Reads in sessions that cannot write; works beside a running service, and before the first start.
+
+use std::sync::Arc;
+
+use super::adopt::made;
+use super::fit::suit;
+use super::follow::{apply_line, mirrored_step};
+use super::rights::leave_out_unowned;
+use super::tables::{Fed, Resolved, resolve};
+use crate::binding::bind;
+use crate::capture::publication::{self, Wanted};
+use crate::capture::{catalog, preflight, slot};
+use crate::clock::Clock;
+use crate::error::{Error, Kind, Result};
+use crate::merge::{
+    Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
+    differences, estimate_rows, extension_types,
+};
+use crate::names::TableName;
+use crate::postgres::{Endpoint, Session, Side, connect, quote};
+use crate::progress::leaves::wanted;
+use crate::progress::tables::{State, TableRecord};
+use crate::progress::{schemas, tables};
+use crate::relation::Relation;
+use crate::spec::{Connector, Model, Spec};
+use crate::warehouse::outstanding;
+
+/// A difference, for people.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// What it is a difference of: a table, a publication, the control tables.
+    pub subject: String,
+    /// How many rows are there, as the planner knows.
+    pub rows: u64,
+    /// What mends it.
+    pub step: Step,
+}
+
+/// Every difference between files, warehouse and source.
+pub struct Plan {
+    /// the control migrations that are missing
+    pub(super) control: Vec<String>,
+    pub(super) connectors: Vec<ConnectorPlan>,
+    calendars: Vec<(TableName, Vec<String>)>,
+    /// What no statement of ours mends, and what only a start does.
+    pub notes: Vec<String>,
+}
+
+/// The differences of a connector.
+pub(super) struct ConnectorPlan {
+    pub(super) connector: Connector,
+    pub(super) tables: Vec<TablePlan>,
+    pub(super) publications: Vec<(Wanted, Vec<String>)>,
+    /// the tables that are fed, with what the stream has not told of them so far
+    pub(super) untold: Vec<(Arc<Model>, TableRecord)>,
+    /// the source's version
+    pub(super) version: i32,
+}
+
+/// The differences of a table.
+pub(super) struct TablePlan {
+    pub(super) model: Arc<Model>,
+    /// what its source is now
+    pub(super) relation: Relation,
+    /// what is noted of it; nothing of one that is new
+    pub(super) record: Option<TableRecord>,
+    /// what one that is new does first
+    pub(super) first: State,
+    pub(super) steps: Vec<Step>,
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) rows: u64,
+}
+
+impl Plan {
+    /// The differences, in the order in which they are mended.
+    pub fn differences(&self) -> Vec<Difference> {
+        let mut all = Vec::new();
+        let mut add = |subject: String, rows: u64, step: Step| {
+            all.push(Difference { subject, rows, step });
+        };
+        self.control_steps().for_each(|(subject, step)| add(subject, 0, step));
+        for connector in &self.connectors {
+            for table in &connector.tables {
+                let (name, rows) = (table.model.table.to_string(), table.rows);
+                let steps = table.steps.iter().cloned().chain(table.leaf_step());
+                steps.for_each(|step| add(name.clone(), rows, step));
+            }
+            for (wanted, step) in connector.publication_steps() {
+                add(format!("publication {}", wanted.name), 0, step);
+            }
+        }
+        self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
+        all
+    }
+
+    pub(super) fn control_steps(&self) -> impl Iterator<Item = (String, Step)> {
+        self.control.iter().map(|name| {
+            let statements = vec![format!("-- sql/migrations/{name}.sql")];
+            let step = Step::new(format!("migration {name}"), statements, Lock::AccessExclusive);
+            ("audit".to_owned(), step)
+        })
+    }
+
+    pub(super) fn calendar_steps(&self) -> impl Iterator<Item = (String, Step)> {
+        self.calendars.iter().map(|(table, statements)| {
+            let what = "make and fill the calendar".to_owned();
+            (table.to_string(), Step::new(what, statements.clone(), Lock::None))
+        })
+    }
+
+    /// The command that makes all of them.
+    pub fn apply_line(&self) -> String {
+        apply_line(self.differences().iter().map(|difference| &difference.step))
+    }
+
+    /// Whether the control tables are to be made or changed first.
+    pub fn lacks_control_tables(&self) -> bool {
+        !self.control.is_empty()
+    }
+}
+
+impl ConnectorPlan {
+    pub(super) fn publication_steps(&self) -> impl Iterator<Item = (&Wanted, Step)> {
+        self.publications.iter().map(|(wanted, statements)| {
+            let what = format!("publish what {} takes", self.connector.name);
+            (wanted, Step::new(what, statements.clone(), Lock::ShareUpdateExclusive))
+        })
+    }
+}
+
+impl TablePlan {
+    pub(super) fn leaf_step(&self) -> Option<Step> {
+        let (first, last) = (self.leaves.first()?, self.leaves.last()?);
+        let what = match self.leaves.len() {
+            1 => format!("make the leaf {}", first.name),
+            many => format!("make {many} leaves, {} to {}", first.name, last.name),
+        };
+        let statements = self.leaves.iter().map(Leaf::statement).collect();
+        Some(Step::new(what, statements, Lock::ShareUpdateExclusive))
+    }
+}
+
+/// Looks for every difference.
+pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
+    let warehouse = reader(Side::Warehouse, &spec.settings.warehouse).await?;
+    let control = outstanding(&*warehouse).await?;
+    let known = "select to_regclass('audit.tables') is not null";
+    let known = warehouse.query_one(known, &[]).await.and_then(|row| row.try_get(0));
+    let known: bool =
+        known.map_err(|error| Error::warehouse("looking for its control tables", error))?;
+    let knows_leaves = control.is_empty();
+    let today = clock.now_postgres().div_euclid(super::drain::DAY);
+    let mut plan =
+        Plan { control, connectors: Vec::new(), calendars: Vec::new(), notes: Vec::new() };
+    for connector in &spec.connectors {
+        let source = reader(Side::Source, &connector.endpoint).await?;
+        let look = Look {
+            spec,
+            connector,
+            warehouse: &warehouse,
+            source: &source,
+            known,
+            knows_leaves,
+            today,
+        };
+        plan.connectors.push(look.all(&mut plan.notes).await?);
+    }
+    for calendar in &spec.calendars {
+        if columns(&*warehouse, &calendar.table).await?.is_empty() {
+            let statements = define_calendar(calendar, &spec.settings.readers);
+            plan.calendars.push((calendar.table.clone(), statements));
+        }
+    }
+    Ok(plan)
+}
+
+/// A session that cannot write.
+async fn reader(side: Side, endpoint: &Endpoint) -> Result<Session> {
+    let session = connect(side, endpoint, "siltstone plan").await?;
+    let reads = session.batch_execute("set default_transaction_read_only to on").await;
+    reads.map_err(|error| match side {
+        Side::Source => Error::source("setting up a session", error),
+        Side::Warehouse => Error::warehouse("setting up a session", error),
+    })?;
+    Ok(session)
+}
+
+struct Look<'l> {
+    spec: &'l Spec,
+    connector: &'l Connector,
+    warehouse: &'l Session,
+    source: &'l Session,
+    /// whether there are control tables
+    known: bool,
+    /// whether they are as young as this program
+    knows_leaves: bool,
+    today: i64,
+}
+
+impl Look<'_> {
+    async fn all(&self, notes: &mut Vec<String>) -> Result<ConnectorPlan> {
+        let connector = self.connector;
+        let preflight::Source { findings, version, .. } =
+            preflight::inspect(self.source, 0).await?;
+        preflight::refuse(&findings)?;
+        let extensions = extension_types(&**self.warehouse).await?;
+        let catalogue = catalog::tables(&**self.source).await?;
+        let mut resolved = resolve(connector, &self.spec.models, catalogue, &extensions)?;
+        let mut untold = Vec::new();
+        for wanted in &resolved.publications {
+            untold.extend(publication::untold(self.source, wanted, version).await?);
+        }
+        leave_out_unowned(&mut resolved, &untold, &connector.name);
+        let records = match self.known {
+            true => tables::read(&**self.warehouse, &connector.name).await?,
+            false => Vec::new(),
+        };
+        let tables = self.tables(&resolved, &records, notes).await?;
+        let of = |fed: &Fed, model: &Arc<Model>| {
+            let record = records.iter().find(|record| record.table == model.table)?;
+            let missed = untold.contains(&fed.source.relation.table) && !record.chunk_open;
+            missed.then(|| (model.clone(), record.clone()))
+        };
+        let fed = resolved.fed.iter();
+        let untold =
+            fed.flat_map(|fed| fed.models.iter().filter_map(move |model| of(fed, model))).collect();
+        let mut publications = Vec::new();
+        for wanted in resolved.publications {
+            let statements = publication::statements(self.source, &wanted, version).await?;
+            if !statements.is_empty() {
+                publications.push((wanted, statements));
+            }
+        }
+        for out in &resolved.left_out {
+            notes.push(format!("{} is left out: {}; {}", out.table, out.why, out.remedy));
+        }
+        if slot::inspect(self.source, &connector.slot).await?.is_none() {
+            let (slot, name) = (&connector.slot, &connector.name);
+            // with the snapshot that goes with it, which nobody could use later
+            notes.push(format!("the first start of {name} makes the replication slot {slot}"));
+        }
+        let connector = connector.clone();
+        Ok(ConnectorPlan { connector, tables, publications, untold, version })
+    }
+
+    async fn tables(
+        &self,
+        resolved: &Resolved,
+        records: &[TableRecord],
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<TablePlan>> {
+        let numbers: Vec<i32> = records.iter().filter_map(|record| record.schema_id).collect();
+        let shapes = match self.known {
+            true => schemas::read(&**self.warehouse, &numbers).await?,
+            false => std::collections::HashMap::new(),
+        };
+        let mut tables = Vec::new();
+        for fed in &resolved.fed {
+            for model in &fed.models {
+                let record = records.iter().find(|record| record.table == model.table);
+                let shape = record.and_then(|record| shapes.get(&record.schema_id?));
+                let found = match record {
+                    Some(record) => self.known(fed, model, record, shape).await,
+                    None => self.fresh(fed, model).await,
+                };
+                match found {
+                    Ok(table) => tables.push(table),
+                    Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Poison) => {
+                        let remedy = error.remedy_text().unwrap_or("see siltstone why");
+                        notes.push(format!("{}: {}; {remedy}", model.table, error.reason()));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(tables)
+    }
+
+    /// A table that is yet to be made.
+    async fn fresh(&self, fed: &Fed, model: &Arc<Model>) -> Result<TablePlan> {
+        let relation = &fed.source.relation;
+        let binding = suit(0, model, &Arc::new(relation.clone()), true)?;
+        let there = !columns(&**self.warehouse, &model.table).await?.is_empty();
+        let readers = &self.spec.settings.readers;
+        let (statements, first) =
+            made(self.warehouse, self.connector, &binding.target, (readers, true)).await?;
+        let what = if there { "take it as it is, fed by" } else { "make it, fed by" };
+        let step = Step::new(format!("{what} {}", relation.table), statements, Lock::None);
+        let steps = vec![step];
+        let leaves = self.leaves(model, relation, true).await?;
+        let (model, relation) = (model.clone(), relation.clone());
+        Ok(TablePlan { model, relation, record: None, first, steps, leaves, rows: 0 })
+    }
+
+    fn make(&self, model: &Model, relation: &Relation) -> Step {
+        let statements = define(model, &self.spec.settings.readers);
+        Step::new(format!("make it, fed by {}", relation.table), statements, Lock::None)
+    }
+
+    /// A table that we know.
+    async fn known(
+        &self,
+        fed: &Fed,
+        model: &Arc<Model>,
+        record: &TableRecord,
+        shape: Option<&Relation>,
+    ) -> Result<TablePlan> {
+        let relation = &fed.source.relation;
+        let standing = Standing::of(&**self.warehouse, &model.table).await?;
+        let mut steps = Vec::new();
+        if !standing.is_there() {
+            let step = self.make(model, relation);
+            steps.push(Step { reads: true, remakes: true, ..step });
+        } else if !model.mirrored && (!record.chunk_open || record.awaits_apply()) {
+            let shape = Arc::new(shape.unwrap_or(relation).clone());
+            let bound = bind(0, model, &shape, 0, true)
+                .or_else(|_| bind(0, model, &Arc::new(relation.clone()), 0, true));
+            let unfed = bound?.target.unfed();
+            steps = self.of_model(model, &standing, &unfed).await?;
+        } else if model.mirrored && record.awaits_apply() {
+            // any other one follows by itself
+            let was = shape.unwrap_or(relation);
+            match mirrored_step(model, standing.clone(), was, relation) {
+                Ok(step) => steps.extend(step),
+                // it takes another table
+                Err(_) => steps = self.of_model(model, &standing, &[]).await?,
+            }
+        } else if model.mirrored {
+            steps = self.of_model(model, &standing, &[]).await?;
+            steps.retain(|step| step.later);
+        }
+        let other_file = record.made_for.as_ref().is_some_and(|digest| *digest != model.digest());
+        if other_file && steps.iter().all(|step| step.later) {
+            let what = format!("go by {} as it is now", model.declared_in);
+            steps.push(Step::new(what, Vec::new(), Lock::None));
+        }
+        let anew = steps.iter().any(|step| step.remakes);
+        let needed = self.leaves(model, relation, anew || record.chunk_open).await?;
+        // those that are there go with the table
+        let leaves = if anew { needed } else { absent(&**self.warehouse, needed).await? };
+        Ok(TablePlan {
+            rows: estimate_rows(&**self.warehouse, &model.table).await?,
+            model: model.clone(),
+            relation: relation.clone(),
+            record: Some(record.clone()),
+            first: State::Snapshotting,
+            steps,
+            leaves,
+        })
+    }
+
+    async fn of_model(
+        &self,
+        model: &Model,
+        standing: &Standing,
+        unfed: &[String],
+    ) -> Result<Vec<Step>> {
+        let readers = &self.spec.settings.readers;
+        differences(&**self.warehouse, (model, standing), unfed, readers).await
+    }
+
+    /// The leaves that a table needs, as far as is known; where its rows are yet to be read, for those too.
+    async fn leaves(&self, model: &Model, relation: &Relation, all: bool) -> Result<Vec<Leaf>> {
+        let mut days = ahead(model, self.today);
+        if all {
+            days.extend(self.days_at_source(model, relation).await);
+        }
+        if self.knows_leaves {
+            days.extend(wanted(&**self.warehouse, &model.table).await?);
+        }
+        days.sort_unstable();
+        Leaves::default().missing(model, days)
+    }
+
+    /// A day in each leaf from the first to the last of the source's rows, within the file's range. None
+    /// where the source cannot tell.
+    async fn days_at_source(&self, model: &Model, relation: &Relation) -> Vec<i64> {
+        const LEAVES_AT_MOST: usize = 10_000;
+        let Some(partition) = &model.partition else { return Vec::new() };
+        let from = model.column(&partition.by).map_or("", |column| column.from.as_str());
+        let (by, table) = (quote::ident(from), quote::table(&relation.table));
+        let query = format!(
+            "select (min({by})::date - date '2000-01-01')::int8, \
+                    (max({by})::date - date '2000-01-01')::int8 from {table}"
+        );
+        let read = async {
+            let row = self.source.query_one(&query, &[]).await.ok()?;
+            let first: Option<i64> = row.try_get(0).ok()?;
+            let last: Option<i64> = row.try_get(1).ok()?;
+            Some((first?, last?))
+        };
+        let Some((first, last)) = read.await else { return Vec::new() };
+        let (first, last) = (first.max(partition.range.0), last.min(partition.range.1));
+        let starts = std::iter::successors(Some(first), |day| {
+            Some(partition.every.next(partition.every.start(*day)))
+        });
+        starts.take_while(|day| *day <= last).take(LEAVES_AT_MOST).collect()
+    }
+}

@@ -1,0 +1,540 @@
+//! `plan` tells every difference and changes nothing, `apply` makes them, and `run` makes what is safe and
+//! stops the table that asks for more.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{Site, block_on};
+
+const TABLES: &str =
+    "create table users (id bigint primary key, email text, age int, price numeric(12,4));
+    insert into users select i, 'u' || i, i, i + 0.1234 from generate_series(1, 100) i;
+    create table orders (id bigint primary key, day date not null, amount int);
+    insert into orders select i, date '2024-01-01' + i % 60, i from generate_series(1, 100) i;
+    create table plain (a int primary key, b text); insert into plain values (1, 'b')";
+
+const STREAMING: &str = "select bool_and(state = 'streaming') from audit.tables";
+
+fn users(site: &Site, key: &str, columns: &str, more: &str) {
+    site.file(
+        "schemas/users.yaml",
+        &format!(
+            "table: cleansed.users\nfrom: shop.public.users\nkey: [{key}]\n{more}columns:\n  id: {{ type: bigint }}\n{columns}"
+        ),
+    );
+}
+
+const FEW: &str = "  email: { type: varchar(20) }\n  price: { type: \"numeric(10,2)\" }\n";
+
+fn files(site: &Site) {
+    users(site, "id", FEW, "");
+    site.file(
+        "schemas/people.yaml",
+        "table: cleansed.people\nfrom: shop.public.users\nhistory: versions\nkey: [id]\n\
+         columns:\n  id: { type: bigint }\n  email: { type: text }\n",
+    );
+    site.file("schemas/log.yaml", "table: landed.users\nfrom: shop.public.users\nlayout: raw\n");
+    site.file(
+        "schemas/orders.yaml",
+        "table: cleansed.orders\nfrom: shop.public.orders\nkey: [id]\n\
+         partition: { by: day, every: month, range: [\"2020-01-01\", \"+1y\"], ahead: 2 }\n\
+         columns:\n  id: { type: bigint }\n  day: { type: date, required: true }\n  amount: { type: integer }\n",
+    );
+}
+
+/// Runs a verb: its exit code and all that it says.
+fn ask(site: &Site, arguments: &[&str]) -> (i32, String) {
+    let output = site.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+fn plan(site: &Site) -> (i32, String) {
+    ask(site, &["plan", "--exit-code"])
+}
+
+fn assert_agree(site: &Site) {
+    let (code, text) = plan(site);
+    assert!(code == 0 && text.contains("nothing to do"), "{code}: {text}");
+}
+
+fn assert_planned(site: &Site, words: &[&str]) {
+    let (code, text) = plan(site);
+    let found = text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(code == 2 && found, "{words:?}: {code}: {text}");
+}
+
+/// Everything that is there, on both sides.
+async fn all_there(site: &Site) -> Vec<String> {
+    let query = "select 'relation ' || c.oid::regclass::text || c.relkind::text || coalesce(c.relacl::text, '')
+          from pg_class c where c.relnamespace::regnamespace::text !~ '^pg_'
+        union all select 'column ' || attrelid::regclass::text || attname || atttypid || atttypmod || attnotnull
+          from pg_attribute where attrelid >= 16384 and attnum > 0
+        union all select 'schema ' || nspname from pg_namespace where nspname !~ '^pg_'
+        union all select 'publication ' || pubname from pg_publication
+        union all select 'published ' || prrelid from pg_publication_rel
+        union all select 'slot ' || slot_name from pg_replication_slots where database = current_database()
+        order by 1";
+    let mut all = site.at_warehouse(query).await;
+    all.extend(site.at_source(query).await);
+    if site.at_warehouse("select to_regclass('audit.tables') is not null").await == ["t"] {
+        for table in ["tables", "snapshot_chunks", "requests", "epoch", "schemas", "progress"] {
+            all.extend(
+                site.at_warehouse(&format!("select t::text from audit.{table} t order by 1")).await,
+            );
+        }
+    }
+    all
+}
+
+async fn assert_same(site: &Site, columns: &str) {
+    let query = format!("select {columns} from {{}} order by 1");
+    site.assert_equal(&query, "users", "cleansed.users").await;
+    site.assert_equal("select id, email from {} order by 1", "users", "cleansed.people_current")
+        .await;
+    site.assert_equal("select id, day, amount from {} order by 1", "orders", "cleansed.orders")
+        .await;
+    site.assert_equal("select a, b from {} order by 1", "plain", "cleansed.plain").await;
+    assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+}
+
+const ROUNDED: &str = "id, email, round(price, 2)";
+
+#[test]
+fn an_empty_warehouse_is_planned_and_made() {
+    block_on(async {
+        let site = Site::new("plan").await;
+        site.shop(TABLES).await;
+        files(&site);
+        let before = all_there(&site).await;
+        let (code, text) = plan(&site);
+        assert_eq!(code, 2, "{text}");
+        for word in [
+            "migration 0001_control",
+            "cleansed.users: make it, fed by public.users",
+            "cleansed.people: make it",
+            "landed.users: make it",
+            "cleansed.orders: make it",
+            "orders_p202401",
+            "cleansed.plain: make it",
+            "create table \"cleansed\".\"users\"",
+            "create publication",
+            "makes the replication slot",
+        ] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        println!("{text}");
+        assert_eq!(plan(&site), (2, text));
+        assert_eq!(ask(&site, &["plan"]).0, 0);
+        let (_, json) = ask(&site, &["plan", "--json"]);
+        for line in json.lines() {
+            let one: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(one["class"], "safe");
+        }
+        assert_eq!(all_there(&site).await, before);
+        let (code, text) = ask(&site, &["apply"]);
+        assert!(code == 0 && text.contains("done  cleansed.users: make it"), "{code}: {text}");
+        let made = all_there(&site).await;
+        assert_agree(&site);
+        assert_eq!(all_there(&site).await, made);
+        let (code, text) = ask(&site, &["apply"]);
+        assert!(code == 0 && text.contains("nothing to do"), "{text}");
+        site.catch_up().await;
+        assert_same(&site, ROUNDED).await;
+        assert_agree(&site);
+        site.shop("update users set email = 'x', price = 5 where id < 9; delete from orders where id = 3; insert into plain values (2, 'c')").await;
+        site.catch_up().await;
+        assert_same(&site, ROUNDED).await;
+        assert_eq!(ask(&site, &["verify"]).0, 0);
+    });
+}
+
+#[test]
+fn what_run_has_made_is_what_plan_knows() {
+    block_on(async {
+        let site = Site::new("planrun").await;
+        site.shop(TABLES).await;
+        files(&site);
+        site.catch_up().await;
+        assert_agree(&site);
+        // a file that is gone, and columns that no file lists
+        site.remove("schemas/log.yaml");
+        site.warehouse
+            .batch_execute("alter table cleansed.users add column mine text")
+            .await
+            .unwrap();
+        assert_agree(&site);
+    });
+}
+
+async fn assert_stopped(site: &Site, table: &str, remedy: &str) {
+    let state = site.state(table).await;
+    assert_eq!((state[0].as_str(), state[2].as_str()), ("stopped", remedy), "{state:?}");
+}
+
+/// The difference is planned in its class, stops its table alone, takes its word, and ends equal.
+async fn assert_takes_word(site: &Site, class: &str, words: &[&str], same: &str) {
+    assert_planned(site, &[&[class], words].concat());
+    site.shop("update users set age = age + 1 where id = 7; insert into plain select max(a) + 1, 'more' from plain").await;
+    site.catch_up().await;
+    let line = format!("siltstone apply --allow {class}");
+    assert_stopped(site, "cleansed.users", &line).await;
+    site.assert_equal("select a, b from {} order by 1", "plain", "cleansed.plain").await;
+    let (code, text) = ask(site, &["apply"]);
+    assert!(code == 78 && text.contains(&format!("takes --allow {class}")), "{code}: {text}");
+    let (code, text) = ask(site, &["apply", "--allow", class]);
+    if class == "destructive" {
+        assert!(code == 64 && text.contains("rows are lost"), "{code}: {text}");
+    }
+    let (code, text) = ask(site, &["apply", "--allow", class, "--yes"]);
+    assert!(code == 0, "{code}: {text}");
+    site.catch_up().await;
+    assert_agree(site);
+    assert_same(site, same).await;
+    assert_eq!(ask(site, &["verify"]).0, 0);
+}
+
+#[test]
+fn each_difference_of_a_file_is_mended() {
+    block_on(async {
+        let site = Site::new("planclass").await;
+        site.shop(TABLES).await;
+        files(&site);
+        site.catch_up().await;
+        // a wider type is safe
+        let column = |email: &str, price: &str, more: &str| {
+            format!("  email: {{ type: {email} }}\n  price: {{ type: \"{price}\" }}\n{more}")
+        };
+        users(&site, "id", &column("varchar(40)", "numeric(12,2)", ""), "");
+        assert_planned(&site, &["safe", "make email a character varying(40)"]);
+        site.shop("update users set email = repeat('e', 35) where id = 1").await;
+        site.catch_up().await;
+        assert_agree(&site);
+        assert_same(&site, ROUNDED).await;
+        // another one goes through all rows, and what it had rounded is fetched
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", ""), "");
+        assert_takes_word(&site, "rewrite", &["make price a numeric(12,4)"], "id, email, price")
+            .await;
+        // a column that comes, and is required
+        let age = "  age: { type: int, required: true }\n";
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", age), "");
+        assert_planned(&site, &["safe", "add column age int"]);
+        site.catch_up().await;
+        assert_agree(&site);
+        let same = "id, email, price, age";
+        assert_same(&site, same).await;
+        // one that is there, and is required: taken back, the table goes on
+        let required = "varchar(40), required: true";
+        users(&site, "id", &column(required, "numeric(12,4)", age), "");
+        site.catch_up().await;
+        assert_stopped(&site, "cleansed.users", "siltstone apply --allow rewrite").await;
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", age), "");
+        site.catch_up().await;
+        assert_same(&site, same).await;
+        users(&site, "id", &column(required, "numeric(12,4)", age), "");
+        assert_takes_word(&site, "rewrite", &["refuse NULL in email"], same).await;
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", age), "");
+        assert_planned(&site, &["safe", "let email be NULL"]);
+        site.catch_up().await;
+        assert_agree(&site);
+        // deletes that stay, and another kind of table
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", age), "history: append\n");
+        assert_planned(&site, &["destructive", "make it anew, as history: append"]);
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", age), "delete: soft\n");
+        assert_planned(&site, &["safe", "add column _deleted_at"]);
+        site.catch_up().await;
+        assert_agree(&site);
+        // an index is made by apply alone
+        let indexed = "delete: soft\nindexes: [[age], [email, price]]\n";
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", age), indexed);
+        site.catch_up().await;
+        assert_same(&site, same).await;
+        assert_planned(&site, &["safe", "share", "make an index"]);
+        assert_eq!(ask(&site, &["apply"]).0, 0);
+        site.catch_up().await;
+        assert_agree(&site);
+        assert_same(&site, same).await;
+        // what depends on a column is named, and is not dropped
+        site.warehouse
+            .batch_execute("create view cleansed.mine as select age from cleansed.users")
+            .await
+            .unwrap();
+        let wide = "  age: { type: bigint, required: true }\n";
+        users(&site, "id", &column("varchar(40)", "numeric(12,4)", wide), indexed);
+        let (code, text) = ask(&site, &["apply", "--allow", "rewrite"]);
+        assert!(
+            code == 65 && text.contains("mine") && text.contains("drop what depends"),
+            "{code}: {text}"
+        );
+        site.warehouse.batch_execute("drop view cleansed.mine").await.unwrap();
+        assert_takes_word(&site, "rewrite", &["make age a bigint"], same).await;
+    });
+}
+
+#[test]
+fn another_key_and_another_history_are_read_again() {
+    block_on(async {
+        let site = Site::new("plankey").await;
+        site.shop(TABLES).await;
+        files(&site);
+        site.catch_up().await;
+        site.shop("begin; alter table users drop constraint users_pkey; alter table users add primary key (email); commit").await;
+        site.shop("update users set id = 1000 where id = 9").await;
+        site.catch_up().await;
+        users(&site, "email", FEW, "");
+        site.remove("schemas/people.yaml");
+        assert_planned(&site, &["destructive", "tell its rows apart by (email), not by (id)"]);
+        assert_eq!(ask(&site, &["apply", "--allow", "destructive", "--yes"]).0, 0);
+        site.catch_up().await;
+        let same = "id, email, round(price, 2)";
+        site.assert_equal(
+            &format!("select {same} from {{}} order by 2"),
+            "users",
+            "cleansed.users",
+        )
+        .await;
+        // versions of it
+        users(&site, "email", FEW, "history: versions\n");
+        assert_planned(&site, &["destructive", "make it anew, as history: versions"]);
+        site.shop("update users set id = 1001 where id = 10").await;
+        site.catch_up().await;
+        assert_stopped(&site, "cleansed.users", "siltstone apply --allow destructive").await;
+        assert_eq!(ask(&site, &["apply", "--allow", "destructive", "--yes"]).0, 0);
+        site.catch_up().await;
+        site.shop("update users set id = 1002 where id = 11").await;
+        site.catch_up().await;
+        site.assert_equal(
+            &format!("select {same} from {{}} order by 2"),
+            "users",
+            "cleansed.users_current",
+        )
+        .await;
+        assert_eq!(site.at_warehouse("select count(*) from cleansed.users").await, ["101"]);
+        assert_agree(&site);
+        // a type under the view, a column it lacks, the view itself
+        users(
+            &site,
+            "email",
+            "  email: { type: varchar(20) }\n  price: { type: \"numeric(12,4)\" }\n",
+            "history: versions\n",
+        );
+        assert_planned(&site, &["rewrite", "make price a numeric(12,4)"]);
+        assert_eq!(ask(&site, &["apply", "--allow", "rewrite"]).0, 0);
+        users(
+            &site,
+            "email",
+            "  email: { type: varchar(20) }\n  price: { type: \"numeric(12,4)\" }\n  age: { type: int }\n",
+            "history: versions\n",
+        );
+        // before a service has seen the file that was applied
+        site.catch_up().await;
+        let state = site.state("cleansed.users").await;
+        assert!(
+            state[0] == "stopped" && state[2].starts_with("siltstone apply, where"),
+            "{state:?}"
+        );
+        assert_planned(&site, &["safe", "add column age int"]);
+        assert_eq!(ask(&site, &["apply"]).0, 0);
+        // a service with an older file brings in no rows without the new column
+        let newer =
+            std::fs::read_to_string(site.config().with_file_name("schemas").join("users.yaml"))
+                .unwrap();
+        users(
+            &site,
+            "email",
+            "  email: { type: varchar(20) }\n  price: { type: \"numeric(12,4)\" }\n",
+            "history: versions\n",
+        );
+        site.catch_up().await;
+        let state = site.state("cleansed.users").await;
+        assert!(state[0] == "stopped" && state[1].contains("by another file"), "{state:?}");
+        site.file("schemas/users.yaml", &newer);
+        site.catch_up().await;
+        let all = "select id, email, price, age from {} order by 2";
+        site.assert_equal(all, "users", "cleansed.users_current").await;
+        assert_agree(&site);
+        site.warehouse.batch_execute("drop view cleansed.users_current").await.unwrap();
+        assert_planned(&site, &["safe", "users_current show all of its columns"]);
+        assert_eq!(ask(&site, &["apply"]).0, 0);
+        site.assert_equal(all, "users", "cleansed.users_current").await;
+    });
+}
+
+#[test]
+fn publications_leaves_and_readers_are_mended() {
+    block_on(async {
+        let site = Site::new("planside").await;
+        site.shop(TABLES).await;
+        files(&site);
+        site.catch_up().await;
+        let (name, reader) = (&site.name, format!("{}_reader", site.name));
+        site.warehouse.batch_execute(&format!("create role {reader}")).await.unwrap();
+        site.file(
+            "siltstone.yaml",
+            &format!("warehouse: {{ url: \"${{WAREHOUSE_URL}}\", readers: [{reader}] }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n"),
+        );
+        assert_planned(&site, &["cleansed.plain", &format!("let {reader} read it")]);
+        let leaf = "select inhrelid::regclass from pg_inherits where inhparent = 'cleansed.orders'::regclass order by inhrelid::regclass::text desc limit 1";
+        let leaf = site.at_warehouse(leaf).await.remove(0);
+        site.warehouse.batch_execute(&format!("drop table {leaf}")).await.unwrap();
+        assert_planned(&site, &["make the leaf", &leaf]);
+        site.shop_each(&[
+            &format!("alter publication siltstone_{name} drop table plain"),
+            "insert into plain values (50, 'untold')",
+            "update users set age = 5 where id = 5",
+        ])
+        .await;
+        assert_planned(&site, &[&format!("publication siltstone_{name}")]);
+        let (code, text) = ask(&site, &["apply"]);
+        assert_eq!(code, 0, "{text}");
+        assert_agree(&site);
+        site.catch_up().await;
+        assert_same(&site, ROUNDED).await;
+        let may = format!(
+            "select has_table_privilege('{reader}', 'cleansed.people_current', 'select') and has_table_privilege('{reader}', 'cleansed.plain', 'select')"
+        );
+        assert_eq!(site.at_warehouse(&may).await, ["t"]);
+        assert_agree(&site);
+    });
+}
+
+#[test]
+fn apply_beside_a_running_service_loses_nothing() {
+    block_on(async {
+        let site = Site::new("planlive").await;
+        site.shop(TABLES).await;
+        files(&site);
+        let mut child = site.spawn(&["run"]);
+        site.until("streaming", STREAMING).await;
+        let wide = "  email: { type: varchar(20) }\n  price: { type: \"numeric(12,4)\" }\n";
+        for round in 0..60 {
+            site.shop_each(&[
+                &format!("insert into users values ({}, 'new', {round}, {round}.5678)", 1000 + round),
+                &format!("update users set price = price + 1.0001, email = 'r{round}' where id % 7 = {round} % 7"),
+                &format!("delete from users where id = {}", 1 + round),
+                &format!("update orders set amount = {round}, day = day + 1 where id = {}", 1 + round),
+            ])
+            .await;
+            let allow = match round {
+                10 => {
+                    users(&site, "id", wide, "");
+                    "rewrite"
+                }
+                25 => {
+                    users(&site, "id", wide, "history: versions\n");
+                    "destructive"
+                }
+                40 => {
+                    users(&site, "id", wide, "indexes: [[price]]\n");
+                    "destructive"
+                }
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(60)).await;
+                    continue;
+                }
+            };
+            let (code, text) = ask(&site, &["apply", "--allow", allow, "--yes"]);
+            assert_eq!(code, 0, "{text}");
+        }
+        site.until("streaming", STREAMING).await;
+        let verified = ask(&site, &["verify"]);
+        assert_eq!(verified.0, 0, "{}", verified.1);
+        let sent =
+            std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(sent.unwrap().success() && child.wait().unwrap().success());
+        site.catch_up().await;
+        assert_same(&site, "id, email, price").await;
+        assert_agree(&site);
+    });
+}
+
+/// The service without the right to make anything: its exit code and what it says.
+fn run_without_rights(site: &Site, url: &str) -> (i32, String) {
+    let output = site
+        .command(&["run", "--no-ddl", "--until-caught-up"])
+        .env("WAREHOUSE_URL", url)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_service_without_ddl_leaves_it_to_apply() {
+    block_on(async {
+        let site = Site::new("noddl").await;
+        site.shop(TABLES).await;
+        files(&site);
+        let role = format!("{}_runner", site.name);
+        site.warehouse
+            .batch_execute(&format!(
+                "create role {role} login password 'r';
+                 alter default privileges grant usage on schemas to {role};
+                 alter default privileges grant all on tables to {role};
+                 alter default privileges grant all on sequences to {role}"
+            ))
+            .await
+            .unwrap();
+        let (_, place) = site.warehouse_url.split_once('@').unwrap();
+        let url = format!("postgres://{role}:r@{place}");
+        let made = format!(
+            "select count(*) from pg_class c join pg_namespace n on n.oid = relnamespace \
+            where relowner = '{role}'::regrole and nspname !~ '^pg_'"
+        );
+        let (code, text) = run_without_rights(&site, &url);
+        assert!(
+            code == 78 && text.contains("0001_control") && text.contains("siltstone apply"),
+            "{code}: {text}"
+        );
+        let catch_up = |stopped: &'static str| {
+            let (code, text) = run_without_rights(&site, &url);
+            assert!(code == 0 && text.contains(stopped), "{code}: {stopped}: {text}");
+        };
+        let apply = || {
+            let (code, text) = ask(&site, &["apply"]);
+            assert!(code == 0 && text.contains("done"), "{code}: {text}");
+            assert_agree(&site);
+        };
+        apply();
+        catch_up("");
+        assert_same(&site, ROUNDED).await;
+        // the source has another shape
+        site.shop_each(&[
+            "alter table plain add column c int default 3",
+            "insert into plain values (2, 'c', 4)",
+            "update users set email = 'flows' where id = 3",
+        ])
+        .await;
+        catch_up("");
+        assert_stopped(&site, "cleansed.plain", "siltstone apply").await;
+        assert_planned(&site, &["cleansed.plain: follow public.plain"]);
+        apply();
+        catch_up("");
+        assert_same(&site, ROUNDED).await;
+        site.assert_equal("select a, c from {} order by 1", "plain", "cleansed.plain").await;
+        // a leaf that is not there
+        site.shop("insert into orders values (500, '2022-05-05', 1), (501, '2021-01-01', 2); update users set email = 'flows on' where id = 3").await;
+        catch_up("it lacks 2 leaves");
+        assert_stopped(&site, "cleansed.orders", "siltstone apply").await;
+        assert_planned(&site, &["cleansed.orders: make 2 leaves"]);
+        catch_up("");
+        assert_stopped(&site, "cleansed.orders", "siltstone apply").await;
+        apply();
+        catch_up("");
+        assert_same(&site, ROUNDED).await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.wanted_leaves").await, ["0"]);
+        // a new table, and a new column in a file
+        site.shop("create table fresh (id int primary key); insert into fresh values (1)").await;
+        users(&site, "id", &format!("{FEW}  age: {{ type: int }}\n"), "");
+        catch_up("public.fresh");
+        assert_stopped(&site, "cleansed.users", "siltstone apply").await;
+        apply();
+        catch_up("");
+        assert_same(&site, "id, email, round(price, 2), age").await;
+        site.assert_equal("select id from {} order by 1", "fresh", "cleansed.fresh").await;
+        assert_eq!(site.at_warehouse(&made).await, ["0"]);
+    });
+}

@@ -14,6 +14,7 @@ mod adopt;
 mod alters;
 mod dead_letters;
 mod drift;
+mod failover;
 mod faults;
 mod guard;
 mod init;

@@ -22,6 +22,8 @@ pub struct Source {
     pub version: i32,
     /// The server's wal_sender_timeout in milliseconds; 0 for none.
     pub wal_sender_timeout: i64,
+    /// Whether it is a standby.
+    pub standby: bool,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
@@ -86,11 +88,12 @@ pub async fn inspect(source: &Session, slots: i64) -> Result<Source> {
         let remedy = "alter system set max_slot_wal_keep_size = '20GB'; select pg_reload_conf()";
         find(false, what.to_owned(), remedy.to_owned());
     }
-    if row.try_get::<_, bool>("standby").map_err(failed)? && version < 160_000 {
+    let standby: bool = row.try_get("standby").map_err(failed)?;
+    if standby && version < 160_000 {
         let what = "it is a standby, from which Postgres before 16 cannot decode";
         find(true, what.to_owned(), "use the primary's address".to_owned());
     }
-    Ok(Source { version, wal_sender_timeout: count("timeout")?, findings })
+    Ok(Source { version, wal_sender_timeout: count("timeout")?, standby, findings })
 }
 
 /// The first finding that nothing can go on with, as an error.

@@ -26,6 +26,10 @@ pub struct Slot {
     pub active_pid: Option<i32>,
     /// Whether it decodes prepared transactions before they commit.
     pub two_phase: bool,
+    /// Whether standbys take it over (Postgres 17 and newer).
+    pub failover: Option<bool>,
+    /// Whether it is a standby's copy of the primary's, or was one before the promotion.
+    pub synced: bool,
     /// Bytes of log that it keeps.
     pub retained: u64,
 }
@@ -34,9 +38,11 @@ pub struct Slot {
 pub async fn inspect(source: &Session, name: &str) -> Result<Option<Slot>> {
     const QUERY: &str = "
         select plugin::text, database::text, active_pid, wal_status, two_phase,
+               (to_jsonb(s) ->> 'failover')::bool as failover,
+               coalesce((to_jsonb(s) ->> 'synced')::bool, false) as synced,
                (confirmed_flush_lsn - '0/0')::int8 as confirmed,
                greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8 as retained
-          from pg_replication_slots where slot_name = $1";
+          from pg_replication_slots s where slot_name = $1";
     let failed = |error| Error::source("reading its replication slots", error);
     let row = source.query_opt(QUERY, &[&name]).await.map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
@@ -50,6 +56,8 @@ pub async fn inspect(source: &Session, name: &str) -> Result<Option<Slot>> {
             wal_status: row.try_get("wal_status")?,
             active_pid: row.try_get("active_pid")?,
             two_phase: row.try_get("two_phase")?,
+            failover: row.try_get("failover")?,
+            synced: row.try_get("synced")?,
             retained: retained.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
         })
     };
@@ -124,7 +132,8 @@ pub struct Created {
     pub(super) _held: Box<dyn Any + Send>,
 }
 
-/// Makes a slot. Without TWO_PHASE: a prepared transaction then arrives whole when it commits.
+/// Makes a slot. Without TWO_PHASE: a prepared transaction then arrives whole when it commits. One that
+/// stays is carried to the source's standbys, where they can take it over.
 /// `source` tells the time: a command on `connection` would end the snapshot.
 pub async fn create(
     mut connection: Walsender,
@@ -132,22 +141,60 @@ pub async fn create(
     name: &str,
     temporary: bool,
 ) -> Result<Created> {
-    let (consistent_point, snapshot) = make(&mut connection, name, temporary).await?;
+    let lasts = match (temporary, carries(source).await?) {
+        (true, _) => Lasts::Temporary,
+        (false, true) => Lasts::Failover,
+        (false, false) => Lasts::Here,
+    };
+    let (consistent_point, snapshot) = make(&mut connection, name, lasts).await?;
     let taken_at = now(source).await?;
     Ok(Created { consistent_point, snapshot, taken_at, _held: Box::new(connection) })
+}
+
+/// How long a slot is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// As long as its connection.
+    Temporary,
+    /// At this server alone.
+    Here,
+    /// Also at standbys that are promoted.
+    Failover,
+}
+
+/// Whether standbys of the source can take its slots over.
+async fn carries(source: &Session) -> Result<bool> {
+    let failed = |error| Error::source("asking for its version", error);
+    let query = "select current_setting('server_version_num')::int4 >= 170000
+                    and not pg_is_in_recovery()";
+    source.query_one(query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)
+}
+
+/// Lets standbys take over a slot that was made by an older version of ours, or before an upgrade.
+pub async fn carry(connection: &mut Walsender, slot: &Slot, name: &str) -> Result<()> {
+    if slot.failover == Some(false) && !slot.synced {
+        let command = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", quote::ident(name));
+        connection.command("letting standbys take over its slot", &command).await?;
+    }
+    Ok(())
 }
 
 /// Makes a slot; its point, and the snapshot that lives until the connection's next command.
 pub(super) async fn make(
     connection: &mut Walsender,
     name: &str,
-    temporary: bool,
+    lasts: Lasts,
 ) -> Result<(Lsn, String)> {
-    let command = format!(
-        "CREATE_REPLICATION_SLOT {}{} LOGICAL pgoutput EXPORT_SNAPSHOT",
-        quote::ident(name),
-        if temporary { " TEMPORARY" } else { "" }
-    );
+    let name = quote::ident(name);
+    let command = match lasts {
+        Lasts::Temporary => {
+            format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT")
+        }
+        Lasts::Here => format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput EXPORT_SNAPSHOT"),
+        Lasts::Failover => format!(
+            "CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)"
+        ),
+    };
     let rows = connection.command("creating a replication slot", &command).await?;
     let answer = rows.into_iter().next().unwrap_or_default();
     let mut fields = answer.into_iter().skip(1);
@@ -267,6 +314,8 @@ mod tests {
             wal_status: Some("reserved".to_owned()),
             active_pid: None,
             two_phase: false,
+            failover: None,
+            synced: false,
             retained: 0,
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::preflight::Finding;
-use super::slot::{self, Created, System, identify};
+use super::slot::{self, Created, Lasts, System, identify};
 use super::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
@@ -222,7 +222,7 @@ async fn by_slot(
     session.batch_execute(hold).await.map_err(failed)?;
     let making = async {
         tokio::select! {
-            made = slot::make(&mut walsender, slot, true) => made,
+            made = slot::make(&mut walsender, slot, Lasts::Temporary) => made,
             error = hurry(source) => Err(error),
         }
     };

@@ -27,21 +27,15 @@ pub(super) struct Link {
     pub(super) server_end_point: Option<Vec<u8>>,
 }
 
-/// Connects to the first host that answers.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Link> {
-    let mut last = None;
-    for (host, port) in endpoint.hosts() {
-        let attempt = timeout(CONNECT_TIMEOUT, connect_host(endpoint, &host, port)).await;
-        match attempt {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(error)) => last = Some(error),
-            Err(_elapsed) => last = Some(away(endpoint, "no answer within 10 s")),
-        }
+/// Connects to one of the endpoint's hosts.
+pub(super) async fn connect(endpoint: &Endpoint, (host, port): &(Host, u16)) -> Result<Link> {
+    match timeout(CONNECT_TIMEOUT, connect_host(endpoint, host, *port)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(away(endpoint, "no answer within 10 s")),
     }
-    Err(last.unwrap_or_else(|| away(endpoint, "no host is given")))
 }
 
-fn away(endpoint: &Endpoint, why: &str) -> Error {
+pub(super) fn away(endpoint: &Endpoint, why: &str) -> Error {
     Error::new(Kind::SourceAway, format!("connecting to {} failed: {why}", endpoint.shown()))
 }
 

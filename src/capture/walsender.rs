@@ -13,9 +13,9 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::error::SqlState;
 
-use super::stream::{Duplex, Link, connect};
+use super::stream::{Duplex, Link, away, connect};
 use crate::error::{Error, Kind, Result, kind_of_state};
-use crate::postgres::Endpoint;
+use crate::postgres::{Endpoint, Host};
 
 /// The tag of CopyBothResponse, which postgres-protocol does not parse.
 const COPY_BOTH: u8 = b'W';
@@ -28,6 +28,8 @@ pub struct Walsender {
     stream: Box<dyn Duplex>,
     incoming: BytesMut,
     outgoing: BytesMut,
+    /// What it said of itself when we logged in.
+    standby: bool,
 }
 
 enum Received {
@@ -36,11 +38,30 @@ enum Received {
 }
 
 impl Walsender {
-    /// Connects to the endpoint's database with `replication=database` and logs in.
+    /// Connects to the endpoint's database with `replication=database` and logs in: at the first host
+    /// that answers and is what the URL asks for, as an SQL session does.
     pub async fn connect(endpoint: &Endpoint, application: &str) -> Result<Walsender> {
-        let Link { stream, server_end_point } = connect(endpoint).await?;
-        let mut walsender =
-            Walsender { stream, incoming: BytesMut::new(), outgoing: BytesMut::new() };
+        let mut last = away(endpoint, "no host is given");
+        for host in endpoint.hosts() {
+            match Walsender::connect_to(endpoint, &host, application).await {
+                Ok(walsender) if walsender.standby && endpoint.wants_primary() => {
+                    last = away(endpoint, "the host is a standby");
+                }
+                Ok(walsender) => return Ok(walsender),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(
+        endpoint: &Endpoint,
+        host: &(Host, u16),
+        application: &str,
+    ) -> Result<Walsender> {
+        let Link { stream, server_end_point } = connect(endpoint, host).await?;
+        let (incoming, outgoing) = (BytesMut::new(), BytesMut::new());
+        let mut walsender = Walsender { stream, incoming, outgoing, standby: false };
         walsender.start_up(endpoint, application).await?;
         walsender.log_in(endpoint, server_end_point).await?;
         Ok(walsender)
@@ -77,8 +98,11 @@ impl Walsender {
                 return Err(unexpected("the login"));
             };
             match message {
+                Message::ParameterStatus(body) => {
+                    let (name, value) = (body.name(), body.value());
+                    self.standby |= matches!((name, value), (Ok("in_hot_standby"), Ok("on")));
+                }
                 Message::AuthenticationOk
-                | Message::ParameterStatus(_)
                 | Message::BackendKeyData(_)
                 | Message::NoticeResponse(_) => {}
                 Message::AuthenticationCleartextPassword => {

@@ -22,7 +22,7 @@ use super::remask::{leave_out_renamed, remask};
 use super::rights::{leave_out_unowned, leave_out_untold};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
-use super::start::{Start, start_stream};
+use super::start::{Start, await_promotion, start_stream};
 use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use super::wall::Wall;
@@ -113,6 +113,9 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     let connector = &setup.connector;
     let source = connect(Side::Source, &connector.endpoint, "siltstone catalogue").await?;
     let settings = preflight::inspect(&source, 0).await?;
+    if settings.standby {
+        await_promotion(setup, &source, &warehouse).await?;
+    }
     preflight::refuse(&settings.findings)?;
     for finding in &settings.findings {
         tracing::warn!(remedy = finding.remedy, "the source: {}", finding.what);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::shared::{Shared, writer};
+use super::shared::{Setup, Shared, writer};
 use super::tables::{Planned, Resolved};
 use crate::capture::preflight;
 use crate::capture::replication::{self, StreamOptions};
@@ -82,6 +82,15 @@ impl Start<'_> {
             timeline: stored.timeline,
         };
         slot::check(&connector.slot, there.as_ref(), &known, system)?;
+        if stored.timeline > system.timeline {
+            let what = format!(
+                "the source is on timeline {}, older than timeline {} of the stored position {}: it was \
+                 failed over from",
+                system.timeline, stored.timeline, stored.position
+            );
+            return Err(Error::new(Kind::PositionLost, what)
+                .remedy("let the connector's url name the server that was promoted"));
+        }
         if stored.timeline != system.timeline {
             let left = slot::switch_point(&mut walsender, system, stored.timeline).await?;
             if left.is_none_or(|left| stored.position > left) {
@@ -93,6 +102,11 @@ impl Start<'_> {
             }
         }
         slot::release(self.source, &connector.slot).await?;
+        if let Some(slot) = there
+            && let Err(error) = slot::carry(&mut walsender, &slot, &connector.slot).await
+        {
+            tracing::warn!("standbys will not take over the slot: {}", error.reason());
+        }
         Ok((Checkpoint { timeline: system.timeline, ..stored }, None))
     }
 
@@ -129,6 +143,27 @@ impl Start<'_> {
         transaction.commit().await?;
         Ok((checkpoint, Some(created)))
     }
+}
+
+/// A source that fails over is seen as a standby before it is promoted: what it has and lacks says
+/// nothing yet. Its slot, if it has one, is a copy of the primary's, from which nobody may stream.
+pub(super) async fn await_promotion(
+    setup: &Setup,
+    source: &Session,
+    warehouse: &Session,
+) -> Result<()> {
+    let connector = &setup.connector;
+    let record = progress::slot_record(&**warehouse, &connector.name).await?;
+    if !record.is_some_and(|record| record.ready && record.slot == connector.slot) {
+        return Ok(());
+    }
+    let there = slot::inspect(source, &connector.slot).await?;
+    if there.is_some_and(|slot| !slot.synced) {
+        return Ok(());
+    }
+    let what = "the source is a standby without the connector's slot: it is not promoted yet";
+    Err(Error::new(Kind::SourceAway, what)
+        .remedy("promote it, or let the connector's url name the primary"))
 }
 
 /// Starts the stream behind the stored position.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::error::{Error, Kind, Result};
 
@@ -130,6 +131,11 @@ impl Endpoint {
             tokio_postgres::config::Host::Unix(path) => Host::Unix(path.clone()),
         };
         self.config.get_hosts().iter().enumerate().map(|(at, h)| (host(h), port(at))).collect()
+    }
+
+    /// Whether a host that is a standby is passed over (`target_session_attrs=read-write`).
+    pub fn wants_primary(&self) -> bool {
+        self.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite
     }
 
     /// The user to log in as; the database's name where none is given, as libpq has it.

@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 
 use siltstone::clock::Clock;
 use siltstone::demo::cluster::{Cluster, ClusterOptions};
+use siltstone::postgres::{Side, connect};
 use siltstone::spec::Env;
 use tokio::runtime::Runtime;
 
@@ -68,6 +69,11 @@ pub async fn with_standby(
     settings: &[(&str, &str)],
 ) -> (Cluster, Cluster) {
     let mut source = cluster_of(name, Some(version)).await;
+    if let Some((_, slot)) = settings.iter().find(|(setting, _)| *setting == "primary_slot_name") {
+        let session = connect(Side::Source, &source.endpoint("postgres"), "test").await.unwrap();
+        let make = "select pg_create_physical_replication_slot($1, true)";
+        session.execute(make, &[slot]).await.unwrap();
+    }
     let mut options = ClusterOptions::new(&format!("{name}-standby"), &env());
     for (setting, value) in settings {
         options = options.set(setting, value);

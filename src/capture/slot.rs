@@ -41,7 +41,8 @@ pub async fn inspect(source: &Session, name: &str) -> Result<Option<Slot>> {
                (to_jsonb(s) ->> 'failover')::bool as failover,
                coalesce((to_jsonb(s) ->> 'synced')::bool, false) as synced,
                (confirmed_flush_lsn - '0/0')::int8 as confirmed,
-               greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::int8 as retained
+               greatest(0, pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+                                                else pg_current_wal_lsn() end, restart_lsn))::int8 as retained
           from pg_replication_slots s where slot_name = $1";
     let failed = |error| Error::source("reading its replication slots", error);
     let row = source.query_opt(QUERY, &[&name]).await.map_err(failed)?;

@@ -438,11 +438,15 @@ fn values_beyond_a_column_are_refused_without_holding_up_a_batch() {
         assert_eq!(site.at_warehouse("select name from cleansed.f where id = 3").await, ["n"]);
         assert_eq!(site.at_warehouse(epoch).await, before, "no session had to begin anew");
         assert!(running.stop().await.is_ok());
-        // mended in the warehouse and at the source
+        // mended in the warehouse, in the file and at the source
         site.warehouse
             .batch_execute("alter table cleansed.f alter name type text, alter name drop not null, alter small type bigint, alter price type numeric")
             .await
             .unwrap();
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.f\nfrom: shop.public.t\nkey: [id]\npartition: { by: day, every: month, range: [\"2020-01-01\", \"2024-12-31\"], ahead: 0 }\ncolumns:\n  id: { type: bigint }\n  day: { type: date, required: true }\n  name: { type: text }\n  small: { type: bigint }\n  price: { type: \"numeric\" }\n",
+        );
         site.shop_each(&[
             "update t set day = '2024-02-01' where id = 1",
             "delete from t where id = 21",
@@ -460,9 +464,9 @@ fn values_beyond_a_column_are_refused_without_holding_up_a_batch() {
 }
 
 /// Tables of each history, one that takes three letters and one that takes all.
-fn declared_short(site: &Site) {
+fn declared_short(site: &Site, short: &str) {
     for (name, history) in [("over", "overwrite"), ("hist", "versions"), ("events", "append")] {
-        for (table, ty) in [(name.to_owned(), "varchar(3)"), (format!("{name}_free"), "text")] {
+        for (table, ty) in [(name.to_owned(), short), (format!("{name}_free"), "text")] {
             let since = if history == "versions" { "since: born\n" } else { "" };
             let text = format!(
                 "table: cleansed.{table}\nfrom: shop.public.t\nhistory: {history}\nkey: [id]\n{since}\
@@ -478,7 +482,7 @@ fn declared_short(site: &Site) {
 fn a_row_that_is_refused_while_its_table_is_read_waits_alone() {
     block_on(async {
         let site = Site::new("unreadable").await;
-        declared_short(&site);
+        declared_short(&site, "varchar(3)");
         site.shop(
             "create table t (id int primary key, v int not null, note text, born timestamptz);
              insert into t select i, i, case when i % 40 = 0 then 'too long' else 'ok' end,
@@ -511,6 +515,7 @@ fn a_row_that_is_refused_while_its_table_is_read_waits_alone() {
             alter table cleansed.events alter note type text;
             create view cleansed.hist_current as select * from cleansed.hist where is_current";
         site.warehouse.batch_execute(mend).await.unwrap();
+        declared_short(&site, "text");
         replay_all(&site).await;
         assert_eq!(site.at_warehouse(letters).await, ["0"]);
         assert_as_if_nothing_had_been(&site).await;
@@ -521,7 +526,7 @@ fn a_row_that_is_refused_while_its_table_is_read_waits_alone() {
 fn more_refused_rows_than_may_wait_stop_their_table_alone() {
     block_on(async {
         let site = Site::new("unreadables").await;
-        declared_short(&site);
+        declared_short(&site, "varchar(3)");
         site.connector(
             "tables: [\"public.*\"]\ntarget_schema: cleansed\ndead_letters: { max_keys: 20 }\n",
         );

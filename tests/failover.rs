@@ -135,6 +135,44 @@ fn a_promoted_standby_is_followed() {
 }
 
 #[test]
+fn a_standby_that_is_not_promoted_yet_is_waited_for() {
+    block_on(async {
+        let (mut source, standby, mut site) = pair("waiting", &SYNCED).await;
+        site.shop_each(&[
+            "alter system set synchronized_standby_slots = 'sb'",
+            "select pg_reload_conf()",
+        ])
+        .await;
+        let running = site.start();
+        site.until(
+            "streaming",
+            "select count(*) = 4 and bool_and(state = 'streaming') from audit.tables",
+        )
+        .await;
+        carried(&site, &standby).await;
+        assert!(running.stop().await.is_ok());
+        source.stop_immediate().await.unwrap();
+        // an address that moves is there before the promotion
+        let database = format!("{}_shop", site.name);
+        site.source_url = standby.url(&database);
+        let running = site.start();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        standby.promote().await.unwrap();
+        site.source = connect(Side::Source, &standby.endpoint(&database), "test").await.unwrap();
+        site.source.batch_execute("set search_path to public").await.unwrap();
+        site.shop("insert into step values (1)").await;
+        site.until("the promoted", "select exists (select from cleansed.step)").await;
+        assert!(running.stop().await.is_ok());
+        // from now on this is the server: the one that was left is not gone back to
+        site.source_url = source.url(&database);
+        source.start_again().await.unwrap();
+        let error = site.try_catch_up().await.unwrap_err();
+        assert!(error.reason().contains("it was failed over from"), "{error}");
+        assert_eq!(site.at_warehouse("select n from cleansed.step").await, ["1"]);
+    });
+}
+
+#[test]
 fn a_promoted_standby_without_the_slot_stops() {
     block_on(async {
         let (mut source, standby, site) = pair("slotless", &[]).await;

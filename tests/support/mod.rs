@@ -87,8 +87,8 @@ pub async fn cluster_of(name: &str, version: Option<u32>) -> Cluster {
     let mut options = ClusterOptions::new(name, &env())
         .set("fsync", "off")
         .set("max_connections", "200")
-        .set("max_replication_slots", "100")
-        .set("max_wal_senders", "100")
+        .set("max_replication_slots", "140")
+        .set("max_wal_senders", "140")
         .set("max_locks_per_transaction", "512");
     options.version = version;
     Cluster::start(options).await.unwrap()

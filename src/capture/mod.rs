@@ -12,6 +12,7 @@
 )]
 
 pub mod catalog;
+mod group;
 mod log;
 mod pace;
 pub mod preflight;
@@ -24,6 +25,7 @@ pub mod snapshot;
 pub mod spool;
 pub mod standby;
 mod stream;
+pub mod topics;
 pub mod walsender;
 
 pub use log::LogEnd;

@@ -52,6 +52,7 @@ impl Bag {
             before: None,
             order: event.order,
             mark: event.mark,
+            leaves: event.leaves,
             unchanged: Row::from_bytes(content).has_unchanged(),
             count: by,
         });

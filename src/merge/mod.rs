@@ -12,6 +12,8 @@ mod define;
 mod differ;
 mod direct;
 mod drift;
+mod evolve;
+mod late;
 mod leaves;
 mod partitioned;
 mod raw;
@@ -30,6 +32,7 @@ pub use conform::{Conform, Standing, conform, is_ours};
 pub use define::{define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement};
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
+pub use evolve::{Evolution, evolve};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use reading::{
     Finished, Point, Reading, Straight, Stretch, Way, goes_straight, merge as merge_reading,

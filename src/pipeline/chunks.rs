@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
 use crate::names::TableName;
-use crate::position::Lsn;
+use crate::position::{Lsn, Positions};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Range};
 use crate::progress::tables::State;
@@ -274,8 +274,9 @@ impl Worker {
                 rebase(&transaction, templates, &target, self.as_of).await?;
             }
             let floor = chunks::close(&transaction, name, target.schema_id).await?.as_i64();
-            let (held, not_before) = (HeldKeys::default(), Lsn(0));
-            read = Read::All(CaughtUp { target: target.clone(), floor, held, not_before });
+            let (held, not_before) = (HeldKeys::default(), Positions::default());
+            let (arriving, target) = (HeldKeys::default(), target.clone());
+            read = Read::All(CaughtUp { target, floor, held, arriving, not_before });
         }
         transaction.commit().await?;
         self.tell(job, &applied, last);

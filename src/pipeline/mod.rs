@@ -2,23 +2,27 @@
 //! progress.
 
 mod adopt;
+mod asked;
 mod books;
 mod chunks;
 mod confirm;
 mod connector;
 mod control;
+mod core;
 mod cutting;
 mod drain;
 mod fit;
 mod fleet;
 mod folding;
 mod follow;
+mod gate;
 mod guard;
 mod halt;
 mod held;
 mod hold;
 mod inspect;
 mod intake;
+mod kinds;
 mod ladder;
 mod lane;
 mod making;
@@ -29,6 +33,7 @@ mod planning;
 mod points;
 mod refused;
 mod remask;
+mod reshape;
 mod rights;
 mod router;
 mod service;
@@ -39,6 +44,7 @@ mod standby;
 mod start;
 mod streamed;
 mod tables;
+mod topics;
 mod unseen;
 mod wall;
 

@@ -1,32 +1,21 @@
-//! What the tasks of one connector's session share.
+//! What the tasks of a session share that reads a Postgres.
 
-use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 
-use tokio::sync::{Mutex, Notify, watch};
-use tokio_postgres::Transaction;
+use tokio::sync::watch;
 
 use super::confirm::Lately;
-use super::follow::not_ours;
-use super::held::HeldKeys;
+use super::core::{Basis, Core, Reads};
+pub(super) use super::core::{CaughtUp, Then, writer};
 use super::ladder::Step;
 use crate::capture::preflight::Source;
 use crate::capture::spool::Quota;
-use crate::clock::Clock;
 use crate::error::Result;
-use crate::journey::Target;
-use crate::merge::{Leaf, Leaves, Templates, absent, create_leaves};
-use crate::names::TableName;
-use crate::position::Lsn;
-use crate::postgres::{Session, Side, connect};
-use crate::progress::chunks::{self, Chunk};
-use crate::progress::leaves::want;
-use crate::progress::{Checkpoint, schemas, tables};
-use crate::relation::Relation;
-use crate::serve::ConnectorBoard;
-use crate::spec::{Connector, Model, Settings};
-use crate::warehouse::{Durations, Fence, Fenced, register};
+use crate::progress::tables;
+use crate::spec::Connector;
+use crate::warehouse::Fence;
 
 /// The step taken last, from session to session.
 #[derive(Clone, Default)]
@@ -43,15 +32,8 @@ impl WalStep {
 /// What a connector is run with, from session to session.
 #[derive(Clone)]
 pub(super) struct Setup {
+    pub(super) basis: Basis,
     pub(super) connector: Arc<Connector>,
-    pub(super) settings: Arc<Settings>,
-    pub(super) models: Arc<[Model]>,
-    pub(super) clock: Clock,
-    pub(super) board: ConnectorBoard,
-    pub(super) durations: Durations,
-    pub(super) templates: Templates,
-    /// names this run of this process
-    pub(super) owner: Arc<str>,
     /// the epoch that the connector's last session held; 0 before the first one
     pub(super) epoch: Arc<AtomicI64>,
     /// the slots of all connectors of the files
@@ -62,75 +44,36 @@ pub(super) struct Setup {
     pub(super) wal_step: WalStep,
     /// the positions that were stored lately
     pub(super) lately: Lately,
-    /// the session ends for a new one with other files: the lease is kept
-    pub(super) reloading: Arc<AtomicBool>,
     /// the slot was dropped while the warehouse was away: everything is to be read again
     pub(super) slot_dropped: Arc<AtomicBool>,
     /// how much disk open transactions may take, of all connectors
     pub(super) quota: Arc<Quota>,
     /// whether large transactions arrive whole, because their chunks could not be kept once
     pub(super) whole: Arc<AtomicBool>,
-    /// end when everything that is at the source now is in the warehouse
-    pub(super) until_caught_up: bool,
-    /// tables and publications are somebody else's to make and alter
-    pub(super) no_ddl: bool,
-    /// told when the files are worth being read again
-    pub(super) reread: Arc<Notify>,
+}
+
+impl Deref for Setup {
+    type Target = Basis;
+
+    fn deref(&self) -> &Basis {
+        &self.basis
+    }
 }
 
 /// What the tasks of a session share.
 pub(super) struct Shared {
+    pub(super) core: Arc<Core>,
     pub(super) setup: Setup,
-    pub(super) fence: Fence,
-    /// whether values travel in binary form
-    pub(super) binary: bool,
-    pub(super) extensions: HashSet<String>,
     pub(super) source: Source,
-    /// the session for short transactions beside the apply lane
-    side: Mutex<SideSession>,
-    pub(super) flows: watch::Sender<Flows>,
 }
 
-pub(super) struct SideSession {
-    session: Session,
-    leaves: Leaves,
-}
+impl Deref for Shared {
+    type Target = Core;
 
-impl SideSession {
-    pub(super) fn session(&self) -> &Session {
-        &self.session
-    }
-
-    pub(super) fn session_mut(&mut self) -> &mut Session {
-        &mut self.session
+    fn deref(&self) -> &Core {
+        &self.core
     }
 }
-
-/// Which tables have caught up, in versions: capture takes a newer one between two transactions, and
-/// stamps its batches with it.
-#[derive(Clone, Default)]
-pub(super) struct Flows {
-    pub(super) version: u64,
-    /// the tables that went on in this session, each with the version that let it
-    pub(super) live: Vec<(u64, CaughtUp)>,
-}
-
-/// A table whose rows are in: its kept changes are next.
-#[derive(Clone)]
-pub(super) struct CaughtUp {
-    /// in the shape that its rows have
-    pub(super) target: Arc<Target>,
-    /// changes below it are in the rows: the stream may still be behind the snapshot
-    pub(super) floor: i64,
-    /// the keys that go on waiting; of a table with kept changes before it they are not known yet
-    pub(super) held: HeldKeys,
-    /// its changes do not come with the batches before this position is stored: what it refused a
-    /// moment ago is to be among the kept ones when it comes again
-    pub(super) not_before: Lsn,
-}
-
-/// How long DDL waits for a lock before it gives way.
-const LOCK_TIMEOUT: &str = "set lock_timeout to '1s'";
 
 impl Shared {
     pub(super) async fn open(
@@ -139,150 +82,30 @@ impl Shared {
         binary: bool,
         source: Source,
     ) -> Result<Shared> {
-        let session = writer(&setup, &fence, "ddl").await?;
-        session
-            .batch_execute(LOCK_TIMEOUT)
-            .await
-            .map_err(|error| crate::error::Error::warehouse("setting up a session", error))?;
-        let extensions = crate::merge::extension_types(&*session).await?;
-        Ok(Shared {
-            setup,
-            fence,
-            binary,
-            extensions,
-            source,
-            side: Mutex::new(SideSession { session, leaves: Leaves::default() }),
-            flows: watch::Sender::new(Flows::default()),
-        })
+        let reads = Reads::of(&setup.connector);
+        let core = Arc::new(Core::open(setup.basis.clone(), fence, binary, reads).await?);
+        Ok(Shared { core, setup, source })
     }
 
     pub(super) fn connector(&self) -> &Connector {
         &self.setup.connector
     }
 
-    /// Makes the leaves that hold `days` of a table, in a short transaction of their own; or `within`
-    /// one that has altered a table, and would have to wait for itself.
-    pub(super) async fn ensure_leaves(
-        &self,
-        wanted: &[(Arc<Model>, Vec<i64>)],
-        within: Option<&Transaction<'_>>,
-    ) -> Result<()> {
-        let mut side = self.side.lock().await;
-        let SideSession { session, leaves } = &mut *side;
-        let mut missing: Vec<Leaf> = Vec::new();
-        for (model, days) in wanted {
-            missing.extend(leaves.missing(model, days.iter().copied())?);
-        }
-        if self.setup.no_ddl {
-            return self.look_for(session, leaves, missing).await;
-        }
-        if let Some(transaction) = within {
-            // not noted: the transaction may yet be rolled back
-            return create_leaves(transaction, &missing).await;
-        }
-        // one transaction must not hold the locks of hundreds of new leaves
-        const LEAVES_AT_ONCE: usize = 50;
-        for part in missing.chunks(LEAVES_AT_ONCE) {
-            let transaction =
-                Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
-            create_leaves(&*transaction, part).await?;
-            transaction.commit().await?;
-            leaves.note(part);
-        }
-        Ok(())
-    }
-
-    /// Looks for leaves that somebody else is to make; what is not there is noted and stops its table.
-    async fn look_for(
-        &self,
-        session: &mut Session,
-        leaves: &mut Leaves,
-        wanted: Vec<Leaf>,
-    ) -> Result<()> {
-        let gone = absent(&**session, wanted.clone()).await?;
-        let Some(first) = gone.first() else {
-            leaves.note(&wanted);
-            return Ok(());
-        };
-        let of_table: Vec<&Leaf> = gone.iter().filter(|leaf| leaf.parent == first.parent).collect();
-        let days: Vec<i64> = of_table.iter().map(|leaf| leaf.first_day()).collect();
-        let transaction =
-            Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
-        want(&*transaction, &first.parent, &days).await?;
-        transaction.commit().await?;
-        let what = match days.len() {
-            1 => format!("it lacks the leaf {}", first.name),
-            many => format!("it lacks {many} leaves, such as {}", first.name),
-        };
-        Err(not_ours(&what).on_table(first.parent.to_string()))
-    }
-
-    /// Gives up the lease; a failure only means that it runs out.
-    pub(super) async fn release(&self) {
-        let side = self.side.lock().await;
-        if let Err(error) = self.fence.release(&side.session).await {
-            tracing::debug!("{error}");
-        }
-    }
-
-    /// The session for short work beside the apply lane.
-    pub(super) async fn side_session(&self) -> tokio::sync::MutexGuard<'_, SideSession> {
-        self.side.lock().await
-    }
-
-    /// What is to be read.
-    pub(super) async fn open_chunks(&self) -> Result<Vec<Chunk>> {
-        let side = self.side.lock().await;
-        chunks::open(&*side.session, &self.connector().name).await
-    }
-
-    /// The number of a relation's shape.
-    pub(super) async fn number_shape(&self, relation: &Relation) -> Result<i32> {
-        let mut side = self.side.lock().await;
-        let transaction =
-            Fenced::begin(&mut side.session, &self.fence, "shape", &self.setup.durations).await?;
-        let id = schemas::number(&*transaction, &self.connector().name, relation).await?;
-        transaction.commit().await?;
-        Ok(id)
-    }
-
-    /// Runs statements for a table in a transaction of their own, and notes its state.
-    pub(super) async fn define(
-        &self,
-        statements: &[String],
-        table: &TableName,
-        then: Then<'_>,
-    ) -> Result<()> {
-        if self.setup.no_ddl && !statements.is_empty() {
-            return Err(not_ours("it is to be made or altered").on_table(table.to_string()));
-        }
-        let mut side = self.side.lock().await;
-        let transaction =
-            Fenced::begin(&mut side.session, &self.fence, "define", &self.setup.durations).await?;
-        for statement in statements {
-            transaction.batch_execute(statement).await.map_err(|error| {
-                crate::error::Error::warehouse("changing its definition", error)
-                    .on_table(table.to_string())
-                    .remedy(format!("siltstone table resync {table}"))
-            })?;
-        }
-        then.note(&transaction, self.connector(), table).await?;
-        transaction.commit().await
-    }
-}
-
-impl Shared {
     /// Whether a table's rows were read before.
     pub(super) fn was_read(&self, record: &tables::TableRecord) -> bool {
         was_read(self.connector(), record)
     }
+}
 
-    /// The stored position; zero before the first.
-    pub(super) async fn stored(
-        &self,
-        transaction: &tokio_postgres::Transaction<'_>,
-    ) -> Result<Lsn> {
-        stored(transaction, self.connector()).await
+impl Reads {
+    /// Of a connector that reads a Postgres.
+    pub(super) fn of(connector: &Connector) -> Reads {
+        Reads {
+            connector: connector.name.clone(),
+            rows: connector.snapshot.initial,
+            partition: connector.slot.clone(),
+            numbers: None,
+        }
     }
 }
 
@@ -290,110 +113,4 @@ impl Shared {
 /// stream.
 pub(super) fn was_read(connector: &Connector, record: &tables::TableRecord) -> bool {
     record.was_read || !connector.snapshot.initial
-}
-
-async fn stored(transaction: &Transaction<'_>, connector: &Connector) -> Result<Lsn> {
-    let stored = Checkpoint::read(transaction, &connector.name, &connector.slot).await?;
-    Ok(stored.map_or(Lsn(0), |stored| stored.position))
-}
-
-/// What is noted of a table beside its definition.
-#[derive(Clone, Copy)]
-pub(super) enum Then<'a> {
-    /// It is new; its rows are to be read if the connector reads any.
-    Add { source: &'a TableName, schema_id: i32, state: tables::State },
-    /// Its rows are to be read.
-    OpenChunk(tables::State),
-    /// A human is asked about the transaction of this `seq`.
-    Ask(i64),
-    /// What is read of it is to be read anew.
-    ReadAnew,
-    /// Nothing feeds it: should it be fed again, its rows are to be read.
-    Shelve { reason: &'a str, remedy: Option<&'a str>, again: bool },
-    /// It goes on with the changes from now on; what it missed is named.
-    Gap,
-    /// The same for a table that still has kept changes before it.
-    NameGap,
-    /// It cannot go on; `unread` if a change is lost but for its being read again.
-    Stop { reason: &'a str, remedy: &'a str, unread: bool },
-    /// It refuses a row, which is looked for; where its rows are being read, it stops.
-    Sift { reason: &'a str, remedy: &'a str },
-    /// It has the shape of this number now.
-    Shape(i32),
-    /// It goes on.
-    GoOn(tables::State),
-    /// It was changed by the file of this digest; none once that was seen.
-    MadeFor(Option<&'a str>),
-}
-
-impl Then<'_> {
-    /// Writes it down.
-    pub(super) async fn note(
-        self,
-        transaction: &Transaction<'_>,
-        connector: &Connector,
-        table: &TableName,
-    ) -> Result<()> {
-        match self {
-            Then::Add { source, schema_id, state } => {
-                tables::add(transaction, &connector.name, table, source, schema_id).await?;
-                // in the same transaction: a table without it would count as read
-                if connector.snapshot.initial {
-                    chunks::open_table(transaction, table, state, None).await?;
-                }
-            }
-            Then::OpenChunk(state) => {
-                chunks::open_table(transaction, table, state, None).await?;
-            }
-            Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
-            Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,
-            Then::Shelve { reason, remedy, again: true } => {
-                let state = tables::State::Paused;
-                tables::set(transaction, table, state, Some(reason), remedy).await?;
-            }
-            Then::Shelve { reason, remedy, again: false } => {
-                let state = tables::State::Paused;
-                chunks::open_table(transaction, table, state, Some(reason)).await?;
-                tables::set(transaction, table, state, Some(reason), remedy).await?;
-                // where a gap begins, should the table keep events
-                let now = stored(transaction, connector).await?;
-                tables::set_floor(transaction, table, now).await?;
-            }
-            Then::NameGap => {
-                let now = stored(transaction, connector).await?;
-                tables::name_gap(transaction, table, now, "it was not published").await?;
-            }
-            Then::Gap => {
-                let now = stored(transaction, connector).await?;
-                tables::note_gap(transaction, table, (now, Some(now)), "nothing fed it").await?;
-            }
-            Then::Stop { reason, remedy, unread } => {
-                let state = tables::State::Stopped;
-                if unread {
-                    chunks::ask_for_reading(transaction, table).await?;
-                }
-                tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
-            }
-            Then::Sift { reason, remedy } => {
-                if !tables::sift(transaction, table, reason).await? {
-                    let state = tables::State::Stopped;
-                    tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
-                }
-            }
-            Then::Shape(schema_id) => {
-                tables::set_schema(transaction, table, schema_id).await?;
-            }
-            Then::MadeFor(digest) => tables::set_made_for(transaction, table, digest).await?,
-            Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
-        }
-        Ok(())
-    }
-}
-
-/// A warehouse session that is registered with its owner before its first write.
-pub(super) async fn writer(setup: &Setup, fence: &Fence, what: &str) -> Result<Session> {
-    let application = format!("siltstone {} {what}", setup.connector.name);
-    let session = connect(Side::Warehouse, &setup.settings.warehouse, &application).await?;
-    register(&session, fence).await?;
-    Ok(session)
 }

@@ -1,0 +1,148 @@
+//! How fields are written whose types are declared, by a file or by the table, and not by a schema that travels with
+//! them; and how a written field becomes a value of a declared type. Pure.
+
+use super::semantic::{Encoding, Semantic, Unit, array_of, builtin, plain_type};
+use crate::relation::{ColumnType, TypeKind};
+use crate::spec::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
+
+/// How values of a column of this warehouse type are read where no schema travels with them, by what the
+/// connector's file says of Debezium's modes. `scale` is that of its base64 decimals. Or why they cannot
+/// be read.
+pub(super) fn of_type(
+    declared: &str,
+    types: &Types,
+    scale: Option<i32>,
+) -> Result<(Semantic, ColumnType), String> {
+    let (base, modifier) = split_type(declared);
+    if let Some(element) = base.strip_suffix("[]") {
+        let (element, ty) = of_type(element, types, scale)?;
+        return Ok((Semantic::Array(Box::new(element)), array_of(&ty)));
+    }
+    let precision = modifier.and_then(|modifier| modifier.parse::<u32>().ok());
+    let bytes = match types.binary {
+        BinaryMode::Bytes | BinaryMode::Base64 => Encoding::Base64,
+        BinaryMode::Base64UrlSafe => Encoding::Base64Url,
+        BinaryMode::Hex => Encoding::Hex,
+    };
+    let semantic = match base {
+        "boolean" | "bool" => Semantic::Bool,
+        "smallint" | "int2" => Semantic::Int2,
+        "integer" | "int" | "int4" => Semantic::Int4,
+        "bigint" | "int8" => Semantic::Int8,
+        "real" | "float4" => Semantic::Float4,
+        "double precision" | "float8" => Semantic::Float8,
+        "uuid" => Semantic::Uuid,
+        "jsonb" | "json" => Semantic::Json,
+        "bytea" => Semantic::Bytes(bytes),
+        "numeric" | "decimal" => match (types.decimal, modifier, scale) {
+            (DecimalMode::String | DecimalMode::Double, _, _) => Semantic::Number,
+            (DecimalMode::Precise, _, Some(scale)) => Semantic::Decimal(scale),
+            (DecimalMode::Precise, None, None) => Semantic::ScaledDecimal,
+            (DecimalMode::Precise, Some(_), None) => {
+                return Err("its decimals come as base64 without their scale: name it under \
+                            types.decimal_scale, or set types.decimal to what the connector has"
+                    .to_owned());
+            }
+        },
+        "money" => Semantic::Plain,
+        "date" => Semantic::Date,
+        "time" | "time without time zone" => Semantic::Time(unit(types.time, precision, true)),
+        "timestamp" | "timestamp without time zone" => {
+            Semantic::Timestamp(unit(types.time, precision, false))
+        }
+        "timestamptz" | "timestamp with time zone" => {
+            Semantic::Moment(unit(types.time, precision, false))
+        }
+        "timetz" | "time with time zone" => Semantic::ZonedTime,
+        "interval" => match types.interval {
+            IntervalMode::Numeric => Semantic::Duration(Unit::Micros),
+            IntervalMode::String => Semantic::IsoInterval,
+        },
+        "bit" => Semantic::Bits(Some(precision.map_or(1, |bits| bits as usize))),
+        "bit varying" | "varbit" => Semantic::Bits(None),
+        "point" => Semantic::Point,
+        "geometry" | "geography" => Semantic::Geometry,
+        "hstore" => Semantic::Map,
+        "vector" => Semantic::Vector,
+        "text" | "character varying" | "varchar" | "character" | "char" | "name" => Semantic::Text,
+        _ => Semantic::Plain,
+    };
+    Ok((semantic.clone(), stated_type(declared, base, &semantic)))
+}
+
+/// The type under which the values count: the warehouse column's own, where we know it.
+fn stated_type(declared: &str, base: &str, semantic: &Semantic) -> ColumnType {
+    match semantic {
+        Semantic::Plain if base == "money" => builtin(790, "money"),
+        Semantic::Json if base == "json" => builtin(114, "json"),
+        Semantic::Plain | Semantic::Geometry | Semantic::Vector | Semantic::Map => {
+            // the warehouse casts the text to whatever its column is
+            let kind = TypeKind::Other;
+            ColumnType { oid: 0, typmod: -1, name: declared.to_owned(), kind }
+        }
+        semantic => plain_type(semantic),
+    }
+}
+
+fn split_type(declared: &str) -> (&str, Option<&str>) {
+    let (base, rest) = match declared.split_once('(') {
+        Some((base, rest)) => (base.trim(), rest),
+        None => return (declared.trim(), None),
+    };
+    let (modifier, behind) = rest.split_once(')').unwrap_or((rest, ""));
+    match behind.trim() {
+        "" => (base, Some(modifier)),
+        // timestamp(3) with time zone
+        "with time zone" if base == "timestamp" => ("timestamptz", Some(modifier)),
+        "with time zone" if base == "time" => ("timetz", Some(modifier)),
+        _ => (base, Some(modifier)),
+    }
+}
+
+/// What a count of time is in.
+fn unit(mode: TimeMode, precision: Option<u32>, of_day: bool) -> Unit {
+    match mode {
+        TimeMode::Connect => Unit::Millis,
+        TimeMode::IsoString | TimeMode::Microseconds => Unit::Micros,
+        TimeMode::Nanoseconds => Unit::Nanos,
+        TimeMode::AdaptiveTimeMicroseconds if of_day => Unit::Micros,
+        TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds => match precision {
+            Some(0..=3) => Unit::Millis,
+            _ => Unit::Micros,
+        },
+    }
+}
+
+/// How a field of a schema is read where the warehouse column that takes it has another type than the schema
+/// says: some of Debezium's modes write texts and bytes in whose place the type knows better.
+pub(super) fn fitted(
+    (semantic, ty): (Semantic, ColumnType),
+    declared: Option<&str>,
+    types: &Types,
+) -> (Semantic, ColumnType) {
+    let Some(declared) = declared else { return (semantic, ty) };
+    let (base, _) = split_type(declared);
+    match (&semantic, base) {
+        (Semantic::Json, "hstore") => (Semantic::Map, stated_type(declared, base, &Semantic::Map)),
+        (Semantic::Json, "json") => (semantic, builtin(114, "json")),
+        // digits keep what a float would lose
+        (Semantic::Text | Semantic::Float4 | Semantic::Float8, "numeric" | "decimal") => {
+            (Semantic::Number, plain_type(&Semantic::Number))
+        }
+        (Semantic::Text, "bytea") => {
+            let encoding = match types.binary {
+                BinaryMode::Hex => Encoding::Hex,
+                BinaryMode::Base64UrlSafe => Encoding::Base64Url,
+                BinaryMode::Bytes | BinaryMode::Base64 => Encoding::Base64,
+            };
+            (Semantic::Bytes(encoding), builtin(17, "bytea"))
+        }
+        (Semantic::Bits(_), "bit varying" | "varbit") => {
+            (Semantic::Bits(None), plain_type(&Semantic::Bits(None)))
+        }
+        (Semantic::Bytes(_), base) if base != "bytea" => {
+            (Semantic::Unknown, stated_type(declared, base, &Semantic::Plain))
+        }
+        _ => (semantic, ty),
+    }
+}

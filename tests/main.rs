@@ -19,6 +19,7 @@ mod faults;
 mod guard;
 mod init;
 mod journey;
+mod kafka_environment;
 mod mask;
 mod model;
 mod openapi;

@@ -6,6 +6,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
 COPY . .
+# librdkafka's OpenSSL and zlib go into the binary: which of them the last image has is its own affair
+ENV OPENSSL_STATIC=1 LIBZ_SYS_STATIC=1
 # the caches outlive the layer; the binary must not lie in one
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \

@@ -12,6 +12,7 @@
 
 mod adopt;
 mod alters;
+mod compose;
 mod dead_letters;
 mod drift;
 mod failover;

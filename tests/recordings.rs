@@ -109,18 +109,21 @@ async fn read(mode: &Mode, way: Way) {
     site.remove("connectors/shop.yaml");
     let subscribed: Vec<String> =
         recording.topics.keys().map(|topic| format!("\"{topic}\"")).collect();
-    site.file(
-        "connectors/topics.yaml",
-        &format!(
-            "name: {}\nkind: kafka\nsource: shop\nbrokers: {}\ngroup: {}\ntarget_schema: cleansed\n\
-             topics: [{}]\nproperties: {{ broker.address.family: v4 }}\n{}",
-            site.name,
-            mock.address(),
-            site.name,
-            subscribed.join(", "),
-            mode.fields
-        ),
-    );
+    let connect = |group: &str| {
+        site.file(
+            "connectors/topics.yaml",
+            &format!(
+                "name: {}\nkind: kafka\nsource: shop\nbrokers: {}\ngroup: {group}\n\
+                 target_schema: cleansed\ntopics: [{}]\n\
+                 properties: {{ broker.address.family: v4 }}\n{}",
+                site.name,
+                mock.address(),
+                subscribed.join(", "),
+                mode.fields
+            ),
+        );
+    };
+    connect("at-once");
     if way == Way::Cut {
         site.file(
             "siltstone.yaml",
@@ -147,6 +150,8 @@ async fn read(mode: &Mode, way: Way) {
                 record.partition == Some(partition)
             };
             topics.write(records.iter().filter(of).cloned().collect()).await;
+            // the mock keeps members that left for a while
+            connect(&format!("apart-{partition}"));
             site.catch_up().await;
         }
     } else {

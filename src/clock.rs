@@ -31,6 +31,16 @@ impl Clock {
     }
 }
 
+/// The time that a person writes, as in `2026-01-31 10:00` or `2026-01-31T10:00:00+01:00`; UTC where it says
+/// nothing else.
+pub fn written(text: &str) -> Result<Timestamp, String> {
+    let local = |civil: jiff::civil::DateTime| civil.to_zoned(jiff::tz::TimeZone::UTC);
+    let time = text.parse::<Timestamp>().or_else(|_| {
+        text.parse::<jiff::civil::DateTime>().and_then(local).map(|zoned| zoned.timestamp())
+    });
+    time.map_err(|_| format!("{text:?} is no time such as 2026-01-31 10:00 (UTC)"))
+}
+
 /// Microseconds between the Unix epoch and 2000-01-01, where Postgres counts from.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 

@@ -27,6 +27,7 @@ mod model;
 mod openapi;
 mod operator;
 mod plan;
+mod poison;
 mod races;
 mod ranges;
 mod recordings;

@@ -29,7 +29,12 @@ create index quiet_owed on audit.quiet (table_name) where op = 'o';
 alter table audit.pending
     add event_seq bigint,
     add event_ord bigint,
-    add comes_from text;                        -- the former key of a row that waits for its delete there
+    add comes_from text,                        -- the former key of a row that waits for its delete there
+    -- the record it came in, of tables that refuse changes and of keys that wait
+    add record_at timestamptz,
+    add record_key bytea,
+    add record_value bytea,
+    add record_headers jsonb;
 create index pending_arrivals on audit.pending (connector, table_name) where comes_from is not null;
 
 alter table audit.dead_letters
@@ -41,4 +46,16 @@ alter table audit.dead_letters
     add record_at        timestamptz,
     add record_key       bytea,
     add record_value     bytea,
-    add record_headers   jsonb;             -- [[name, value in base64], …]
+    add record_headers   jsonb,             -- [[name, value in base64], …]
+    add edited_at        timestamptz,       -- what an operator put in the place of its key and value
+    add edited_key       bytea,
+    add edited_value     bytea,
+    add sent_at          timestamptz,       -- when dead_letter_topic had it, or why it never will
+    add not_sent         text;
+create index dead_letters_unsent on audit.dead_letters (connector, id)
+    where topic is not null and sent_at is null and not_sent is null;
+
+-- Dead letters that were noticed in a span of time.
+alter table audit.requests
+    add noticed_since timestamptz,
+    add noticed_until timestamptz;

@@ -14,6 +14,7 @@
 pub mod catalog;
 mod group;
 mod log;
+pub mod outlet;
 mod pace;
 pub mod preflight;
 pub mod publication;

@@ -1,17 +1,21 @@
 //! `siltstone dead-letter`: changes that their tables refuse, and what becomes of them. Verbs write rows
 //! of `audit.requests`, which the running service carries out, or the next start.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Files;
 use super::table::{confirmed, wait_for};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
-use crate::pipeline::dead_letters_as_json;
+use crate::pipeline::{ask_for_letters, dead_letters_as_json};
 use crate::postgres::{Session, Side, connect};
-use crate::progress::requests::{self, Verb};
+use crate::progress::listed;
+use crate::progress::requests::{Span, Verb};
+use crate::serve::{Edited, Letters};
 use crate::warehouse::migrate;
 
 /// Changes that their tables refuse.
@@ -31,7 +35,17 @@ pub(super) enum DeadLetter {
         id: i64,
     },
     /// Tries them again, each at its place among the changes of its key.
-    Replay(Which),
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        /// Puts a file's content in the place of the record's value, which is kept beside it; of one that
+        /// came by a topic.
+        #[arg(long, value_name = "FILE", requires = "which")]
+        value: Option<PathBuf>,
+        /// The same for the record's key.
+        #[arg(long, value_name = "FILE", requires = "which")]
+        key: Option<PathBuf>,
+    },
     /// Leaves them out for good; what waits behind them goes on.
     Drop(Which),
 }
@@ -40,11 +54,17 @@ pub(super) enum DeadLetter {
 #[derive(clap::Args)]
 pub(super) struct Which {
     /// The number of one, or the table of several, as schema.table.
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "since", "until"])]
     which: Option<String>,
     /// All of them.
     #[arg(long, conflicts_with = "which")]
     all: bool,
+    /// Those that were noticed then or later, as in "2026-01-31 10:00"; in UTC unless it says otherwise.
+    #[arg(long, value_name = "TIME", value_parser = crate::clock::written)]
+    since: Option<Timestamp>,
+    /// Those that were noticed before then.
+    #[arg(long, value_name = "TIME", value_parser = crate::clock::written)]
+    until: Option<Timestamp>,
     /// Does not ask whether it is meant.
     #[arg(long)]
     yes: bool,
@@ -62,8 +82,13 @@ impl DeadLetter {
         match self {
             DeadLetter::List { table, json } => list(&warehouse, table.as_ref(), json).await,
             DeadLetter::Show { id } => show(&warehouse, id).await,
-            DeadLetter::Replay(which) => settle(&warehouse, Verb::Replay, which).await,
-            DeadLetter::Drop(which) => settle(&warehouse, Verb::Drop, which).await,
+            DeadLetter::Replay { which, value, key } => {
+                let edited = Edited { key: content(key)?, value: content(value)? };
+                settle(&warehouse, Verb::Replay, which, edited).await
+            }
+            DeadLetter::Drop(which) => {
+                settle(&warehouse, Verb::Drop, which, Edited::default()).await
+            }
         }
     }
 }
@@ -75,14 +100,18 @@ async fn list(warehouse: &Session, table: Option<&TableName>, json: bool) -> Res
             println!("{letter}");
             continue;
         }
+        // a record has no ordinal, but a time
+        let (ordinal, written) = (&letter["ordinal"], text(&letter["written_at"]));
         println!(
-            "{:<8} {:<32} {}  at {}/{}, noticed {}",
+            "{:<8} {:<32} {}  at {}{}{}, noticed {}{}",
             letter["id"].to_string(),
             text(&letter["table"]),
             letter["key"],
             text(&letter["position"]),
-            letter["ordinal"],
-            text(&letter["noticed_at"])
+            ordinal.as_i64().map_or(String::new(), |ordinal| format!("/{ordinal}")),
+            if written.is_empty() { String::new() } else { format!(", written {written}") },
+            text(&letter["noticed_at"]),
+            if letter["edited"] == true { ", edited" } else { "" },
         );
         println!("         {}", text(&letter["reason"]));
     }
@@ -108,7 +137,17 @@ fn unknown(which: &str) -> Error {
         .remedy("siltstone dead-letter list")
 }
 
-async fn settle(warehouse: &Session, verb: Verb, which: Which) -> Result<ExitCode> {
+fn content(path: Option<PathBuf>) -> Result<Option<Vec<u8>>> {
+    let Some(path) = path else { return Ok(None) };
+    let bytes = std::fs::read(&path).map_err(|error| {
+        Error::new(Kind::Usage, format!("{} cannot be read", path.display()))
+            .remedy("name a file with the whole key or value as the topic would have it")
+            .because(error)
+    })?;
+    Ok(Some(bytes))
+}
+
+async fn settle(warehouse: &Session, verb: Verb, which: Which, edited: Edited) -> Result<ExitCode> {
     let letter: Option<i64> = which.which.as_deref().and_then(|which| which.parse().ok());
     let table = match (&which.which, letter) {
         (Some(table), None) => Some(
@@ -118,27 +157,21 @@ async fn settle(warehouse: &Session, verb: Verb, which: Which) -> Result<ExitCod
         ),
         _ => None,
     };
-    let letters = dead_letters_as_json(&**warehouse, table.as_ref(), letter).await?;
-    if letters.is_empty() {
-        return Err(unknown(which.which.as_deref().unwrap_or("at all")));
-    }
+    let meant = Letters { table, id: letter, since: which.since, until: which.until, edited };
     if verb == Verb::Drop && !which.yes {
-        println!("{} of these changes will never be in the warehouse:", letters.len());
-        for letter in &letters {
-            println!("    {} {} {}", letter["id"], text(&letter["table"]), letter["key"]);
+        let (mut all, span) = (0, Span { since: meant.since, until: meant.until });
+        for (_, table, count) in
+            listed::places(&**warehouse, (meant.table.as_ref(), letter), &span).await?
+        {
+            println!("{count} of {table}");
+            all += count;
         }
+        println!("{all} changes will never be in the warehouse");
         confirmed()?;
     }
-    let place = |letter: &Value| {
-        let table = text(&letter["table"]).parse::<TableName>().ok()?;
-        Some((text(&letter["connector"]).to_owned(), table))
-    };
-    let mut places: Vec<_> = letters.iter().filter_map(place).collect();
-    places.sort();
-    places.dedup();
-    let mut asked = Vec::new();
-    for (connector, table) in places {
-        asked.push(requests::ask(&**warehouse, verb, &connector, (Some(&table), letter)).await?);
+    let asked = ask_for_letters(&**warehouse, verb, &meant).await?;
+    if asked.is_empty() {
+        return Err(unknown(which.which.as_deref().unwrap_or("of these")));
     }
     wait_for(warehouse, &asked, which.wait).await
 }

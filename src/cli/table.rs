@@ -9,7 +9,7 @@ use super::Files;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::requests::{self, Verb};
+use crate::progress::requests::{self, About, Verb};
 use crate::progress::tables::{self, TableRecord};
 use crate::spec::Spec;
 use crate::warehouse::migrate;
@@ -102,7 +102,8 @@ async fn request(spec: &Spec, warehouse: &Session, verb: Verb, ask: Ask) -> Resu
     if verb == Verb::Resync && !ask.yes {
         confirm(warehouse, &connector, ask.table.as_ref()).await?;
     }
-    let id = requests::ask(&**warehouse, verb, &connector, (ask.table.as_ref(), None)).await?;
+    let about = About { table: ask.table.as_ref(), ..About::default() };
+    let id = requests::ask(&**warehouse, verb, &connector, &about).await?;
     wait_for(warehouse, &[id], ask.wait).await
 }
 

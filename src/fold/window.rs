@@ -107,8 +107,8 @@ impl Window {
         (digests, refused): (Digests, Refused),
         letter: Letter,
     ) {
-        let message = letter.value.clone().unwrap_or_default();
-        self.weigh(&message);
+        self.events += 1;
+        self.bytes += letter.weight() + size_of::<FoldedRow>();
         self.held.push(Held {
             target: target.clone(),
             order: Order { seq: mark.seq, ord: 0 },
@@ -117,18 +117,29 @@ impl Window {
             comes_from: None,
             digests,
             waits: true,
-            message,
+            message: Vec::new(),
             refused: Some(refused),
             letter: Some(Box::new(letter)),
             readable: false,
         });
     }
 
-    /// Gives the changes at this place that become dead letters the record that they came in.
-    pub fn attach(&mut self, place: Order, letter: impl Fn() -> Letter) {
+    /// Gives the changes at this place the record that they came in: those that become dead letters, those
+    /// that wait behind one, and others of tables of which it is asked for.
+    pub fn attach(
+        &mut self,
+        place: Order,
+        wanted: impl Fn(&Target) -> bool,
+        letter: impl Fn() -> Letter,
+    ) {
         let last = self.held.iter_mut().rev().take_while(|held| held.place == place);
-        for held in last.filter(|held| held.refused.is_some()) {
-            held.letter = Some(Box::new(letter()));
+        for held in last {
+            if held.refused.is_none() && !held.waits && !wanted(&held.target) {
+                continue;
+            }
+            let letter = letter();
+            self.bytes += letter.weight();
+            held.letter = Some(Box::new(letter));
         }
     }
 

@@ -26,10 +26,17 @@ pub struct Held {
     pub message: Vec<u8>,
     /// Why it becomes a dead letter, if it does.
     pub refused: Option<Refused>,
-    /// The record in which a dead letter came.
+    /// The record in which it came by a topic, where that is kept.
     pub letter: Option<Box<Letter>>,
     /// Whether the message is a change; else it is what nobody could read.
     pub readable: bool,
+}
+
+impl Held {
+    /// The bytes that it takes where it is kept.
+    pub fn weight(&self) -> usize {
+        self.message.len() + self.letter.as_deref().map_or(0, Letter::weight)
+    }
 }
 
 /// A record of a topic as a dead letter keeps it.
@@ -49,6 +56,14 @@ pub struct Letter {
     pub value: Option<Vec<u8>>,
     /// Its headers, as a JSON array of pairs: the name, and the value in base64.
     pub headers: String,
+}
+
+impl Letter {
+    /// The bytes that it takes where it is kept.
+    pub fn weight(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        length(&self.key) + length(&self.value) + self.headers.len()
+    }
 }
 
 /// A change that its table would refuse.

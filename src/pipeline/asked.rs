@@ -1,6 +1,8 @@
 //! What operators ask for of tables, whatever feeds them: that their changes are kept, that they go on, and what
 //! becomes of their dead letters.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Transaction;
 
 use super::core::Core;
@@ -53,34 +55,52 @@ pub(super) async fn settle(
         return Ok(false);
     }
     let records = tables::read(&*transaction, &core.connector().name).await?;
-    let (mut settled, mut left) = (0, 0);
-    for record in records.iter().filter(|of| table.is_none_or(|table| of.table == *table)) {
-        let which = Which {
-            table: &record.table,
-            id: request.letter,
-            numbers: core.numbers(),
-            request: request.id,
-        };
-        let count = dead_letters::settle(&transaction, &which, fate).await?;
-        if count > 0 && record.state == State::Streaming {
-            tables::set(&*transaction, &record.table, State::CatchingUp, None, None).await?;
-        }
-        settled += count;
-        left += dead_letters::left(&transaction, &which).await?;
-    }
-    let answer = match (settled, fate) {
-        (0, _) => "there is no such dead letter".to_owned(),
-        (count, Fate::Replayed) => format!("dead letters that are tried again: {count}"),
-        (count, Fate::Dropped) => {
-            format!("dead letters dropped: {count}; what waited behind them goes on")
-        }
+    let (mut restart, mut left) = (false, 0);
+    let mut outcome = (0, 0);
+    let states: HashMap<&TableName, State> =
+        records.iter().map(|record| (&record.table, record.state)).collect();
+    let meant: Vec<&TableName> = match table {
+        // it may be one whose first record nobody could read
+        Some(table) => vec![table],
+        None => states.keys().copied().collect(),
     };
+    for table in meant {
+        let which =
+            Which { table, id: request.letter, numbers: core.numbers(), request: request.id };
+        let settled = dead_letters::settle(&transaction, &which, fate).await?;
+        if settled.letters > 0 && states.get(table) == Some(&State::Streaming) {
+            tables::set(&*transaction, table, State::CatchingUp, None, None).await?;
+        }
+        // those that nobody could read are read again when a session begins
+        restart |= settled.letters + settled.unread > 0;
+        left += dead_letters::left(&transaction, &which).await?;
+        let (done, unreadable) = dead_letters::outcome(&transaction, &which).await?;
+        outcome = (outcome.0 + done, outcome.1 + unreadable);
+    }
+    let (done, answer) = answer(outcome, fate);
     if left == 0 {
-        requests::answer(&*transaction, request.id, settled > 0, &answer).await?;
+        requests::answer(&*transaction, request.id, done, &answer).await?;
     }
     transaction.commit().await?;
-    if settled > 0 || left == 0 {
-        tracing::info!(settled, "{answer}");
+    if left == 0 {
+        tracing::info!("{answer}");
     }
-    Ok(settled > 0)
+    Ok(restart)
+}
+
+/// Whether a request was carried out, and what is answered.
+fn answer((settled, unreadable): (u64, u64), fate: Fate) -> (bool, String) {
+    let still = match unreadable {
+        0 => String::new(),
+        count => format!("; that still cannot be read: {count} (siltstone dead-letter list)"),
+    };
+    match (settled, fate) {
+        (0, _) if unreadable == 0 => (false, "there is no such dead letter".to_owned()),
+        (count, Fate::Replayed) => {
+            (count > 0, format!("dead letters that are tried again: {count}{still}"))
+        }
+        (count, Fate::Dropped) => {
+            (true, format!("dead letters dropped: {count}; what waited behind them goes on"))
+        }
+    }
 }

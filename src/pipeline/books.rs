@@ -11,9 +11,10 @@ use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
-use crate::progress::{account, dead_letters, requests, schemas};
+use crate::progress::requests::{self, About, Span, Verb};
+use crate::progress::{account, dead_letters, listed, poison, schemas};
 use crate::relation::{Relation, Wire};
-use crate::serve::{Books, Later};
+use crate::serve::{Books, Later, Letters};
 use crate::spec::{Settings, Spec};
 use crate::types::write_text;
 use crate::value::{Cell, Row};
@@ -33,20 +34,22 @@ impl WarehouseBooks {
 }
 
 impl Books for WarehouseBooks {
-    fn ask(
-        &self,
-        verb: String,
-        connector: String,
-        table: Option<TableName>,
-        letter: Option<i64>,
-    ) -> Later<i64> {
+    fn ask(&self, verb: String, connector: String, table: Option<TableName>) -> Later<i64> {
         let settings = self.settings.clone();
         Box::pin(async move {
-            let verb = requests::Verb::of(&verb);
-            let verb = verb.ok_or_else(|| Error::new(Kind::Usage, "there is no such verb"))?;
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
-            requests::ask(&*warehouse, verb, &connector, (table.as_ref(), letter)).await
+            let about = About { table: table.as_ref(), ..About::default() };
+            requests::ask(&*warehouse, verb_of(&verb)?, &connector, &about).await
+        })
+    }
+
+    fn settle(&self, verb: String, letters: Letters) -> Later<Vec<i64>> {
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            ask_for_letters(&*warehouse, verb_of(&verb)?, &letters).await
         })
     }
 
@@ -89,6 +92,39 @@ impl Books for WarehouseBooks {
     }
 }
 
+fn verb_of(word: &str) -> Result<Verb> {
+    Verb::of(word).ok_or_else(|| Error::new(Kind::Usage, "there is no such verb"))
+}
+
+/// Writes down what is asked for dead letters, one request for each table; their numbers.
+pub async fn ask_for_letters(
+    client: &impl GenericClient,
+    verb: Verb,
+    letters: &Letters,
+) -> Result<Vec<i64>> {
+    let Letters { table, id, since, until, edited } = letters;
+    let span = Span { since: *since, until: *until };
+    let places = listed::places(client, (table.as_ref(), *id), &span).await?;
+    if edited.key.is_some() || edited.value.is_some() {
+        let Some(id) = id else {
+            let what = "a key or value can be put into one dead letter only";
+            return Err(Error::new(Kind::Usage, what).remedy("name it by its number"));
+        };
+        let put = (edited.key.as_deref(), edited.value.as_deref());
+        if !places.is_empty() && !poison::edit(client, *id, put).await? {
+            let what = format!("dead letter {id} came by replication: it is no record of a topic");
+            let remedy = "mend the row at its source, and drop or replay the letter";
+            return Err(Error::new(Kind::Usage, what).remedy(remedy));
+        }
+    }
+    let mut asked = Vec::new();
+    for (connector, table, _) in places {
+        let about = About { table: Some(&table), letter: *id, span };
+        asked.push(requests::ask(client, verb, &connector, &about).await?);
+    }
+    Ok(asked)
+}
+
 /// The open dead letters as `dead-letter list --json` and `/dead-letters` show them; a single one with
 /// its values.
 pub async fn dead_letters_as_json(
@@ -97,11 +133,14 @@ pub async fn dead_letters_as_json(
     id: Option<i64>,
 ) -> Result<Vec<Value>> {
     let mut shown = Vec::new();
-    for letter in dead_letters::list(client, table, id).await? {
+    for letter in listed::list(client, table, id).await? {
         let mut value = serde_json::to_value(&letter)
             .map_err(|error| Error::bug("a dead letter is no JSON").because(error))?;
         if let (Some(_), Some(fields)) = (id, value.as_object_mut()) {
             fields.extend(values(client, letter.id).await?);
+            if let Some(record) = listed::record(client, letter.id).await? {
+                fields.insert("record".to_owned(), record);
+            }
         }
         shown.push(value);
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::core::{Basis, CaughtUp, Core, Flows, writer};
 use super::drain::{self, Drain};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Advanced, Applied, Before, Refused};
+use crate::journey::{Advanced, Applied, Before, Held, Refused};
 use crate::merge::{Apply, Piece};
 use crate::position::Positions;
 use crate::postgres::Session;
@@ -341,6 +341,6 @@ async fn keep(
     }
     pending::keep(transaction, connector, held, shared.binary).await?;
     let kept = held.iter().filter(|change| change.refused.is_none());
-    let bytes: usize = kept.map(|change| change.message.len()).sum();
+    let bytes: usize = kept.map(Held::weight).sum();
     u64::try_from(bytes).map_err(|_| Error::new(Kind::Bug, "more bytes than there are"))
 }

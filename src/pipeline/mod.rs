@@ -48,7 +48,7 @@ mod topics;
 mod unseen;
 mod wall;
 
-pub use books::dead_letters_as_json;
+pub use books::{ask_for_letters, dead_letters_as_json};
 pub use inspect::{Report, inspect, inspect_source};
 pub use making::apply;
 pub use pairs::{Pairs, pairs, verify_connector, verify_topics};

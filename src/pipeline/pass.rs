@@ -13,7 +13,7 @@ use super::sift::{Aside, Item, Run, Sift};
 use crate::binding::bind;
 use crate::decode::Decoded;
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Batch, Before, Digests, Op, Target};
+use crate::journey::{Arrival, Batch, Before, Digests, Op, Target};
 use crate::merge::encode_batch;
 use crate::position::Order;
 use crate::progress::pending::{self, Kept};
@@ -263,7 +263,9 @@ impl Pass<'_> {
         };
         if kept.schema_id != self.standing.schema_id {
             let logs = self.standing.model.history.logs_events();
-            match kept.waits {
+            // the shapes of topics come in no order, and a table takes them all
+            let in_order = self.standing.arrival == Arrival::InOrder;
+            match kept.waits && in_order {
                 false => self.reshape(kept.schema_id, &relation).await?,
                 // events keep the shape they came in
                 true if logs => {}

@@ -20,6 +20,7 @@ use crate::merge::{Apply, Checks, encode_batch};
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters::{self, DeadLetter};
 use crate::progress::pending::Kept;
+use crate::progress::poison;
 
 /// More refused changes than this in one part are no exceptions: the table stops.
 const DEAD_AT_MOST: usize = 50;
@@ -200,7 +201,11 @@ impl Sift<'_> {
         let (kept, digests) = (item.kept, item.digests);
         let letter = DeadLetter { kept, digests, key, reason, record: None, readable: true };
         let connector = &self.shared.connector().name;
-        dead_letters::write(self.transaction, connector, table, &letter).await
+        dead_letters::write(self.transaction, connector, table, &letter).await?;
+        if self.shared.numbers().is_some() {
+            poison::take_record(self.transaction, connector, (table, kept.place)).await?;
+        }
+        Ok(())
     }
 
     fn too_many(&self, error: &Error) -> Error {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::{GenericClient, Row, Transaction};
+use tokio_postgres::{GenericClient, Transaction};
 
 use super::pending::Kept;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub async fn write(
     };
     let written = record.map(|record| crate::clock::from_unix_millis(record.at));
     let committed_at = crate::clock::from_postgres_micros(kept.mark.committed_at);
+    // a text of Postgres has no place for it
+    let reason = &reason.replace('\0', "\u{fffd}");
     transaction
         .execute(
             r#"insert into audit.dead_letters as d
@@ -51,7 +53,11 @@ pub async fn write(
                        $14, $15, $16, $17, $18, $19, $20, $21, $22::text::jsonb)
                on conflict (connector, table_name, seq, ord) do update
                set state = 'open', reason = excluded.reason, attempts = d.attempts + 1,
-                   event = excluded.event, changed_at = now()"#,
+                   event = excluded.event, format = excluded.format, schema_id = excluded.schema_id,
+                   key = coalesce(excluded.key, d.key), key_hash = excluded.key_hash,
+                   old_key_hash = excluded.old_key_hash, event_seq = excluded.event_seq,
+                   event_ord = excluded.event_ord, committed_at = excluded.committed_at,
+                   xid = excluded.xid, changed_at = now()"#,
             &[
                 &connector,
                 &table.to_string(),
@@ -132,7 +138,8 @@ pub enum Fate {
     Dropped,
 }
 
-/// Which dead letters an operator means: those that were open when the request was made.
+/// Which dead letters an operator means: those that were open when the request was made, of its span of
+/// time.
 pub struct Which<'w> {
     /// The table.
     pub table: &'w TableName,
@@ -145,12 +152,32 @@ pub struct Which<'w> {
 }
 
 const MEANT: &str = "d.table_name = $1 and d.state = 'open' and ($2::int8 is null or d.id = $2)
-    and d.changed_at <= (select r.requested_at from audit.requests r where r.id = $3)";
+    and exists (select from audit.requests r
+                 where r.id = $3 and d.changed_at <= r.requested_at
+                   and (r.noticed_since is null or d.noticed_at >= r.noticed_since)
+                   and (r.noticed_until is null or d.noticed_at < r.noticed_until))";
 
-/// Settles dead letters; returns how many.
-pub async fn settle(transaction: &Transaction<'_>, which: &Which<'_>, fate: Fate) -> Result<u64> {
+/// What became of dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// They are tried again, or left out.
+    pub letters: u64,
+    /// They have to be read again as records before they can be tried.
+    pub unread: u64,
+}
+
+/// Settles dead letters.
+pub async fn settle(
+    transaction: &Transaction<'_>,
+    which: &Which<'_>,
+    fate: Fate,
+) -> Result<Settled> {
     let failed = |error| Error::warehouse("settling dead letters", error);
     let name = which.table.to_string();
+    let mut settled = Settled::default();
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&name, &which.id, &which.request, &which.numbers];
+    let ours = "($4::int8[] is null or d.seq = any($4))";
     if fate == Fate::Replayed {
         let statement = format!(
             "insert into audit.pending
@@ -159,24 +186,51 @@ pub async fn settle(transaction: &Transaction<'_>, which: &Which<'_>, fate: Fate
              select connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
                     old_key_hash, true, length(event), format, event, event_seq, event_ord
                from audit.dead_letters d
-              where {MEANT} and ($4::int8[] is null or d.seq = any($4)) and d.format <> 'k'"
+              where {MEANT} and {ours} and d.format <> 'k'"
         );
-        transaction
-            .execute(&statement, &[&name, &which.id, &which.request, &which.numbers])
-            .await
-            .map_err(failed)?;
+        transaction.execute(&statement, &parameters).await.map_err(failed)?;
+        let query = format!(
+            "select count(*) from audit.dead_letters d where {MEANT} and {ours} and d.format = 'k'"
+        );
+        let row = transaction.query_one(&query, &parameters).await.map_err(failed)?;
+        let unread: i64 = row.try_get(0).map_err(failed)?;
+        settled.unread = u64::try_from(unread).unwrap_or(0);
     }
-    let word = if fate == Fate::Replayed { "replayed" } else { "dropped" };
     // one that could not be read is read again first
-    let readable = if fate == Fate::Replayed { "and d.format <> 'k'" } else { "" };
+    let (word, readable) = match fate {
+        Fate::Replayed => ("replayed", "and d.format <> 'k'"),
+        Fate::Dropped => ("dropped", ""),
+    };
     let statement = format!(
-        "update audit.dead_letters d set state = $5, changed_at = now()
-          where {MEANT} and ($4::int8[] is null or d.seq = any($4)) {readable}"
+        "update audit.dead_letters d set state = '{word}', changed_at = now()
+          where {MEANT} and {ours} {readable}"
     );
-    transaction
-        .execute(&statement, &[&name, &which.id, &which.request, &which.numbers, &word])
+    settled.letters = transaction.execute(&statement, &parameters).await.map_err(failed)?;
+    Ok(settled)
+}
+
+/// What a request has come to: dead letters of a table that were tried again or dropped, and those that
+/// could not be read again.
+pub async fn outcome(transaction: &Transaction<'_>, which: &Which<'_>) -> Result<(u64, u64)> {
+    let failed = |error| Error::warehouse("counting dead letters", error);
+    let row = transaction
+        .query_one(
+            "select count(*) filter (where d.state <> 'open' or d.format <> 'k'),
+                    count(*) filter (where d.state = 'open' and d.format = 'k')
+               from audit.dead_letters d, audit.requests r
+              where d.table_name = $1 and ($2::int8 is null or d.id = $2) and r.id = $3
+                and d.changed_at > r.requested_at and d.noticed_at <= r.requested_at
+                and (r.noticed_since is null or d.noticed_at >= r.noticed_since)
+                and (r.noticed_until is null or d.noticed_at < r.noticed_until)",
+            &[&which.table.to_string(), &which.id, &which.request],
+        )
         .await
-        .map_err(failed)
+        .map_err(failed)?;
+    let count = |at: usize| -> Result<u64> {
+        let count: i64 = row.try_get(at).map_err(failed)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    };
+    Ok((count(0)?, count(1)?))
 }
 
 /// How many of the meant ones are still open: they came by partitions of others.
@@ -189,68 +243,6 @@ pub async fn left(transaction: &Transaction<'_>, which: &Which<'_>) -> Result<u6
     let row = transaction.query_one(&query, &parameters).await.map_err(failed)?;
     let count: i64 = row.try_get(0).map_err(failed)?;
     Ok(u64::try_from(count).unwrap_or(0))
-}
-
-/// A dead letter as it is listed.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Listed {
-    /// Its number.
-    pub id: i64,
-    /// The connector it came by.
-    pub connector: String,
-    /// The table that refuses it.
-    pub table: String,
-    /// Its key, as a JSON object.
-    pub key: Option<serde_json::Value>,
-    /// Where its transaction's commit stands in the source's log.
-    pub position: String,
-    /// Its place in that transaction.
-    pub ordinal: i64,
-    /// Why it is refused.
-    pub reason: String,
-    /// How often it was tried.
-    pub attempts: i32,
-    /// When it was noticed first, in UTC.
-    pub noticed_at: String,
-}
-
-/// Open dead letters are listed up to this many at once.
-pub const LISTED_AT_MOST: i64 = 1_000;
-
-/// Lists the open dead letters, of one table or all of them, or the one of a number.
-pub async fn list(
-    client: &impl GenericClient,
-    table: Option<&TableName>,
-    id: Option<i64>,
-) -> Result<Vec<Listed>> {
-    let failed = |error| Error::warehouse("listing dead letters", error);
-    let rows = client
-        .query(
-            "select id, connector, table_name, key::text, seq, ord, reason, attempts,
-                    to_char(noticed_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')
-               from audit.dead_letters
-              where state = 'open' and ($1::text is null or table_name = $1)
-                and ($2::int8 is null or id = $2)
-              order by id limit $3",
-            &[&table.map(ToString::to_string), &id, &LISTED_AT_MOST],
-        )
-        .await
-        .map_err(failed)?;
-    let listed = |row: &Row| -> Result<Listed, tokio_postgres::Error> {
-        let key: Option<String> = row.try_get(3)?;
-        Ok(Listed {
-            id: row.try_get(0)?,
-            connector: row.try_get(1)?,
-            table: row.try_get(2)?,
-            key: key.and_then(|key| serde_json::from_str(&key).ok()),
-            position: crate::position::Lsn::from_i64(row.try_get(4)?).to_string(),
-            ordinal: row.try_get(5)?,
-            reason: row.try_get(6)?,
-            attempts: row.try_get(7)?,
-            noticed_at: row.try_get(8)?,
-        })
-    };
-    rows.iter().map(listed).collect::<Result<_, _>>().map_err(failed)
 }
 
 /// How many dead letters are open and how many changes wait, by table.

@@ -34,7 +34,8 @@ pub async fn replace_pending(
     transaction
         .execute(
             "update audit.pending p
-                set schema_id = m.shape, event = m.event, bytes = length(m.event)
+                set schema_id = m.shape, event = m.event, bytes = length(m.event),
+                    record_key = null, record_value = null, record_headers = null
                from unnest($2::int8[], $3::int8[], $4::int4[], $5::bytea[]) m(seq, ord, shape, event)
               where p.table_name = $1 and p.seq = m.seq and p.ord = m.ord",
             &[&table.to_string(), &seqs, &ords, &shapes, &events],
@@ -75,6 +76,8 @@ pub async fn replace_letter(
         .execute(
             "update audit.dead_letters
                 set schema_id = $2, event = coalesce($3, sha256(event)), key = null,
+                    record_key = null, record_value = null, record_headers = null, edited_key = null,
+                    edited_value = null,
                     reason = 'it was refused before its table was masked',
                     state = case when $3 is null and state = 'open' then 'dropped' else state end,
                     changed_at = now()

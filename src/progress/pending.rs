@@ -10,7 +10,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Digests, Held, Mark};
+use crate::journey::{Digests, Held, Letter, Mark};
 use crate::names::TableName;
 use crate::position::Order;
 
@@ -62,7 +62,8 @@ impl Kept {
 }
 
 const COPY: &str = "copy audit.pending (connector, table_name, seq, ord, committed_at, xid, schema_id, \
-    key_hash, old_key_hash, waits, bytes, format, event, event_seq, event_ord, comes_from) \
+    key_hash, old_key_hash, waits, bytes, format, event, event_seq, event_ord, comes_from, \
+    record_at, record_key, record_value, record_headers) \
     from stdin with (format binary)";
 
 /// A COPY message of about this many bytes is what the server's buffers like.
@@ -81,8 +82,8 @@ pub async fn keep(
     buffer.put_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
     for change in held.iter().filter(|change| change.refused.is_none()) {
         let table = change.target.model.table.to_string();
-        let bytes = i32::try_from(change.message.len()).unwrap_or(i32::MAX);
-        buffer.put_i16(16);
+        let bytes = i32::try_from(change.weight()).unwrap_or(i32::MAX);
+        buffer.put_i16(20);
         put(&mut buffer, connector.as_bytes());
         put(&mut buffer, table.as_bytes());
         put(&mut buffer, &change.place.seq.to_be_bytes());
@@ -102,6 +103,7 @@ pub async fn keep(
             Some(key) => put(&mut buffer, key.as_bytes()),
             None => buffer.put_i32(-1),
         }
+        put_record(&mut buffer, change.letter.as_deref());
         if buffer.len() >= CHUNK {
             sink.feed(buffer.split().freeze()).await.map_err(failed)?;
         }
@@ -110,6 +112,24 @@ pub async fn keep(
     sink.feed(buffer.freeze()).await.map_err(failed)?;
     sink.finish().await.map_err(failed)?;
     Ok(())
+}
+
+fn put_record(buffer: &mut BytesMut, record: Option<&Letter>) {
+    let Some(record) = record else {
+        return (0..4).for_each(|_| buffer.put_i32(-1));
+    };
+    let at = crate::clock::postgres_micros(crate::clock::from_unix_millis(record.at));
+    put(buffer, &at.to_be_bytes());
+    for bytes in [&record.key, &record.value] {
+        match bytes {
+            Some(bytes) => put(buffer, bytes),
+            None => buffer.put_i32(-1),
+        }
+    }
+    // the version of the binary form comes first
+    buffer.put_u32(u32::try_from(record.headers.len() + 1).unwrap_or(u32::MAX));
+    buffer.put_u8(1);
+    buffer.put_slice(record.headers.as_bytes());
 }
 
 fn put(buffer: &mut BytesMut, value: &[u8]) {

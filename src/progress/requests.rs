@@ -1,5 +1,6 @@
 //! What operators ask for: rows of `audit.requests`, which the owner of a connector carries out.
 
+use jiff::Timestamp;
 use tokio_postgres::GenericClient;
 
 use crate::error::{Error, Result};
@@ -66,23 +67,46 @@ pub struct Request {
     pub letter: Option<i64>,
 }
 
+/// A span of time in which dead letters were noticed first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// From here on.
+    pub since: Option<Timestamp>,
+    /// Up to before this.
+    pub until: Option<Timestamp>,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'r> {
+    /// The table; none for all of the connector's.
+    pub table: Option<&'r TableName>,
+    /// The dead letter; none for all of the table's.
+    pub letter: Option<i64>,
+    /// When the dead letters were noticed.
+    pub span: Span,
+}
+
 /// Writes a request; returns its number.
 pub async fn ask(
     client: &impl GenericClient,
     verb: Verb,
     connector: &str,
-    (table, letter): (Option<&TableName>, Option<i64>),
+    about: &About<'_>,
 ) -> Result<i64> {
     let failed = |error| Error::warehouse("writing a request", error);
     let row = client
         .query_one(
-            "insert into audit.requests (verb, connector, table_name, argument)
-             values ($1, $2, $3, $4) returning id",
+            "insert into audit.requests
+                 (verb, connector, table_name, argument, noticed_since, noticed_until)
+             values ($1, $2, $3, $4, $5, $6) returning id",
             &[
                 &verb.word(),
                 &connector,
-                &table.map(ToString::to_string),
-                &letter.map(|letter| letter.to_string()),
+                &about.table.map(ToString::to_string),
+                &about.letter.map(|letter| letter.to_string()),
+                &about.span.since,
+                &about.span.until,
             ],
         )
         .await

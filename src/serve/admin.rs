@@ -6,13 +6,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -20,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use super::auth::{Tokens, Verdict};
 use super::board::Board;
 use super::health::{Readiness, readiness};
+use super::letters::{self, Letters};
 use super::view::View;
 use super::{connectors, status};
 use crate::error::{Error, Kind, Result};
@@ -30,14 +30,11 @@ pub type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// What the server needs of the warehouse.
 pub trait Books: Send + Sync {
-    /// Writes a request down: the verb, the connector, the table, the dead letter. Returns its number.
-    fn ask(
-        &self,
-        verb: String,
-        connector: String,
-        table: Option<TableName>,
-        letter: Option<i64>,
-    ) -> Later<i64>;
+    /// Writes a request down: the verb, the connector, the table. Returns its number.
+    fn ask(&self, verb: String, connector: String, table: Option<TableName>) -> Later<i64>;
+
+    /// Writes down what is asked for dead letters; the numbers of the requests, none where none is meant.
+    fn settle(&self, verb: String, letters: Letters) -> Later<Vec<i64>>;
 
     /// Why a table is as it is; none where no connector feeds it.
     fn why(&self, table: TableName) -> Later<Option<Value>>;
@@ -54,7 +51,7 @@ pub trait Books: Send + Sync {
 pub(super) struct App {
     pub(super) board: Board,
     tokens: Tokens,
-    books: Arc<dyn Books>,
+    pub(super) books: Arc<dyn Books>,
     /// a comparison reads whole tables on both sides: one at a time
     comparing: Arc<Semaphore>,
 }
@@ -98,9 +95,7 @@ fn router(app: App) -> Router {
         .route("/tables/{table}/verify", post(verify).put(verify))
         .route("/tables/{table}/{verb}", post(ask).put(ask))
         .route("/why/{table}", get(why))
-        .route("/dead-letters", get(dead_letters))
-        .route("/dead-letters/{id}", get(dead_letter))
-        .route("/dead-letters/{id}/{verb}", post(settle))
+        .merge(letters::routes())
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
         .method_not_allowed_fallback(|method: Method| async move {
             failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not for this path"), None)
@@ -235,7 +230,7 @@ async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>)
         Some((view.name.clone(), table.clone()))
     });
     let Some((connector, table)) = found else { return unknown_table(&name) };
-    write_down(&app, verb, connector, Some(table), None).await
+    write_down(&app, verb, connector, Some(table)).await
 }
 
 /// Compares a table with its source, and answers when that is done.
@@ -261,15 +256,14 @@ pub(super) async fn write_down(
     verb: String,
     connector: String,
     table: Option<TableName>,
-    letter: Option<i64>,
 ) -> Response {
-    match app.books.ask(verb, connector, table, letter).await {
+    match app.books.ask(verb, connector, table).await {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "request": id }))).into_response(),
         Err(error) => no_answer(&error),
     }
 }
 
-fn no_answer(error: &Error) -> Response {
+pub(super) fn no_answer(error: &Error) -> Response {
     tracing::warn!("the warehouse was asked in vain: {}", error.reason());
     failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
 }
@@ -289,55 +283,4 @@ async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
         Ok(None) => unknown_table(&name),
         Err(error) => no_answer(&error),
     }
-}
-
-#[derive(Deserialize)]
-struct OfTable {
-    table: Option<String>,
-}
-
-async fn dead_letters(State(app): State<App>, Query(query): Query<OfTable>) -> Response {
-    let table = match query.table.map(|table| table.parse::<TableName>()).transpose() {
-        Ok(table) => table,
-        Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string(), None),
-    };
-    match app.books.dead_letters(table, None).await {
-        Ok(letters) => Json(letters).into_response(),
-        Err(error) => no_answer(&error),
-    }
-}
-
-async fn dead_letter(State(app): State<App>, Path(id): Path<String>) -> Response {
-    match one_letter(&app, &id).await {
-        Ok(letter) => Json(letter).into_response(),
-        Err(response) => response,
-    }
-}
-
-async fn one_letter(app: &App, id: &str) -> Result<Value, Response> {
-    let unknown = || {
-        let message = format!("there is no open dead letter {id}");
-        failure(StatusCode::NOT_FOUND, &message, Some("see /dead-letters"))
-    };
-    let number = id.parse().map_err(|_| unknown())?;
-    let letters = app.books.dead_letters(None, Some(number)).await;
-    letters.map_err(|error| no_answer(&error))?.into_iter().next().ok_or_else(unknown)
-}
-
-async fn settle(State(app): State<App>, Path((id, verb)): Path<(String, String)>) -> Response {
-    if !matches!(verb.as_str(), "replay" | "drop") {
-        let message = format!("{verb} is no verb of a dead letter: replay, drop");
-        return failure(StatusCode::NOT_FOUND, &message, None);
-    }
-    let letter = match one_letter(&app, &id).await {
-        Ok(letter) => letter,
-        Err(response) => return response,
-    };
-    let table = letter["table"].as_str().and_then(|table| table.parse().ok());
-    let (Some(table), Some(connector), Some(id)) =
-        (table, letter["connector"].as_str(), letter["id"].as_i64())
-    else {
-        return failure(StatusCode::INTERNAL_SERVER_ERROR, "a dead letter of no table", None);
-    };
-    write_down(&app, verb, connector.to_owned(), Some(table), Some(id)).await
 }

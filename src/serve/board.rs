@@ -253,6 +253,11 @@ impl ConnectorBoard {
         }
     }
 
+    /// Notes how many dead letters the topic for them does not have yet.
+    pub fn unsent_letters(&self, unsent: u64) {
+        lock(&self.view).unsent_letters = Some(unsent);
+    }
+
     /// Notes the dead letters of each table, and how many changes wait behind them.
     pub fn dead_letters(&self, counts: &HashMap<TableName, (u64, u64)>) {
         let mut view = lock(&self.view);

@@ -40,6 +40,7 @@ struct Families {
     spool_gave_up: IntCounterVec,
     pending: IntGaugeVec,
     dead_letters: IntGaugeVec,
+    unsent: IntGaugeVec,
     waiting: IntGaugeVec,
     state: IntGaugeVec,
     memory: IntGaugeVec,
@@ -168,6 +169,12 @@ impl Families {
                 "Changes that their table refuses",
                 ["table"]
             ),
+            unsent: family!(
+                IntGaugeVec,
+                "siltstone_dead_letters_unsent",
+                "Dead letters that dead_letter_topic does not have yet",
+                ["connector"]
+            ),
             waiting: family!(
                 IntGaugeVec,
                 "siltstone_waiting_changes",
@@ -204,6 +211,7 @@ impl Families {
             Box::new(self.spool_gave_up.clone()),
             Box::new(self.pending.clone()),
             Box::new(self.dead_letters.clone()),
+            Box::new(self.unsent.clone()),
             Box::new(self.waiting.clone()),
             Box::new(self.state.clone()),
             Box::new(self.memory.clone()),
@@ -265,6 +273,9 @@ impl Metrics {
                 now.set(i64::from(step == taken));
             }
             families.spooled.with_label_values(&[name]).set(gauge(view.spooled));
+            if let Some(unsent) = view.unsent_letters {
+                families.unsent.with_label_values(&[name]).set(gauge(unsent));
+            }
             for (table, report) in &view.tables {
                 tables += 1;
                 let shown = table.to_string();

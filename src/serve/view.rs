@@ -115,6 +115,8 @@ pub struct View {
     pub tables: BTreeMap<TableName, TableReport>,
     /// The partitions of topics that are read, by their names; none of a connector that reads a Postgres.
     pub partitions: BTreeMap<String, PartitionReport>,
+    /// Dead letters that the topic for them does not have yet; none without such a topic.
+    pub unsent_letters: Option<u64>,
     /// Sums.
     pub totals: Totals,
     /// The tables' names by their place in the session.

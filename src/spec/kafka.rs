@@ -227,25 +227,45 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         Some(given) => file.text("group", given)?,
         None => "siltstone".to_owned(),
     };
+    let topics: Vec<TopicPattern> = common::list(file, "topics", &raw.topics)?;
     Ok(Kafka {
         common: Arc::new(common),
         brokers,
         group,
-        topics: common::list(file, "topics", &raw.topics)?,
         format,
         properties: properties(file, &raw.properties)?,
         start: start(file, &raw)?,
         offset_lost: offset_lost(file, &raw)?,
         types: raw.types.as_ref().map_or(Ok(Types::default()), |raw| types(file, raw))?,
         atomic: raw.atomic == Some(true),
-        dead_letter_topic: raw
-            .dead_letter_topic
-            .as_ref()
-            .map(|given| file.text("dead_letter_topic", given))
-            .transpose()?
-            .filter(|topic| topic != "none"),
+        dead_letter_topic: dead_letter_topic(file, &raw, &topics)?,
+        topics,
         endpoint: endpoint.transpose()?,
     })
+}
+
+/// The topic of dead letters: none of those that are read, or its letters would come back without end.
+fn dead_letter_topic(
+    file: &File<'_>,
+    raw: &RawKafka,
+    topics: &[TopicPattern],
+) -> Result<Option<String>> {
+    let Some(given) = &raw.dead_letter_topic else { return Ok(None) };
+    let name = file.text("dead_letter_topic", given)?;
+    if name == "none" {
+        return Ok(None);
+    }
+    let refuse =
+        |what: &str, remedy: &str| Err(file.refuse_given("dead_letter_topic", given, what, remedy));
+    match <TopicPattern as Scalar>::read(&name) {
+        Ok(topic) if topic.is_exact() => {}
+        _ => return refuse("it is no topic", "write the name of one topic"),
+    }
+    if topics.iter().any(|topic| topic.matches(&name)) {
+        let remedy = "name it otherwise, so that no pattern of topics means it";
+        return refuse("it is one of the topics that are read", remedy);
+    }
+    Ok(Some(name))
 }
 
 fn format(file: &File<'_>, raw: &RawKafka) -> Result<Format> {

@@ -15,12 +15,12 @@ use super::super::intake::End;
 use super::super::lane::Progress;
 use super::letters;
 use super::places::Place;
-use super::plans::{Fed, Topics};
+use super::plans::{Fed, Planner, Topics};
 use super::tables::Tables;
 use crate::capture::topics::{Next, Queue, Reading};
-use crate::decode::{Memory, OtherSource, Plan, RowChange, Told, Veil};
+use crate::decode::{Memory, OtherSource, RowChange, Told};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Arrival, ChangeEvent, Op, TopicRecord};
+use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
 use crate::position::Order;
 use crate::spec::Kafka;
 
@@ -200,9 +200,7 @@ impl Here<'_> {
     /// Takes a record.
     async fn take(&mut self, record: &TopicRecord<'_>, partition: &mut Partition) -> Result<()> {
         let longest = self.shared.setup.settings.max_row_bytes;
-        let length = record.value.map_or(0, <[u8]>::len);
-        if u64::try_from(length).unwrap_or(u64::MAX) > longest {
-            let why = format!("a record of {length} bytes is longer than max_row_bytes");
+        if let Some(why) = letters::too_long(record, longest) {
             return self.bury(record, partition, &why);
         }
         let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
@@ -232,7 +230,7 @@ impl Here<'_> {
         let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
             Some(fed) => fed,
-            None => match self.plan(partition.topic, change, arrival).await {
+            None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
                     return self.bury(record, partition, &error.to_string());
@@ -262,9 +260,7 @@ impl Here<'_> {
         if let Err(poison) = fed.plan.write(change, message) {
             return Ok(Some(poison.to_string()));
         }
-        if fed.masked {
-            self.mask(fed, message)?;
-        }
+        fed.mask(self.shared, message)?;
         let at = Order { seq: partition.number, ord: record.offset };
         let event: ChangeEvent<'_> = fed
             .plan
@@ -279,67 +275,26 @@ impl Here<'_> {
         } else {
             self.gate.take(&event, message).await?;
         }
-        self.gate.window.attach(event.place, || letters::letter(record));
+        let tables = &self.tables;
+        self.gate.window.attach(
+            event.place,
+            |target| tables.is_sifted(&target.model.table),
+            || letters::letter(record, fed.masked),
+        );
         self.gate.window.note(event.mark.seq, event.mark.committed_at);
         let board = &self.shared.setup.board;
         board.heard(event.mark.committed_at);
         Ok(None)
     }
 
-    fn mask(&self, fed: &Fed, message: &mut Vec<u8>) -> Result<()> {
-        let masks = &self.shared.connector().masks;
-        let Some(mut veil) = Veil::of(&fed.plan.relation, masks.key()) else { return Ok(()) };
-        let Some((tag, body)) = message.split_first() else { return Ok(()) };
-        let mut masked = vec![*tag];
-        veil.body(*tag, body, &mut masked)?;
-        *message = masked;
-        Ok(())
-    }
-
-    /// Finds out how the records of a table are read; the table joins the routes if it is new to them.
-    async fn plan(
-        &mut self,
-        topic: usize,
-        change: &RowChange<'_>,
-        arrival: Arrival,
-    ) -> Result<Fed> {
-        let hints = self.tables.hints(&change.table).await?;
-        let Some((_, state, _)) = self.topics.topics.get(topic) else {
-            return Err(Error::bug("a partition of a topic that is not read"));
-        };
-        let masks = &self.shared.connector().masks;
-        let dress = |relation: &mut crate::relation::Relation| {
-            let table = relation.table.clone();
-            masks.dress(&table, relation);
-        };
-        let plan = Plan::new(state, change, (&hints, &self.connector.types), dress)?;
-        if let Some(row) = change.after.filter(|_| change.shapes.value == 0) {
-            for column in plan.unknown(row) {
-                let table = &change.table;
-                tracing::warn!(%table, column, "a field that no file or table names is not taken");
-            }
+    fn planner(&mut self) -> Planner<'_> {
+        Planner {
+            shared: self.shared,
+            connector: self.connector,
+            tables: self.tables,
+            topics: self.topics,
+            router: &mut self.gate.router,
         }
-        let masked = plan.relation.masked().next().is_some();
-        let fed = Fed {
-            table: change.table.clone(),
-            shapes: change.shapes,
-            masked,
-            plan: Arc::new(plan),
-        };
-        let router = &mut self.gate.router;
-        if router.of(&fed.plan.relation).is_empty() {
-            self.tables.open(router, &fed.plan.relation, arrival).await?;
-        }
-        let routes = router.of(&fed.plan.relation);
-        if routes.is_empty() {
-            let table = &change.table;
-            tracing::info!(%table, "no file takes this table, and the connector has no target_schema");
-        }
-        for route in routes.iter() {
-            router.set_arrival(*route, arrival);
-        }
-        self.topics.keep(topic, fed.clone());
-        Ok(fed)
     }
 
     fn remember(&mut self, record: &TopicRecord<'_>, memory: &Memory) -> Result<()> {
@@ -367,10 +322,10 @@ impl Here<'_> {
     /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
     fn bury(&mut self, record: &TopicRecord<'_>, partition: &Partition, why: &str) -> Result<()> {
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
-        let (table, plan) = (topic.table().clone(), last.as_ref().map(|fed| fed.plan.clone()));
+        let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);
-        let routes = match &plan {
-            Some(plan) => self.gate.router.of(&plan.relation),
+        let routes = match &fed {
+            Some(fed) => self.gate.router.of(&fed.plan.relation),
             None => Arc::from([]),
         };
         tracing::warn!(
@@ -380,20 +335,26 @@ impl Here<'_> {
             why,
             "a record cannot be read: it becomes a dead letter"
         );
-        if routes.is_empty() {
-            let target = letters::nameless(self.shared.connector(), &table);
-            let (digests, key) = letters::keys(None, &target, record);
-            let refused = letters::refused(why, key);
-            let letter = letters::letter(record);
-            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
-        }
+        // what may not be seen cannot be told from the rest
+        let masked = self.shared.connector().masks.covers(&table);
+        let why = if masked { format!("{why}{}", letters::NOT_KEPT) } else { why.to_owned() };
+        let mut apart = Vec::new();
         for at in routes.iter() {
-            let Some(route) = self.gate.router.route(*at).cloned() else { continue };
-            let (digests, key) = letters::keys(plan.as_deref(), &route.target, record);
-            let refused = letters::refused(why, key);
-            self.gate.router.hold_keys(*at, digests);
-            let letter = letters::letter(record);
-            self.gate.window.set_apart(&route.target, (place, mark), (digests, refused), letter);
+            let Some(route) = self.gate.router.route(*at) else { continue };
+            let target = route.target.clone();
+            let keys = letters::keys(self.shared, fed.as_ref(), &target, record)?;
+            self.gate.router.hold_keys(*at, keys.0);
+            apart.push((target, keys));
+        }
+        if apart.is_empty() {
+            let target = letters::nameless(self.shared.connector(), &table);
+            let keys = letters::keys(self.shared, None, &target, record)?;
+            apart.push((target, keys));
+        }
+        for (target, (digests, key)) in apart {
+            let refused = Refused { reason: why.clone(), key };
+            let letter = letters::letter(record, masked);
+            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
         }
         Ok(())
     }

@@ -6,26 +6,46 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::decode::Plan;
+use super::super::core::Core;
+use super::plans::Fed;
+use crate::error::Result;
 use crate::fold::{digests, key_document};
-use crate::journey::{Arrival, Digests, Letter, Mark, Refused, Target, TopicRecord};
+use crate::journey::{Arrival, Digests, Letter, Mark, Target, TopicRecord};
 use crate::names::{TableName, fingerprint};
 use crate::position::Order;
 use crate::relation::{Identity, Relation};
 use crate::spec::{Common, Deletes, History, Model, NewColumns, SourceName};
 
-/// A record as a dead letter keeps it.
-pub(super) fn letter(record: &TopicRecord<'_>) -> Letter {
+/// What is said of a record of a table with masks: it cannot be told which of its bytes nobody may see.
+pub(super) const NOT_KEPT: &str =
+    "; its key and value are not kept, as its table has masks: they are in the topic";
+
+/// Why such a record cannot be read again.
+pub(super) const GIVE_VALUE: &str = "its key and value are not kept, as its table has masks: take the record \
+                                     from its topic and replay it with --key and --value";
+
+/// Why a record is too long to be taken, if it is.
+pub(super) fn too_long(record: &TopicRecord<'_>, longest: u64) -> Option<String> {
+    let length = record.value.map_or(0, <[u8]>::len);
+    (u64::try_from(length).unwrap_or(u64::MAX) > longest)
+        .then(|| format!("a record of {length} bytes is longer than max_row_bytes"))
+}
+
+/// A record as a dead letter keeps it; of one with values that nobody may see, where it is.
+pub(super) fn letter(record: &TopicRecord<'_>, masked: bool) -> Letter {
     let header = |(name, value): &(&str, Option<&[u8]>)| {
+        // a JSON text of Postgres has no place for it
+        let name = name.replace('\0', "\u{fffd}");
         serde_json::json!([name, value.map(|value| STANDARD.encode(value))])
     };
+    let open = |bytes: Option<&[u8]>| bytes.filter(|_| !masked).map(<[u8]>::to_vec);
     Letter {
         topic: record.topic.to_owned(),
         partition: record.partition,
         offset: record.offset,
         at: record.timestamp,
-        key: record.key.map(<[u8]>::to_vec),
-        value: record.value.map(<[u8]>::to_vec),
+        key: open(record.key),
+        value: open(record.value),
         headers: serde_json::Value::Array(record.headers.iter().map(header).collect()).to_string(),
     }
 }
@@ -33,29 +53,24 @@ pub(super) fn letter(record: &TopicRecord<'_>) -> Letter {
 /// The keys of a record that cannot be read, by what tells its table's rows apart; of one whose key cannot be
 /// read either a digest of its own.
 pub(super) fn keys(
-    plan: Option<&Plan>,
+    shared: &Core,
+    fed: Option<&Fed>,
     target: &Target,
     record: &TopicRecord<'_>,
-) -> (Digests, Option<String>) {
+) -> Result<(Digests, Option<String>)> {
     let mut message = Vec::new();
-    let keyed = plan.zip(record.key).filter(|_| !target.key.is_empty());
-    let event = keyed.and_then(|(plan, key)| {
-        plan.write_bare_key(key, &mut message).ok()?;
-        plan.bare_key(&message)
-    });
-    match event {
-        Some(event) => (digests(target, &event), key_document(target, &event)),
-        None => {
-            let place = format!("{}/{}:{}", record.topic, record.partition, record.offset);
-            let digest = fingerprint(place.as_bytes()).cast_signed();
-            (Digests { new: digest, old: digest }, None)
+    let keyed = fed.zip(record.key).filter(|_| !target.key.is_empty());
+    if let Some((fed, key)) = keyed
+        && fed.plan.write_bare_key(key, &mut message).is_ok()
+    {
+        fed.mask(shared, &mut message)?;
+        if let Some(event) = fed.plan.bare_key(&message) {
+            return Ok((digests(target, &event), key_document(target, &event)));
         }
     }
-}
-
-/// A refusal of a record.
-pub(super) fn refused(reason: &str, key: Option<String>) -> Refused {
-    Refused { reason: reason.to_owned(), key }
+    let place = format!("{}/{}:{}", record.topic, record.partition, record.offset);
+    let digest = fingerprint(place.as_bytes()).cast_signed();
+    Ok((Digests { new: digest, old: digest }, None))
 }
 
 /// A target for records of a table that nobody knows yet.

@@ -4,9 +4,11 @@
 //! partition has a position and a fence of its own, tables show themselves by their records, and a record
 //! that nobody can read is set aside with its bytes.
 
+mod again;
 mod control;
 mod intake;
 mod letters;
+mod outlet;
 mod places;
 mod plans;
 mod session;

@@ -4,9 +4,15 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::decode::{Plan, RowChange, Shapes, Topic};
+use super::super::core::Core;
+use super::super::router::Router;
+use super::tables::Tables;
+use crate::decode::{Plan, RowChange, Shapes, Topic, Veil};
+use crate::error::{Error, Result};
+use crate::journey::Arrival;
 use crate::names::TableName;
-use crate::spec::Format;
+use crate::relation::Relation;
+use crate::spec::{Format, Kafka};
 
 /// The topics that are read.
 pub(super) struct Topics {
@@ -61,5 +67,77 @@ impl Topics {
             *last = Some(fed.clone());
         }
         self.plans.insert((topic, fed.table.clone(), fed.shapes), fed);
+    }
+}
+
+/// Finds out how the records of a table are read.
+pub(super) struct Planner<'p> {
+    pub(super) shared: &'p Core,
+    pub(super) connector: &'p Kafka,
+    pub(super) tables: &'p mut Tables,
+    pub(super) topics: &'p mut Topics,
+    pub(super) router: &'p mut Router,
+}
+
+impl Planner<'_> {
+    /// Makes the plan for a change; its table joins the routes if it is new to them.
+    pub(super) async fn plan(
+        self,
+        topic: usize,
+        change: &RowChange<'_>,
+        arrival: Arrival,
+    ) -> Result<Fed> {
+        let hints = self.tables.hints(&change.table).await?;
+        let Some((_, state, _)) = self.topics.topics.get(topic) else {
+            return Err(Error::bug("a partition of a topic that is not read"));
+        };
+        let masks = &self.shared.connector().masks;
+        let dress = |relation: &mut Relation| {
+            let table = relation.table.clone();
+            masks.dress(&table, relation);
+        };
+        let plan = Plan::new(state, change, (&hints, &self.connector.types), dress)?;
+        if let Some(row) = change.after.filter(|_| change.shapes.value == 0) {
+            for column in plan.unknown(row) {
+                let table = &change.table;
+                tracing::warn!(%table, column, "a field that no file or table names is not taken");
+            }
+        }
+        let masked = plan.relation.masked().next().is_some();
+        let fed = Fed {
+            table: change.table.clone(),
+            shapes: change.shapes,
+            masked,
+            plan: Arc::new(plan),
+        };
+        if self.router.of(&fed.plan.relation).is_empty() {
+            self.tables.open(self.router, &fed.plan.relation, arrival).await?;
+        }
+        let routes = self.router.of(&fed.plan.relation);
+        if routes.is_empty() {
+            let table = &change.table;
+            tracing::info!(%table, "no file takes this table, and the connector has no target_schema");
+        }
+        for route in routes.iter() {
+            self.router.set_arrival(*route, arrival);
+        }
+        self.topics.keep(topic, fed.clone());
+        Ok(fed)
+    }
+}
+
+impl Fed {
+    /// Masks what nobody may see of a message.
+    pub(super) fn mask(&self, shared: &Core, message: &mut Vec<u8>) -> Result<()> {
+        if !self.masked {
+            return Ok(());
+        }
+        let masks = &shared.connector().masks;
+        let Some(mut veil) = Veil::of(&self.plan.relation, masks.key()) else { return Ok(()) };
+        let Some((tag, body)) = message.split_first() else { return Ok(()) };
+        let mut masked = vec![*tag];
+        veil.body(*tag, body, &mut masked)?;
+        *message = masked;
+        Ok(())
     }
 }

@@ -11,8 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::TopicSetup;
+use super::again;
 use super::control::Control;
 use super::intake::{Intake, Partition};
+use super::outlet::send_letters;
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::tables::Tables;
@@ -138,7 +140,11 @@ async fn as_owner(
     };
     let core = Core::open(setup.basis.clone(), fence, true, reads).await?;
     let shared = Arc::new(core);
-    match run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await {
+    let ended = match again::read_again(setup, &shared, &places, &mut warehouse).await {
+        Ok(()) => run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await,
+        Err(error) => Err(error),
+    };
+    match ended {
         Err(error) => hold_table(&shared, error).await,
         Ok(ended) => {
             // whoever is given a partition next need not end our sessions
@@ -204,6 +210,13 @@ async fn run_tasks(
     });
     tasks.spawn(announce(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
+    tasks.spawn({
+        let (connector, shared) = (connector.clone(), shared.clone());
+        async move {
+            send_letters(connector, shared).await;
+            Ended::Other(Ok(End::Restart))
+        }
+    });
     tasks.spawn({
         let (given, assignment) = (member.given(), assignment.clone());
         async move { Ended::Other(until_other(given, &assignment).await) }

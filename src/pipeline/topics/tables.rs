@@ -320,6 +320,12 @@ impl Tables {
         Ok((unbound(index, model, relation, schema_id), State::Stopped))
     }
 
+    /// Whether a table takes its changes one by one, as it has refused some.
+    pub(super) fn is_sifted(&self, table: &TableName) -> bool {
+        let record = self.records.get(table);
+        record.is_some_and(|of| of.state == State::CatchingUp && of.reason.is_some())
+    }
+
     fn flow(&self, record: &TableRecord) -> Flow {
         let clear = !self.kept.contains(&record.table);
         if record.state == State::Streaming && clear { Flow::Live } else { Flow::Hold }

@@ -11,6 +11,7 @@ mod places;
 mod plans;
 mod session;
 mod tables;
+mod whole;
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};

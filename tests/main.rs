@@ -38,6 +38,7 @@ mod streaming;
 mod support;
 mod tidy;
 mod tls;
+mod topics;
 mod types;
 mod verify;
 mod wal;

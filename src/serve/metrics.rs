@@ -104,6 +104,24 @@ fn spool_gave_up() -> IntCounterVec {
     )
 }
 
+fn lag_records() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_lag_records",
+        "Records of a topic's partition that are not applied",
+        ["connector", "partition"]
+    )
+}
+
+fn lag_seconds() -> GaugeVec {
+    family!(
+        GaugeVec,
+        "siltstone_lag_seconds",
+        "Age of the last applied commit while something waits, else 0",
+        ["connector", "stage"]
+    )
+}
+
 impl Families {
     fn new() -> Families {
         Families {
@@ -127,18 +145,8 @@ impl Families {
                 "Bytes of the source's log behind its end",
                 ["connector", "stage"]
             ),
-            lag_records: family!(
-                IntGaugeVec,
-                "siltstone_lag_records",
-                "Records of a topic's partition that are not applied",
-                ["connector", "partition"]
-            ),
-            lag_seconds: family!(
-                GaugeVec,
-                "siltstone_lag_seconds",
-                "Age of the last applied commit while something waits, else 0",
-                ["connector", "stage"]
-            ),
+            lag_records: lag_records(),
+            lag_seconds: lag_seconds(),
             wal_step: wal_steps(),
             retained: family!(
                 IntGaugeVec,

@@ -235,6 +235,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         Some(given) => file.text("group", given)?,
         None => "siltstone".to_owned(),
     };
+    let (start, offset_lost) = places(file, &raw)?;
     Ok(Kafka {
         common: Arc::new(common),
         brokers,
@@ -242,19 +243,8 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         topics: common::list(file, "topics", &raw.topics)?,
         format,
         properties: properties(file, &raw.properties)?,
-        start: match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
-            "latest" => StartAt::Latest,
-            _ => StartAt::Earliest,
-        },
-        offset_lost: match file.choice(
-            "offset_lost",
-            raw.offset_lost.as_ref(),
-            &["stop", "earliest", "resync"],
-        )? {
-            "earliest" => OffsetLost::Earliest,
-            "resync" => OffsetLost::Resync,
-            _ => OffsetLost::Stop,
-        },
+        start,
+        offset_lost,
         types: raw.types.as_ref().map_or(Ok(Types::default()), |raw| types(file, raw))?,
         atomic: raw.atomic == Some(true),
         dead_letter_topic: raw
@@ -265,6 +255,21 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
             .filter(|topic| topic != "none"),
         endpoint: endpoint.transpose()?,
     })
+}
+
+/// Where a partition begins, and where it goes on whose stored offset is gone.
+fn places(file: &File<'_>, raw: &RawKafka) -> Result<(StartAt, OffsetLost)> {
+    let start = match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
+        "latest" => StartAt::Latest,
+        _ => StartAt::Earliest,
+    };
+    let choices = ["stop", "earliest", "resync"];
+    let lost = match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
+        "earliest" => OffsetLost::Earliest,
+        "resync" => OffsetLost::Resync,
+        _ => OffsetLost::Stop,
+    };
+    Ok((start, lost))
 }
 
 fn properties(file: &File<'_>, raw: &BTreeMap<String, Given>) -> Result<BTreeMap<String, Secret>> {

@@ -16,7 +16,7 @@ use super::intake::{Intake, Partition};
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::tables::Tables;
-use crate::capture::topics::{Assignment, Member};
+use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::Stretch;
@@ -67,6 +67,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
         setup.leave();
         return Ok(End::Stopped);
     };
+    setup.check();
     let ended = match as_owner(setup, (&member, assignment), warehouse, stop).await {
         // another member has been given a partition of ours, or `siltstone apply` asks us to begin anew
         Err(error) if error.kind() == Kind::Fenced => Ok(End::Restart),
@@ -173,17 +174,8 @@ async fn run_tasks(
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
     let reading = member.read(&assignment, &positions)?;
-    // in the order of the queues
-    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
     let mut topics = Topics::new(connector.format);
-    let mut stretches = Vec::new();
-    let mut partitions = Vec::new();
-    for queue in &reading.queues {
-        let place = by_name.get(&*queue.partition.name());
-        let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
-        stretches.push((place.name.clone(), place.offset));
-        partitions.push(Partition::new(place, &mut topics));
-    }
+    let (stretches, partitions) = in_order(&reading, &places, &mut topics)?;
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
@@ -211,14 +203,7 @@ async fn run_tasks(
         let _landing = landing;
         Ended::Lane(lane.run(work_received, caught_up_received, landing_watched).await)
     });
-    tasks.spawn(async move {
-        for table in catching_up {
-            if caught_up.send(table).await.is_err() {
-                break;
-            }
-        }
-        std::future::pending().await
-    });
+    tasks.spawn(hand_over(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
     tasks.spawn({
         let (given, assignment) = (member.given(), assignment.clone());
@@ -231,6 +216,36 @@ async fn run_tasks(
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;
     end
+}
+
+/// Partitions, each with the offset from which it is read.
+type Begins = Vec<(Arc<str>, i64)>;
+
+/// What is known of each partition, in the order of the queues.
+fn in_order(
+    reading: &Reading,
+    places: &[Place],
+    topics: &mut Topics,
+) -> Result<(Begins, Vec<Partition>)> {
+    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
+    let (mut stretches, mut partitions) = (Vec::new(), Vec::new());
+    for queue in &reading.queues {
+        let place = by_name.get(&*queue.partition.name());
+        let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
+        stretches.push((place.name.clone(), place.offset));
+        partitions.push(Partition::new(place, topics));
+    }
+    Ok((stretches, partitions))
+}
+
+/// Tells the lane of the tables that have something to catch up with; ends with the session.
+async fn hand_over(catching_up: Vec<CaughtUp>, caught_up: mpsc::Sender<CaughtUp>) -> Ended {
+    for table in catching_up {
+        if caught_up.send(table).await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Ends when the group gives other partitions.

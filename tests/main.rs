@@ -19,6 +19,7 @@ mod failover;
 mod faults;
 mod guard;
 mod init;
+mod init_debezium;
 mod journey;
 mod kafka_environment;
 mod mask;

@@ -53,7 +53,7 @@ pub use books::dead_letters_as_json;
 pub use declared::{TopicChange, TopicDifference, TopicPlan, plan_topics};
 pub use inspect::{Report, inspect, inspect_source, inspect_topics};
 pub use making::apply;
-pub use pairs::{Pairs, pairs, verify_connector};
+pub use pairs::{Pairs, pairs, verify_connector, verify_topics};
 pub use planning::{Difference, Plan, plan};
 pub use rights::replicated;
 pub use service::{Options, Service};

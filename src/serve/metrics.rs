@@ -104,21 +104,21 @@ fn spool_gave_up() -> IntCounterVec {
     )
 }
 
+fn lag_bytes() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_lag_bytes",
+        "Bytes of the source's log behind its end",
+        ["connector", "stage"]
+    )
+}
+
 fn lag_records() -> IntGaugeVec {
     family!(
         IntGaugeVec,
         "siltstone_lag_records",
         "Records of a topic's partition that are not applied",
         ["connector", "partition"]
-    )
-}
-
-fn lag_seconds() -> GaugeVec {
-    family!(
-        GaugeVec,
-        "siltstone_lag_seconds",
-        "Age of the last applied commit while something waits, else 0",
-        ["connector", "stage"]
     )
 }
 
@@ -139,14 +139,14 @@ impl Families {
                 "Rows dropped because a newer one was there",
                 ["table"]
             ),
-            lag_bytes: family!(
-                IntGaugeVec,
-                "siltstone_lag_bytes",
-                "Bytes of the source's log behind its end",
+            lag_bytes: lag_bytes(),
+            lag_records: lag_records(),
+            lag_seconds: family!(
+                GaugeVec,
+                "siltstone_lag_seconds",
+                "Age of the last applied commit while something waits, else 0",
                 ["connector", "stage"]
             ),
-            lag_records: lag_records(),
-            lag_seconds: lag_seconds(),
             wal_step: wal_steps(),
             retained: family!(
                 IntGaugeVec,

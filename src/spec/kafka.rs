@@ -215,15 +215,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         let remedy = "name the topics to take, such as topics: [\"shop.public.*\"]";
         return Err(file.refuse("topics", "no topic is taken", remedy));
     }
-    let formats = ["debezium-json", "flat-json", "debezium-avro"];
-    let format = match file.choice("format", raw.format.as_ref(), &formats)? {
-        "flat-json" => Format::FlatJson,
-        "debezium-avro" => {
-            let remedy = "write debezium-json or flat-json";
-            return Err(file.refuse("format", "this version does not read Avro yet", remedy));
-        }
-        _ => Format::DebeziumJson,
-    };
+    let format = format(file, &raw)?;
     if let Some(lanes) = &raw.lanes {
         file.choice("lanes", Some(lanes), &["1"])?;
     }
@@ -235,7 +227,6 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         Some(given) => file.text("group", given)?,
         None => "siltstone".to_owned(),
     };
-    let (start, offset_lost) = places(file, &raw)?;
     Ok(Kafka {
         common: Arc::new(common),
         brokers,
@@ -243,8 +234,8 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         topics: common::list(file, "topics", &raw.topics)?,
         format,
         properties: properties(file, &raw.properties)?,
-        start,
-        offset_lost,
+        start: start(file, &raw)?,
+        offset_lost: offset_lost(file, &raw)?,
         types: raw.types.as_ref().map_or(Ok(Types::default()), |raw| types(file, raw))?,
         atomic: raw.atomic == Some(true),
         dead_letter_topic: raw
@@ -257,19 +248,32 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
     })
 }
 
-/// Where a partition begins, and where it goes on whose stored offset is gone.
-fn places(file: &File<'_>, raw: &RawKafka) -> Result<(StartAt, OffsetLost)> {
-    let start = match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
+fn format(file: &File<'_>, raw: &RawKafka) -> Result<Format> {
+    let formats = ["debezium-json", "flat-json", "debezium-avro"];
+    match file.choice("format", raw.format.as_ref(), &formats)? {
+        "flat-json" => Ok(Format::FlatJson),
+        "debezium-avro" => {
+            let remedy = "write debezium-json or flat-json";
+            Err(file.refuse("format", "this version does not read Avro yet", remedy))
+        }
+        _ => Ok(Format::DebeziumJson),
+    }
+}
+
+fn start(file: &File<'_>, raw: &RawKafka) -> Result<StartAt> {
+    Ok(match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
         "latest" => StartAt::Latest,
         _ => StartAt::Earliest,
-    };
+    })
+}
+
+fn offset_lost(file: &File<'_>, raw: &RawKafka) -> Result<OffsetLost> {
     let choices = ["stop", "earliest", "resync"];
-    let lost = match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
+    Ok(match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
         "earliest" => OffsetLost::Earliest,
         "resync" => OffsetLost::Resync,
         _ => OffsetLost::Stop,
-    };
-    Ok((start, lost))
+    })
 }
 
 fn properties(file: &File<'_>, raw: &BTreeMap<String, Given>) -> Result<BTreeMap<String, Secret>> {

@@ -23,7 +23,7 @@ use crate::journey::Stretch;
 use crate::position::Positions;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::wanted::{self, Wanted};
-use crate::progress::{Checkpoint, Ledger, pending};
+use crate::progress::{Checkpoint, Ledger};
 use crate::serve::Phase;
 use crate::warehouse::{Claim, Fence, migrate, refuse_outstanding, refuse_unfit, take_over};
 
@@ -167,15 +167,15 @@ async fn run_tasks(
     let mut router = Router::empty(connector.held_keys);
     let catching_up = tables.open_kept(&mut router, (&warehouse, &ends)).await?;
     let checkpoints = places.iter().map(|place| checkpoint(name, place)).collect();
-    let kept = pending::sizes(&*warehouse, name).await?;
-    let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
     let (progress, watched) = watch::channel(Progress { done: 0, stored: positions.clone() });
-    let lane = Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, kept).await?;
+    let lane =
+        Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, &warehouse).await?;
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
     let reading = member.read(&assignment, &positions)?;
     let mut topics = Topics::new(connector.format);
-    let (stretches, partitions) = in_order(&reading, &places, &mut topics)?;
+    let partitions = partitions(&reading, &places, &mut topics)?;
+    let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
@@ -203,7 +203,7 @@ async fn run_tasks(
         let _landing = landing;
         Ended::Lane(lane.run(work_received, caught_up_received, landing_watched).await)
     });
-    tasks.spawn(hand_over(catching_up, caught_up));
+    tasks.spawn(announce(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
     tasks.spawn({
         let (given, assignment) = (member.given(), assignment.clone());
@@ -218,30 +218,22 @@ async fn run_tasks(
     end
 }
 
-/// Partitions, each with the offset from which it is read.
-type Begins = Vec<(Arc<str>, i64)>;
-
-/// What is known of each partition, in the order of the queues.
-fn in_order(
-    reading: &Reading,
-    places: &[Place],
-    topics: &mut Topics,
-) -> Result<(Begins, Vec<Partition>)> {
+/// In the order of the queues.
+fn partitions(reading: &Reading, places: &[Place], topics: &mut Topics) -> Result<Vec<Partition>> {
     let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
-    let (mut stretches, mut partitions) = (Vec::new(), Vec::new());
+    let mut partitions = Vec::new();
     for queue in &reading.queues {
         let place = by_name.get(&*queue.partition.name());
         let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
-        stretches.push((place.name.clone(), place.offset));
         partitions.push(Partition::new(place, topics));
     }
-    Ok((stretches, partitions))
+    Ok(partitions)
 }
 
-/// Tells the lane of the tables that have something to catch up with; ends with the session.
-async fn hand_over(catching_up: Vec<CaughtUp>, caught_up: mpsc::Sender<CaughtUp>) -> Ended {
+/// Announces the tables that go on once their kept changes are applied.
+async fn announce(catching_up: Vec<CaughtUp>, to: mpsc::Sender<CaughtUp>) -> Ended {
     for table in catching_up {
-        if caught_up.send(table).await.is_err() {
+        if to.send(table).await.is_err() {
             break;
         }
     }

@@ -41,6 +41,7 @@ pub(super) async fn find(
     let connector = &setup.connector;
     let mut stored = partitions::read(&**warehouse, &connector.name).await?;
     let mut places = Vec::new();
+    let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
@@ -53,9 +54,11 @@ pub(super) async fn find(
                 known
             }
             None => {
+                // one that was added to a topic that we read: all of it was written meanwhile
+                let added = known.iter().any(|known| known.topic == partition.topic);
                 let position = match connector.start {
-                    StartAt::Earliest => first,
-                    StartAt::Latest => end,
+                    StartAt::Latest if !added => end,
+                    StartAt::Latest | StartAt::Earliest => first,
                 };
                 tracing::info!(partition = %name, position, end, "a partition is new to us");
                 begin(setup, (warehouse, fence), &name, position).await?

@@ -178,14 +178,15 @@ fn a_letter_that_can_be_read_again_goes_before_what_waits_behind_it() {
         let site = site_at("reread", &mock.address()).await;
         let topics = mock.topics();
         poisoned(&site, &topics).await;
-        // each key goes on behind its letter
-        topics.write((1..9).map(|id| good(id, 900, 500)).collect()).await;
         let catch_up = async || {
             connect(&site, &mock.address(), "");
             site.catch_up().await;
         };
         catch_up().await;
         assert_letters(&site).await;
+        // each key goes on behind its letter
+        topics.write((1..9).map(|id| good(id, 900, 500)).collect()).await;
+        catch_up().await;
         assert_eq!(site.at_warehouse("select count(*) from cleansed.t where id < 9").await, ["0"]);
         // read again in vain
         said(&site, &["dead-letter", "replay", "--all"]);

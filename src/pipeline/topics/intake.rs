@@ -13,14 +13,14 @@ use super::super::core::{CaughtUp, Core};
 use super::super::gate::{Gate, lane_is_gone};
 use super::super::intake::End;
 use super::super::lane::Progress;
-use super::letters;
 use super::places::Place;
-use super::plans::{Fed, Planner, Topics};
+use super::plans::Topics;
 use super::tables::Tables;
+use super::taking::Here;
+use super::whole::{Step, Whole};
 use crate::capture::topics::{Next, Queue, Reading};
-use crate::decode::{Memory, OtherSource, RowChange, Told};
-use crate::error::{Error, Kind, Result};
-use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
+use crate::decode::Memory;
+use crate::error::{Error, Result};
 use crate::position::Order;
 use crate::spec::Kafka;
 
@@ -39,6 +39,8 @@ pub(super) struct Intake {
     pub(super) reading: Reading,
     pub(super) partitions: Vec<Partition>,
     pub(super) topics: Topics,
+    /// where transactions are applied as a whole
+    pub(super) whole: Option<Whole>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) caught_up: mpsc::Sender<CaughtUp>,
     pub(super) stop: watch::Receiver<bool>,
@@ -50,19 +52,23 @@ pub(super) struct Intake {
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
-    number: i64,
-    memory: Memory,
+    /// its place among the queues
+    pub(super) at: usize,
+    pub(super) number: i64,
+    pub(super) memory: Memory,
     /// the order of its last change
-    last: Order,
-    topic: usize,
+    pub(super) last: Order,
+    pub(super) topic: usize,
+    /// what is next waits for more to be known than was by this version
+    pub(super) waits: Option<u64>,
 }
 
 impl Partition {
     /// A partition that goes on at its place.
-    pub(super) fn new(place: &Place, topics: &mut Topics) -> Partition {
+    pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { number, memory, last: Order { seq: 0, ord: 0 }, topic }
+        Partition { at, number, memory, last: Order { seq: 0, ord: 0 }, topic, waits: None }
     }
 }
 
@@ -111,31 +117,68 @@ impl Intake {
     /// Takes what a queue has, up to a number of records.
     async fn turn(&mut self, at: usize) -> Result<Taken> {
         let mut taken = Taken::Nothing;
+        let version = self.whole.as_ref().map(Whole::version);
+        if self.partitions.get(at).is_some_and(|it| it.waits.is_some() && it.waits == version) {
+            return Ok(Taken::Nothing);
+        }
         for _ in 0..TURN {
-            let Some(queue) = self.reading.queues.get(at) else { break };
+            let Some(queue) = self.reading.queues.get_mut(at) else { break };
             // of a queue only the record is borrowed
             let next = Queue::next(queue)?;
             let record = match next {
                 Next::Record(record) => record,
                 Next::Nothing => break,
             };
-            taken = Taken::Records;
             let mut here = Here {
                 shared: &self.shared,
                 connector: &self.connector,
                 gate: &mut self.gate,
                 tables: &mut self.tables,
                 topics: &mut self.topics,
+                whole: &mut self.whole,
                 scratch: &mut self.scratch,
             };
             let Some(partition) = self.partitions.get_mut(at) else { break };
             let headers = record.headers();
-            here.take(&record.with(&headers), partition).await?;
+            let step = here.take(&record.with(&headers), partition).await?;
+            if step == Step::Waits {
+                drop(headers);
+                let record = record.detach();
+                partition.waits = self.whole.as_ref().map(Whole::version);
+                if let Some(queue) = self.reading.queues.get_mut(at) {
+                    queue.put_back(record);
+                }
+                break;
+            }
+            taken = Taken::Records;
+            partition.waits = None;
             let Some(stretch) = self.gate.reach.stretches.get_mut(at) else { break };
             stretch.until = record.offset() + 1;
+            self.settle_whole().await?;
             self.gate.hand_over_if_full().await?;
         }
         Ok(taken)
+    }
+
+    /// Lets the batch end where every transaction of it has come as a whole.
+    async fn settle_whole(&mut self) -> Result<()> {
+        let Some(whole) = &self.whole else { return Ok(()) };
+        let complete = whole.is_complete();
+        self.gate.window.set_unfinished(!complete);
+        if !complete {
+            return Ok(());
+        }
+        if let Some(at) = whole.ends_come_by()
+            && let Some(partition) = self.partitions.get_mut(at)
+            && partition.memory.ended != whole.passed()
+        {
+            partition.memory.ended = whole.passed();
+            if let Some(stretch) = self.gate.reach.stretches.get_mut(at) {
+                stretch.memory = Some(remembered(&partition.memory)?);
+            }
+        }
+        // the warehouse transaction that waits must not wait for more
+        if self.gate.is_midway { self.gate.hand_over().await } else { Ok(()) }
     }
 
     fn lane_is_idle(&self) -> bool {
@@ -145,6 +188,9 @@ impl Intake {
     /// Everything that had been fetched is folded: it leaves, if the lane can take it.
     async fn when_drained(&mut self) -> Result<()> {
         if !self.lane_is_idle() {
+            return Ok(());
+        }
+        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
             return Ok(());
         }
         let gate = &mut self.gate;
@@ -166,6 +212,10 @@ impl Intake {
             return Ok(());
         }
         self.looked = Instant::now();
+        if let Some(whole) = &mut self.whole {
+            whole.look(self.partitions.iter().any(|partition| partition.waits.is_some()));
+        }
+        self.settle_whole().await?;
         let done = self.progress.borrow().done;
         for table in self.gate.router.ask_for_arrivals(done) {
             self.caught_up.send(table).await.map_err(|_| lane_is_gone())?;
@@ -175,6 +225,10 @@ impl Intake {
 
     /// We are told to stop: what was read is stored.
     async fn finish(&mut self) -> Result<()> {
+        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
+            // what has come of it comes again
+            return Ok(());
+        }
         if !self.gate.window.is_empty() || self.gate.reach.is_beyond() {
             self.gate.hand_over().await?;
         }
@@ -182,180 +236,11 @@ impl Intake {
     }
 }
 
+pub(super) fn remembered(memory: &Memory) -> Result<String> {
+    serde_json::to_string(memory)
+        .map_err(|error| Error::bug("what is remembered is no JSON").because(error))
+}
+
 fn lane_lives(changed: Result<(), watch::error::RecvError>) -> Result<()> {
     changed.map_err(|_| lane_is_gone())
-}
-
-/// What taking a record touches.
-struct Here<'i> {
-    shared: &'i Arc<Core>,
-    connector: &'i Kafka,
-    gate: &'i mut Gate,
-    tables: &'i mut Tables,
-    topics: &'i mut Topics,
-    scratch: &'i mut Vec<u8>,
-}
-
-impl Here<'_> {
-    /// Takes a record.
-    async fn take(&mut self, record: &TopicRecord<'_>, partition: &mut Partition) -> Result<()> {
-        let longest = self.shared.setup.settings.max_row_bytes;
-        if let Some(why) = letters::too_long(record, longest) {
-            return self.bury(record, partition, &why);
-        }
-        let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
-            return Err(Error::bug("a partition of a topic that is not read"));
-        };
-        match topic.read(record) {
-            Ok(Told::Change(change)) => self.change(record, partition, &change).await,
-            Ok(Told::Transaction(_) | Told::Nothing) => Ok(()),
-            Err(unreadable) => self.bury(record, partition, &unreadable.to_string()),
-        }
-    }
-
-    async fn change(
-        &mut self,
-        record: &TopicRecord<'_>,
-        partition: &mut Partition,
-        change: &RowChange<'_>,
-    ) -> Result<()> {
-        let before = partition.memory.clone();
-        let memory = (&mut partition.memory, partition.last);
-        let place = change.origin.place(record, change.op == Op::Read, memory);
-        let place = place.map_err(|other| self.other_source(change, &other))?;
-        if before != partition.memory {
-            self.remember(record, &partition.memory)?;
-        }
-        partition.last = partition.last.max(place.order);
-        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
-        let fed = match self.topics.plan(partition.topic, change) {
-            Some(fed) => fed,
-            None => match self.planner().plan(partition.topic, change, arrival).await {
-                Ok(fed) => fed,
-                Err(error) if error.kind() == Kind::TableStops => {
-                    return self.bury(record, partition, &error.to_string());
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        let mut message = std::mem::take(self.scratch);
-        let taken = self.fold(record, (&fed, change), (&place, partition), &mut message);
-        let taken = taken.await;
-        *self.scratch = message;
-        match taken {
-            Ok(None) => Ok(()),
-            Ok(Some(poison)) => self.bury(record, partition, &poison),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Takes a change through the gate; why its row is none, if so.
-    async fn fold(
-        &mut self,
-        record: &TopicRecord<'_>,
-        (fed, change): (&Fed, &RowChange<'_>),
-        (place, partition): (&crate::decode::Place, &Partition),
-        message: &mut Vec<u8>,
-    ) -> Result<Option<String>> {
-        if let Err(poison) = fed.plan.write(change, message) {
-            return Ok(Some(poison.to_string()));
-        }
-        fed.mask(self.shared, message)?;
-        let at = Order { seq: partition.number, ord: record.offset };
-        let event: ChangeEvent<'_> = fed
-            .plan
-            .event(change.op, message, (place, at))
-            .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
-        let routes = self.gate.router.of(&event.relation);
-        if event.op == Op::Truncate {
-            self.gate.truncate(&event, message).await?;
-            for route in routes.iter() {
-                self.gate.router.raise_floor(*route, event.order.seq);
-            }
-        } else {
-            self.gate.take(&event, message).await?;
-        }
-        let tables = &self.tables;
-        self.gate.window.attach(
-            event.place,
-            |target| tables.is_sifted(&target.model.table),
-            || letters::letter(record, fed.masked),
-        );
-        self.gate.window.note(event.mark.seq, event.mark.committed_at);
-        let board = &self.shared.setup.board;
-        board.heard(event.mark.committed_at);
-        Ok(None)
-    }
-
-    fn planner(&mut self) -> Planner<'_> {
-        Planner {
-            shared: self.shared,
-            connector: self.connector,
-            tables: self.tables,
-            topics: self.topics,
-            router: &mut self.gate.router,
-        }
-    }
-
-    fn remember(&mut self, record: &TopicRecord<'_>, memory: &Memory) -> Result<()> {
-        let name = format!("{}/{}", record.topic, record.partition);
-        let json = serde_json::to_string(memory)
-            .map_err(|error| Error::bug("what is remembered is no JSON").because(error))?;
-        let stretches = &mut self.gate.reach.stretches;
-        if let Some(stretch) = stretches.iter_mut().find(|stretch| *stretch.partition == *name) {
-            stretch.memory = Some(json);
-        }
-        Ok(())
-    }
-
-    fn other_source(&mut self, change: &RowChange<'_>, other: &OtherSource) -> Error {
-        let what = format!(
-            "the connector was made again for another source, so that old and new changes cannot be told \
-             apart: {other}"
-        );
-        Error::new(Kind::SourceLacks, what).remedy(format!(
-            "let Debezium write {} to other topics (topic.prefix), and name those in the connector's file",
-            change.table
-        ))
-    }
-
-    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
-    fn bury(&mut self, record: &TopicRecord<'_>, partition: &Partition, why: &str) -> Result<()> {
-        let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
-        let (table, fed) = (topic.table().clone(), last.clone());
-        let (place, mark) = letters::unplaced(record, partition.number);
-        let routes = match &fed {
-            Some(fed) => self.gate.router.of(&fed.plan.relation),
-            None => Arc::from([]),
-        };
-        tracing::warn!(
-            topic = record.topic,
-            partition = record.partition,
-            offset = record.offset,
-            why,
-            "a record cannot be read: it becomes a dead letter"
-        );
-        // what may not be seen cannot be told from the rest
-        let masked = self.shared.connector().masks.covers(&table);
-        let why = if masked { format!("{why}{}", letters::NOT_KEPT) } else { why.to_owned() };
-        let mut apart = Vec::new();
-        for at in routes.iter() {
-            let Some(route) = self.gate.router.route(*at) else { continue };
-            let target = route.target.clone();
-            let keys = letters::keys(self.shared, fed.as_ref(), &target, record)?;
-            self.gate.router.hold_keys(*at, keys.0);
-            apart.push((target, keys));
-        }
-        if apart.is_empty() {
-            let target = letters::nameless(self.shared.connector(), &table);
-            let keys = letters::keys(self.shared, None, &target, record)?;
-            apart.push((target, keys));
-        }
-        for (target, (digests, key)) in apart {
-            let refused = Refused { reason: why.clone(), key };
-            let letter = letters::letter(record, masked);
-            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
-        }
-        Ok(())
-    }
 }

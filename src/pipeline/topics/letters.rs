@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::super::core::Core;
 use super::plans::Fed;
@@ -50,6 +53,21 @@ pub(super) fn letter(record: &TopicRecord<'_>, masked: bool) -> Letter {
     }
 }
 
+/// A record's key without its schema.
+pub(super) fn bare(key: &[u8]) -> &[u8] {
+    #[derive(Deserialize)]
+    struct WithSchema<'k> {
+        #[serde(rename = "schema")]
+        _schema: IgnoredAny,
+        #[serde(borrow)]
+        payload: &'k RawValue,
+    }
+    match serde_json::from_slice::<WithSchema<'_>>(key) {
+        Ok(with) => with.payload.get().as_bytes(),
+        Err(_) => key,
+    }
+}
+
 /// The keys of a record that cannot be read, by what tells its table's rows apart; of one whose key cannot be
 /// read either a digest of its own.
 pub(super) fn keys(
@@ -61,7 +79,7 @@ pub(super) fn keys(
     let mut message = Vec::new();
     let keyed = fed.zip(record.key).filter(|_| !target.key.is_empty());
     if let Some((fed, key)) = keyed
-        && fed.plan.write_bare_key(key, &mut message).is_ok()
+        && fed.plan.write_bare_key(bare(key), &mut message).is_ok()
     {
         fed.mask(shared, &mut message)?;
         if let Some(event) = fed.plan.bare_key(&message) {
@@ -74,10 +92,17 @@ pub(super) fn keys(
 }
 
 /// A target for records of a table that nobody knows yet.
-pub(super) fn nameless(connector: &Common, table: &TableName) -> Arc<Target> {
-    let schema = connector.target_schema.clone().unwrap_or_else(|| table.schema.clone());
+pub(super) fn nameless(
+    connector: &Common,
+    table: &TableName,
+    declared: Option<&TableName>,
+) -> Arc<Target> {
+    let mirrored = || {
+        let schema = connector.target_schema.clone().unwrap_or_else(|| table.schema.clone());
+        TableName::new(schema, table.name.clone())
+    };
     let model = Model {
-        table: TableName::new(schema, table.name.clone()),
+        table: declared.cloned().unwrap_or_else(mirrored),
         from: SourceName { source: connector.source.clone(), table: table.clone() },
         history: History::Overwrite,
         key: Vec::new(),

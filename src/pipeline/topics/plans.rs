@@ -6,10 +6,11 @@ use hashbrown::HashMap;
 
 use super::super::core::Core;
 use super::super::router::Router;
+use super::letters;
 use super::tables::Tables;
-use crate::decode::{Plan, RowChange, Shapes, Topic, Veil};
+use crate::decode::{Origin, Plan, RowChange, Shapes, Topic, Veil};
 use crate::error::{Error, Result};
-use crate::journey::Arrival;
+use crate::journey::{Arrival, Op};
 use crate::names::TableName;
 use crate::relation::Relation;
 use crate::spec::{Format, Kafka};
@@ -123,6 +124,51 @@ impl Planner<'_> {
         }
         self.topics.keep(topic, fed.clone());
         Ok(fed)
+    }
+}
+
+impl Planner<'_> {
+    /// The routes of a topic of which no record was read in this session, by what its table was when one was
+    /// read last; and how its keys are read, where that can be known without a record's schema.
+    pub(super) async fn recall(
+        self,
+        topic: usize,
+        key: Option<&[u8]>,
+    ) -> Result<(Option<Fed>, Arc<[usize]>)> {
+        let Some((_, state, _)) = self.topics.topics.get(topic) else {
+            return Err(Error::bug("a partition of a topic that is not read"));
+        };
+        let table = state.table().clone();
+        let Some(shape) = self.tables.shape(&table).await? else {
+            return Ok((None, Arc::from([])));
+        };
+        let key = key.map(letters::bare);
+        let change = RowChange {
+            table: table.clone(),
+            op: Op::Delete,
+            shapes: Shapes::default(),
+            before: None,
+            after: None,
+            key: key.and_then(|key| serde_json::from_slice(key).ok()),
+            origin: Origin::default(),
+            number: None,
+            leaves: false,
+            comes_from: None,
+        };
+        let hints = self.tables.hints(&table).await?;
+        let masks = &self.shared.connector().masks;
+        let dress = |relation: &mut Relation| masks.dress(&table, relation);
+        let plan = Plan::new(state, &change, (&hints, &self.connector.types), dress);
+        if self.router.of(&shape).is_empty() {
+            self.tables.open(self.router, &shape, Arrival::MayBeLate).await?;
+        }
+        let routes = self.router.of(&shape);
+        let plan = plan.ok().filter(|plan| *plan.relation == *shape);
+        let fed = plan.map(|plan| {
+            let masked = plan.relation.masked().next().is_some();
+            Fed { masked, table, shapes: change.shapes, plan: Arc::new(plan) }
+        });
+        Ok((fed, routes))
     }
 }
 

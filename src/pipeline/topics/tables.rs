@@ -167,6 +167,26 @@ impl Tables {
         }
     }
 
+    /// The shape that records of a source table had last.
+    pub(super) async fn shape(&self, source: &TableName) -> Result<Option<Arc<Relation>>> {
+        let of = |record: &&TableRecord| record.source.as_ref() == Some(source);
+        let Some(number) = self.records.values().find(of).and_then(|record| record.schema_id)
+        else {
+            return Ok(None);
+        };
+        let side = self.shared.side_session().await;
+        let shapes = schemas::read(&**side.session(), &[number]).await?;
+        Ok(shapes.into_values().next().filter(|shape| shape.table == *source).map(Arc::new))
+    }
+
+    /// The tables that files declare to be fed by a source table.
+    pub(super) fn declared(&self, source: &TableName) -> Vec<TableName> {
+        let (connector, models) = (self.shared.connector(), &self.shared.setup.models);
+        let of =
+            |model: &&Model| model.from.source == connector.source && model.from.table == *source;
+        models.iter().filter(of).map(|model| model.table.clone()).collect()
+    }
+
     /// What is known of a source table beside its records.
     pub(super) async fn hints(&self, table: &TableName) -> Result<Hints> {
         let (connector, models) = (self.shared.connector(), &self.shared.setup.models);

@@ -1,0 +1,231 @@
+//! One record of a topic on its way to the gate: read, placed and masked; or set aside, where nobody can read it.
+
+use std::sync::Arc;
+
+use super::super::core::Core;
+use super::super::gate::Gate;
+use super::intake::{Partition, remembered};
+use super::letters;
+use super::plans::{Fed, Planner, Topics};
+use super::tables::Tables;
+use super::whole::{Step, Whole};
+use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
+use crate::position::Order;
+use crate::spec::Kafka;
+
+/// What taking a record touches.
+pub(super) struct Here<'i> {
+    pub(super) shared: &'i Arc<Core>,
+    pub(super) connector: &'i Kafka,
+    pub(super) gate: &'i mut Gate,
+    pub(super) tables: &'i mut Tables,
+    pub(super) topics: &'i mut Topics,
+    pub(super) whole: &'i mut Option<Whole>,
+    pub(super) scratch: &'i mut Vec<u8>,
+}
+
+impl Here<'_> {
+    /// Takes a record.
+    pub(super) async fn take(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &mut Partition,
+    ) -> Result<Step> {
+        let longest = self.shared.setup.settings.max_row_bytes;
+        if let Some(why) = letters::too_long(record, longest) {
+            self.bury(record, partition, &why).await?;
+            return Ok(Step::Taken);
+        }
+        let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
+            return Err(Error::bug("a partition of a topic that is not read"));
+        };
+        match topic.read(record) {
+            Ok(Told::Change(change)) => self.change(record, partition, &change).await,
+            Ok(Told::Transaction(boundary)) => self.bound(partition, &boundary),
+            Ok(Told::Nothing) => Ok(Step::Taken),
+            Err(unreadable) => {
+                self.bury(record, partition, &unreadable.to_string()).await?;
+                Ok(Step::Taken)
+            }
+        }
+    }
+
+    /// Takes the begin or the end of a transaction.
+    fn bound(&mut self, partition: &Partition, boundary: &Boundary<'_>) -> Result<Step> {
+        let Some(whole) = self.whole else { return Ok(Step::Taken) };
+        let room = !self.gate.window.is_full() && !self.gate.is_midway;
+        whole.bound(boundary, partition.at, room)
+    }
+
+    async fn change(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &mut Partition,
+        change: &RowChange<'_>,
+    ) -> Result<Step> {
+        let before = partition.memory.clone();
+        let memory = (&mut partition.memory, partition.last);
+        let place = change.origin.place(record, change.op == Op::Read, memory);
+        let place = place.map_err(|other| self.other_source(change, &other))?;
+        if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
+            && whole.take(place.order.seq, number) == Step::Waits
+        {
+            partition.memory = before;
+            return Ok(Step::Waits);
+        }
+        if before != partition.memory {
+            self.remember(record, &partition.memory)?;
+        }
+        partition.last = partition.last.max(place.order);
+        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
+        let fed = match self.topics.plan(partition.topic, change) {
+            Some(fed) => fed,
+            None => match self.planner().plan(partition.topic, change, arrival).await {
+                Ok(fed) => fed,
+                Err(error) if error.kind() == Kind::TableStops => {
+                    self.bury(record, partition, &error.to_string()).await?;
+                    return Ok(Step::Taken);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let mut message = std::mem::take(self.scratch);
+        let taken = self.fold(record, (&fed, change), (&place, partition), &mut message);
+        let taken = taken.await;
+        *self.scratch = message;
+        match taken {
+            Ok(None) => Ok(Step::Taken),
+            Ok(Some(poison)) => {
+                self.bury(record, partition, &poison).await?;
+                Ok(Step::Taken)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a change through the gate; why its row is none, if so.
+    async fn fold(
+        &mut self,
+        record: &TopicRecord<'_>,
+        (fed, change): (&Fed, &RowChange<'_>),
+        (place, partition): (&crate::decode::Place, &Partition),
+        message: &mut Vec<u8>,
+    ) -> Result<Option<String>> {
+        if let Err(poison) = fed.plan.write(change, message) {
+            return Ok(Some(poison.to_string()));
+        }
+        fed.mask(self.shared, message)?;
+        let at = Order { seq: partition.number, ord: record.offset };
+        let event: ChangeEvent<'_> = fed
+            .plan
+            .event(change.op, message, (place, at))
+            .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
+        let routes = self.gate.router.of(&event.relation);
+        if event.op == Op::Truncate {
+            self.gate.truncate(&event, message).await?;
+            for route in routes.iter() {
+                self.gate.router.raise_floor(*route, event.order.seq);
+            }
+        } else {
+            self.gate.take(&event, message).await?;
+        }
+        let tables = &self.tables;
+        self.gate.window.attach(
+            event.place,
+            |target| tables.is_sifted(&target.model.table),
+            || letters::letter(record, fed.masked),
+        );
+        self.gate.window.note(event.mark.seq, event.mark.committed_at);
+        let board = &self.shared.setup.board;
+        board.heard(event.mark.committed_at);
+        Ok(None)
+    }
+
+    fn planner(&mut self) -> Planner<'_> {
+        Planner {
+            shared: self.shared,
+            connector: self.connector,
+            tables: self.tables,
+            topics: self.topics,
+            router: &mut self.gate.router,
+        }
+    }
+
+    fn remember(&mut self, record: &TopicRecord<'_>, memory: &Memory) -> Result<()> {
+        let name = format!("{}/{}", record.topic, record.partition);
+        let json = remembered(memory)?;
+        let stretches = &mut self.gate.reach.stretches;
+        if let Some(stretch) = stretches.iter_mut().find(|stretch| *stretch.partition == *name) {
+            stretch.memory = Some(json);
+        }
+        Ok(())
+    }
+
+    fn other_source(&mut self, change: &RowChange<'_>, other: &OtherSource) -> Error {
+        let what = format!(
+            "the connector was made again for another source, so that old and new changes cannot be told \
+             apart: {other}"
+        );
+        Error::new(Kind::SourceLacks, what).remedy(format!(
+            "let Debezium write {} to other topics (topic.prefix), and name those in the connector's file",
+            change.table
+        ))
+    }
+
+    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
+    async fn bury(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &Partition,
+        why: &str,
+    ) -> Result<()> {
+        if let Some(whole) = &mut *self.whole {
+            whole.note_unread();
+        }
+        let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
+        let (table, fed) = (topic.table().clone(), last.clone());
+        let (place, mark) = letters::unplaced(record, partition.number);
+        let (fed, routes) = match fed {
+            Some(fed) => {
+                let routes = self.gate.router.of(&fed.plan.relation);
+                (Some(fed), routes)
+            }
+            None => self.planner().recall(partition.topic, record.key).await?,
+        };
+        tracing::warn!(
+            topic = record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            why,
+            "a record cannot be read: it becomes a dead letter"
+        );
+        // what may not be seen cannot be told from the rest
+        let masked = self.shared.connector().masks.covers(&table);
+        let why = if masked { format!("{why}{}", letters::NOT_KEPT) } else { why.to_owned() };
+        let mut apart = Vec::new();
+        for at in routes.iter() {
+            let Some(route) = self.gate.router.route(*at) else { continue };
+            let target = route.target.clone();
+            let keys = letters::keys(self.shared, fed.as_ref(), &target, record)?;
+            self.gate.router.hold_keys(*at, keys.0);
+            apart.push((target, keys));
+        }
+        if apart.is_empty() {
+            let declared = self.tables.declared(&table);
+            let names = declared.iter().map(Some);
+            for name in names.chain(declared.is_empty().then_some(None)) {
+                let target = letters::nameless(self.shared.connector(), &table, name);
+                let keys = letters::keys(self.shared, None, &target, record)?;
+                apart.push((target, keys));
+            }
+        }
+        for (target, (digests, key)) in apart {
+            let refused = Refused { reason: why.clone(), key };
+            let letter = letters::letter(record, masked);
+            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
+        }
+        Ok(())
+    }
+}

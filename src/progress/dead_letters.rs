@@ -202,9 +202,11 @@ pub async fn settle(
         Fate::Dropped => ("dropped", ""),
     };
     let statement = format!(
-        "update audit.dead_letters d set state = '{word}', changed_at = now()
+        "update audit.dead_letters d set state = $5, changed_at = now()
           where {MEANT} and {ours} {readable}"
     );
+    let mut parameters = parameters.to_vec();
+    parameters.push(&word);
     settled.letters = transaction.execute(&statement, &parameters).await.map_err(failed)?;
     Ok(settled)
 }

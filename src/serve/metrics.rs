@@ -92,6 +92,15 @@ fn wal_steps() -> IntGaugeVec {
     )
 }
 
+fn unsent() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_dead_letters_unsent",
+        "Dead letters that dead_letter_topic does not have yet",
+        ["connector"]
+    )
+}
+
 fn spooled() -> IntGaugeVec {
     family!(IntGaugeVec, "siltstone_spool_bytes", "Open transactions on disk", ["connector"])
 }
@@ -169,12 +178,7 @@ impl Families {
                 "Changes that their table refuses",
                 ["table"]
             ),
-            unsent: family!(
-                IntGaugeVec,
-                "siltstone_dead_letters_unsent",
-                "Dead letters that dead_letter_topic does not have yet",
-                ["connector"]
-            ),
+            unsent: unsent(),
             waiting: family!(
                 IntGaugeVec,
                 "siltstone_waiting_changes",

@@ -20,7 +20,7 @@ use super::tables::Tables;
 use crate::decode::{RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{digests, key_texts};
-use crate::journey::{Arrival, Digests, Held, Op, TopicRecord};
+use crate::journey::{Arrival, ChangeEvent, Digests, Held, Op, Target, TopicRecord};
 use crate::names::TableName;
 use crate::position::Order;
 use crate::postgres::Session;
@@ -221,29 +221,36 @@ impl<'r> Reader<'r> {
             let why = format!("no file takes {}, and nothing mirrors it", change.table);
             return Ok(Again::Unreadable(why));
         }
-        let held = targets.into_iter().map(|route| {
-            let target = &route.target;
-            let from = event.old.filter(|_| comes_unfinished(target, &event));
-            let keys = match (change.op, &from) {
-                (Op::Truncate, _) => Digests::default(),
-                (_, None) => digests(target, &event),
-                (_, Some(_)) => digests(target, &event).alone(),
-            };
-            Held {
-                target: target.clone(),
-                order: event.order,
-                place: letter.place,
-                mark: event.mark,
-                comes_from: from.map(|old| key_texts(target, old.row)),
-                digests: keys,
-                waits: true,
-                message: message.clone(),
-                refused: None,
-                letter: Some(Box::new(letters::letter(record, fed.masked))),
-                readable: true,
-            }
+        let kept = letters::letter(record, fed.masked);
+        let held = targets.into_iter().map(|route| Held {
+            message: message.clone(),
+            letter: Some(Box::new(kept.clone())),
+            ..held(&route.target, &event)
         });
         Ok(Again::Read(held.collect()))
+    }
+}
+
+/// A change as it is kept for a table, but for its message and record.
+fn held(target: &Arc<Target>, event: &ChangeEvent<'_>) -> Held {
+    let from = event.old.filter(|_| comes_unfinished(target, event));
+    let keys = match (event.op, &from) {
+        (Op::Truncate, _) => Digests::default(),
+        (_, None) => digests(target, event),
+        (_, Some(_)) => digests(target, event).alone(),
+    };
+    Held {
+        target: target.clone(),
+        order: event.order,
+        place: event.place,
+        mark: event.mark,
+        comes_from: from.map(|old| key_texts(target, old.row)),
+        digests: keys,
+        waits: true,
+        message: Vec::new(),
+        refused: None,
+        letter: None,
+        readable: true,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 
 use super::super::core::{Core, writer};
+use super::super::session::Ended;
 use crate::capture::outlet::{Context, Outlet, Sent};
 use crate::error::Result;
 use crate::postgres::Session;
@@ -21,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Sends the letters of our partitions as they come, as long as the session lasts.
-pub(super) async fn send_letters(connector: Arc<Kafka>, shared: Arc<Core>) {
+pub(super) async fn send_letters(connector: Arc<Kafka>, shared: Arc<Core>) -> Ended {
     let Some(topic) = &connector.dead_letter_topic else { return std::future::pending().await };
     let mut wait = LOOK_EVERY;
     let mut open: Option<(Outlet, Session)> = None;

@@ -214,13 +214,7 @@ async fn run_tasks(
     });
     tasks.spawn(announce(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
-    tasks.spawn({
-        let (connector, shared) = (connector.clone(), shared.clone());
-        async move {
-            send_letters(connector, shared).await;
-            Ended::Other(Ok(End::Restart))
-        }
-    });
+    tasks.spawn(send_letters(connector.clone(), shared.clone()));
     tasks.spawn({
         let (given, assignment) = (member.given(), assignment.clone());
         async move { Ended::Other(until_other(given, &assignment).await) }

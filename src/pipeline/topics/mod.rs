@@ -12,6 +12,7 @@ mod places;
 mod plans;
 mod session;
 mod tables;
+mod whole;
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -71,6 +71,15 @@ pub(super) async fn find(
         let partition = partition.clone();
         places.push(Place { partition, name, number, offset, memory, system_id, end });
     }
+    if let Some(other) = stored.keys().min().filter(|_| connector.atomic) {
+        let what = format!(
+            "atomic: true needs all partitions in one process, and another member of the group {} has {other} \
+             (or it is not there any more)",
+            connector.group
+        );
+        return Err(Error::new(Kind::Busy, what)
+            .remedy(format!("run one process for {}, or set atomic: false", connector.name)));
+    }
     Ok(places)
 }
 

@@ -25,6 +25,7 @@ mod journey;
 mod kafka_environment;
 mod mask;
 mod model;
+mod offsets;
 mod openapi;
 mod operator;
 mod plan;

@@ -11,7 +11,7 @@
     )
 )]
 
-mod alter;
+mod admin;
 pub mod brokers;
 pub mod catalog;
 mod group;

@@ -28,6 +28,7 @@ mod operator;
 mod plan;
 mod races;
 mod ranges;
+mod recordings;
 mod reshape;
 mod rights;
 mod service;

@@ -15,7 +15,7 @@ create table audit.quiet (
     key        text not null,               -- the key's values as text, as a JSON array
     seq        bigint not null,
     ord        bigint not null,
-    op         "char" not null,             -- d: deleted, u: changed
+    op         "char" not null,             -- d: deleted, u: changed; of a table without key c: came, o: owed
     at         timestamptz not null,        -- its commit time at the source
     row        jsonb,                       -- its columns in the warehouse, each as text
     noted_at   timestamptz not null default now(),
@@ -23,6 +23,7 @@ create table audit.quiet (
 );
 create index quiet_newest on audit.quiet (table_name, seq desc, ord desc) where op = 'd';
 create index quiet_oldest on audit.quiet (noted_at);
+create index quiet_owed on audit.quiet (table_name) where op = 'o';
 
 -- Of a record `seq` is its partition's number and `ord` its offset; what its source says of its order:
 alter table audit.pending

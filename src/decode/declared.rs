@@ -1,8 +1,8 @@
 //! How fields are written whose types are declared, by a file or by the table, and not by a schema that travels with
 //! them; and how a written field becomes a value of a declared type. Pure.
 
-use super::semantic::{Encoding, Semantic, Unit, array_of, builtin, plain_type};
-use crate::relation::{ColumnType, TypeKind};
+use super::semantic::{Encoding, Semantic, Unit, array_of, named_otherwise, plain_type};
+use crate::relation::ColumnType;
 use crate::spec::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
 
 /// How values of a column of this warehouse type are read where no schema travels with them, by what the
@@ -70,21 +70,57 @@ pub(super) fn of_type(
     Ok((semantic.clone(), stated_type(declared, base, &semantic)))
 }
 
-/// The type under which the values count: the warehouse column's own, where we know it.
+/// The type under which the values count: the warehouse column's own, so that nothing alters it. They travel in
+/// its binary form where their own form is that one; else the warehouse casts their text to it.
 fn stated_type(declared: &str, base: &str, semantic: &Semantic) -> ColumnType {
-    match semantic {
-        Semantic::Plain if base == "money" => builtin(790, "money"),
-        Semantic::Json if base == "json" => builtin(114, "json"),
-        Semantic::Plain | Semantic::Geometry | Semantic::Vector | Semantic::Map => {
-            // the warehouse casts the text to whatever its column is
-            let kind = TypeKind::Other;
-            ColumnType { oid: 0, typmod: -1, name: declared.to_owned(), kind }
-        }
-        semantic => plain_type(semantic),
+    const BIT: u32 = 1560;
+    let plain = plain_type(semantic);
+    match (semantic, base) {
+        (Semantic::Json, "jsonb") => plain,
+        (Semantic::Bits(_), "bit") => named_otherwise(BIT, declared),
+        _ if family(base) == Some(plain.oid) => named_otherwise(plain.oid, declared),
+        _ => cast(declared),
     }
 }
 
+/// A type to which the warehouse casts texts.
+fn cast(declared: &str) -> ColumnType {
+    named_otherwise(0, declared)
+}
+
+/// The type whose binary form a type has that is known by this name.
+fn family(base: &str) -> Option<u32> {
+    Some(match base {
+        "boolean" | "bool" => 16,
+        "bytea" => 17,
+        "bigint" | "int8" => 20,
+        "smallint" | "int2" => 21,
+        "integer" | "int" | "int4" => 23,
+        "text" | "character varying" | "varchar" | "character" | "char" | "bpchar" => 25,
+        "json" | "jsonb" => 114,
+        "real" | "float4" => 700,
+        "double precision" | "float8" => 701,
+        "date" => 1082,
+        "time" | "time without time zone" => 1083,
+        "timestamp" | "timestamp without time zone" => 1114,
+        "timestamptz" | "timestamp with time zone" => 1184,
+        "interval" => 1186,
+        "timetz" | "time with time zone" => 1266,
+        "bit" => 1560,
+        "bit varying" | "varbit" => 1562,
+        "numeric" | "decimal" => 1700,
+        "uuid" => 2950,
+        _ => return None,
+    })
+}
+
+/// The name of a type without its schema, and its modifier.
 fn split_type(declared: &str) -> (&str, Option<&str>) {
+    // hstore of an extension that is not on the search path
+    let declared = match declared.split_once('.') {
+        Some((schema, name)) if !schema.contains(['(', ' ']) => name.trim_matches('"'),
+        _ => declared,
+    };
     let (base, rest) = match declared.split_once('(') {
         Some((base, rest)) => (base.trim(), rest),
         None => return (declared.trim(), None),
@@ -121,28 +157,48 @@ pub(super) fn fitted(
     types: &Types,
 ) -> (Semantic, ColumnType) {
     let Some(declared) = declared else { return (semantic, ty) };
-    let (base, _) = split_type(declared);
+    let (base, modifier) = split_type(declared);
+    let precision = modifier.and_then(|modifier| modifier.parse::<u32>().ok());
+    let stated = |semantic: Semantic| {
+        let ty = stated_type(declared, base, &semantic);
+        (semantic, ty)
+    };
     match (&semantic, base) {
-        (Semantic::Json, "hstore") => (Semantic::Map, stated_type(declared, base, &Semantic::Map)),
-        (Semantic::Json, "json") => (semantic, builtin(114, "json")),
+        (Semantic::Array(_), base) if base.ends_with("[]") => (semantic, cast(declared)),
+        (Semantic::Json, "hstore") => (Semantic::Map, cast(declared)),
+        (Semantic::Map, "json" | "jsonb") => stated(Semantic::Json),
         // digits keep what a float would lose
         (Semantic::Text | Semantic::Float4 | Semantic::Float8, "numeric" | "decimal") => {
-            (Semantic::Number, plain_type(&Semantic::Number))
+            stated(Semantic::Number)
         }
+        (_, "money") => (semantic, cast(declared)),
         (Semantic::Text, "bytea") => {
             let encoding = match types.binary {
                 BinaryMode::Hex => Encoding::Hex,
                 BinaryMode::Base64UrlSafe => Encoding::Base64Url,
                 BinaryMode::Bytes | BinaryMode::Base64 => Encoding::Base64,
             };
-            (Semantic::Bytes(encoding), builtin(17, "bytea"))
+            stated(Semantic::Bytes(encoding))
         }
-        (Semantic::Bits(_), "bit varying" | "varbit") => {
-            (Semantic::Bits(None), plain_type(&Semantic::Bits(None)))
+        (Semantic::Bits(_), "bit varying" | "varbit") => stated(Semantic::Bits(None)),
+        (Semantic::Bytes(_), base) if base != "bytea" => (Semantic::Unknown, cast(declared)),
+        (Semantic::Time(Unit::Millis) | Semantic::Timestamp(Unit::Millis), _)
+            if family(base) == Some(ty.oid) && precision.is_none_or(|digits| digits >= 3) =>
+        {
+            stated(semantic)
         }
-        (Semantic::Bytes(_), base) if base != "bytea" => {
-            (Semantic::Unknown, stated_type(declared, base, &Semantic::Plain))
-        }
+        // how long a text may be, the schema does not say
+        (Semantic::Text | Semantic::Json, _) if family(base) == Some(ty.oid) => stated(semantic),
+        (Semantic::Text, _) if family(base).is_none() => (Semantic::Plain, cast(declared)),
+        (
+            Semantic::Plain
+            | Semantic::Point
+            | Semantic::Geometry
+            | Semantic::Vector
+            | Semantic::Map
+            | Semantic::Unknown,
+            _,
+        ) => (semantic, cast(declared)),
         _ => (semantic, ty),
     }
 }

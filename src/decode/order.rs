@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::journey::{Mark, TopicRecord};
+use crate::names::fingerprint;
 use crate::position::Order;
 
 /// Microseconds between 1970 and 2000, where Postgres counts from.
@@ -77,6 +78,8 @@ pub(super) struct Beside<'a> {
     row: Option<i64>,
     #[serde(rename = "__server_id", alias = "__source_server_id", default)]
     server_id: Option<i64>,
+    #[serde(rename = "__source_ts_us", default)]
+    source_ts_us: Option<i64>,
     #[serde(rename = "__source_ts_ms", default)]
     source_ts_ms: Option<i64>,
     #[serde(rename = "__ts_ms", default)]
@@ -95,7 +98,7 @@ impl<'a> Beside<'a> {
             sequence: told.sequence,
             lsn: told.lsn,
             transaction: told.transaction,
-            ts_us: None,
+            ts_us: told.source_ts_us,
             ts_ms: told.source_ts_ms.or(told.ts_ms).or(Some(record.timestamp)),
             server_id: told.server_id,
             gtid: None,
@@ -119,6 +122,9 @@ pub struct Memory {
     /// The number of its last file.
     #[serde(skip_serializing_if = "is_zero")]
     pub file: i64,
+    /// When the first change that we saw of that file was committed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub since: i64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
@@ -172,12 +178,19 @@ impl<'a> Origin<'a> {
         let at = self.ts_us.or_else(|| self.ts_ms?.checked_mul(1_000));
         let committed_at = at.unwrap_or(0).saturating_sub(POSTGRES_EPOCH);
         let (order, told, unsettled) = match (&self.file, self.lsn, self.before()) {
-            (Some(file), _, _) => (self.in_binlog(file, read, memory)?, true, false),
-            (None, _, Some(before)) if read => (before_all(before), true, false),
+            (Some(file), _, _) => {
+                let seq = self.in_binlog(file, (read, committed_at), memory)?;
+                let order = match read {
+                    true => self.of_read(seq, record),
+                    false => Order { seq, ord: self.row.unwrap_or(0) + 1 },
+                };
+                (order, true, false)
+            }
+            (None, _, Some(before)) if read => (self.of_read(before, record), true, false),
             (None, Some(lsn), Some(before)) => (Order { seq: before, ord: lsn }, true, false),
             (None, Some(lsn), None) if read => {
                 memory.read = memory.read.max(lsn);
-                (before_all(lsn), true, false)
+                (self.of_read(lsn, record), true, false)
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {
                 (Order { seq: memory.read, ord: lsn }, true, true)
@@ -185,7 +198,10 @@ impl<'a> Origin<'a> {
             // a flattened record with the row's own place: rows of one key are in the order of it
             (None, Some(lsn), None) => (Order { seq: lsn, ord: 1 }, true, false),
             (None, None, _) if record.value.is_none() => (last, last.seq > 0, false),
-            (None, None, _) => (Order { seq: record.offset, ord: 1 }, false, false),
+            (None, None, _) => {
+                let ord = i64::from(record.partition) + 1;
+                (Order { seq: record.offset, ord }, false, false)
+            }
         };
         let xid = self.transaction.map(RawValue::get).and_then(number);
         let xid = xid.and_then(|xid| u32::try_from(xid & 0xffff_ffff).ok()).unwrap_or(0);
@@ -198,8 +214,26 @@ impl<'a> Origin<'a> {
         number(first)
     }
 
-    /// A file number, a position in it, and the row of the event there.
-    fn in_binlog(&self, file: &str, read: bool, memory: &mut Memory) -> Result<Order, OtherSource> {
+    /// The order of a row that was read when the log had come this far: before all that follows. Equal rows
+    /// of a table without key are told apart by when Debezium read them, where it says that finely enough.
+    fn of_read(&self, seq: i64, record: &TopicRecord<'_>) -> Order {
+        let told = match record.value.filter(|_| self.ts_us.is_some()) {
+            Some(value) => fingerprint(value),
+            None => {
+                let place = format!("{}/{}:{}", record.topic, record.partition, record.offset);
+                fingerprint(place.as_bytes())
+            }
+        };
+        Order { seq: seq - 1, ord: -1 - (told >> 1).cast_signed() }
+    }
+
+    /// A file's number and a position in it.
+    fn in_binlog(
+        &self,
+        file: &str,
+        (read, committed_at): (bool, i64),
+        memory: &mut Memory,
+    ) -> Result<i64, OtherSource> {
         let digits = file.rsplit('.').next().unwrap_or(file);
         let unknown = || OtherSource(format!("the log file {file} has no number"));
         let number: i64 = digits.parse().map_err(|_| unknown())?;
@@ -210,26 +244,23 @@ impl<'a> Origin<'a> {
             let what = format!("the source is server {server} now, it was {known}");
             return Err(OtherSource(what));
         }
-        if number < memory.file {
+        // what is sent again was committed before, what another log has was not
+        if number < memory.file && committed_at > memory.since {
             let what = format!("the source's log is at file {number}, it was at {}", memory.file);
             return Err(OtherSource(what));
         }
         memory.server = server.or(memory.server);
-        memory.file = number;
+        if number > memory.file {
+            (memory.file, memory.since) = (number, committed_at);
+        }
         let position = self.pos.unwrap_or(0) & 0xffff_ffff;
-        let seq = number << 32 | position;
-        Ok(if read { before_all(seq) } else { Order { seq, ord: self.row.unwrap_or(0) + 1 } })
+        Ok(number << 32 | position)
     }
 
     /// The transaction by which a MySQL knows it.
     pub fn gtid(&self) -> Option<&str> {
         self.gtid.as_deref()
     }
-}
-
-/// The order of a row that was read when the log had come this far.
-fn before_all(seq: i64) -> Order {
-    Order { seq: seq - 1, ord: 0 }
 }
 
 /// The digits in a text such as `"123"`; none in `null`.

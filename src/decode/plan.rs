@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use serde::de::{DeserializeSeed, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::convert::{Placeholder, write_cell};
+use super::convert::{Placeholder, text_of, write_cell};
 use super::declared::{fitted, of_type};
 use super::envelope::{Form, RowChange, Topic};
 use super::fields::RowWriter;
@@ -75,9 +75,10 @@ impl Plan {
         let key = key_names(topic, change, hints);
         let mut fields = Vec::new();
         let mut columns = Vec::new();
-        let mut add = |name: &str, (semantic, ty): (Semantic, ColumnType)| {
+        let mut add = |name: &str, (semantic, ty): (Semantic, ColumnType), fill: Fill| {
             let binary = is_binary(&semantic, &ty);
-            columns.push(column(name, ty, key.iter().any(|key| key == name), !binary));
+            let in_key = key.iter().any(|key| key == name);
+            columns.push(Column { fill, ..column(name, ty, in_key, !binary) });
             fields.push(FieldPlan { name: name.to_owned(), semantic, binary });
         };
         match topic.row_schema(change.shapes) {
@@ -89,7 +90,9 @@ impl Plan {
                     }
                     let declared = hints.columns.iter().find(|(column, _)| column == name);
                     let declared = declared.map(|(_, ty)| ty.as_str());
-                    add(name, fitted(of_field(field), declared, types));
+                    let fitted = fitted(of_field(field), declared, types);
+                    let fill = fill(field, &fitted.0);
+                    add(name, fitted, fill);
                 }
             }
             None if hints.columns.is_empty() => {
@@ -103,7 +106,8 @@ impl Plan {
                 for (name, declared) in &hints.columns {
                     let scale = types.decimal_scale.get(&format!("{table}.{name}")).copied();
                     let read = of_type(declared, types, scale);
-                    add(name, read.map_err(|why| stop(format!("{name}: {why}")))?);
+                    let read = read.map_err(|why| stop(format!("{name}: {why}")))?;
+                    add(name, read, Fill::Null);
                 }
             }
         }
@@ -367,6 +371,18 @@ fn oid(table: &TableName) -> u32 {
     let digest = fingerprint(format!("{}\0{}", table.schema, table.name).as_bytes());
     let folded = (digest >> 32) ^ (digest & 0xffff_ffff);
     u32::try_from(folded).unwrap_or(1).max(1)
+}
+
+/// What rows have in the column that were there before it: its default. Where that is an expression, Debezium
+/// writes zero for times, which is no row's.
+fn fill(field: &Field, semantic: &Semantic) -> Fill {
+    let times = matches!(
+        semantic,
+        Semantic::Date | Semantic::Time(_) | Semantic::Timestamp(_) | Semantic::Moment(_)
+    );
+    let given = field.default.as_deref();
+    let told = given.filter(|raw| !(times && matches!(*raw, "0" | "\"1970-01-01T00:00:00Z\"")));
+    told.and_then(|raw| text_of(semantic, raw).ok()).map_or(Fill::Null, Fill::Constant)
 }
 
 fn column(name: &str, ty: ColumnType, in_key: bool, as_text: bool) -> Column {

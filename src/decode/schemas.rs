@@ -49,9 +49,10 @@ impl Schemas {
     pub(super) fn split_otherwise<'a>(&mut self, bytes: &'a [u8]) -> Result<Parts<'a>, Unreadable> {
         #[derive(Deserialize)]
         struct Both<'a> {
-            #[serde(borrow)]
+            // null is not nothing here
+            #[serde(borrow, default, deserialize_with = "there")]
             schema: Option<&'a RawValue>,
-            #[serde(borrow)]
+            #[serde(borrow, default, deserialize_with = "there")]
             payload: Option<&'a RawValue>,
         }
         let text = std::str::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8"))?;
@@ -61,11 +62,15 @@ impl Schemas {
             Err(error) if error.is_data() => return Ok(Parts { schema: 0, payload: bytes }),
             Err(error) => return Err(unreadable(&format!("it is no JSON ({})", place(&error)))),
         };
-        let (Some(schema), Some(payload)) = (both.schema, both.payload) else {
-            // null in both: a tombstone of a converter with schemas
-            let nothing = both.schema.is_none() && text.contains("\"schema\"");
-            let payload = if nothing { b"null".as_slice() } else { bytes };
-            return Ok(Parts { schema: 0, payload });
+        let whole = Ok(Parts { schema: 0, payload: bytes });
+        let (schema, payload) = match (both.schema, both.payload) {
+            // a row may have columns of these names
+            (Some(schema), Some(payload)) if schema.get().starts_with('{') => (schema, payload),
+            // a tombstone of a converter with schemas
+            (Some(schema), Some(payload)) if (schema.get(), payload.get()) == ("null", "null") => {
+                return Ok(Parts { schema: 0, payload: b"null" });
+            }
+            _ => return whole,
         };
         let field: Field = serde_json::from_str(schema.get()).map_err(|error| {
             unreadable(&format!("its schema cannot be read ({})", place(&error)))
@@ -88,4 +93,9 @@ impl Schemas {
 fn payload_begins(text: &str, payload: &str) -> Vec<u8> {
     let head = text.strip_suffix('}').and_then(|text| text.strip_suffix(payload));
     head.map_or_else(|| text.as_bytes().to_vec(), |head| head.as_bytes().to_vec())
+}
+
+/// A value that is there, null or not.
+fn there<'de, D: serde::Deserializer<'de>>(given: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(given).map(Some)
 }

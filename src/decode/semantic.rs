@@ -81,12 +81,20 @@ pub(super) struct Field {
     pub(super) name: Option<String>,
     #[serde(default)]
     pub(super) optional: bool,
+    /// as JSON
+    #[serde(default, deserialize_with = "json")]
+    pub(super) default: Option<String>,
     #[serde(default)]
     pub(super) parameters: Option<std::collections::BTreeMap<String, String>>,
     #[serde(default)]
     pub(super) fields: Vec<Field>,
     #[serde(default)]
     pub(super) items: Option<Box<Field>>,
+}
+
+fn json<'de, D: serde::Deserializer<'de>>(given: D) -> Result<Option<String>, D::Error> {
+    let json = <Box<serde_json::value::RawValue>>::deserialize(given)?;
+    Ok(Some(json.get().to_owned()).filter(|json| json != "null"))
 }
 
 impl Field {

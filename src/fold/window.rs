@@ -300,7 +300,7 @@ impl TableFold {
     fn new(target: Arc<Target>) -> TableFold {
         let fold = match target.model.history {
             History::Overwrite | History::Versions => Fold::Keyed(Keyed::new(&target)),
-            History::Bag => Fold::Bag(Bag::default()),
+            History::Bag => Fold::Bag(Bag::new(target.arrival)),
             History::Append | History::Raw => Fold::Log(Log::new(&target)),
         };
         TableFold { target, fold }

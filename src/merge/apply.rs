@@ -338,7 +338,10 @@ impl Merge {
         // the lock that TRUNCATE holds to the end would bar the way to a leaf that the same transaction
         // needs: a partitioned table is emptied row by row
         let whole = self.target().model.partition.is_none();
-        if whole && self.target().model.history != History::Versions && !self.is_soft() {
+        // of topics rows that came behind it may be here already
+        let in_order = self.target().arrival == Arrival::InOrder;
+        if whole && in_order && self.target().model.history != History::Versions && !self.is_soft()
+        {
             let many = self.query(transaction, "many", &[]).await?;
             if many.first().is_some_and(|row| row.get(0)) {
                 self.execute(transaction, "empty", &[]).await?;
@@ -346,6 +349,9 @@ impl Merge {
             }
         }
         self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
+        if !in_order && self.target().model.history == History::Bag {
+            self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;
+        }
         Ok(())
     }
 }

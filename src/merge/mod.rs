@@ -29,7 +29,9 @@ pub use adopt::{Adopted, Terms, adopt, obstacles};
 pub use apply::{Apply, Encoded, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, Standing, conform, is_ours};
-pub use define::{define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement};
+pub use define::{
+    define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement, order_index,
+};
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};

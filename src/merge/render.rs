@@ -202,7 +202,10 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         stage: form.stage.clone(),
         table: model.quoted(),
         literal: quote::literal(&model.table.to_string()),
-        topics: target.arrival == Arrival::MayBeLate,
+        topics: match model.history {
+            History::Bag => target.arrival != Arrival::InOrder,
+            _ => target.arrival == Arrival::MayBeLate,
+        },
         current: quote::table(&model.current_leaf()),
         leaf: LEAF,
         locator: model.has_locator().then(|| quote::table(&model.locator())),

@@ -252,9 +252,30 @@ impl Merge {
         transaction: &Transaction<'_>,
         mut applied: Applied,
     ) -> Result<Applied> {
+        if self.target.arrival != Arrival::InOrder {
+            return self.bag_of_topics(transaction, applied).await;
+        }
         // whole rows are matched by their digest, for which a hash join is right
         applied.deleted = self.execute(transaction, "delete", &[]).await?;
         applied.upserted = self.execute(transaction, "insert", &[]).await?;
+        Ok(applied)
+    }
+
+    /// Comings and goings that may come again, or in another order than they happened.
+    async fn bag_of_topics(
+        &mut self,
+        transaction: &Transaction<'_>,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        self.query(transaction, "alone", &[]).await?;
+        applied.stale = self.execute(transaction, "drop_seen", &[]).await?;
+        if !self.query(transaction, "owes", &[]).await?.is_empty() {
+            self.execute(transaction, "pay", &[]).await?;
+        }
+        applied.upserted = self.execute(transaction, "insert", &[]).await?;
+        let row = self.query_one(transaction, "take", &[]).await?;
+        let gone: i64 = row.try_get("gone").map_err(|error| self.failed("take", error))?;
+        applied.deleted = u64::try_from(gone).unwrap_or(0);
         Ok(applied)
     }
 

@@ -329,7 +329,12 @@ impl Here<'_> {
         if router.of(&fed.plan.relation).is_empty() {
             self.tables.open(router, &fed.plan.relation, arrival).await?;
         }
-        for route in router.of(&fed.plan.relation).iter() {
+        let routes = router.of(&fed.plan.relation);
+        if routes.is_empty() {
+            let table = &change.table;
+            tracing::info!(%table, "no file takes this table, and the connector has no target_schema");
+        }
+        for route in routes.iter() {
             router.set_arrival(*route, arrival);
         }
         self.topics.keep(topic, fed.clone());

@@ -11,7 +11,7 @@ use crate::binding::bind;
 use crate::decode::Hints;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, Flow, Target};
-use crate::merge::{Standing, conform, evolve, is_ours};
+use crate::merge::{Standing, conform, evolve, is_ours, order_index};
 use crate::names::TableName;
 use crate::postgres::Session;
 use crate::progress::tables::{State, TableRecord};
@@ -233,19 +233,36 @@ impl Tables {
             return Err(Error::new(Kind::TableStops, what).remedy(remedy));
         }
         let schema_id = shared.number_shape(relation).await?;
+        let standing = {
+            let side = shared.side_session().await;
+            Standing::of(&**side.session(), &model.table).await?
+        };
+        let (model, wider) = match standing.is_there() && model.mirrored {
+            true => {
+                // what it has counts: a schema does not say how long a text may be
+                let evolution = evolve(model, &standing, relation, &shared.extensions);
+                if let Some((why, remedy)) = evolution.stop {
+                    return Err(Error::new(Kind::TableStops, why).remedy(remedy));
+                }
+                (evolution.model, evolution.statements)
+            }
+            false => (model.clone(), Vec::new()),
+        };
+        let model = &model;
         let binding = bind(index, model, relation, schema_id, shared.binary)?;
         for column in &binding.unfed {
             let table = &model.table;
             tracing::warn!(%table, column, "the source has no such column (yet): it is NULL");
         }
         let readers = &shared.setup.settings.readers;
-        let (statements, _) = {
+        let (making, _) = {
             let side = shared.side_session().await;
             made(side.session(), (shared.connector(), false), &binding.target, (readers, true))
                 .await?
         };
         let state = State::Streaming;
         let then = Then::Add { source: &relation.table, schema_id, state };
+        let statements = [wider, making, order_index(model)].concat();
         shared.define(&statements, &model.table, then).await?;
         let side = shared.side_session().await;
         let standing = Standing::of(&**side.session(), &model.table).await?;

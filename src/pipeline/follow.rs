@@ -44,7 +44,11 @@ pub(super) async fn follow_file(
         return Ok(standing);
     }
     let (unfed, readers) = (target.unfed(), &shared.setup.settings.readers);
-    let found = differences(&**warehouse, (&target.model, &standing), &unfed, readers).await;
+    let judged = match record.chunk_open {
+        true => standing.clone().once_read(&target.model, &unfed),
+        false => standing.clone(),
+    };
+    let found = differences(&**warehouse, (&target.model, &judged), &unfed, readers).await;
     let steps = match found {
         Ok(steps) => steps,
         Err(error) if error.kind().policy() == Policy::Retry => return Err(error),

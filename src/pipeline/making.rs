@@ -99,6 +99,8 @@ enum Noted<'w> {
     Nothing,
     /// its changes are kept until we are through
     Held,
+    /// we are through, or cannot come through
+    LetGo,
     /// it is new
     New,
     /// so, as far as the table is known
@@ -125,7 +127,14 @@ impl Making<'_> {
             };
             let statements = steps.iter().flat_map(|step| &step.statements).collect();
             let work = Work { connector, table, statements, long, stamps: true, noted };
-            self.run(&work).await?;
+            let made = self.run(&work).await;
+            if made.is_err() && long {
+                // it goes on as it was, or stops for what its file asks
+                self.note(connector, table, Noted::LetGo).await.unwrap_or_else(|error| {
+                    tracing::warn!(table = name, "it stays held: {}", error.reason());
+                });
+            }
+            made?;
             steps.iter().for_each(|step| (self.say)(&name, step));
         }
         if table.leaves.is_empty() || steps.len() < table.steps.len() {
@@ -297,6 +306,7 @@ impl Work<'_> {
                 let remedy = format!("siltstone table resume {name}");
                 turns::hold(transaction, name, HELD, &remedy).await
             }
+            (Noted::LetGo, _) => turns::let_go(transaction, name, HELD).await,
             (Noted::New, _) => {
                 let (connector_name, relation) = (&connector.name, &table.relation);
                 let schema_id = schemas::number(transaction, connector_name, relation).await?;

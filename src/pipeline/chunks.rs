@@ -259,9 +259,8 @@ impl Worker {
         if chunk.range.is_none() {
             ddl(&transaction, fitted.key.take().as_slice()).await.map_err(failed)?;
         }
-        let stretch = job.stretch(&target);
+        let (stretch, templates) = (job.stretch(&target), &shared.setup.templates);
         let how = (point, fresh, stretch.as_ref());
-        let templates = &shared.setup.templates;
         let applied = merge_reading(&transaction, templates, &target, &finished, how).await?;
         let mut read = Read::InPart;
         refused.write(&transaction, &shared.connector().name, &target).await?;

@@ -118,6 +118,30 @@ impl Drain {
         turns::stream(transaction, self.table(), since).await
     }
 
+    /// What is to be known before the kept changes are looked at.
+    async fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(HeldKeys, Arc<Points>)> {
+        let table = self.table().clone();
+        if self.since.is_none() {
+            // what is put among the kept changes from now on is not looked for
+            self.since = Some(turns::changed_at(transaction, &table).await?);
+        }
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
+        };
+        let points = match self.points.take() {
+            Some(points) => points,
+            None => {
+                let points = chunks::points(transaction, &table, self.floor).await?;
+                Arc::new(Points::new(points))
+            }
+        };
+        // the stream may still be before the snapshot of some of its ranges
+        self.points_end = points.last();
+        self.points = Some(points.clone());
+        Ok((held, points))
+    }
+
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
     /// the same transaction. Without a limit no change may be refused: whoever sends the next ones must
     /// know before which keys wait.
@@ -129,26 +153,9 @@ impl Drain {
         limit: Option<u64>,
     ) -> Result<Drained> {
         let table = self.table().clone();
-        if self.since.is_none() {
-            // before the kept changes: what is put among them later is not looked for
-            self.since = Some(turns::changed_at(transaction, &table).await?);
-        }
-        let held = match self.held.take() {
-            Some(held) => held,
-            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
-        };
+        let (held, points) = self.begin(transaction).await?;
         let known = held.len();
         let arrived = apply.arrived(transaction, &self.target).await?;
-        let points = match self.points.take() {
-            Some(points) => points,
-            None => {
-                let points = chunks::points(transaction, &table, self.floor).await?;
-                Arc::new(Points::new(points))
-            }
-        };
-        // the stream may still be before the snapshot of some of its ranges
-        self.points_end = points.last();
-        self.points = Some(points.clone());
         let mut pass = Pass {
             sift: Sift {
                 transaction,

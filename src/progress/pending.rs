@@ -263,6 +263,12 @@ pub async fn sizes(client: &impl GenericClient, connector: &str) -> Result<Vec<(
     Ok(sizes)
 }
 
+/// The bytes kept for all of a connector's tables.
+pub async fn size(client: &impl GenericClient, connector: &str) -> Result<u64> {
+    let sizes = sizes(client, connector).await?;
+    Ok(sizes.iter().map(|(_, bytes)| *bytes).sum())
+}
+
 /// The refusal when the kept changes have reached their limit.
 pub fn full(connector: &str, limit: u64) -> Error {
     let what = format!("the changes kept for tables of {connector} have reached {limit} bytes");

@@ -62,7 +62,7 @@ impl Default for Metrics {
 
 /// A family whose name and labels are constants is always well-formed.
 macro_rules! family {
-    ($kind:ident, $name:literal, $help:literal, $labels:expr) => {
+    ($kind:ident, $name:literal, $help:expr, $labels:expr) => {
         match $kind::new(Opts::new($name, $help), &$labels) {
             Ok(family) => family,
             Err(error) => unreachable!("{error}"),
@@ -89,6 +89,16 @@ fn wal_steps() -> IntGaugeVec {
         "What is done about that log: 0/1 for calm, warn, landing, slot_dropped",
         ["connector", "step"]
     )
+}
+
+fn dead_letters() -> IntGaugeVec {
+    let help = "Changes that their table refuses";
+    family!(IntGaugeVec, "siltstone_dead_letters", help, ["table"])
+}
+
+fn waiting() -> IntGaugeVec {
+    let help = "Changes that wait behind dead letters of their key";
+    family!(IntGaugeVec, "siltstone_waiting_changes", help, ["table"])
 }
 
 fn spooled() -> IntGaugeVec {
@@ -154,18 +164,8 @@ impl Families {
                 "Changes kept for a table that cannot take them now",
                 ["table"]
             ),
-            dead_letters: family!(
-                IntGaugeVec,
-                "siltstone_dead_letters",
-                "Changes that their table refuses",
-                ["table"]
-            ),
-            waiting: family!(
-                IntGaugeVec,
-                "siltstone_waiting_changes",
-                "Changes that wait behind dead letters of their key",
-                ["table"]
-            ),
+            dead_letters: dead_letters(),
+            waiting: waiting(),
             state: family!(
                 IntGaugeVec,
                 "siltstone_table_state",

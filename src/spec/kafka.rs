@@ -215,15 +215,6 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         let remedy = "name the topics to take, such as topics: [\"shop.public.*\"]";
         return Err(file.refuse("topics", "no topic is taken", remedy));
     }
-    let formats = ["debezium-json", "flat-json", "debezium-avro"];
-    let format = match file.choice("format", raw.format.as_ref(), &formats)? {
-        "flat-json" => Format::FlatJson,
-        "debezium-avro" => {
-            let remedy = "write debezium-json or flat-json";
-            return Err(file.refuse("format", "this version does not read Avro yet", remedy));
-        }
-        _ => Format::DebeziumJson,
-    };
     if let Some(lanes) = &raw.lanes {
         file.choice("lanes", Some(lanes), &["1"])?;
     }
@@ -240,7 +231,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         brokers,
         group,
         topics: common::list(file, "topics", &raw.topics)?,
-        format,
+        format: format(file, raw.format.as_ref())?,
         properties: properties(file, &raw.properties)?,
         start: match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
             "latest" => StartAt::Latest,
@@ -265,6 +256,18 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
             .filter(|topic| topic != "none"),
         endpoint: endpoint.transpose()?,
     })
+}
+
+fn format(file: &File<'_>, given: Option<&Given>) -> Result<Format> {
+    let formats = ["debezium-json", "flat-json", "debezium-avro"];
+    match file.choice("format", given, &formats)? {
+        "flat-json" => Ok(Format::FlatJson),
+        "debezium-avro" => {
+            let remedy = "write debezium-json or flat-json";
+            Err(file.refuse("format", "this version does not read Avro yet", remedy))
+        }
+        _ => Ok(Format::DebeziumJson),
+    }
 }
 
 fn properties(file: &File<'_>, raw: &BTreeMap<String, Given>) -> Result<BTreeMap<String, Secret>> {

@@ -215,3 +215,44 @@ impl Scalar for Keep {
         Ok(Keep)
     }
 }
+
+/// Whether the text is a type's name with an optional modifier and array brackets: it goes into DDL
+/// as it stands, where nothing else may.
+pub(super) fn is_type(text: &str) -> bool {
+    let text = text.trim_end_matches("[]");
+    let (head, rest) = text.split_once('(').unwrap_or((text, ""));
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ' | '.');
+    let starts = head.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let tail_is_fine = match rest.split_once(')') {
+        _ if !text.contains('(') => true,
+        Some((modifier, tail)) => {
+            modifier.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ',' | ' ' | '-'))
+                && tail.chars().all(word)
+        }
+        None => false,
+    };
+    starts && head.chars().all(word) && tail_is_fine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_a_type_and_nothing_else() {
+        for ty in [
+            "bigint",
+            "varchar(255)",
+            "numeric(10, 2)",
+            "timestamp(3) with time zone",
+            "text[]",
+            "double precision",
+            "public.geometry(Point,4326)",
+        ] {
+            assert!(is_type(ty), "{ty}");
+        }
+        for wrong in ["", "text; drop table x", "text default 1)", "int--", "a'b", "(1)"] {
+            assert!(!is_type(wrong), "{wrong}");
+        }
+    }
+}

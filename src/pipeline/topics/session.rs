@@ -16,7 +16,7 @@ use super::intake::{Intake, Partition};
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::tables::Tables;
-use crate::capture::topics::{Assignment, Member};
+use crate::capture::topics::{Assignment, Member, Queue, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::Stretch;
@@ -166,24 +166,16 @@ async fn run_tasks(
     let mut router = Router::empty(connector.held_keys);
     let catching_up = tables.open_kept(&mut router, (&warehouse, &ends)).await?;
     let checkpoints = places.iter().map(|place| checkpoint(name, place)).collect();
-    let kept = pending::sizes(&*warehouse, name).await?;
-    let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
+    let kept = pending::size(&*warehouse, name).await?;
     let (progress, watched) = watch::channel(Progress { done: 0, stored: positions.clone() });
     let lane = Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, kept).await?;
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
     let reading = member.read(&assignment, &positions)?;
-    // in the order of the queues
-    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
+    let places = in_order(&places, &reading)?;
     let mut topics = Topics::new(connector.format);
-    let mut stretches = Vec::new();
-    let mut partitions = Vec::new();
-    for queue in &reading.queues {
-        let place = by_name.get(&*queue.partition.name());
-        let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
-        stretches.push((place.name.clone(), place.offset));
-        partitions.push(Partition::new(place, &mut topics));
-    }
+    let partitions = places.iter().map(|place| Partition::new(place, &mut topics)).collect();
+    let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
@@ -211,14 +203,7 @@ async fn run_tasks(
         let _landing = landing;
         Ended::Lane(lane.run(work_received, caught_up_received, landing_watched).await)
     });
-    tasks.spawn(async move {
-        for table in catching_up {
-            if caught_up.send(table).await.is_err() {
-                break;
-            }
-        }
-        std::future::pending().await
-    });
+    tasks.spawn(announce(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
     tasks.spawn({
         let (given, assignment) = (member.given(), assignment.clone());
@@ -231,6 +216,26 @@ async fn run_tasks(
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;
     end
+}
+
+/// The places in the order of the queues.
+fn in_order<'p>(places: &'p [Place], reading: &Reading) -> Result<Vec<&'p Place>> {
+    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
+    let of = |queue: &Queue| {
+        let place = by_name.get(&*queue.partition.name()).copied();
+        place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))
+    };
+    reading.queues.iter().map(of).collect()
+}
+
+/// Tells the lane which tables have only their kept changes before them.
+async fn announce(catching_up: Vec<CaughtUp>, caught_up: mpsc::Sender<CaughtUp>) -> Ended {
+    for table in catching_up {
+        if caught_up.send(table).await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Ends when the group gives other partitions.

@@ -243,12 +243,8 @@ impl Worker {
         if chunk.empties && chunk.range.is_none() {
             ddl(&transaction, &[emptying(&target.model)]).await.map_err(failed)?;
         }
-        let straight = match (chunk.fresh && fitted.statements.is_empty(), &chunk.range) {
-            (false, _) => Straight::No,
-            (true, None) => Straight::IfEmpty,
-            (true, Some(_)) if fitted.key.is_some() => Straight::Beside,
-            (true, Some(_)) => Straight::No,
-        };
+        let untouched = chunk.fresh && fitted.statements.is_empty();
+        let straight = straight(untouched, chunk.range.is_some(), fitted.key.is_some());
         let way = way(&transaction, &target, straight).await?;
         let (finished, refused) =
             self.copy(under, &transaction, (&target, &now), (point, job), &way).await?;
@@ -259,8 +255,9 @@ impl Worker {
         if chunk.range.is_none() {
             ddl(&transaction, fitted.key.take().as_slice()).await.map_err(failed)?;
         }
-        let (stretch, templates) = (job.stretch(&target), &shared.setup.templates);
+        let stretch = job.stretch(&target);
         let how = (point, fresh, stretch.as_ref());
+        let templates = &shared.setup.templates;
         let applied = merge_reading(&transaction, templates, &target, &finished, how).await?;
         let mut read = Read::InPart;
         refused.write(&transaction, &shared.connector().name, &target).await?;
@@ -383,4 +380,13 @@ fn gone(table: &TableName, source: &TableName) -> Error {
     Error::new(Kind::TableStops, format!("the source has no table {source} any more"))
         .on_table(table.to_string())
         .remedy(format!("exclude {source}, or make it and siltstone table resync {table}"))
+}
+
+/// Whether rows may go straight into a table that nobody has written to.
+fn straight(untouched: bool, in_ranges: bool, has_key_to_come: bool) -> Straight {
+    match (untouched, in_ranges) {
+        (true, false) => Straight::IfEmpty,
+        (true, true) if has_key_to_come => Straight::Beside,
+        _ => Straight::No,
+    }
 }

@@ -51,7 +51,7 @@ mod wall;
 pub use books::dead_letters_as_json;
 pub use inspect::{Report, inspect, inspect_source};
 pub use making::apply;
-pub use pairs::{Pairs, pairs, verify_connector};
+pub use pairs::{Pairs, pairs, verify_connector, verify_topics};
 pub use planning::{Difference, Plan, plan};
 pub use rights::replicated;
 pub use service::{Options, Service};

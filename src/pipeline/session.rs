@@ -40,7 +40,7 @@ use crate::journey::Stretch;
 use crate::position::{Lsn, Positions};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{Checkpoint, Ledger, chunks as chunks_to_read, dead_letters, pending};
+use crate::progress::{Checkpoint, Ledger, chunks as chunks_to_read, dead_letters};
 use crate::serve::Phase;
 use crate::spec::Settings;
 use crate::warehouse::{Fence, migrate, refuse_outstanding, refuse_unfit};
@@ -240,10 +240,9 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let (asked, asked_watched) = watch::channel(0);
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel(64);
-    let kept = pending::size(&*warehouse, &shared.connector().name).await?;
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
     let ledger = Ledger::new(&shared.connector().name, vec![checkpoint]);
-    let lane = Lane::open(shared.core.clone(), ledger, progress, kept).await?;
+    let lane = Lane::open(shared.core.clone(), ledger, progress, &warehouse).await?;
     let end = Positions::of_log(slot, LogEnd::of(&*source).await?.position);
     announce_caught_up(&planned, &end, &caught_up);
     let open = chunks_to_read::open(&*warehouse, &shared.connector().name).await?;
@@ -262,13 +261,14 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let intake = Intake::new((reader, folding), (streams, wall), seen, asked, stop_watched);
     let every = feedback_interval(&shared.source);
     let feedback = Feedback { stored: stored_watched, asked: asked_watched, every };
+    let clock = shared.setup.clock.clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { Ended::Intake(intake.run().await) });
     let landing = shared.setup.landing.subscribe();
     tasks.spawn(
         async move { Ended::Lane(lane.run(work_received, caught_up_received, landing).await) },
     );
-    let confirming = tokio::spawn(writer_half.run(feedback, shared.setup.clock.clone()));
+    let confirming = tokio::spawn(writer_half.run(feedback, clock));
     tasks.spawn({
         let watched = watched.clone();
         let hold_back = (shared.connector().slot_hold_back, shared.setup.lately.clone());

@@ -94,6 +94,23 @@ impl TableRecord {
 
 /// Reads a connector's tables.
 pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<TableRecord>> {
+    read_some(client, connector, None).await
+}
+
+/// What is known of one table of a connector's, if anything.
+pub async fn read_one(
+    client: &impl GenericClient,
+    connector: &str,
+    table: &TableName,
+) -> Result<Option<TableRecord>> {
+    Ok(read_some(client, connector, Some(table)).await?.pop())
+}
+
+async fn read_some(
+    client: &impl GenericClient,
+    connector: &str,
+    only: Option<&TableName>,
+) -> Result<Vec<TableRecord>> {
     let failed = |error| Error::warehouse("reading what its tables are doing", error);
     let rows = client
         .query(
@@ -104,8 +121,9 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
                                 from audit.snapshot_chunks c where c.table_name = t.table_name),
                              true),
                     t.source_table, to_jsonb(t) ->> 'made_for'
-               from audit.tables t where t.connector = $1",
-            &[&connector],
+               from audit.tables t
+              where t.connector = $1 and ($2::text is null or t.table_name = $2)",
+            &[&connector, &only.map(TableName::to_string)],
         )
         .await
         .map_err(failed)?;

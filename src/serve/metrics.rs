@@ -62,7 +62,7 @@ impl Default for Metrics {
 
 /// A family whose name and labels are constants is always well-formed.
 macro_rules! family {
-    ($kind:ident, $name:literal, $help:expr, $labels:expr) => {
+    ($kind:ident, $name:literal, $help:literal, $labels:expr) => {
         match $kind::new(Opts::new($name, $help), &$labels) {
             Ok(family) => family,
             Err(error) => unreachable!("{error}"),
@@ -91,16 +91,6 @@ fn wal_steps() -> IntGaugeVec {
     )
 }
 
-fn dead_letters() -> IntGaugeVec {
-    let help = "Changes that their table refuses";
-    family!(IntGaugeVec, "siltstone_dead_letters", help, ["table"])
-}
-
-fn waiting() -> IntGaugeVec {
-    let help = "Changes that wait behind dead letters of their key";
-    family!(IntGaugeVec, "siltstone_waiting_changes", help, ["table"])
-}
-
 fn spooled() -> IntGaugeVec {
     family!(IntGaugeVec, "siltstone_spool_bytes", "Open transactions on disk", ["connector"])
 }
@@ -111,6 +101,24 @@ fn spool_gave_up() -> IntCounterVec {
         "siltstone_spool_fallbacks_total",
         "Times that the spool could not take open transactions: large ones arrive whole since",
         ["connector"]
+    )
+}
+
+fn lag_bytes() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_lag_bytes",
+        "Bytes of the source's log behind its end",
+        ["connector", "stage"]
+    )
+}
+
+fn lag_records() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_lag_records",
+        "Records of a topic's partition that are not applied",
+        ["connector", "partition"]
     )
 }
 
@@ -131,18 +139,8 @@ impl Families {
                 "Rows dropped because a newer one was there",
                 ["table"]
             ),
-            lag_bytes: family!(
-                IntGaugeVec,
-                "siltstone_lag_bytes",
-                "Bytes of the source's log behind its end",
-                ["connector", "stage"]
-            ),
-            lag_records: family!(
-                IntGaugeVec,
-                "siltstone_lag_records",
-                "Records of a topic's partition that are not applied",
-                ["connector", "partition"]
-            ),
+            lag_bytes: lag_bytes(),
+            lag_records: lag_records(),
             lag_seconds: family!(
                 GaugeVec,
                 "siltstone_lag_seconds",
@@ -164,8 +162,18 @@ impl Families {
                 "Changes kept for a table that cannot take them now",
                 ["table"]
             ),
-            dead_letters: dead_letters(),
-            waiting: waiting(),
+            dead_letters: family!(
+                IntGaugeVec,
+                "siltstone_dead_letters",
+                "Changes that their table refuses",
+                ["table"]
+            ),
+            waiting: family!(
+                IntGaugeVec,
+                "siltstone_waiting_changes",
+                "Changes that wait behind dead letters of their key",
+                ["table"]
+            ),
             state: family!(
                 IntGaugeVec,
                 "siltstone_table_state",

@@ -453,6 +453,31 @@ fn apply_beside_a_running_service_loses_nothing() {
 }
 
 #[test]
+fn a_service_that_was_not_told_of_a_file_reads_it_all_the_same() {
+    block_on(async {
+        let site = Site::new("plantold").await;
+        site.shop(TABLES).await;
+        files(&site);
+        let mut child = site.spawn(&["run"]);
+        site.until("streaming", STREAMING).await;
+        users(&site, "id", &FEW.replace("varchar(20)", "varchar(40)"), "");
+        // as if apply had come between two of its sessions, none of which it could end
+        let spec = site.spec();
+        let table = |model: &&siltstone::spec::Model| model.table.to_string() == "cleansed.users";
+        let digest = spec.models.iter().find(table).unwrap().digest();
+        let made = "update audit.tables set made_for = $1 where table_name = 'cleansed.users'";
+        site.warehouse.execute(made, &[&digest]).await.unwrap();
+        assert_eq!(ask(&site, &["table", "resync", "cleansed.plain", "--yes"]).0, 0);
+        let seen = "select made_for is null and state = 'streaming' from audit.tables \
+            where table_name = 'cleansed.users'";
+        site.until("goes by the file", seen).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_agree(&site);
+    });
+}
+
+#[test]
 fn a_table_that_is_being_read_is_planned_as_any_other() {
     block_on(async {
         let site = Site::new("planread").await;

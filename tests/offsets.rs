@@ -1,5 +1,5 @@
 //! Offsets and topics that lose each other: each is noticed, and handled as the files say, never by a silent
-//! reset. And what topics come to have while they are read.
+//! reset. What topics come to have while they are read, and what comes behind the emptying of a table.
 
 use serde_json::json;
 
@@ -109,6 +109,45 @@ fn a_topic_that_was_made_again_is_another_one() {
         assert_eq!(ids(&site, "a").await, "0 1 2 10 11 12 13 14 15 16 17 18 19");
         connector(&site, topics.brokers(), "again.*", "");
         site.catch_up().await;
+    });
+}
+
+#[test]
+fn what_comes_behind_an_emptying_stays_gone() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let topics = kafka.topics().await;
+        let topic = "emptied.public.a";
+        topics.create(topic, 2).await;
+        let site = site("emptied", topics.brokers(), "emptied.*", "").await;
+        let versions = "table: cleansed.a_versions\nfrom: shop.public.a\nhistory: versions\nkey: [id]\n\
+             columns:\n  id: { type: bigint }\n  v: { type: text }\n";
+        site.file("schemas/a_versions.yaml", versions);
+        topics.write((0..4).map(|id| change(topic, id, "x").at(0)).collect()).await;
+        let emptied = json!({
+            "op": "t", "before": null, "after": null, "ts_ms": 1,
+            "source": {
+                "connector": "postgresql", "schema": "public", "table": "a", "lsn": 1_500,
+                "sequence": "[\"1490\",\"1500\"]", "ts_ms": 1, "txId": 8,
+            },
+        });
+        let emptied = Record {
+            topic: topic.to_owned(),
+            value: Some(emptied.to_string().into()),
+            ..Record::default()
+        };
+        topics.write(vec![emptied.at(0), change(topic, 600, "behind").at(0)]).await;
+        site.catch_up().await;
+        assert_eq!(ids(&site, "a").await, "600");
+        // the other partition is late, and a new process knows of the emptying
+        topics.write((4..8).map(|id| change(topic, id, "late").at(1)).collect()).await;
+        site.catch_up().await;
+        assert_eq!(ids(&site, "a").await, "600");
+        let current =
+            "select string_agg(id::text, ' ') from cleansed.a_versions where valid_to > now()";
+        assert_eq!(site.at_warehouse(current).await, ["600"]);
+        let all = "select count(*) from cleansed.a_versions";
+        assert_eq!(site.at_warehouse(all).await, ["9"]);
     });
 }
 

@@ -23,11 +23,16 @@ select p.seq, p.ord
    and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
  where p.table_name = {{ literal }} and p.comes_from is not null
 
+-- statement: remember_empty
+-- The source table was emptied: a delete of every key, under none.
+insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }}, '', $1, $2, 'd', $3)
+    on conflict (table_name, key, seq, ord) do nothing
+
 -- statement: drop_gone
--- An event that came behind the delete of its row.
+-- An event that came behind the delete of its row, or of all rows.
 delete from {{ stage }} s
  using audit.quiet q
- where s._op <> 'd' and q.table_name = {{ literal }} and q.key = {{ text_of("key") }}
+ where s._op <> 'd' and q.table_name = {{ literal }} and q.key = any (array[{{ text_of("key") }}, ''])
    and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
 
 -- statement: fill_left

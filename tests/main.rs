@@ -23,6 +23,7 @@ mod mask;
 mod model;
 mod openapi;
 mod operator;
+mod parts;
 mod plan;
 mod races;
 mod ranges;

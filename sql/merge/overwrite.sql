@@ -20,8 +20,9 @@ update {{ stage }} s
 
 -- statement: delete
 {% if soft -%}
+-- whoever reads the table again only finds that the row is gone, not when it went
 update {{ table }} t
-   set _deleted_at = s._at, _seq = s._seq, _ord = s._ord, _synced_at = now()
+   set _deleted_at = {{ "s._at" if guard else "coalesce(t._deleted_at, s._at)" }}, _seq = s._seq, _ord = s._ord, _synced_at = now()
   from {{ stage }} s
  where s._op = 'd' and {{ same_key() }}{{ not_older() }}
 {%- else -%}

@@ -12,6 +12,7 @@
 )]
 
 pub mod catalog;
+pub mod condition;
 mod log;
 mod pace;
 pub mod preflight;

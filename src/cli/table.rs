@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::Files;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
+use crate::pipeline::check_condition;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::requests::{self, Verb};
+use crate::progress::requests::{self, Argument, Verb};
 use crate::progress::tables::{self, TableRecord};
 use crate::spec::Spec;
 use crate::warehouse::migrate;
@@ -28,7 +29,19 @@ pub(super) enum Table {
     /// Lets a stopped or paused table go on with the changes kept for it.
     Resume(Ask),
     /// Reads a table again, or all of a connector's tables under a new slot.
-    Resync(Ask),
+    Resync(Resync),
+}
+
+/// What is read again of which table.
+#[derive(clap::Args)]
+pub(super) struct Resync {
+    #[command(flatten)]
+    ask: Ask,
+    /// Reads again only the rows that meet this condition over the source's columns, at the source or in
+    /// the warehouse as they are now: each of these is then as the source has it, or gone if it is gone
+    /// there. All others stay. It is judged at the source; names of functions take their schema.
+    #[arg(long = "where", value_name = "SQL", conflicts_with = "all")]
+    condition: Option<String>,
 }
 
 /// What is asked of which table.
@@ -59,9 +72,14 @@ impl Table {
         migrate(&mut warehouse).await?;
         match self {
             Table::List { json } => list(&spec, &warehouse, json).await,
-            Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, ask).await,
-            Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, ask).await,
-            Table::Resync(ask) => request(&spec, &warehouse, Verb::Resync, ask).await,
+            Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, (ask, None)).await,
+            Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, (ask, None)).await,
+            Table::Resync(Resync { ask, condition: None }) => {
+                request(&spec, &warehouse, Verb::Resync, (ask, None)).await
+            }
+            Table::Resync(Resync { ask, condition }) => {
+                request(&spec, &warehouse, Verb::ResyncWhere, (ask, condition)).await
+            }
         }
     }
 }
@@ -97,12 +115,22 @@ fn as_json(connector: &str, record: &TableRecord) -> serde_json::Value {
     })
 }
 
-async fn request(spec: &Spec, warehouse: &Session, verb: Verb, ask: Ask) -> Result<ExitCode> {
+async fn request(
+    spec: &Spec,
+    warehouse: &Session,
+    verb: Verb,
+    (ask, condition): (Ask, Option<String>),
+) -> Result<ExitCode> {
     let connector = connector_of(spec, warehouse, &ask).await?;
-    if verb == Verb::Resync && !ask.yes {
-        confirm(warehouse, &connector, ask.table.as_ref()).await?;
+    let table = ask.table.as_ref();
+    if let (Some(condition), Some(table)) = (&condition, table) {
+        check_condition(spec, &connector, table, condition).await?;
     }
-    let id = requests::ask(&**warehouse, verb, &connector, (ask.table.as_ref(), None)).await?;
+    if matches!(verb, Verb::Resync | Verb::ResyncWhere) && !ask.yes {
+        confirm(warehouse, &connector, (table, condition.as_deref())).await?;
+    }
+    let argument = condition.as_deref().map_or(Argument::Nothing, Argument::Condition);
+    let id = requests::ask(&**warehouse, verb, &connector, (table, argument)).await?;
     wait_for(warehouse, &[id], ask.wait).await
 }
 
@@ -161,7 +189,16 @@ async fn connector_of(spec: &Spec, warehouse: &Session, ask: &Ask) -> Result<Str
 }
 
 /// Shows what is at stake and asks.
-async fn confirm(warehouse: &Session, connector: &str, table: Option<&TableName>) -> Result<()> {
+async fn confirm(
+    warehouse: &Session,
+    connector: &str,
+    (table, condition): (Option<&TableName>, Option<&str>),
+) -> Result<()> {
+    if let (Some(table), Some(condition)) = (table, condition) {
+        println!("the rows of {table} will be read again from the source that meet this:");
+        println!("    {condition}");
+        return confirmed();
+    }
     let records = tables::read(&**warehouse, connector).await?;
     let concerned: Vec<&TableRecord> =
         records.iter().filter(|record| table.is_none_or(|table| record.table == *table)).collect();

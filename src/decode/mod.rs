@@ -16,7 +16,8 @@ mod transaction;
 mod veil;
 
 pub use pgoutput::{
-    Message, Old, RelationColumn, RelationMessage, Streamed, halves, insert_message, read_message,
+    Message, Old, RelationColumn, RelationMessage, Streamed, delete_message, halves,
+    insert_message, read_message,
 };
 pub use transaction::{Decoded, Decoder};
 pub use veil::Veil;

@@ -165,9 +165,21 @@ pub fn halves(update: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 
 /// A row that was read, as the message of its insert.
 pub fn insert_message(relation: u32, row: Row<'_>) -> Result<Vec<u8>> {
+    row_message((b'I', b'N'), relation, row)
+}
+
+/// The message of the delete of a row, by the cells of its key; all others are null.
+pub fn delete_message(relation: u32, key: Row<'_>) -> Result<Vec<u8>> {
+    row_message((b'D', b'K'), relation, key)
+}
+
+fn row_message((tag, image): (u8, u8), relation: u32, row: Row<'_>) -> Result<Vec<u8>> {
     let too_long = |_| Error::bug("a row is longer than a message can say");
     let columns = i16::try_from(row.cells().count()).map_err(too_long)?;
-    let mut message = [&b"I"[..], &relation.to_be_bytes(), b"N", &columns.to_be_bytes()].concat();
+    let mut message = vec![tag];
+    message.extend_from_slice(&relation.to_be_bytes());
+    message.push(image);
+    message.extend_from_slice(&columns.to_be_bytes());
     for cell in row.cells() {
         let (tag, bytes) = match cell {
             Cell::Null => (b'n', None),

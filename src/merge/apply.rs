@@ -46,6 +46,8 @@ pub struct Piece {
     pub batch: Batch,
     /// Its rows.
     pub tables: Vec<Encoded>,
+    /// Whether its rows take the place of stored ones whatever order those carry: they were read.
+    pub overrules: bool,
 }
 
 /// Encodes a batch's rows. The work of a processor, done while another batch is merged.
@@ -53,7 +55,7 @@ pub fn encode_batch(mut batch: Batch) -> Result<Piece> {
     let load_id = batch.range.until.to_string();
     let tables = std::mem::take(&mut batch.tables);
     let tables = tables.into_iter().map(|table| Encoded::of(&table, &load_id));
-    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch })
+    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch, overrules: false })
 }
 
 impl Encoded {
@@ -148,6 +150,7 @@ impl Apply {
         for before in &piece.batch.before {
             self.before(transaction, before).await?;
         }
+        let guard = !piece.overrules;
         let cut = Cut { continues: piece.batch.continues, unfinished: piece.batch.unfinished };
         let mut applied = Vec::with_capacity(piece.tables.len());
         for table in piece.tables {
@@ -157,7 +160,7 @@ impl Apply {
                 |before| matches!(before, Before::Truncate { target, .. } if target.index == index),
             );
             let cut = Cut { continues: cut.continues || emptied, ..cut };
-            applied.push((index, self.table(transaction, table, cut).await?));
+            applied.push((index, self.table(transaction, table, (cut, guard)).await?));
             if cut.unfinished != 0 && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);
             }
@@ -173,7 +176,7 @@ impl Apply {
         &mut self,
         transaction: &Transaction<'_>,
         table: Encoded,
-        cut: Cut,
+        (cut, guard): (Cut, bool),
     ) -> Result<Applied> {
         let Encoded { target, events, rows } = table;
         match rows {
@@ -192,8 +195,7 @@ impl Apply {
                     .fill(transaction, &shape, staged)
                     .await
                     .map_err(|error| error.on_table(target.model.table.to_string()))?;
-                let merge =
-                    self.merge(transaction, &target, Variant { guard: true, chains }).await?;
+                let merge = self.merge(transaction, &target, Variant { guard, chains }).await?;
                 merge.run(transaction, counts, cut).await
             }
         }

@@ -13,6 +13,7 @@ mod differ;
 mod direct;
 mod drift;
 mod leaves;
+mod pages;
 mod partitioned;
 mod raw;
 mod reading;
@@ -31,6 +32,7 @@ pub use define::{define, define_calendar, define_unkeyed, emptying, fill_calenda
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
+pub use pages::{Page, Pages};
 pub use reading::{
     Finished, Point, Reading, Straight, Stretch, Way, goes_straight, merge as merge_reading,
     rebase, way,

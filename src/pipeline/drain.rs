@@ -31,6 +31,8 @@ pub(super) struct Drain {
     floor: i64,
     /// the table goes on with the batches behind this position
     not_before: Lsn,
+    /// its kept changes are applied when the stream has come so far: before it others may come
+    joins: Lsn,
     /// whether it is drained because it refused a change
     sifted: bool,
     /// the points of its ranges, once they have been read
@@ -56,10 +58,10 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        let CaughtUp { target, floor, not_before, .. } = table;
+        let CaughtUp { target, floor, not_before, joins, .. } = table;
         let after = Order { seq: -1, ord: -1 };
         let sifted = not_before > Lsn(0);
-        Drain { target, floor, not_before, sifted, points: None, after, held: None }
+        Drain { target, floor, not_before, joins, sifted, points: None, after, held: None }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -77,13 +79,20 @@ impl Drain {
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
         let held = self.held.clone().unwrap_or_default();
         let limits = self.target.limits.clone();
-        let (target, not_before) = (Arc::new(bound.target.with_limits(limits)), self.not_before);
-        Ok(CaughtUp { target, floor: self.floor, held, not_before })
+        let target = Arc::new(bound.target.with_limits(limits));
+        let (floor, not_before, joins) = (self.floor, self.not_before, self.joins);
+        Ok(CaughtUp { target, floor, held, not_before, joins })
     }
 
     /// Whether it is drained because it refused a change.
     pub(super) fn is_sifted(&self) -> bool {
         self.sifted
+    }
+
+    /// Whether its kept changes are all there that come before those that it may apply, when `stored` is the
+    /// stored position.
+    pub(super) fn may_begin(&self, stored: Lsn) -> bool {
+        stored >= self.joins
     }
 
     /// Whether its changes may come with the batches, when `stored` is the stored position.

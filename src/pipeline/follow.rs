@@ -2,7 +2,8 @@
 //! difference stops that table alone until `siltstone apply` has mended it, or the file is as it was.
 
 use super::fit::{present_model, renames};
-use super::shared::{Shared, Then, was_read};
+use super::note::Then;
+use super::shared::{Shared, was_read};
 use super::tables::Planned;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::journey::Target;
@@ -185,7 +186,8 @@ async fn stop_for(shared: &Shared, record: &mut TableRecord, steps: &[&Step]) ->
 
 /// A table that waited for `siltstone apply` goes on with its kept changes.
 pub(super) async fn go_on(shared: &Shared, record: &mut TableRecord) -> Result<()> {
-    let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
+    let unread = record.chunk_open || record.part_open;
+    let state = if unread { State::Resyncing } else { State::CatchingUp };
     shared.define(&[], &record.table, Then::GoOn(state)).await?;
     tracing::info!(table = %record.table, "its table and its file agree: it goes on");
     record.state = state;

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 
+use super::note::Then;
 use super::router::Router;
-use super::shared::{Shared, Then};
+use super::shared::Shared;
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::{ChangeEvent, Flow, Op, Route, Target};

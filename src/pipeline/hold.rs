@@ -2,7 +2,8 @@
 //! others flow. Errors that name no table, or that waiting mends, are the connector's.
 
 use super::intake::End;
-use super::shared::{Shared, Then};
+use super::note::Then;
+use super::shared::Shared;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::names::TableName;
 use crate::progress::tables::State;

@@ -14,6 +14,7 @@ use super::streamed::Streams;
 use super::wall::Wall;
 use crate::capture::replication::{Frame, Reader};
 use crate::error::Result;
+use crate::position::Lsn;
 
 /// An idle source's position is stored this often: each time is a warehouse transaction, and where
 /// both are one cluster it makes the log that it confirms.
@@ -40,6 +41,7 @@ pub(super) struct Intake {
     streams: Streams,
     wall: Wall,
     progress: watch::Receiver<Progress>,
+    awaited: watch::Receiver<Lsn>,
     /// changes when the source asks for an answer
     asked: watch::Sender<u64>,
     stop: watch::Receiver<bool>,
@@ -63,7 +65,8 @@ impl Intake {
         asked: watch::Sender<u64>,
         stop: watch::Receiver<bool>,
     ) -> Intake {
-        Intake { reader, folding, streams, wall, progress, asked, stop, arrived: 0 }
+        let awaited = folding.shared.awaited.subscribe();
+        Intake { reader, folding, streams, wall, progress, awaited, asked, stop, arrived: 0 }
     }
 
     /// Reads until told to stop, or until the connection or the lane fails.
@@ -86,6 +89,7 @@ impl Intake {
                 filled = self.reader.fill() => filled?,
                 changed = self.progress.changed() => lane_lives(changed)?,
                 changed = self.folding.flows.changed() => lane_lives(changed)?,
+                changed = self.awaited.changed() => lane_lives(changed)?,
                 stopped = self.stop.changed() => lane_lives(stopped)?,
                 () = tokio::time::sleep_until(at.sent_at + IDLE_STORE_EVERY),
                     if at.until > at.sent_until => {}
@@ -116,7 +120,9 @@ impl Intake {
     fn idle_store_is_due(&self) -> bool {
         let Folding { at, shared, .. } = &self.folding;
         let behind = at.until.since(at.sent_until);
-        let hurried = shared.setup.until_caught_up || *self.stop.borrow();
+        let awaited = *self.awaited.borrow();
+        let awaited = at.sent_until < awaited && awaited <= at.until;
+        let hurried = shared.setup.until_caught_up || *self.stop.borrow() || awaited;
         behind >= IDLE_STORE_BYTES
             || (behind > 0 && (hurried || at.sent_at.elapsed() >= IDLE_STORE_EVERY))
     }

@@ -60,8 +60,8 @@ struct Draining {
 const CALM: Duration = Duration::from_secs(10);
 
 impl Draining {
-    fn has_work(&self) -> bool {
-        self.live_from.is_none() && !self.rests
+    fn has_work(&self, stored: Lsn) -> bool {
+        self.live_from.is_none() && !self.rests && self.drain.may_begin(stored)
     }
 
     /// Whether its changes may come with the batches, as far as they are all applied.
@@ -117,7 +117,8 @@ impl Lane {
         let mut landing = self.shared.setup.landing.subscribe();
         loop {
             let lands = *landing.borrow_and_update();
-            let drains = !lands && self.draining.iter().any(Draining::has_work);
+            let stored = self.checkpoint.position;
+            let drains = !lands && self.draining.iter().any(|table| table.has_work(stored));
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
@@ -143,6 +144,7 @@ impl Lane {
 
     fn begin_drain(&mut self, table: CaughtUp) {
         let target = &table.target;
+        self.shared.awaited.send_modify(|awaited| *awaited = table.joins.max(*awaited));
         self.shared.setup.board.table_state(
             &target.model.table,
             State::CatchingUp.word(),
@@ -250,7 +252,8 @@ impl Lane {
         const PART: u64 = 20_000;
         let mut live = Vec::new();
         let Lane { shared, session, apply, checkpoint, draining, kept_bytes, .. } = self;
-        for table in draining.iter_mut().filter(|table| table.has_work()) {
+        let stored = checkpoint.position;
+        for table in draining.iter_mut().filter(|table| table.has_work(stored)) {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
@@ -261,7 +264,7 @@ impl Lane {
             if drained.refused {
                 table.troubled_at = Instant::now();
             }
-            if table.rests && table.may_go_on(checkpoint.position, &shared.setup) {
+            if table.rests && table.may_go_on(stored, &shared.setup) {
                 live.push(table.drain.caught_up(shared)?);
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
+use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::follow::{apply_line, missed};
-use super::planning::{ConnectorPlan, Plan, TablePlan};
-use super::shared::Then;
+use super::note::Then;
 use crate::capture::publication;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{Class, Leaf, Step, create_leaves};

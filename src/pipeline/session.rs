@@ -14,7 +14,6 @@ use super::cutting::Job;
 use super::folding::{At, Folding};
 use super::follow::leaves_ahead;
 use super::guard::Guard;
-use super::held::HeldKeys;
 use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
@@ -170,7 +169,7 @@ fn show(shared: &Shared, planned: &[Planned], left_out: &[LeftOut]) {
             record.reason.as_deref(),
             record.remedy.as_deref(),
         );
-        if record.chunk_open {
+        if record.chunk_open || record.part_open {
             board.rows_read(name, 0, table.source.estimated_rows);
         }
         if record.state == State::Stopped {
@@ -361,13 +360,10 @@ fn announce_caught_up(planned: &[Planned], end: Lsn, caught_up: &mpsc::Sender<Ca
         .iter()
         .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
     for table in catching_up {
-        let ready = CaughtUp {
-            target: table.target.clone(),
-            floor: table.record.floor,
-            held: HeldKeys::default(),
-            // only a table that is sifted has a reason
-            not_before: if table.record.reason.is_some() { end } else { Lsn(0) },
-        };
+        let mut ready = CaughtUp::at(table.target.clone(), table.record.floor);
+        ready.joins = table.record.joins;
+        // only a table that is sifted has a reason
+        ready.not_before = if table.record.reason.is_some() { end } else { Lsn(0) };
         // room for every table is made below if there are more than the queue holds
         let sender = caught_up.clone();
         tokio::spawn(async move { drop(sender.send(ready).await) });

@@ -276,7 +276,8 @@ impl Sift<'_> {
             match self.decoder.decode(&kept.message)? {
                 Decoded::Change(mut event) => {
                     if kept.was_read() {
-                        (event.op, event.order.ord) = (Op::Read, 0);
+                        event.order.ord = 0;
+                        event.op = if event.op == Op::Create { Op::Read } else { event.op };
                     }
                     window.push(&route, &event, &kept.message)?;
                 }
@@ -291,7 +292,8 @@ impl Sift<'_> {
         if open.is_some_and(|open| open != run.unfinished) {
             window.commit(0);
         }
-        let piece = encode_batch(window.close(Lsn(0), 0))?;
+        let mut piece = encode_batch(window.close(Lsn(0), 0))?;
+        piece.overrules = items.iter().all(|item| item.kept.was_read());
         let today = self.shared.setup.clock.now_postgres().div_euclid(DAY);
         let days = piece.tables.iter().map(|table| (table.target.model.clone(), table.days(today)));
         let wanted: Vec<_> = days.collect();

@@ -35,6 +35,10 @@ pub struct Chunk {
     pub fresh: bool,
     /// Whether a first reading broke off, whose rows are still there.
     pub empties: bool,
+    /// What its rows meet, over the source's columns; none for all of the table or range.
+    pub condition: Option<String>,
+    /// The request that asked for it, if it is answered when they are in.
+    pub request: Option<i64>,
 }
 
 /// The chunks of a connector's tables that are to be read, in the order of their ranges.
@@ -42,7 +46,8 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Ch
     let failed = |error| Error::warehouse("reading what is to be read", error);
     let rows = client
         .query(
-            "select id, table_name, key_column, lower, upper, schema_id, fresh, empties
+            "select id, table_name, key_column, lower, upper, schema_id, fresh, empties, condition,
+                    request
                from audit.snapshot_chunks
               where connector = $1 and state in ('waiting', 'open') order by id",
             &[&connector],
@@ -62,6 +67,8 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Ch
             schema_id: row.try_get(5).map_err(failed)?,
             fresh: row.try_get(6).map_err(failed)?,
             empties: row.try_get(7).map_err(failed)?,
+            condition: row.try_get(8).map_err(failed)?,
+            request: row.try_get(9).map_err(failed)?,
         })
     };
     rows.iter().map(chunk).collect()
@@ -98,7 +105,11 @@ pub async fn ask_for_reading(transaction: &Transaction<'_>, table: &TableName) -
         .query_one(
             "with gone as (delete from audit.snapshot_chunks
                             where table_name = $1 and state <> 'done'
-                        returning fresh, empties or (fresh and state = 'loaded') as empties)
+                        returning fresh, empties or (fresh and state = 'loaded') as empties, request),
+                  told as (update audit.requests r
+                              set state = 'failed', answered_at = now(),
+                                  answer = 'all of ' || $1 || ' is read again before it was done'
+                             from gone where r.id = gone.request and r.state = 'taken')
              select coalesce(bool_or(fresh), false), coalesce(bool_or(empties), false) from gone",
             &[&name],
         )
@@ -120,7 +131,7 @@ pub async fn ask_for_reading(transaction: &Transaction<'_>, table: &TableName) -
 }
 
 /// Whoever changes a table's chunks holds its row: two that are the last ones see each other.
-async fn lock(transaction: &Transaction<'_>, name: &str) -> Result<()> {
+pub(super) async fn lock(transaction: &Transaction<'_>, name: &str) -> Result<()> {
     transaction
         .execute("select from audit.tables where table_name = $1 for update", &[&name])
         .await

@@ -18,6 +18,7 @@ pub mod chunks;
 pub mod dead_letters;
 pub mod leaves;
 pub mod masks;
+pub mod parts;
 pub mod pending;
 pub mod requests;
 pub mod schemas;

@@ -11,7 +11,7 @@ mod health;
 mod metrics;
 mod status;
 
-pub use admin::{Books, Later, start};
+pub use admin::{Asked, Books, Later, start};
 pub use auth::Tokens;
 pub use board::{Board, ConnectorBoard, Phase, TableReport, Totals, View};
 pub use health::{Readiness, readiness};

@@ -27,6 +27,7 @@ mod parts;
 mod plan;
 mod races;
 mod ranges;
+mod rebuild;
 mod reshape;
 mod rights;
 mod service;

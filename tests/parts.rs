@@ -549,6 +549,13 @@ fn a_part_is_asked_for_over_http() {
         site.until("in", "select count(*) = 1 from cleansed.items where n = 0").await;
         assert_eq!(post("").0, 202);
         site.until("all of it", "select count(*) = 0 from cleansed.items where n = 0").await;
+        // from raw: not together with a condition, and where no raw table is the request fails
+        assert_eq!(post("{\"from\": \"raw\", \"where\": \"id = 1\"}").0, 400);
+        assert_eq!(post("{\"from\": \"nowhere\"}").0, 400);
+        assert_eq!(post("{\"from\": \"raw\"}").0, 202);
+        let refused = "select count(*) = 1 from audit.requests
+            where state = 'failed' and answer like 'no raw table keeps the events of %'";
+        site.until("refused", refused).await;
         assert_eq!(http(port, "POST", path, "r3ad").0, 403);
         child.kill().unwrap();
         child.wait().unwrap();

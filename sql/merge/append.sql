@@ -30,3 +30,7 @@ overriding system value
 select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
   from {{ stage }} s
  order by s._seq, s._ord
+
+-- statement: clear
+-- A table that is rebuilt from its events.
+delete from {{ table }}

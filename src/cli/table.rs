@@ -42,6 +42,17 @@ pub(super) struct Resync {
     /// there. All others stay. It is judged at the source; names of functions take their schema.
     #[arg(long = "where", value_name = "SQL", conflicts_with = "all")]
     condition: Option<String>,
+    /// What its rows are taken from. `raw`: from the events that the raw table of its source table keeps,
+    /// without reading the source, history included; or why raw cannot tell all of it.
+    #[arg(long, value_name = "WHAT", default_value = "source", conflicts_with_all = ["condition", "all"])]
+    from: From,
+}
+
+/// What a table's rows are taken from.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum From {
+    Source,
+    Raw,
 }
 
 /// What is asked of which table.
@@ -74,11 +85,13 @@ impl Table {
             Table::List { json } => list(&spec, &warehouse, json).await,
             Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, (ask, None)).await,
             Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, (ask, None)).await,
-            Table::Resync(Resync { ask, condition: None }) => {
-                request(&spec, &warehouse, Verb::Resync, (ask, None)).await
-            }
-            Table::Resync(Resync { ask, condition }) => {
-                request(&spec, &warehouse, Verb::ResyncWhere, (ask, condition)).await
+            Table::Resync(Resync { ask, condition, from }) => {
+                let verb = match (from, &condition) {
+                    (From::Raw, _) => Verb::Rebuild,
+                    (From::Source, Some(_)) => Verb::ResyncWhere,
+                    (From::Source, None) => Verb::Resync,
+                };
+                request(&spec, &warehouse, verb, (ask, condition)).await
             }
         }
     }
@@ -126,7 +139,10 @@ async fn request(
     if let (Some(condition), Some(table)) = (&condition, table) {
         check_condition(spec, &connector, table, condition).await?;
     }
-    if matches!(verb, Verb::Resync | Verb::ResyncWhere) && !ask.yes {
+    if verb == Verb::Rebuild && !ask.yes {
+        println!("{} will be rebuilt from raw", table.map(ToString::to_string).unwrap_or_default());
+        confirmed()?;
+    } else if matches!(verb, Verb::Resync | Verb::ResyncWhere) && !ask.yes {
         confirm(warehouse, &connector, (table, condition.as_deref())).await?;
     }
     let argument = condition.as_deref().map_or(Argument::Nothing, Argument::Condition);

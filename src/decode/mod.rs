@@ -11,10 +11,12 @@
     )
 )]
 
+mod document;
 mod pgoutput;
 mod transaction;
 mod veil;
 
+pub use document::{Image, Layout};
 pub use pgoutput::{
     Message, Old, RelationColumn, RelationMessage, Streamed, delete_message, halves,
     insert_message, read_message,

@@ -46,8 +46,20 @@ pub struct Piece {
     pub batch: Batch,
     /// Its rows.
     pub tables: Vec<Encoded>,
-    /// Whether its rows take the place of stored ones whatever order those carry: they were read.
-    pub overrules: bool,
+    /// Which stored rows give way to its own.
+    pub overrules: Overrules,
+}
+
+/// Which stored rows give way to those of a piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Overrules {
+    /// Those that are not newer.
+    #[default]
+    Older,
+    /// All: the rows were read. Of one that is gone nobody knows when it went.
+    AllForRead,
+    /// All: their events are told anew, each with its time.
+    AllForTold,
 }
 
 /// Encodes a batch's rows. The work of a processor, done while another batch is merged.
@@ -55,7 +67,7 @@ pub fn encode_batch(mut batch: Batch) -> Result<Piece> {
     let load_id = batch.range.until.to_string();
     let tables = std::mem::take(&mut batch.tables);
     let tables = tables.into_iter().map(|table| Encoded::of(&table, &load_id));
-    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch, overrules: false })
+    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch, overrules: Overrules::Older })
 }
 
 impl Encoded {
@@ -109,7 +121,7 @@ pub struct Apply {
 /// What a table's statements depend on beside the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Variant {
-    guard: bool,
+    overrules: Overrules,
     chains: bool,
 }
 
@@ -150,7 +162,7 @@ impl Apply {
         for before in &piece.batch.before {
             self.before(transaction, before).await?;
         }
-        let guard = !piece.overrules;
+        let overrules = piece.overrules;
         let cut = Cut { continues: piece.batch.continues, unfinished: piece.batch.unfinished };
         let mut applied = Vec::with_capacity(piece.tables.len());
         for table in piece.tables {
@@ -160,7 +172,7 @@ impl Apply {
                 |before| matches!(before, Before::Truncate { target, .. } if target.index == index),
             );
             let cut = Cut { continues: cut.continues || emptied, ..cut };
-            applied.push((index, self.table(transaction, table, (cut, guard)).await?));
+            applied.push((index, self.table(transaction, table, (cut, overrules)).await?));
             if cut.unfinished != 0 && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);
             }
@@ -176,7 +188,7 @@ impl Apply {
         &mut self,
         transaction: &Transaction<'_>,
         table: Encoded,
-        (cut, guard): (Cut, bool),
+        (cut, overrules): (Cut, Overrules),
     ) -> Result<Applied> {
         let Encoded { target, events, rows } = table;
         match rows {
@@ -195,7 +207,7 @@ impl Apply {
                     .fill(transaction, &shape, staged)
                     .await
                     .map_err(|error| error.on_table(target.model.table.to_string()))?;
-                let merge = self.merge(transaction, &target, Variant { guard, chains }).await?;
+                let merge = self.merge(transaction, &target, Variant { overrules, chains }).await?;
                 merge.run(transaction, counts, cut).await
             }
         }
@@ -204,7 +216,7 @@ impl Apply {
     /// The end of a transaction that came in several pieces.
     async fn settle(&mut self, transaction: &Transaction<'_>, seq: i64) -> Result<()> {
         for (_, target) in std::mem::take(&mut self.unsettled) {
-            let form = Variant { guard: true, chains: false };
+            let form = Variant { overrules: Overrules::Older, chains: false };
             self.merge(transaction, &target, form).await?.settle(transaction, seq).await?;
         }
         Ok(())
@@ -213,7 +225,7 @@ impl Apply {
     async fn before(&mut self, transaction: &Transaction<'_>, before: &Before) -> Result<()> {
         match before {
             Before::Truncate { target, order, mark } => {
-                let form = Variant { guard: true, chains: false };
+                let form = Variant { overrules: Overrules::Older, chains: false };
                 let merge = self.merge(transaction, target, form).await?;
                 merge.truncate(transaction, *order, *mark).await
             }
@@ -242,7 +254,8 @@ impl Apply {
         if !known {
             let rendered = Form {
                 stage: Staging::quoted(&Shape::of(target)),
-                guard: form.guard,
+                guard: form.overrules == Overrules::Older,
+                dated: form.overrules != Overrules::AllForRead,
                 chains: form.chains,
                 range: None,
             };

@@ -17,6 +17,8 @@ mod pages;
 mod partitioned;
 mod raw;
 mod reading;
+mod rebuilding;
+mod recall;
 mod render;
 mod stage;
 mod staging;
@@ -25,7 +27,7 @@ mod table;
 mod wider;
 
 pub use adopt::{Adopted, Terms, adopt, obstacles};
-pub use apply::{Apply, Encoded, Piece, encode_batch};
+pub use apply::{Apply, Encoded, Overrules, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, Standing, conform, is_ours};
 pub use define::{define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement};
@@ -37,6 +39,8 @@ pub use reading::{
     Finished, Point, Reading, Straight, Stretch, Way, goes_straight, merge as merge_reading,
     rebase, way,
 };
+pub use rebuilding::{Rebuilding, foreign_column, has_older};
+pub use recall::{Events, Extent, Recalled};
 pub use render::Templates;
 pub use stored::{
     StoredColumn, columns, count_rows, estimate_rows, extension_types, missing_indexes,

@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 use super::cutting::{Job, cut_all};
 use super::note::Then;
 use super::parts::give_up;
+use super::rebuild::rebuild_all;
 use super::shared::{CaughtUp, Shared, writer};
 use super::standby::Origin;
 use crate::capture::Pace;
@@ -40,8 +41,23 @@ pub(super) async fn run(
     exported: Option<Created>,
     done: mpsc::Sender<CaughtUp>,
 ) -> Result<()> {
+    let (rebuilt, read): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| job.chunk.origin.is_some());
+    let reading = Box::pin(read_all(&shared, read, exported, &done));
+    let rebuilding = Box::pin(rebuild_all(&shared, rebuilt, &done));
+    let ((), unsaid) = tokio::try_join!(reading, rebuilding)?;
+    Box::pin(read_all(&shared, unsaid, None, &done)).await
+}
+
+/// Reads all jobs from the source, or its standby.
+async fn read_all(
+    shared: &Arc<Shared>,
+    jobs: Vec<Job>,
+    exported: Option<Created>,
+    done: &mpsc::Sender<CaughtUp>,
+) -> Result<()> {
     let mut left = jobs;
-    let mut origin = Origin::new(&shared);
+    let mut origin = Origin::new(shared);
     let mut exported = exported.filter(|_| !origin.is_standby());
     while !left.is_empty() {
         let created = match exported.take() {
@@ -51,7 +67,7 @@ pub(super) async fn run(
         let failed = match created {
             Ok(created) => {
                 origin.answers(&left).await?;
-                round(&shared, &mut left, created, &done).await?
+                round(shared, &mut left, created, done).await?
             }
             Err(error) => Some(error),
         };

@@ -217,8 +217,8 @@ impl Control {
         let connector = &self.shared.connector().name;
         let mut restart = false;
         for request in requests::open(&**warehouse, connector).await? {
-            if request.verb == Verb::ResyncWhere {
-                restart |= self.resync_where((source, warehouse), planned, &request).await?;
+            if matches!(request.verb, Verb::ResyncWhere | Verb::Rebuild) {
+                restart |= self.mend((source, warehouse), planned, &request).await?;
                 continue;
             }
             restart = true;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::follow::apply_line;
 use crate::capture::publication::Wanted;
-use crate::merge::{Leaf, Lock, Step};
+use crate::merge::{Class, Leaf, Lock, Step};
 use crate::names::TableName;
 use crate::progress::tables::{State, TableRecord};
 use crate::relation::Relation;
@@ -52,6 +52,8 @@ pub(super) struct TablePlan {
     /// what one that is new does first
     pub(super) first: State,
     pub(super) steps: Vec<Step>,
+    /// the raw table that keeps the events of its source, if there is one
+    pub(super) raw: Option<TableName>,
     pub(super) leaves: Vec<Leaf>,
     pub(super) rows: u64,
 }
@@ -114,6 +116,12 @@ impl ConnectorPlan {
 }
 
 impl TablePlan {
+    /// Whether its rows are read again for nothing but the columns that it gets.
+    pub(super) fn gets_columns_alone(&self) -> bool {
+        let reads = self.steps.iter().filter(|step| step.reads);
+        reads.clone().count() > 0 && reads.into_iter().all(|step| step.class == Class::Safe)
+    }
+
     pub(super) fn leaf_step(&self) -> Option<Step> {
         let (first, last) = (self.leaves.first()?, self.leaves.last()?);
         let what = match self.leaves.len() {

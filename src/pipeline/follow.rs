@@ -3,6 +3,7 @@
 
 use super::fit::{present_model, renames};
 use super::note::Then;
+use super::recall::raw_of;
 use super::shared::{Shared, was_read};
 use super::tables::Planned;
 use crate::error::{Error, Kind, Policy, Result};
@@ -70,9 +71,12 @@ pub(super) async fn follow_file(
     let table = record.table.clone();
     let statements: Vec<String> = steps.iter().flat_map(|step| &step.statements).cloned().collect();
     if steps.iter().any(|step| step.reads) {
-        shared.define(&statements, &table, Then::OpenChunk(State::Resyncing)).await?;
-        (record.state, record.chunk_open) = (State::Resyncing, true);
-        tracing::info!(%table, "its file has new columns: the table is read again");
+        let raw = raw_of(&shared.setup.models, &target.model);
+        let then = raw.map_or(Then::OpenChunk(State::Resyncing), |raw| Then::Rebuild(&raw.table));
+        shared.define(&statements, &table, then).await?;
+        record.state = State::Resyncing;
+        (record.chunk_open, record.part_open) = (raw.is_none(), raw.is_some());
+        tracing::info!(%table, "its file has new columns: they are filled");
     } else {
         if !statements.is_empty() {
             shared.define(&statements, &table, Then::Shape(target.schema_id)).await?;

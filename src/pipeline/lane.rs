@@ -75,7 +75,7 @@ impl Draining {
 
 /// The planner must not hash or sort a table because a staging table has no statistics. For the same
 /// reason its costs are far too high, and compiling a statement would take longer than running it.
-const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
+pub(super) const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
     set plan_cache_mode to force_generic_plan; set work_mem to '64MB'; \
     set jit to off";
 

@@ -297,7 +297,11 @@ impl Work<'_> {
                 }
                 // whatever it was stopped for
                 let state = if remade { State::Snapshotting } else { State::Resyncing };
-                Then::OpenChunk(state).note(transaction, connector, name).await
+                let then = match &table.raw {
+                    Some(raw) if table.gets_columns_alone() => Then::Rebuild(raw),
+                    _ => Then::OpenChunk(state),
+                };
+                then.note(transaction, connector, name).await
             }
         }
     }

@@ -30,6 +30,8 @@ mod parts;
 mod pass;
 mod planning;
 mod points;
+mod rebuild;
+mod recall;
 mod refused;
 mod remask;
 mod resync;

@@ -5,6 +5,7 @@ use tokio_postgres::Transaction;
 use super::shared::stored;
 use crate::error::Result;
 use crate::names::TableName;
+use crate::progress::parts::{self, What};
 use crate::progress::{chunks, tables};
 use crate::spec::Connector;
 
@@ -15,6 +16,8 @@ pub(super) enum Then<'a> {
     Add { source: &'a TableName, schema_id: i32, state: tables::State },
     /// Its rows are to be read.
     OpenChunk(tables::State),
+    /// It is to be rebuilt from this raw table, or its rows are to be read.
+    Rebuild(&'a TableName),
     /// A human is asked about the transaction of this `seq`.
     Ask(i64),
     /// What is read of it is to be read anew.
@@ -55,6 +58,9 @@ impl Then<'_> {
             }
             Then::OpenChunk(state) => {
                 chunks::open_table(transaction, table, state, None).await?;
+            }
+            Then::Rebuild(raw) => {
+                parts::open(transaction, table, (What::Raw(raw), None), None).await?;
             }
             Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
             Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,

@@ -217,7 +217,7 @@ pub(super) async fn give_up(
     job: &Job,
     error: &Error,
 ) -> Result<Option<CaughtUp>> {
-    let (table, reason) = (&job.chunk.table, error.reason());
+    let (table, reason) = (&job.chunk.table, error.advice());
     let transaction =
         Fenced::begin(warehouse, &shared.fence, "part", &shared.setup.durations).await?;
     let floor = parts::give_up(&transaction, &job.chunk, &reason).await?;

@@ -7,6 +7,7 @@ use super::adopt::made;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::fit::suit;
 use super::follow::mirrored_step;
+use super::recall::raw_of;
 use super::rights::leave_out_unowned;
 use super::tables::{Fed, Resolved, resolve};
 use crate::binding::bind;
@@ -175,7 +176,7 @@ impl Look<'_> {
         let steps = vec![step];
         let leaves = self.leaves(model, relation, true).await?;
         let (model, relation) = (model.clone(), relation.clone());
-        Ok(TablePlan { model, relation, record: None, first, steps, leaves, rows: 0 })
+        Ok(TablePlan { model, relation, record: None, first, steps, raw: None, leaves, rows: 0 })
     }
 
     fn make(&self, model: &Model, relation: &Relation) -> Step {
@@ -237,6 +238,7 @@ impl Look<'_> {
             relation: relation.clone(),
             record: Some(record.clone()),
             first: State::Snapshotting,
+            raw: raw_of(&self.spec.models, model).map(|raw| raw.table.clone()),
             steps,
             leaves,
         })

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::control::Control;
 use super::cutting::ASKED;
 use super::parts::{Part, unfit};
+use super::rebuild::no_raw;
+use super::recall::raw_of;
 use super::tables::{Planned, resolve};
 use crate::binding::bind;
 use crate::capture::catalog::{self, SourceTable};
@@ -15,7 +17,8 @@ use crate::merge::extension_types;
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::requests::{self, Request};
+use crate::progress::parts::What;
+use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::State;
 use crate::progress::{chunks, forget, parts, tables};
 use crate::spec::Spec;
@@ -58,8 +61,9 @@ impl Control {
         Ok(())
     }
 
-    /// The rows of a table that meet a condition are read again; true where a new session takes that up.
-    pub(super) async fn resync_where(
+    /// The rows of a table that meet a condition are read again, or it is rebuilt from a raw table; true where
+    /// a new session takes that up.
+    pub(super) async fn mend(
         &self,
         (source, warehouse): (&mut Session, &mut Session),
         planned: &[Planned],
@@ -68,9 +72,13 @@ impl Control {
         let condition = request.argument.as_deref().unwrap_or_default();
         let Some(table) = &request.table else { return Ok(false) };
         let of = planned.iter().find(|planned| planned.record.table == *table);
-        let refused = match of {
-            None => Some(format!("the connector feeds no table {table}")),
-            Some(of) => refusal(source, (&of.target, &of.source), condition).await?,
+        let models = &self.shared.setup.models;
+        let raw = of.and_then(|of| raw_of(models, &of.target.model));
+        let refused = match (of, request.verb, raw) {
+            (None, ..) => Some(format!("the connector feeds no table {table}")),
+            (Some(of), Verb::Rebuild, None) => Some(no_raw(&of.target.model).advice()),
+            (Some(_), Verb::Rebuild, Some(_)) => None,
+            (Some(of), ..) => refusal(source, (&of.target, &of.source), condition).await?,
         };
         let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
         let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
@@ -87,10 +95,14 @@ impl Control {
             tracing::info!(%table, "{why}");
             return Ok(false);
         }
-        let reason = format!("{ASKED} --where");
-        parts::open(&transaction, table, (condition, request.id), &reason).await?;
+        let (what, told) = match raw.filter(|_| request.verb == Verb::Rebuild) {
+            Some(raw) => (What::Raw(&raw.table), "--from raw"),
+            None => (What::Where(condition), "--where"),
+        };
+        let reason = format!("{ASKED} {told}");
+        parts::open(&transaction, table, (what, Some(request.id)), Some(&reason)).await?;
         transaction.commit().await?;
-        tracing::info!(%table, "the rows that meet a condition are read again");
+        tracing::info!(%table, "{reason}: its changes are kept meanwhile");
         Ok(true)
     }
 }

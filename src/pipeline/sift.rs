@@ -16,7 +16,7 @@ use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Window, digests, key_document, refusal, text_of};
 use crate::journey::{Applied, Digests, Flow, Op, Refused, Route, Target};
-use crate::merge::{Apply, Checks, encode_batch};
+use crate::merge::{Apply, Checks, Overrules, encode_batch};
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters::{self, DeadLetter};
 use crate::progress::pending::Kept;
@@ -293,7 +293,9 @@ impl Sift<'_> {
             window.commit(0);
         }
         let mut piece = encode_batch(window.close(Lsn(0), 0))?;
-        piece.overrules = items.iter().all(|item| item.kept.was_read());
+        if items.iter().all(|item| item.kept.was_read()) {
+            piece.overrules = Overrules::AllForRead;
+        }
         let today = self.shared.setup.clock.now_postgres().div_euclid(DAY);
         let days = piece.tables.iter().map(|table| (table.target.model.clone(), table.days(today)));
         let wanted: Vec<_> = days.collect();

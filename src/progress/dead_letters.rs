@@ -140,6 +140,25 @@ pub async fn supersede(
     Ok(true)
 }
 
+/// Whether a table has open dead letters, and the places of those that were dropped for good.
+pub async fn settled(client: &impl GenericClient, table: &TableName) -> Result<(bool, Vec<Order>)> {
+    let failed = |error| Error::warehouse(format!("reading the dead letters of {table}"), error);
+    let query = "select state = 'open', seq, ord from audit.dead_letters
+                  where table_name = $1 and state in ('open', 'dropped')";
+    let rows = client.query(query, &[&table.to_string()]).await.map_err(failed)?;
+    let (mut open, mut dropped) = (false, Vec::new());
+    for row in rows {
+        match row.try_get(0).map_err(failed)? {
+            true => open = true,
+            false => dropped.push(Order {
+                seq: row.try_get(1).map_err(failed)?,
+                ord: row.try_get(2).map_err(failed)?,
+            }),
+        }
+    }
+    Ok((open, dropped))
+}
+
 /// What becomes of dead letters that an operator has looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {

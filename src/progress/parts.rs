@@ -1,8 +1,8 @@
-//! Parts of tables that are read again: the rows that meet a condition over the source's columns. They
-//! wait among the kept changes, at the place of their snapshot, so that the table goes on with all of them
-//! in the order of the source. What was read of the whole table before stays noted.
+//! What is read again in another way than all rows from the source: the rows that meet a condition, and
+//! tables that are rebuilt from a raw table. The rows that meet a condition wait among the kept changes, at
+//! the place of their snapshot, so that the table goes on with all of them in the order of the source.
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{GenericClient, Transaction};
 
 use super::chunks::{self, Chunk};
 use super::requests;
@@ -11,29 +11,67 @@ use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
 
-/// Opens a part of a table that streams: its changes are kept until the part is in. Changes below the
-/// table's floor stay what they are: in its rows.
+/// What is read.
+#[derive(Clone, Copy, Debug)]
+pub enum What<'a> {
+    /// The source's rows that meet a condition.
+    Where(&'a str),
+    /// The events of a raw table.
+    Raw(&'a TableName),
+}
+
+/// Opens what is to be read of a table: its changes are kept until that is in. Changes below the table's
+/// floor stay what they are: in its rows.
 pub async fn open(
     transaction: &Transaction<'_>,
     table: &TableName,
-    (condition, request): (&str, i64),
-    reason: &str,
+    (what, request): (What<'_>, Option<i64>),
+    reason: Option<&str>,
 ) -> Result<()> {
+    let (condition, origin) = match what {
+        What::Where(condition) => (Some(condition), None),
+        What::Raw(origin) => (None, Some(origin.to_string())),
+    };
     let failed = |error| Error::warehouse(format!("noting that a part of {table} is read"), error);
     let name = table.to_string();
-    chunks::lock(transaction, &name).await?;
+    chunks::withdraw(transaction, &name).await?;
     transaction
         .execute(
             "insert into audit.snapshot_chunks
-                    (connector, table_name, source_table, state, condition, request)
-             select connector, table_name, source_table, 'open', $2, $3
+                    (connector, table_name, source_table, state, condition, origin, request)
+             select connector, table_name, source_table, 'open', $2, $3, $4
                from audit.tables where table_name = $1",
-            &[&name, &condition, &request],
+            &[&name, &condition, &origin, &request],
         )
         .await
         .map_err(failed)?;
-    super::tables::set(transaction, table, State::Resyncing, Some(reason), None).await?;
-    requests::take(transaction, request).await
+    super::tables::set(transaction, table, State::Resyncing, reason, None).await?;
+    match request {
+        Some(request) => requests::take(transaction, request).await,
+        None => Ok(()),
+    }
+}
+
+/// Reads the source in the place of a raw table that cannot tell all.
+pub async fn turn_to_source(transaction: &Transaction<'_>, chunk: &Chunk) -> Result<()> {
+    transaction
+        .execute(
+            "update audit.snapshot_chunks set origin = null, changed_at = now()
+              where id = $1 and state = 'open'",
+            &[&chunk.id],
+        )
+        .await
+        .map_err(|error| Error::warehouse("turning to the source", error))?;
+    Ok(())
+}
+
+/// How many rows the first reading of a raw table brought; none where it had none.
+pub async fn first_rows(client: &impl GenericClient, raw: &TableName) -> Result<Option<i64>> {
+    let failed = |error| Error::warehouse(format!("reading how {raw} began"), error);
+    let query = "select sum(rows)::int8 from audit.snapshot_chunks
+                  where table_name = $1 and state = 'done' and as_of is not null";
+    let row = client.query_one(query, &[&raw.to_string()]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
 }
 
 /// The part's rows are among the kept changes: the table goes on with those, once the stream has come to
@@ -68,8 +106,8 @@ pub async fn load(
     go_on(transaction, part, (loaded == 1, true), answer).await
 }
 
-/// The part is not read: the table goes on as if nobody had asked. Returns its floor; none where the part
-/// is not asked for any more.
+/// Nothing is read: the table goes on as if nobody had asked. Returns its floor; none where it is not
+/// asked for any more.
 pub async fn give_up(
     transaction: &Transaction<'_>,
     part: &Chunk,

@@ -16,6 +16,8 @@ pub enum Verb {
     Resync,
     /// The rows of a table that meet a condition are read again.
     ResyncWhere,
+    /// A table is rebuilt from the raw table of its source table.
+    Rebuild,
     /// A table's dead letters, or one of them, are tried again.
     Replay,
     /// A table's dead letters, or one of them, are left out for good.
@@ -31,11 +33,12 @@ pub enum Verb {
 }
 
 /// Every verb and its word in `audit.requests`.
-const VERBS: [(Verb, &str); 10] = [
+const VERBS: [(Verb, &str); 11] = [
     (Verb::Pause, "pause"),
     (Verb::Resume, "resume"),
     (Verb::Resync, "resync"),
     (Verb::ResyncWhere, "resync where"),
+    (Verb::Rebuild, "resync from raw"),
     (Verb::Replay, "replay"),
     (Verb::Drop, "drop"),
     (Verb::PauseConnector, "pause connector"),
@@ -101,6 +104,7 @@ impl Request {
         match self.verb {
             Verb::Replay | Verb::Drop => self.argument.is_none() || self.letter().is_some(),
             Verb::ResyncWhere => self.table.is_some() && self.argument.is_some(),
+            Verb::Rebuild => self.table.is_some(),
             _ => true,
         }
     }

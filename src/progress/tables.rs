@@ -68,7 +68,7 @@ pub struct TableRecord {
     pub schema_id: Option<i32>,
     /// Whether its rows are yet to be read.
     pub chunk_open: bool,
-    /// Whether a part of its rows is yet to be read again.
+    /// Whether a part of its rows is yet to be read again, or raw is to be read in the source's place.
     pub part_open: bool,
     /// Its kept changes are applied when the stream has come so far.
     pub joins: Lsn,
@@ -104,14 +104,16 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
             "select t.table_name, t.state, t.reason, t.remedy, t.floor_seq, t.schema_id,
                     exists (select from audit.snapshot_chunks c
                              where c.table_name = t.table_name and c.state in ('waiting', 'open')
-                               and to_jsonb(c) ->> 'condition' is null),
+                               and coalesce(to_jsonb(c) ->> 'condition', to_jsonb(c) ->> 'origin')
+                                   is null),
                     coalesce((select bool_or(c.state = 'done' and c.as_of is not null)
                                 from audit.snapshot_chunks c where c.table_name = t.table_name),
                              true),
                     t.source_table, to_jsonb(t) ->> 'made_for',
                     exists (select from audit.snapshot_chunks c
                              where c.table_name = t.table_name and c.state = 'open'
-                               and to_jsonb(c) ->> 'condition' is not null),
+                               and coalesce(to_jsonb(c) ->> 'condition', to_jsonb(c) ->> 'origin')
+                                   is not null),
                     coalesce((select max(c.as_of) from audit.snapshot_chunks c
                                where c.table_name = t.table_name and c.state = 'done'
                                  and to_jsonb(c) ->> 'condition' is not null), 0)
@@ -207,14 +209,14 @@ pub async fn set_made_for(
 pub async fn sift(transaction: &Transaction<'_>, table: &TableName, reason: &str) -> Result<bool> {
     let updated = transaction
         .execute(
-            "with open as (select condition from audit.snapshot_chunks
+            "with open as (select coalesce(condition, origin) as part from audit.snapshot_chunks
                             where table_name = $1 and state in ('waiting', 'open'))
              update audit.tables t
                 set state = case when exists (select from open) then t.state else 'catching_up' end,
                     reason = case when exists (select from open) then t.reason else $2 end,
                     remedy = null, changed_at = now()
               where t.table_name = $1
-                and not exists (select from open where condition is null)",
+                and not exists (select from open where part is null)",
             &[&table.to_string(), &reason],
         )
         .await
@@ -369,4 +371,15 @@ pub async fn end_gaps(transaction: &Transaction<'_>, connector: &str, until: Lsn
         .await
         .map_err(|error| Error::warehouse("noting where a gap ends", error))?;
     Ok(())
+}
+
+/// The first stretch of the log that a table never saw, for people, if there is one.
+pub async fn gap(client: &impl GenericClient, table: &TableName) -> Result<Option<String>> {
+    let failed = |error| Error::warehouse(format!("reading the gaps of {table}"), error);
+    let query =
+        "select concat('from ', '0/0'::pg_lsn + after_seq, ' to ', '0/0'::pg_lsn + until_seq,
+                               ' (', reason, ')')
+                   from audit.gaps where table_name = $1 order by id limit 1";
+    let row = client.query_opt(query, &[&table.to_string()]).await.map_err(failed)?;
+    row.map(|row| row.try_get(0).map_err(failed)).transpose()
 }

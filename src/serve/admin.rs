@@ -240,6 +240,17 @@ fn unknown_table(name: &str) -> Response {
 #[serde(deny_unknown_fields)]
 struct Resync {
     r#where: Option<String>,
+    #[serde(default)]
+    from: From,
+}
+
+/// What a table is read from.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum From {
+    #[default]
+    Source,
+    Raw,
 }
 
 async fn ask(
@@ -267,9 +278,14 @@ async fn ask(
         },
         _ => Resync::default(),
     };
-    let (verb, argument) = match resync.r#where {
-        Some(condition) => ("resync where".to_owned(), Asked::Condition(condition)),
-        None => (verb, Asked::Nothing),
+    let (verb, argument) = match (resync.r#where, resync.from) {
+        (Some(_), From::Raw) => {
+            let message = "a table is rebuilt from raw as a whole: `where` is for the source";
+            return failure(StatusCode::BAD_REQUEST, message, Some("leave one of the two out"));
+        }
+        (Some(condition), From::Source) => ("resync where".to_owned(), Asked::Condition(condition)),
+        (None, From::Raw) => ("resync from raw".to_owned(), Asked::Nothing),
+        (None, From::Source) => (verb, Asked::Nothing),
     };
     write_down(&app, verb, connector, Some(table), argument).await
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Feed, Target};
+use crate::journey::{Arrival, Feed, Target};
 use crate::postgres::quote;
 use crate::relation::{ColumnType, Identity, Mask, Relation, TypeKind, Wire};
 use crate::spec::{Deletes, History, Model};
@@ -48,7 +48,17 @@ pub fn bind(
     let untaken = untaken.map(|column| column.name.clone()).collect();
     let (model, relation) = (model.clone(), relation.clone());
     Ok(Binding {
-        target: Target { index, model, relation, schema_id, key, wires, feeds, limits: Vec::new() },
+        target: Target {
+            index,
+            model,
+            relation,
+            schema_id,
+            key,
+            wires,
+            feeds,
+            limits: Vec::new(),
+            arrival: Arrival::default(),
+        },
         unfed,
         untaken,
     })

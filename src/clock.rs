@@ -34,6 +34,12 @@ impl Clock {
 /// Microseconds between the Unix epoch and 2000-01-01, where Postgres counts from.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
+/// The time `millis` after 1970-01-01 00:00 UTC; the nearest one jiff can hold where it is out of range.
+pub fn from_unix_millis(millis: i64) -> Timestamp {
+    let nearest = if millis < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_millisecond(millis).unwrap_or(nearest)
+}
+
 /// A timestamp in microseconds since 2000-01-01 00:00 UTC.
 pub fn postgres_micros(at: Timestamp) -> i64 {
     at.as_microsecond() - POSTGRES_EPOCH

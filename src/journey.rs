@@ -7,26 +7,19 @@
 
 #![warn(missing_docs)]
 
+mod held;
+mod record;
+
 use std::sync::Arc;
 
-use crate::position::{Lsn, Order};
+use crate::position::{Order, Positions};
 use crate::relation::{Relation, Wire};
 use crate::spec::Model;
 use crate::types::Limit;
 use crate::value::Row;
 
-/// capture → decode: a message as it arrived, nothing interpreted.
-#[derive(Clone, Copy, Debug)]
-pub struct RawRecord<'a> {
-    /// Where the message stands in the source's log.
-    pub start: Lsn,
-    /// The end of the source's log when it was sent.
-    pub end: Lsn,
-    /// When it was sent, microseconds since 2000-01-01 UTC by the source's clock.
-    pub sent_at: i64,
-    /// The message.
-    pub bytes: &'a [u8],
-}
+pub use held::{Digests, Held, Letter, Refused};
+pub use record::{RawRecord, TopicRecord};
 
 /// What happened to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +90,11 @@ pub struct ChangeEvent<'a> {
     pub order: Order,
     /// Its transaction.
     pub mark: Mark,
+    /// Whether the row goes on under another key, which another event tells.
+    pub leaves: bool,
+    /// Where it stands in the log it came by, in whose order changes are kept. Of a Postgres that is the
+    /// order of its source; of a topic the partition's number and the offset.
+    pub place: Order,
 }
 
 /// A warehouse table as one source relation feeds it. Remade when the relation changes shape.
@@ -118,9 +116,29 @@ pub struct Target {
     pub feeds: Vec<Feed>,
     /// What columns of the warehouse table take, by their place among the model's.
     pub limits: Vec<(usize, Limit)>,
+    /// In which order its changes come.
+    pub arrival: Arrival,
+}
+
+/// In which order the changes of a table come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Arrival {
+    /// In that of the source, each once.
+    #[default]
+    InOrder,
+    /// Each tells its order, but may come late or again.
+    MayBeLate,
+    /// In that of the topic: which of two is the newer cannot be told.
+    Untold,
 }
 
 impl Target {
+    /// The target, standing as another one of its table did.
+    #[must_use]
+    pub fn standing_as(self, other: &Target) -> Target {
+        Target { arrival: other.arrival, ..self }.with_limits(other.limits.clone())
+    }
+
     /// The target with other limits, but for those that the source has too.
     #[must_use]
     pub fn with_limits(self, limits: Vec<(usize, Limit)>) -> Target {
@@ -205,6 +223,8 @@ pub struct Folded {
     pub arena: Vec<u8>,
     /// The rows: one a key, one a version, or one an event, by the table's history.
     pub rows: Vec<FoldedRow>,
+    /// Where history is kept, events that came behind later ones of their key.
+    pub late: Vec<FoldedRow>,
     /// How many events were folded into them.
     pub events: u64,
 }
@@ -221,7 +241,7 @@ pub struct FoldedRow {
     pub origin: Option<Span>,
     /// Its image; none when it was deleted.
     pub image: Option<Span>,
-    /// Its old image, in event logs.
+    /// Its old image: in event logs, and of a row that goes on under another key.
     pub before: Option<Span>,
     /// Its place in the order of the source.
     pub order: Order,
@@ -229,6 +249,8 @@ pub struct FoldedRow {
     pub mark: Mark,
     /// Whether its image has unchanged cells.
     pub unchanged: bool,
+    /// Whether it goes on under another key, to which its values are to be carried.
+    pub leaves: bool,
     /// In a versions table its place in the key's chain, from 1; in a table without key the number
     /// of equal rows that came (positive) or went (negative).
     pub count: i32,
@@ -255,44 +277,6 @@ pub struct TableBatch {
     pub folded: Folded,
 }
 
-/// A change that is kept for a table that cannot take it now.
-#[derive(Debug)]
-pub struct Held {
-    /// The table.
-    pub target: Arc<Target>,
-    /// The change's order.
-    pub order: Order,
-    /// Its transaction.
-    pub mark: Mark,
-    /// Its keys; nothing where the whole table waits.
-    pub digests: Digests,
-    /// Whether it waits behind a dead letter, while the others of its table go on.
-    pub waits: bool,
-    /// The message as it arrived.
-    pub message: Vec<u8>,
-    /// Why it becomes a dead letter, if it does.
-    pub refused: Option<Refused>,
-}
-
-/// A change that its table would refuse.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// Why.
-    pub reason: String,
-    /// Its key as people read it, as a JSON object.
-    pub key: Option<String>,
-}
-
-/// Digests of the key that a change gives a row, and of the one it had. Equal keys have equal digests,
-/// in whatever form their values arrive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Digests {
-    /// Of the key behind the change.
-    pub new: i64,
-    /// Of the key before it.
-    pub old: i64,
-}
-
 /// What must be done to tables before a batch's rows are merged, in this order.
 #[derive(Clone, Debug)]
 pub enum Before {
@@ -314,20 +298,26 @@ pub enum Before {
     },
 }
 
-/// The stretch of a source's log that a batch covers: behind `after`, up to `until`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PositionRange {
+/// The stretch of a log's partition that a batch covers: behind `after`, up to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The partition, as [`Positions`] name it.
+    pub partition: Arc<str>,
     /// The position that must be stored when the batch begins.
-    pub after: Lsn,
+    pub after: i64,
     /// The position that is stored when it is committed.
-    pub until: Lsn,
+    pub until: i64,
+    /// What has to be known of the records before, as JSON, where it is something else now.
+    pub memory: Option<String>,
 }
 
 /// fold → merge: a window over all tables.
 #[derive(Debug)]
 pub struct Batch {
-    /// What it covers.
-    pub range: PositionRange,
+    /// What it covers; of one that does not end, nothing yet.
+    pub stretches: Vec<Stretch>,
+    /// What raw rows are marked with: where it ends, as people read it.
+    pub name: String,
     /// False while a larger transaction goes on: the warehouse transaction stays open, and progress
     /// moves at the end.
     pub ends: bool,
@@ -393,8 +383,8 @@ impl Applied {
 /// progress → capture and refresh: what is durable.
 #[derive(Clone, Debug)]
 pub struct Advanced {
-    /// The stored position; capture may confirm it.
-    pub position: Lsn,
+    /// The stored positions; capture may confirm them.
+    pub positions: Positions,
     /// When its last transaction was committed at the source.
     pub committed_at: i64,
     /// How many source transactions came with it.

@@ -3,8 +3,10 @@
 //! Positions are ordered only within one log: an [`Lsn`] of one Postgres says nothing about
 //! another's, which is why progress carries the system identifier beside it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A byte position in a Postgres write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +70,50 @@ impl Order {
     /// commit that may start exactly there.
     pub fn of_snapshot(as_of: Lsn) -> Order {
         Order { seq: as_of.as_i64() - 1, ord: 0 }
+    }
+}
+
+/// How far each partition of a log is applied: of a Postgres its slot, of topics `topic/partition`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Positions(BTreeMap<Arc<str>, i64>);
+
+impl Positions {
+    /// The position of a log that has one partition.
+    pub fn of_log(slot: &str, lsn: Lsn) -> Positions {
+        Positions(BTreeMap::from([(Arc::from(slot), lsn.as_i64())]))
+    }
+
+    /// The position of a partition.
+    pub fn of(&self, partition: &str) -> Option<i64> {
+        self.0.get(partition).copied()
+    }
+
+    /// Notes the position of a partition.
+    pub fn set(&mut self, partition: Arc<str>, position: i64) {
+        self.0.insert(partition, position);
+    }
+
+    /// The position of a log that has one partition; zero where nothing is known.
+    pub fn lsn(&self) -> Lsn {
+        self.0.values().next().map_or(Lsn(0), |position| Lsn::from_i64(*position))
+    }
+
+    /// Whether every partition that both know is at the goal or behind it.
+    pub fn reach(&self, goal: &Positions) -> bool {
+        goal.0.iter().all(|(partition, wanted)| {
+            self.0.get(partition).is_none_or(|position| position >= wanted)
+        })
+    }
+
+    /// Each partition and its position.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
+        self.0.iter().map(|(partition, position)| (partition, *position))
+    }
+}
+
+impl FromIterator<(Arc<str>, i64)> for Positions {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, i64)>>(positions: I) -> Positions {
+        Positions(positions.into_iter().collect())
     }
 }
 

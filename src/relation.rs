@@ -65,6 +65,9 @@ pub struct Column {
     pub hidden: bool,
     /// The column's comment.
     pub comment: Option<String>,
+    /// Whether its values travel as text whatever the others do, as we do not write their binary form.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_text: bool,
 }
 
 impl Column {
@@ -76,7 +79,7 @@ impl Column {
     /// The wire by which its values leave the source.
     pub fn source_wire(&self, binary: bool) -> Wire {
         match self.source_type().binary() {
-            Some(builtin) if binary => Wire::Binary(builtin),
+            Some(builtin) if binary && !self.as_text => Wire::Binary(builtin),
             _ => Wire::Text,
         }
     }
@@ -235,7 +238,7 @@ impl Wire {
     /// The wire of a column on a connection that does (`binary`) or does not ask for binary.
     pub fn of(column: &Column, binary: bool) -> Wire {
         match column.ty.binary() {
-            Some(builtin) if binary => Wire::Binary(builtin),
+            Some(builtin) if binary && !column.as_text => Wire::Binary(builtin),
             _ => Wire::Text,
         }
     }

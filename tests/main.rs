@@ -12,6 +12,7 @@
 
 mod adopt;
 mod alters;
+mod compose;
 mod dead_letters;
 mod drift;
 mod failover;
@@ -19,6 +20,7 @@ mod faults;
 mod guard;
 mod init;
 mod journey;
+mod kafka_environment;
 mod mask;
 mod model;
 mod openapi;
@@ -28,6 +30,7 @@ mod plan;
 mod races;
 mod ranges;
 mod rebuild;
+mod recordings;
 mod reshape;
 mod rights;
 mod service;

@@ -13,7 +13,7 @@ use siltstone::fold::{Limits, Window};
 use siltstone::journey::{Before, ChangeEvent, Flow, Mark, OldRow, Op, Route, Target};
 use siltstone::merge::{Apply, Leaves, Piece, Templates, create_leaves, define, encode_batch};
 use siltstone::names::TableName;
-use siltstone::position::{Lsn, Order};
+use siltstone::position::Order;
 use siltstone::postgres::{Session, Side, connect};
 use siltstone::relation::{Column, ColumnType, Fill, Identity, Relation, TypeKind};
 use siltstone::spec::{
@@ -278,6 +278,7 @@ fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
         fill: Fill::Null,
         mask: None,
         hidden: false,
+        as_text: false,
         comment: None,
     };
     Arc::new(Relation {
@@ -335,6 +336,7 @@ fn model(name: &str, history: History) -> Arc<Model> {
             _ => Deletes::Hard,
         },
         new_columns: NewColumns::Ignore,
+        horizon: None,
         mirrored: false,
         comment: None,
         declared_in: "model.rs".to_owned(),
@@ -373,7 +375,7 @@ impl World {
             routes.push(Route { target: Arc::new(target), flow: Flow::Live, floor: 0 });
         }
         let bag = routes.pop().unwrap();
-        let window = Window::new(Limits { rows: 6, bytes: 1 << 20 }, Lsn(0));
+        let window = Window::new(Limits { rows: 6, bytes: 1 << 20 });
         let apply = Apply::new(templates);
         World {
             session,
@@ -388,7 +390,7 @@ impl World {
     }
 
     fn close(&mut self) {
-        let batch = self.window.close(Lsn(0), 0);
+        let batch = self.window.close((Vec::new(), "0/0".to_owned()), 0);
         self.pieces.push(encode_batch(batch).unwrap());
     }
 
@@ -408,7 +410,9 @@ impl World {
             op: event.op,
             old: (!old.is_empty()).then(|| OldRow { row: Row::from_bytes(leak(old)), whole }),
             new: event.values.is_some().then(|| Row::from_bytes(leak(&new))),
+            leaves: false,
             order: event.order,
+            place: event.order,
             mark: event.mark,
         };
         for route in &self.routes {

@@ -29,7 +29,16 @@ insert into {{ table }} ({{ columns | map(attribute="name") | join(", ") }}, _op
 overriding system value
 select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
   from {{ stage }} s
+{%- if topics and not key %}
+ -- rows that a snapshot read have no key that would tell them apart
+ where s._op <> 'r'
+    or not exists (select from {{ table }} t
+                    where t._op = 'r' and (t._seq, t._ord) = (s._seq, s._ord))
+{%- endif %}
  order by s._seq, s._ord
+{%- if topics %}
+    on conflict do nothing
+{%- endif %}
 
 -- statement: clear
 -- A table that is rebuilt from its events.

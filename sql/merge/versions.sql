@@ -7,6 +7,12 @@
 {%- macro tracked_of(alias) -%}
 ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}{{ alias }}.{{ c.name }}{{ c.compare }}{% endfor %})
 {%- endmacro -%}
+{%- macro text_of(value) -%}
+jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value if value == "staged" else "e." ~ k.name if value == "event" else "d." ~ k.name }})::text{% endfor %})::text
+{%- endmacro -%}
+{%- macro image_of(alias) -%}
+jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ alias }}.{{ c.name }})::text{% endfor %})
+{%- endmacro -%}
 {%- set open_end = "'9999-12-31 00:00+00'::timestamptz" -%}
 {%- set names = columns | map(attribute="name") | join(", ") %}
 
@@ -21,6 +27,20 @@ update {{ stage }} s
  where s._keep is not null
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
+{% if topics -%}
+-- statement: fill_gone
+-- Those of a row that comes from another key are in the version that its delete there closed.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back | replace("t.", "d.") }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ table }} d
+ where s._keep is not null and s.o0 is not null
+   and {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = {{ k.origin }}{% endfor %}
+   and (d._end_seq, d._end_ord) = (s._seq, s._ord)
+
+{% endif -%}
 -- statement: undo_open
 -- Same transaction, another batch: nobody could see what it had made of the row, so its version
 -- goes, and the one it closed comes back; what it makes of the row now is merged as if at once.
@@ -126,6 +146,25 @@ state as (
       from event e
 ),
 {%- endif %}
+{%- if topics %}
+quiet as (
+    -- what opens no version is known by nothing else: an event that comes late finds its place by it
+    insert into audit.quiet (table_name, key, seq, ord, op, at, row)
+{%- if chains %}
+    select {{ literal }}, {{ text_of("event") }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+           case when e._op <> 'd' then {{ image_of("e") }} end
+      from changed e
+     where e._op = 'd' or not e._changes
+{%- else %}
+    select {{ literal }}, {{ text_of("event") }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+           case when e._op <> 'd' then {{ image_of("e") }} end
+      from event e
+     where e._op = 'd' or not e._differs
+{%- endif %}
+        on conflict (table_name, key, seq, ord) do nothing
+    returning 1
+),
+{%- endif %}
 closed as (
     -- the stored version, with what run 0 made of it, and the versions that came and went at once
     insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
@@ -179,6 +218,148 @@ select (select count(*) from event) as events,
        (select count(*) from opened) + (select count(*) from changed_in_place where _run > 0) as opened,
        (select count(*) from gone) as gone
 
+{% if topics -%}
+-- statement: arrived
+-- Kept rows that come from another key, whose delete there was applied.
+select p.seq, p.ord
+  from audit.pending p
+  join audit.quiet q
+    on q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
+   and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
+ where p.table_name = {{ literal }} and p.comes_from is not null
+
+-- statement: late
+-- Staged events that are not in the history yet.
+create temporary table late_event on commit drop as
+select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
+       s._keep, s._op, s._seq, s._ord, s._at, true as _new
+  from {{ stage }} s
+ where not exists (
+       select from {{ table }} d
+        where {{ same_key("d") }}
+          and ((d._seq, d._ord) = (s._seq, s._ord) or (d._last_seq, d._last_ord) = (s._seq, s._ord)
+               or (d._end_seq, d._end_ord) = (s._seq, s._ord)
+               -- superseded by what its own transaction did later
+               or (d._seq = s._seq and d._ord > s._ord) or (d._last_seq = s._seq and d._last_ord > s._ord)
+               or (d._end_seq = s._seq and d._end_ord > s._ord)))
+   and not exists (
+       select from audit.quiet q
+        where q.table_name = {{ literal }} and q.key = {{ text_of("staged") }}
+          and q.seq = s._seq and q.ord >= s._ord)
+
+-- statement: late_fill
+-- What a late event left out is what the version before it had.
+update late_event e
+   set {% for c in columns if not c.key -%}
+       {{ c.name }} = case when get_bit(e._keep, {{ c.bit }}) = 1 then f.{{ c.name }} else e.{{ c.name }} end,
+       {% endfor -%}
+       _keep = null
+  from late_event l
+ cross join lateral (
+       select d.* from {{ table }} d
+        where {% for k in key %}d.{{ k.name }} = l.{{ k.name }} and {% endfor %}(d._seq, d._ord) < (l._seq, l._ord)
+        order by d._seq desc, d._ord desc limit 1) f
+ where l.ctid = e.ctid and l._keep is not null
+
+-- statement: late_known
+-- The other events of their keys: versions as they stand, and what was quiet.
+insert into late_event ({{ names }}, _op, _seq, _ord, _at, _new)
+with keys as (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event)
+select {% for c in columns %}d.{{ c.name }}, {% endfor %}'u', d._seq, d._ord, d.valid_from, false
+  from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
+union all
+select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}{{ c.kept }}{% endif %}, {% endfor %}q.op, q.seq, q.ord, q.at, false
+  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = {{ text_of("event") }}
+
+-- statement: late_beyond
+-- Events that are older than the newest of their key by more than is remembered.
+select
+  from late_event l
+ where l._new
+   and l._at < (select max(e._at) from late_event e
+                 where {% for k in key %}{{ " and " if not loop.first }}e.{{ k.name }} = l.{{ k.name }}{% endfor %})
+               - make_interval(secs => $1)
+ limit 1
+
+-- statement: late_clear
+delete from {{ table }} d
+ using (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event) e
+ where {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
+
+-- statement: late_write
+-- The whole history of these keys anew: of a transaction its last event counts, equal neighbours are one
+-- version, labels never fall back.
+with settled as (
+    select distinct on ({% for k in key %}e.{{ k.name }}, {% endfor %}e._seq) e.*
+      from late_event e
+     order by {% for k in key %}e.{{ k.name }}, {% endfor %}e._seq, e._ord desc, e._op = 'd'
+),
+changed as (
+    select e.*,
+           case when lag(e._op) over chain is null then e._op <> 'd'
+                when e._op = 'd' or lag(e._op) over chain = 'd'
+                then (e._op = 'd') <> (lag(e._op) over chain = 'd')
+                else ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}(lag(e.{{ c.name }}) over chain){{ c.compare }}{% endfor %})
+                     is distinct from {{ tracked_of("e") }}
+           end as _changes
+      from settled e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+numbered as (
+    select e.*, sum(e._changes::int) over chain as _run
+      from changed e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+labelled as (
+    select e.*,
+           max(case when e._changes then e._at - e._run * interval '1 us' end) over chain
+             + e._run * interval '1 us' as _label
+      from numbered e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+run as (
+    select distinct on ({{ key | map(attribute="qualified") | join(", ") }}, e._run)
+           {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           e._op, e._run,
+           first_value(e._seq) over run as _seq, first_value(e._ord) over run as _ord,
+           e._seq as _last_seq, e._ord as _last_ord,
+           first_value(e._label) over run as _label
+      from labelled e
+     where e._run > 0
+    window run as (partition by {{ key | map(attribute="qualified") | join(", ") }}, e._run order by e._seq, e._ord)
+     order by {{ key | map(attribute="qualified") | join(", ") }}, e._run, e._seq desc, e._ord desc
+),
+state as (
+    select e.*, lead(e._label) over chain as _until,
+           lead(e._seq) over chain as _end_seq, lead(e._ord) over chain as _end_ord
+      from run e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._run)
+)
+insert into {{ table }} ({{ names }}, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
+select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+       e._label, coalesce(e._until, {{ open_end }}), e._seq, e._ord, e._last_seq, e._last_ord, e._end_seq, e._end_ord, now()
+  from state e
+ where e._op <> 'd'
+
+-- statement: late_note
+-- Events that came late and opened no version of their own.
+insert into audit.quiet (table_name, key, seq, ord, op, at, row)
+select {{ literal }}, {{ text_of("event") }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+       case when e._op <> 'd' then {{ image_of("e") }} end
+  from late_event e
+ where e._new
+   and not exists (select from {{ table }} d
+                    where {% for k in key %}d.{{ k.name }} = e.{{ k.name }} and {% endfor %}(d._seq, d._ord) = (e._seq, e._ord))
+    on conflict (table_name, key, seq, ord) do nothing
+
+-- statement: late_days
+-- The days in which versions may end that are yet to be written.
+select distinct (e._at at time zone 'utc')::date - date '2000-01-01' from late_event e
+
+-- statement: late_done
+drop table late_event
+
+{% endif -%}
 -- statement: settle
 -- The end of a transaction that came in several batches: where it opened a version that equals the
 -- one it closed, the two are one again.

@@ -157,6 +157,7 @@ fn read_column(row: &Row) -> Result<Column, tokio_postgres::Error> {
         },
         mask: None,
         hidden: false,
+        as_text: false,
         comment: row.try_get("comment")?,
     })
 }

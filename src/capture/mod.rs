@@ -13,6 +13,7 @@
 
 pub mod catalog;
 pub mod condition;
+mod group;
 mod log;
 mod pace;
 pub mod preflight;
@@ -25,6 +26,7 @@ pub mod snapshot;
 pub mod spool;
 pub mod standby;
 mod stream;
+pub mod topics;
 pub mod walsender;
 
 pub use log::LogEnd;

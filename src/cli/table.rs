@@ -98,12 +98,12 @@ impl Table {
 }
 
 async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> {
-    for connector in &spec.connectors {
-        let mut records = tables::read(&**warehouse, &connector.name).await?;
+    for connector in names(spec) {
+        let mut records = tables::read(&**warehouse, connector).await?;
         records.sort_by(|a, b| a.table.cmp(&b.table));
         for record in records {
             if json {
-                println!("{}", as_json(&connector.name, &record));
+                println!("{}", as_json(connector, &record));
                 continue;
             }
             println!("{:<40} {}", record.table.to_string(), record.state.word());
@@ -116,6 +116,12 @@ async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All connectors, whatever they read.
+fn names(spec: &Spec) -> impl Iterator<Item = &str> {
+    let logs = spec.connectors.iter().map(|connector| connector.name.as_str());
+    logs.chain(spec.kafka.iter().map(|connector| connector.name.as_str()))
 }
 
 fn as_json(connector: &str, record: &TableRecord) -> serde_json::Value {
@@ -178,19 +184,19 @@ pub(super) async fn wait_for(warehouse: &Session, asked: &[i64], wait: bool) -> 
 async fn connector_of(spec: &Spec, warehouse: &Session, ask: &Ask) -> Result<String> {
     let named = ask.connector.as_ref();
     let mut found = Vec::new();
-    for connector in &spec.connectors {
-        if named.is_some_and(|name| *name != connector.name) {
+    for connector in names(spec) {
+        if named.is_some_and(|name| *name != connector) {
             continue;
         }
         let feeds = match &ask.table {
             None => true,
             Some(table) => {
-                let records = tables::read(&**warehouse, &connector.name).await?;
+                let records = tables::read(&**warehouse, connector).await?;
                 records.iter().any(|record| record.table == *table)
             }
         };
         if feeds {
-            found.push(connector.name.clone());
+            found.push(connector.to_owned());
         }
     }
     let refuse = |what: String| Err(Error::new(Kind::Usage, what));

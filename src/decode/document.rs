@@ -101,6 +101,7 @@ mod tests {
             name: name.to_owned(),
             attnum,
             ty: ColumnType::text(),
+            as_text: false,
             mask: None,
             in_key: attnum == 1,
             fill,

@@ -11,15 +11,28 @@
     )
 )]
 
+mod composite;
+mod convert;
+mod declared;
 mod document;
+mod envelope;
+mod fields;
+mod order;
 mod pgoutput;
+mod plan;
+mod schemas;
+mod semantic;
+mod times;
 mod transaction;
 mod veil;
 
 pub use document::{Image, Layout};
+pub use envelope::{Boundary, Form, RowChange, Shapes, Told, Topic, Unreadable};
+pub use order::{Memory, Origin, OtherSource, Place};
 pub use pgoutput::{
     Message, Old, RelationColumn, RelationMessage, Streamed, delete_message, halves,
     insert_message, read_message,
 };
+pub use plan::{Hints, Plan, Poison};
 pub use transaction::{Decoded, Decoder};
 pub use veil::Veil;

@@ -52,6 +52,29 @@ pub enum Message<'a> {
         /// The old key or row.
         old: Old<'a>,
     },
+    /// A row that a snapshot read: no message of pgoutput, but how one of a topic is kept.
+    Read {
+        /// The table's number.
+        relation: u32,
+        /// The row.
+        new: Row<'a>,
+    },
+    /// A row that goes on under another key, likewise.
+    Left {
+        /// The table's number.
+        relation: u32,
+        /// The old key or row.
+        old: Old<'a>,
+    },
+    /// A row that had another key before, with values left out that it had there, likewise.
+    Moved {
+        /// The table's number.
+        relation: u32,
+        /// The old key.
+        old: Old<'a>,
+        /// The row.
+        new: Row<'a>,
+    },
     /// Tables were emptied.
     Truncate {
         /// Their OIDs.
@@ -60,6 +83,14 @@ pub enum Message<'a> {
     /// Nothing for us: Origin, Type, a logical message.
     Other,
 }
+
+/// Kinds of messages that are ours: how changes of topics are kept that pgoutput has none for. A row that a
+/// snapshot read; else as an insert.
+pub(super) const READ: u8 = b'r';
+/// A row that goes on under another key; else as a delete.
+pub(super) const LEFT: u8 = b'l';
+/// A row that had another key before; else as an update.
+pub(super) const MOVED: u8 = b'm';
 
 /// A message that is about a transaction which is sent in chunks while it is open.
 #[derive(Debug, PartialEq, Eq)]
@@ -277,14 +308,17 @@ fn read<'a>(input: &mut Input<'a>) -> Option<Message<'a>> {
             (tag == b'N').then_some(())?;
             Message::Update { relation, old, new: input.row()? }
         }
-        b'D' => {
+        b'D' => Message::Delete { relation: input.u32()?, old: input.old()? },
+        READ => {
             let relation = input.u32()?;
-            let old = match input.u8()? {
-                b'K' => Old::Key(input.row()?),
-                b'O' => Old::Full(input.row()?),
-                _ => return None,
-            };
-            Message::Delete { relation, old }
+            (input.u8()? == b'N').then_some(())?;
+            Message::Read { relation, new: input.row()? }
+        }
+        LEFT => Message::Left { relation: input.u32()?, old: input.old()? },
+        MOVED => {
+            let (relation, old) = (input.u32()?, input.old()?);
+            (input.u8()? == b'N').then_some(())?;
+            Message::Moved { relation, old, new: input.row()? }
         }
         b'T' => {
             let count = input.u32()?;
@@ -356,6 +390,14 @@ impl<'a> Input<'a> {
 
     fn row(&mut self) -> Option<Row<'a>> {
         Row::read(&mut self.0).ok()
+    }
+
+    fn old(&mut self) -> Option<Old<'a>> {
+        Some(match self.u8()? {
+            b'K' => Old::Key(self.row()?),
+            b'O' => Old::Full(self.row()?),
+            _ => return None,
+        })
     }
 }
 

@@ -138,6 +138,17 @@ impl Decoder {
             Message::Delete { relation, old } => {
                 Decoded::Change(self.event(relation, Op::Delete, Some(old), None)?)
             }
+            Message::Read { relation, new } => {
+                Decoded::Change(self.event(relation, Op::Read, None, Some(new))?)
+            }
+            Message::Left { relation, old } => {
+                let event = self.event(relation, Op::Delete, Some(old), None)?;
+                Decoded::Change(ChangeEvent { leaves: true, ..event })
+            }
+            // a create all the same: only that it knows where its row was before
+            Message::Moved { relation, old, new } => {
+                Decoded::Change(self.event(relation, Op::Create, Some(old), Some(new))?)
+            }
             Message::Truncate { relations } => {
                 let known = relations.into_iter().filter(|oid| self.relations.contains_key(oid));
                 let known: Vec<u32> = known.collect();
@@ -164,7 +175,8 @@ impl Decoder {
             Old::Full(row) => OldRow { row, whole: true },
         });
         let order = Order { seq: self.mark.seq, ord: self.ord };
-        Ok(ChangeEvent { relation: relation.clone(), op, old, new, order, mark: self.mark })
+        let (relation, mark) = (relation.clone(), self.mark);
+        Ok(ChangeEvent { relation, op, old, new, order, mark, leaves: false, place: order })
     }
 }
 

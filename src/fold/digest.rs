@@ -80,6 +80,16 @@ pub fn text_of(target: &Target, column: usize, cell: Cell<'_>) -> Option<Vec<u8>
     }
 }
 
+/// A row's key as a JSON array of texts.
+pub fn key_texts(target: &Target, row: Row<'_>) -> String {
+    let text = |column: &usize| {
+        let text = text_of(target, *column, row.cell(*column));
+        text.map(|text| String::from_utf8_lossy(&text).into_owned())
+    };
+    let texts: Vec<Option<String>> = target.key.iter().map(text).collect();
+    serde_json::json!(texts).to_string()
+}
+
 /// The key of a change as people read it: its source columns, each value as text. Of a table without
 /// key nothing.
 pub fn key_document(target: &Target, event: &ChangeEvent<'_>) -> Option<String> {

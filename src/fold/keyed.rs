@@ -5,6 +5,9 @@
 //! what is still unknown then is marked for the warehouse to fill from the stored row. A change of
 //! key is a delete and an insert; the row's values are then stored under the key it had before the
 //! window, its origin.
+//!
+//! Events of a topic may come late or again. Of a key that is overwritten the newest counts; where history
+//! is kept, one that is older than the chain's last is set apart for the warehouse to find its place.
 
 use super::index::{KeyIndex, keep};
 use crate::error::{Error, Kind, Result};
@@ -20,6 +23,21 @@ pub(super) struct Keyed {
     chains: bool,
     ignore_deletes: bool,
     scratch: Scratch,
+}
+
+/// What becomes of a key.
+struct State<'i> {
+    image: Option<&'i [u8]>,
+    /// where the values of unchanged cells are stored, if not under this key
+    origin: Option<Span>,
+    /// the image that a row had which goes on under another key
+    before: Option<Span>,
+}
+
+impl<'i> State<'i> {
+    fn of(image: Option<&'i [u8]>) -> State<'i> {
+        State { image, origin: None, before: None }
+    }
 }
 
 /// Buffers that are reused from event to event.
@@ -45,8 +63,13 @@ impl Keyed {
         self.folded.events += 1;
         let mut scratch = std::mem::take(&mut self.scratch);
         let pushed = match (event.op, event.new, event.old) {
-            (Op::Create | Op::Read, Some(new), _) => self.insert(target, event, new, &mut scratch),
-            (Op::Update, Some(new), old) => self.update(target, event, new, old, &mut scratch),
+            (Op::Create | Op::Read, Some(new), None) => {
+                self.insert(target, event, new, &mut scratch)
+            }
+            // a row that comes from another key is one that changed
+            (Op::Create | Op::Read | Op::Update, Some(new), old) => {
+                self.update(target, event, new, old, &mut scratch)
+            }
             (Op::Delete, _, Some(old)) => self.delete(target, event, old, &mut scratch),
             _ => Err(Error::bug("a change carries neither an old nor a new row")),
         };
@@ -62,7 +85,7 @@ impl Keyed {
         scratch: &mut Scratch,
     ) -> Result<()> {
         write_key(target, new, None, &mut scratch.key)?;
-        self.put(event, &scratch.key, Some(new.bytes()), None);
+        self.put(event, &scratch.key, State::of(Some(new.bytes())));
         Ok(())
     }
 
@@ -80,7 +103,9 @@ impl Keyed {
             None => scratch.old_key.clone_from(&scratch.key),
         }
         let earlier = self.find(&scratch.old_key).and_then(|at| self.folded.rows.get(at)).copied();
-        let earlier_image = earlier.and_then(|row| row.image).map(|span| self.folded.row(span));
+        // one that left a moment ago for this key still has it
+        let earlier_image = earlier.and_then(|row| row.image.or(row.before));
+        let earlier_image = earlier_image.map(|span| self.folded.row(span));
         let whole = old.filter(|old| old.whole).map(|old| old.row);
         complete(new, [whole, earlier_image], &mut scratch.image);
         let moved = scratch.old_key != scratch.key;
@@ -93,10 +118,10 @@ impl Keyed {
             None => None,
         };
         if moved && !self.ignore_deletes {
-            self.put(event, &scratch.old_key, None, None);
+            self.put(event, &scratch.old_key, State::of(None));
         }
         let origin = origin.filter(|span| self.folded.bytes(*span) != scratch.key);
-        self.put(event, &scratch.key, Some(&scratch.image), origin);
+        self.put(event, &scratch.key, State { origin, ..State::of(Some(&scratch.image)) });
         Ok(())
     }
 
@@ -111,32 +136,50 @@ impl Keyed {
             return Ok(());
         }
         write_key(target, old.row, None, &mut scratch.key)?;
-        self.put(event, &scratch.key, None, None);
+        let last = self.find(&scratch.key).and_then(|at| self.folded.rows.get(at)).copied();
+        let last = last.filter(|_| event.leaves);
+        let (before, origin) = (last.and_then(|row| row.image), last.and_then(|row| row.origin));
+        self.put(event, &scratch.key, State { image: None, origin, before });
         Ok(())
     }
 
     /// Notes a key's new state: in place of the one it had, or behind it where the chain is kept and
     /// another transaction made it.
-    fn put(
-        &mut self,
-        event: &ChangeEvent<'_>,
-        key: &[u8],
-        image: Option<&[u8]>,
-        origin: Option<Span>,
-    ) {
+    fn put(&mut self, event: &ChangeEvent<'_>, key: &[u8], state: State<'_>) {
+        let State { image, origin, before } = state;
         let unchanged = image.is_some_and(|image| Row::from_bytes(image).has_unchanged());
         let image = image.map(|image| self.keep(image));
         let found = self.find(key);
         let last = found.and_then(|at| self.folded.rows.get(at)).copied();
+        let late = last.filter(|last| event.order < last.order);
+        if let Some(last) = late {
+            // what its own transaction did later, or a later one to a row that is overwritten, stands
+            if self.chains && event.order.seq < last.order.seq {
+                self.folded.late.push(FoldedRow {
+                    op: event.op,
+                    key: last.key,
+                    origin: None,
+                    image,
+                    before: None,
+                    order: event.order,
+                    mark: event.mark,
+                    leaves: false,
+                    unchanged,
+                    count: 1,
+                });
+            }
+            return;
+        }
         let behind = last.filter(|last| self.chains && last.mark.seq != event.mark.seq);
         let row = FoldedRow {
             op: event.op,
             key: last.map_or_else(|| self.keep(key), |last| last.key),
             origin,
             image,
-            before: None,
+            before,
             order: event.order,
             mark: event.mark,
+            leaves: event.leaves,
             unchanged,
             count: behind.map_or(last.map_or(1, |last| last.count), |last| last.count + 1),
         };
@@ -148,6 +191,17 @@ impl Keyed {
         let at = self.folded.rows.len();
         self.folded.rows.push(row);
         self.index.point(&self.folded, key, at);
+    }
+
+    /// Whether the delete is here by which the row of an event left its former key.
+    pub(super) fn has_left(&self, target: &Target, event: &ChangeEvent<'_>) -> bool {
+        let mut key = Vec::new();
+        let Some(old) = event.old else { return false };
+        if write_key(target, old.row, None, &mut key).is_err() {
+            return false;
+        }
+        let row = self.find(&key).and_then(|at| self.folded.rows.get(at));
+        row.is_some_and(|row| row.image.is_none() && row.order == event.order)
     }
 
     fn find(&self, key: &[u8]) -> Option<usize> {

@@ -37,14 +37,16 @@ impl Log {
         let key = self.key(target, event)?;
         let carries = !self.raw && !target.key.is_empty();
         // an update that moved the row: what it leaves out stands under the old key
-        let old_key = match event.old.filter(|_| carries && event.op == Op::Update) {
+        let old_key = match event.old.filter(|_| carries && event.new.is_some()) {
             Some(old) => self.key_of(target, old.row, None)?,
             None => key,
         };
         let earlier = if carries { self.earlier(old_key) } else { None };
         let (image, unchanged) = self.image(event, earlier.and_then(|row| row.image));
         let moved = self.folded.bytes(old_key) != self.folded.bytes(key);
-        let before = event.old.filter(|_| self.raw).map(|old| old.row.bytes());
+        // of a row that comes from another key the event tells nothing but the key
+        let told = self.raw && event.op != Op::Create;
+        let before = event.old.filter(|_| told).map(|old| old.row.bytes());
         let before = before.map(|bytes| keep(&mut self.folded, bytes));
         self.folded.rows.push(FoldedRow {
             op: event.op,
@@ -58,6 +60,7 @@ impl Log {
             before,
             order: event.order,
             mark: event.mark,
+            leaves: event.leaves,
             unchanged,
             count: event.old.is_some_and(|old| old.whole).into(),
         });

@@ -8,5 +8,5 @@ mod keyed;
 mod log;
 mod window;
 
-pub use digest::{digests, key_document, refusal, text_of};
+pub use digest::{digests, key_document, key_texts, refusal, text_of};
 pub use window::{Limits, Window};

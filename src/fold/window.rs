@@ -10,10 +10,10 @@ use super::keyed::Keyed;
 use super::log::Log;
 use crate::error::Result;
 use crate::journey::{
-    Batch, Before, ChangeEvent, Digests, Flow, Folded, FoldedRow, Held, PositionRange, Refused,
-    Route, TableBatch, Target,
+    Batch, Before, ChangeEvent, Digests, Flow, Folded, FoldedRow, Held, Letter, Mark, Refused,
+    Route, Stretch, TableBatch, Target,
 };
-use crate::position::Lsn;
+use crate::position::Order;
 use crate::spec::History;
 
 /// When a window is full.
@@ -40,7 +40,6 @@ struct TableFold {
 /// The open batch.
 pub struct Window {
     limits: Limits,
-    after: Lsn,
     tables: Vec<Option<TableFold>>,
     held: Vec<Held>,
     /// what the folded and held changes weigh
@@ -58,11 +57,10 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window behind the position `after`.
-    pub fn new(limits: Limits, after: Lsn) -> Window {
+    /// An empty window.
+    pub fn new(limits: Limits) -> Window {
         Window {
             limits,
-            after,
             tables: Vec::new(),
             held: Vec::new(),
             bytes: 0,
@@ -94,6 +92,46 @@ impl Window {
         self.committed_at = committed_at;
     }
 
+    /// Notes a change of a log in which the ends of transactions are not told: any cut is one.
+    pub fn note(&mut self, seq: i64, committed_at: i64) {
+        self.transactions += u64::from(seq != self.last_seq);
+        self.last_seq = seq;
+        self.committed_at = self.committed_at.max(committed_at);
+    }
+
+    /// Keeps a record that nobody can read as a dead letter.
+    pub fn set_apart(
+        &mut self,
+        target: &Arc<Target>,
+        (place, mark): (Order, Mark),
+        (digests, refused): (Digests, Refused),
+        letter: Letter,
+    ) {
+        let message = letter.value.clone().unwrap_or_default();
+        self.weigh(&message);
+        self.held.push(Held {
+            target: target.clone(),
+            order: Order { seq: mark.seq, ord: 0 },
+            place,
+            mark,
+            comes_from: None,
+            digests,
+            waits: true,
+            message,
+            refused: Some(refused),
+            letter: Some(Box::new(letter)),
+            readable: false,
+        });
+    }
+
+    /// Gives the changes at this place that become dead letters the record that they came in.
+    pub fn attach(&mut self, place: Order, letter: impl Fn() -> Letter) {
+        let last = self.held.iter_mut().rev().take_while(|held| held.place == place);
+        for held in last.filter(|held| held.refused.is_some()) {
+            held.letter = Some(Box::new(letter()));
+        }
+    }
+
     /// Takes a change to where its route leads. `message` is what arrived, for a table on hold.
     pub fn push(&mut self, route: &Route, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
         if event.order.seq < route.floor {
@@ -117,6 +155,29 @@ impl Window {
     ) {
         self.keep(target, event, message, (digests, true));
         self.weigh(message);
+    }
+
+    /// Keeps a row that comes from another key until the delete there was applied.
+    pub fn await_delete(
+        &mut self,
+        target: &Arc<Target>,
+        event: &ChangeEvent<'_>,
+        message: &[u8],
+        (digests, comes_from): (Digests, String),
+    ) {
+        self.set_aside(target, event, message, digests);
+        if let Some(held) = self.held.last_mut() {
+            held.comes_from = Some(comes_from);
+        }
+    }
+
+    /// Whether the window has the delete by which a row left the key from which an event says that it comes.
+    pub fn has_left(&self, target: &Target, event: &ChangeEvent<'_>) -> bool {
+        let table = self.tables.get(target.index).and_then(Option::as_ref);
+        match table.map(|table| &table.fold) {
+            Some(Fold::Keyed(keyed)) => keyed.has_left(target, event),
+            _ => false,
+        }
     }
 
     /// Keeps a change that becomes a dead letter.
@@ -161,11 +222,15 @@ impl Window {
         self.held.push(Held {
             target: target.clone(),
             order: event.order,
+            place: event.place,
             mark: event.mark,
+            comes_from: None,
             digests,
             waits,
             message: message.to_vec(),
             refused: None,
+            letter: None,
+            readable: true,
         });
     }
 
@@ -204,18 +269,19 @@ impl Window {
         self.bytes
     }
 
-    /// Closes the window at `until` and opens the next one behind it. Inside a transaction the batch
-    /// does not end there, and the next one continues it.
-    pub fn close(&mut self, until: Lsn, routing: u64) -> Batch {
+    /// Closes the window, which covers these stretches, and opens the next one behind it. Inside a
+    /// transaction the batch does not end there, and the next one continues it.
+    pub fn close(&mut self, (stretches, name): (Vec<Stretch>, String), routing: u64) -> Batch {
         let ends = self.open.is_none();
-        let mut next = Window::new(self.limits, if ends { until } else { self.after });
+        let mut next = Window::new(self.limits);
         next.open = self.open;
         next.last_seq = self.last_seq;
         next.continues = self.open.is_some();
         let closed = std::mem::replace(self, next);
         let tables = closed.tables.into_iter().flatten().map(TableFold::finish);
         Batch {
-            range: PositionRange { after: closed.after, until },
+            stretches,
+            name,
             ends,
             continues: closed.continues,
             unfinished: closed.open.unwrap_or(0),
@@ -234,7 +300,7 @@ impl TableFold {
     fn new(target: Arc<Target>) -> TableFold {
         let fold = match target.model.history {
             History::Overwrite | History::Versions => Fold::Keyed(Keyed::new(&target)),
-            History::Bag => Fold::Bag(Bag::default()),
+            History::Bag => Fold::Bag(Bag::new(target.arrival)),
             History::Append | History::Raw => Fold::Log(Log::new(&target)),
         };
         TableFold { target, fold }

@@ -1,7 +1,7 @@
 //! Applies a batch inside a transaction that somebody else opened and will end: what comes before the
 //! rows, then each table's rows, staged and merged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,11 +11,11 @@ use tokio_postgres::{Statement, Transaction};
 use super::copy::copy_in;
 use super::raw::encode_raw;
 use super::render::{Form, Templates};
-use super::stage::{Shape, Staged, encode};
+use super::stage::{Shape, Staged, encode, encode_late};
 use super::staging::Staging;
 use super::table::{Counts, Cut, Merge};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Applied, Batch, Before, Mark, TableBatch, Target};
+use crate::journey::{Applied, Arrival, Batch, Before, Mark, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
@@ -29,6 +29,8 @@ pub struct Encoded {
     /// How many events were folded into the rows.
     events: u64,
     rows: Rows,
+    /// events that came behind later ones of their key
+    late: Option<Staged>,
 }
 
 #[derive(Debug)]
@@ -64,9 +66,8 @@ pub enum Overrules {
 
 /// Encodes a batch's rows. The work of a processor, done while another batch is merged.
 pub fn encode_batch(mut batch: Batch) -> Result<Piece> {
-    let load_id = batch.range.until.to_string();
     let tables = std::mem::take(&mut batch.tables);
-    let tables = tables.into_iter().map(|table| Encoded::of(&table, &load_id));
+    let tables = tables.into_iter().map(|table| Encoded::of(&table, &batch.name));
     Ok(Piece { tables: tables.collect::<Result<_>>()?, batch, overrules: Overrules::Older })
 }
 
@@ -80,7 +81,8 @@ impl Encoded {
             },
             _ => Rows::Staged(encode(table)?),
         };
-        Ok(Encoded { target: table.target.clone(), events: table.folded.events, rows })
+        let (target, events) = (table.target.clone(), table.folded.events);
+        Ok(Encoded { target, events, rows, late: encode_late(table)? })
     }
 
     /// The days whose leaves the rows need. `today` is the warehouse's, for raw tables.
@@ -153,6 +155,26 @@ impl Apply {
         self.settle(transaction, seq).await
     }
 
+    /// The kept rows of a table that come from another key, as far as their delete there was applied, by their
+    /// places.
+    pub async fn arrived(
+        &mut self,
+        transaction: &Transaction<'_>,
+        target: &Arc<Target>,
+    ) -> Result<HashSet<Order>> {
+        let keyed = matches!(target.model.history, History::Overwrite | History::Versions);
+        if target.arrival != Arrival::MayBeLate || !keyed {
+            return Ok(HashSet::new());
+        }
+        let form = Variant { overrules: Overrules::Older, chains: false };
+        let merge = self.merge(transaction, target, form).await?;
+        let rows = merge.query(transaction, "arrived", &[]).await?;
+        let place = |row: &tokio_postgres::Row| -> Result<Order, tokio_postgres::Error> {
+            Ok(Order { seq: row.try_get(0)?, ord: row.try_get(1)? })
+        };
+        rows.iter().map(place).collect::<Result<_, _>>().map_err(|e| merge.failed("arrived", e))
+    }
+
     /// Applies a piece; what became of each table's rows, by the table's index.
     pub async fn piece(
         &mut self,
@@ -190,7 +212,7 @@ impl Apply {
         table: Encoded,
         (cut, overrules): (Cut, Overrules),
     ) -> Result<Applied> {
-        let Encoded { target, events, rows } = table;
+        let Encoded { target, events, rows, late } = table;
         match rows {
             Rows::Raw { chunks, count } => {
                 let statement = self.raw_copy(transaction, &target).await?;
@@ -199,6 +221,8 @@ impl Apply {
             }
             Rows::Staged(staged) => {
                 let equal_keys = staged.deletes > 0 && target.has_loose_key();
+                let versions = target.model.history == History::Versions;
+                let may_be_late = versions && target.arrival == Arrival::MayBeLate;
                 let chains = (staged.longest_chain > 1 || equal_keys)
                     && target.model.history == History::Versions;
                 let counts = counts_of(&staged, events);
@@ -207,8 +231,20 @@ impl Apply {
                     .fill(transaction, &shape, staged)
                     .await
                     .map_err(|error| error.on_table(target.model.table.to_string()))?;
-                let merge = self.merge(transaction, &target, Variant { overrules, chains }).await?;
-                merge.run(transaction, counts, cut).await
+                // of a topic any transaction may be cut
+                let cut = Cut { continues: cut.continues || may_be_late, ..cut };
+                let form = Variant { overrules, chains };
+                let merge = self.merge(transaction, &target, form).await?;
+                let mut applied = merge.run(transaction, counts, cut).await?;
+                if may_be_late && applied.stale > 0 {
+                    merge.late(transaction, &mut applied).await?;
+                }
+                if let Some(late) = late {
+                    self.staging.fill(transaction, &shape, late).await?;
+                    let merge = self.merge(transaction, &target, form).await?;
+                    merge.late(transaction, &mut applied).await?;
+                }
+                Ok(applied)
             }
         }
     }
@@ -294,6 +330,8 @@ pub(super) fn counts_of(staged: &Staged, events: u64) -> Counts {
         deletes: staged.deletes,
         partial: staged.partial,
         moved: staged.moved,
+        leaving: staged.leaving,
+        oldest: staged.oldest,
     }
 }
 
@@ -316,7 +354,10 @@ impl Merge {
         // the lock that TRUNCATE holds to the end would bar the way to a leaf that the same transaction
         // needs: a partitioned table is emptied row by row
         let whole = self.target().model.partition.is_none();
-        if whole && self.target().model.history != History::Versions && !self.is_soft() {
+        // of topics rows that came behind it may be here already
+        let in_order = self.target().arrival == Arrival::InOrder;
+        if whole && in_order && self.target().model.history != History::Versions && !self.is_soft()
+        {
             let many = self.query(transaction, "many", &[]).await?;
             if many.first().is_some_and(|row| row.get(0)) {
                 self.execute(transaction, "empty", &[]).await?;
@@ -324,6 +365,9 @@ impl Merge {
             }
         }
         self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
+        if !in_order && self.target().model.history == History::Bag {
+            self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;
+        }
         Ok(())
     }
 }

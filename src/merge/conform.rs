@@ -112,6 +112,20 @@ impl Standing {
             && !self.has("_row")
     }
 
+    /// The columns that are not ours and that Postgres does not compute, each with its type.
+    pub fn declared(&self) -> impl Iterator<Item = (String, String)> {
+        let theirs = self
+            .columns
+            .iter()
+            .filter(|column| !column.generated && !OURS.contains(&column.name.as_str()));
+        theirs.map(|column| (column.name.clone(), column.declared.clone()))
+    }
+
+    /// The columns of its primary key.
+    pub fn key(&self) -> &[String] {
+        self.key.as_ref().map_or(&[], |(_, columns)| columns)
+    }
+
     /// Whether it has no primary key.
     pub(super) fn is_keyless(&self) -> bool {
         self.key.is_none()
@@ -349,6 +363,7 @@ mod tests {
             indexes: Vec::new(),
             deletes: Deletes::Hard,
             new_columns: NewColumns::Add,
+            horizon: None,
             mirrored: true,
             comment: None,
             declared_in: "connectors/shop.yaml".to_owned(),

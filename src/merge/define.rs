@@ -186,6 +186,19 @@ pub(super) fn event_key(model: &Model) -> String {
     format!("alter table {table} add unique ({}, _seq, _ord)", quote::idents(columns))
 }
 
+/// The statement of an index by which rows are found that came by a topic before, in tables whose key does not
+/// tell them apart.
+pub fn order_index(model: &Model) -> Vec<String> {
+    let table = model.quoted();
+    match model.history {
+        History::Bag => vec![format!("create index on {table} (_seq, _ord)")],
+        History::Append if model.key.is_empty() => {
+            vec![format!("create index on {table} (_seq, _ord) where _op = 'r'")]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn bag(model: &Model, statements: &mut Vec<String>) {
     let table = model.quoted();
     let columns = column_list(model, true);

@@ -12,6 +12,8 @@ mod define;
 mod differ;
 mod direct;
 mod drift;
+mod evolve;
+mod late;
 mod leaves;
 mod pages;
 mod partitioned;
@@ -30,9 +32,12 @@ pub use adopt::{Adopted, Terms, adopt, obstacles};
 pub use apply::{Apply, Encoded, Overrules, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, Standing, conform, is_ours};
-pub use define::{define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement};
+pub use define::{
+    define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement, order_index,
+};
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
+pub use evolve::{Evolution, evolve};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use pages::{Page, Pages};
 pub use reading::{

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{Row, Transaction};
 
 use super::table::{Counts, Merge};
 use crate::error::Result;
@@ -32,9 +32,19 @@ impl Merge {
         counts: Counts,
         mut applied: Applied,
     ) -> Result<Applied> {
+        let counts = self.drop_gone(transaction, counts, &mut applied).await?;
+        if self.may_be_late() {
+            if counts.leaving > 0 {
+                let left = self.query(transaction, "locate_left", &[]).await?;
+                for (leaf, rows) in &self.by_leaf(&left)?.fill {
+                    self.in_leaf(transaction, "fill", *leaf, rows).await?;
+                }
+            }
+            self.remember(transaction, counts).await?;
+        }
         let mut leaves = self.locate(transaction, counts).await?;
         if !leaves.stale.is_empty() {
-            applied.stale = self.execute(transaction, "drop_stale", &[&leaves.stale]).await?;
+            applied.stale += self.execute(transaction, "drop_stale", &[&leaves.stale]).await?;
         }
         for (leaf, rows) in &leaves.fill {
             self.in_leaf(transaction, "fill", *leaf, rows).await?;
@@ -67,8 +77,13 @@ impl Merge {
         if counts.moved > 0 {
             found.extend(self.query(transaction, "locate_origin", &[]).await?);
         }
+        self.by_leaf(&found)
+    }
+
+    /// What was found, by leaf.
+    fn by_leaf(&self, found: &[Row]) -> Result<Leaves> {
         let mut leaves = Leaves::default();
-        for row in &found {
+        for row in found {
             let failed = |error| self.failed("locate", error);
             let ctid: String = row.try_get(0).map_err(failed)?;
             let day: i32 = row.try_get(1).map_err(failed)?;

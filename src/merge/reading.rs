@@ -68,6 +68,7 @@ impl<'t> Reading<'t> {
             order,
             mark: Mark { seq: order.seq, committed_at: point.taken_at, xid: 0 },
             unchanged: false,
+            leaves: false,
             count: 1,
         };
         let rows = match (&way.direct, target.model.history) {

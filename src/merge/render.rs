@@ -12,7 +12,7 @@ use super::partitioned::LEAF;
 use super::stage::Shape;
 use super::stored::StoredColumn;
 use crate::error::{Error, Kind, Result};
-use crate::journey::Target;
+use crate::journey::{Arrival, Target};
 use crate::postgres::quote;
 use crate::spec::{Deletes, History};
 
@@ -94,6 +94,10 @@ pub(super) struct Within {
 struct Context {
     stage: String,
     table: String,
+    /// the table's name as a literal, by which control tables know it
+    literal: String,
+    /// whether its changes may come late or again
+    topics: bool,
     current: String,
     leaf: &'static str,
     locator: Option<String>,
@@ -128,6 +132,14 @@ struct Column {
     origin: String,
     /// the stored value in the staged type
     back: String,
+    /// the name as a literal
+    literal: String,
+    /// the value in the staged type as `q.row` has it as text
+    recalled: String,
+    /// the same in the column's own type
+    kept: String,
+    /// of a key's column: the former value of a kept row, in the column's own type
+    arriving: String,
     /// the name behind the alias `e`
     qualified: String,
     /// its bit in `_keep`
@@ -192,10 +204,15 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
     Ok(Context {
         stage: form.stage.clone(),
         table: model.quoted(),
+        literal: quote::literal(&model.table.to_string()),
+        topics: match model.history {
+            History::Bag => target.arrival != Arrival::InOrder,
+            _ => target.arrival == Arrival::MayBeLate,
+        },
         current: quote::table(&model.current_leaf()),
         leaf: LEAF,
         locator: model.has_locator().then(|| quote::table(&model.locator())),
-        guard: form.guard,
+        guard: form.guard && target.arrival != Arrival::Untold,
         dated: form.dated,
         chains: form.chains,
         within: form.range.as_ref().map_or(String::new(), |range| within(range, stored)),
@@ -209,6 +226,11 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         partition: partition.and_then(by_name),
         columns,
     })
+}
+
+/// A column's value as `q.row` keeps it.
+fn kept(stored: &StoredColumn) -> String {
+    stored.cast(&format!("(q.row ->> {})", quote::literal(&stored.name)), "text")
 }
 
 /// The condition that a row is of a range: its ends are the third parameter of a statement and the next.
@@ -258,6 +280,13 @@ fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
             value: stored.cast(&format!("s.c{n}"), staged),
             origin: stored.cast(&format!("s.o{}", place.unwrap_or(0)), origin),
             back: format!("t.{name}::pg_catalog.{}", quote::ident(staged)),
+            literal: quote::literal(&column.name),
+            recalled: format!("({})::pg_catalog.{}", kept(stored), quote::ident(staged)),
+            kept: kept(stored),
+            arriving: {
+                let place = model.key.iter().position(|key| *key == column.name).unwrap_or(0);
+                stored.cast(&format!("(p.comes_from::jsonb ->> {place})"), "text")
+            },
             qualified: format!("e.{name}"),
             bit: n,
             key,

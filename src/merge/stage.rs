@@ -11,7 +11,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::copy::{CHUNK, HEADER, TRAILER, put_value};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{FoldedRow, Op, TableBatch, Target};
+use crate::position::Order;
 use crate::relation::Wire;
+use crate::spec::History;
 use crate::types::day_of_cell;
 use crate::value::{Cell, Row};
 
@@ -21,6 +23,9 @@ pub(super) const SYSTEM: &str =
     "_keep bytea, _op \"char\", _n int4, _seq int8, _ord int8, _at timestamptz";
 
 const SYSTEM_COLUMNS: usize = 6;
+
+/// The letter of a row that goes on under another key; of its columns `_keep` says which are stored.
+const LEAVING: &str = "l";
 
 /// The shape of a staging table: tables with the same shape share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,14 +77,29 @@ pub(super) struct Staged {
     pub days: BTreeSet<i64>,
     /// The earliest and latest label.
     pub labels: Option<(i64, i64)>,
+    /// Rows that go on under another key.
+    pub leaving: u64,
+    /// The oldest order of a row that is not a delete.
+    pub oldest: Option<Order>,
 }
 
 /// Encodes a table's folded rows.
 pub(super) fn encode(batch: &TableBatch) -> Result<Staged> {
+    encode_rows(batch, &batch.folded.rows)
+}
+
+/// Encodes the events that came late; none where there are none.
+pub(super) fn encode_late(batch: &TableBatch) -> Result<Option<Staged>> {
+    let late = &batch.folded.late;
+    (!late.is_empty()).then(|| encode_rows(batch, late)).transpose()
+}
+
+fn encode_rows(batch: &TableBatch, rows: &[FoldedRow]) -> Result<Staged> {
     let target = &batch.target;
     let mut encoder = Encoder::new(target);
-    for row in &batch.folded.rows {
-        let image = row.image.map(|span| batch.folded.row(span));
+    for row in rows {
+        let image = row.image.or(row.before.filter(|_| leaves(target, row)));
+        let image = image.map(|span| batch.folded.row(span));
         let key = batch.folded.row(row.key);
         let origin = row.origin.map(|span| batch.folded.row(span));
         encoder.push(row, image, key, origin)?;
@@ -136,14 +156,19 @@ impl<'t> Encoder<'t> {
         let columns = target.feeds.len() + SYSTEM_COLUMNS + target.key.len();
         self.buffer.put_i16(i16::try_from(columns).map_err(|_| too_wide(target))?);
         let mut keep = Keep::default();
+        let leaves = leaves(target, folded);
         match image {
             Some(image) => self.put_image(image, &mut keep)?,
             None => self.put_key(key)?,
         }
-        let deleted = image.is_none() || folded.op == Op::Delete;
+        if leaves && image.is_none() {
+            let others = self.key_places.iter().enumerate().filter(|(_, place)| place.is_none());
+            others.for_each(|(n, _)| keep.set(n, target.feeds.len()));
+        }
+        let deleted = image.is_none() || leaves || folded.op == Op::Delete;
         keep.put(&mut self.buffer);
         let op = if deleted && folded.op != Op::Truncate { Op::Delete } else { folded.op };
-        put_value(&mut self.buffer, op.letter().as_bytes());
+        put_value(&mut self.buffer, if leaves { LEAVING } else { op.letter() }.as_bytes());
         put_value(&mut self.buffer, &folded.count.to_be_bytes());
         put_value(&mut self.buffer, &folded.order.seq.to_be_bytes());
         put_value(&mut self.buffer, &folded.order.ord.to_be_bytes());
@@ -157,6 +182,7 @@ impl<'t> Encoder<'t> {
             }
         }
         self.count(folded, deleted, &keep, origin.is_some());
+        self.staged.leaving += u64::from(leaves);
         if self.buffer.len() >= CHUNK {
             self.staged.chunks.push(self.buffer.split().freeze());
         }
@@ -207,8 +233,11 @@ impl<'t> Encoder<'t> {
         let staged = &mut self.staged;
         staged.rows += 1;
         staged.deletes += u64::from(deleted);
-        staged.partial += u64::from(!keep.bits.is_empty());
+        staged.partial += u64::from(!keep.bits.is_empty() && !deleted);
         staged.moved += u64::from(moved);
+        if !deleted {
+            staged.oldest = Some(staged.oldest.map_or(row.order, |oldest| oldest.min(row.order)));
+        }
         staged.longest_chain = staged.longest_chain.max(row.count);
         let label = row.mark.committed_at;
         let (first, last) = staged.labels.unwrap_or((label, label));
@@ -226,6 +255,12 @@ impl<'t> Encoder<'t> {
         self.staged.chunks.push(self.buffer.freeze());
         self.staged
     }
+}
+
+/// Whether the values of a row that is gone are to be kept for the key under which it goes on. Versions have
+/// them.
+fn leaves(target: &Target, row: &FoldedRow) -> bool {
+    row.leaves && row.image.is_none() && target.model.history == History::Overwrite
 }
 
 /// Which columns of a row did not change: a bit each, the lowest bit first.

@@ -10,7 +10,8 @@ use tokio_postgres::{Row, Statement, Transaction};
 use super::render::{Form, Statements, Templates, render};
 use super::stored::{StoredColumn, columns};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Applied, Target};
+use crate::journey::{Applied, Arrival, Target};
+use crate::position::Order;
 use crate::spec::{Deletes, History};
 
 /// What a batch of staged rows asks of the merge.
@@ -26,6 +27,10 @@ pub(super) struct Counts {
     pub partial: u64,
     /// Rows whose unchanged columns are stored under another key.
     pub moved: u64,
+    /// Rows that go on under another key.
+    pub leaving: u64,
+    /// The oldest order of a row that is not a delete.
+    pub oldest: Option<Order>,
 }
 
 /// Where the batch's first and last transaction stand.
@@ -110,10 +115,17 @@ impl Merge {
         counts: Counts,
         mut applied: Applied,
     ) -> Result<Applied> {
+        let counts = self.drop_gone(transaction, counts, &mut applied).await?;
         let filled = match counts.moved {
             0 => 0,
             _ => self.execute(transaction, "fill", &[]).await?,
         };
+        if self.may_be_late() {
+            if counts.leaving > 0 {
+                self.execute(transaction, "fill_left", &[]).await?;
+            }
+            self.remember(transaction, counts).await?;
+        }
         if counts.deletes > 0 {
             applied.deleted = self.execute(transaction, "delete", &[]).await?;
         }
@@ -125,12 +137,57 @@ impl Merge {
             }
             applied.upserted += updated;
         }
-        if counts.rows > counts.deletes + partial {
+        if counts.rows > counts.deletes + partial || self.may_be_late() {
             applied.upserted += self.execute(transaction, "upsert", &[]).await?;
         }
         let upserts = counts.rows - counts.deletes;
-        applied.stale = upserts.saturating_sub(applied.upserted);
+        applied.stale += upserts.saturating_sub(applied.upserted);
         Ok(applied)
+    }
+
+    /// Whether changes may come late or again.
+    pub(super) fn may_be_late(&self) -> bool {
+        self.target.arrival == Arrival::MayBeLate
+    }
+
+    /// Leaves out events that came behind the delete of their row.
+    pub(super) async fn drop_gone(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+        applied: &mut Applied,
+    ) -> Result<Counts> {
+        let Some(oldest) = counts.oldest.filter(|_| self.may_be_late()) else { return Ok(counts) };
+        let rows = self.query(transaction, "newest_gone", &[]).await?;
+        let Some(row) = rows.first() else { return Ok(counts) };
+        let failed = |error| self.failed("newest_gone", error);
+        let gone =
+            Order { seq: row.try_get(0).map_err(failed)?, ord: row.try_get(1).map_err(failed)? };
+        if gone <= oldest {
+            return Ok(counts);
+        }
+        let dropped = self.execute(transaction, "drop_gone", &[]).await?;
+        applied.stale += dropped;
+        Ok(Counts { rows: counts.rows - dropped, ..counts })
+    }
+
+    /// Notes the deletes, with the values of rows that go on under another key; and finds those of rows that
+    /// come from one.
+    pub(super) async fn remember(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+    ) -> Result<()> {
+        if counts.deletes > 0 {
+            self.execute(transaction, "remember_gone", &[]).await?;
+        }
+        if counts.leaving > 0 {
+            self.execute(transaction, "settle_left", &[]).await?;
+        }
+        if counts.moved > 0 {
+            self.execute(transaction, "fill_gone", &[]).await?;
+        }
+        Ok(())
     }
 
     async fn versions(
@@ -142,6 +199,9 @@ impl Merge {
     ) -> Result<Applied> {
         if counts.partial > 0 {
             self.execute(transaction, "fill", &[]).await?;
+        }
+        if counts.moved > 0 && self.may_be_late() {
+            self.execute(transaction, "fill_gone", &[]).await?;
         }
         if cut.continues {
             self.execute(transaction, "undo_open", &[]).await?;
@@ -192,9 +252,30 @@ impl Merge {
         transaction: &Transaction<'_>,
         mut applied: Applied,
     ) -> Result<Applied> {
+        if self.target.arrival != Arrival::InOrder {
+            return self.bag_of_topics(transaction, applied).await;
+        }
         // whole rows are matched by their digest, for which a hash join is right
         applied.deleted = self.execute(transaction, "delete", &[]).await?;
         applied.upserted = self.execute(transaction, "insert", &[]).await?;
+        Ok(applied)
+    }
+
+    /// Comings and goings that may come again, or in another order than they happened.
+    async fn bag_of_topics(
+        &mut self,
+        transaction: &Transaction<'_>,
+        mut applied: Applied,
+    ) -> Result<Applied> {
+        self.query(transaction, "alone", &[]).await?;
+        applied.stale = self.execute(transaction, "drop_seen", &[]).await?;
+        if !self.query(transaction, "owes", &[]).await?.is_empty() {
+            self.execute(transaction, "pay", &[]).await?;
+        }
+        applied.upserted = self.execute(transaction, "insert", &[]).await?;
+        let row = self.query_one(transaction, "take", &[]).await?;
+        let gone: i64 = row.try_get("gone").map_err(|error| self.failed("take", error))?;
+        applied.deleted = u64::try_from(gone).unwrap_or(0);
         Ok(applied)
     }
 

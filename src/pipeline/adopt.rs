@@ -6,17 +6,17 @@ use crate::journey::Target;
 use crate::merge::{Standing, Terms, adopt, define, define_unkeyed};
 use crate::postgres::Session;
 use crate::progress::tables::State;
-use crate::spec::Connector;
+use crate::spec::Common;
 
 /// The statements for the table of a target, and what it is then doing. `readers` may select from it. Where
-/// its rows are read at once, its key may come behind them; `keyed`: it does not.
+/// its rows are read at once (`reads`), its key may come behind them; `keyed`: it does not.
 pub(super) async fn made(
     warehouse: &Session,
-    connector: &Connector,
+    (connector, reads): (&Common, bool),
     target: &Target,
     (readers, keyed): (&[String], bool),
 ) -> Result<(Vec<String>, State)> {
-    let (model, reads) = (&*target.model, connector.snapshot.initial);
+    let model = &*target.model;
     let first = if reads { State::Snapshotting } else { State::Streaming };
     let standing = Standing::of(&**warehouse, &model.table).await?;
     let keyed = keyed || !reads;

@@ -53,7 +53,7 @@ pub(super) async fn confirm(
         Some(by) => hold_back(&stored, &mut progress, (by, &lately)).await,
         None => {
             while progress.changed().await.is_ok() {
-                let position = progress.borrow_and_update().stored;
+                let position = progress.borrow_and_update().stored.lsn();
                 stored.send_if_modified(|known| std::mem::replace(known, position) != position);
             }
         }
@@ -74,7 +74,7 @@ async fn hold_back(
         if progress.has_changed().is_err() {
             return;
         }
-        let position = progress.borrow_and_update().stored;
+        let position = progress.borrow_and_update().stored.lsn();
         if let Some(due) = lately.note(position, by, Instant::now()) {
             // never back: a session begins with what is confirmed
             stored.send_if_modified(|known| due > *known && std::mem::replace(known, due) != due);

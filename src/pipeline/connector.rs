@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::intake::End;
+use super::kinds::AnySetup;
 use super::ladder;
-use super::session;
 use super::shared::Setup;
 use crate::error::{Policy, Result};
 use crate::serve::Phase;
@@ -30,7 +30,7 @@ const HURRIED_AT_MOST: u32 = 10;
 /// Runs until stopped or caught up; an error is one that waiting does not mend. Each session is run with
 /// the newest of `setups`.
 pub(super) async fn run(
-    mut setups: watch::Receiver<Setup>,
+    mut setups: watch::Receiver<AnySetup>,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut pause = PAUSES.0;
@@ -38,7 +38,7 @@ pub(super) async fn run(
     loop {
         let setup = setups.borrow_and_update().clone();
         setup.reloading.store(false, Ordering::SeqCst);
-        let name = setup.connector.name.clone();
+        let name = setup.common.name.clone();
         let started = std::time::Instant::now();
         setup.board.phase(Phase::Starting, None, None);
         let (end, ending) = watch::channel(false);
@@ -49,7 +49,7 @@ pub(super) async fn run(
             tokio::time::sleep(ENDED_WITHIN).await;
         };
         let ended = tokio::select! {
-            ended = session::run(&setup, ending) => ended,
+            ended = setup.session(ending) => ended,
             () = overdue => Ok(End::Stopped),
         };
         if started.elapsed() >= LASTED {
@@ -82,7 +82,7 @@ pub(super) async fn run(
                 );
                 setup.board.phase(Phase::Waiting, Some(&reason), error.remedy_text());
                 if ladder::lacks_warehouse(error.kind()) {
-                    guard_source(&setup).await;
+                    setup.guard().await;
                 }
                 rest(&mut pause, stop.clone()).await;
             }
@@ -101,7 +101,7 @@ pub(super) async fn run(
 }
 
 /// Waits until the connector is told to stop, or to go on with other files.
-async fn asked_to_end(setups: &mut watch::Receiver<Setup>, mut stop: watch::Receiver<bool>) {
+async fn asked_to_end(setups: &mut watch::Receiver<AnySetup>, mut stop: watch::Receiver<bool>) {
     let gone = tokio::select! {
         // who tells it to stop drops what would tell it of other files
         biased;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::asked;
 use super::cutting::ASKED;
 use super::halt::{self, is_of_connector};
 use super::intake::End;
@@ -22,7 +23,7 @@ use crate::capture::{LogEnd, publication, slot};
 use crate::error::Result;
 use crate::names::TableName;
 use crate::postgres::Session;
-use crate::progress::dead_letters::{self, Fate};
+use crate::progress::dead_letters;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{chunks, pending, tables};
@@ -106,13 +107,13 @@ impl Control {
                 }
                 unseen.look(&self.shared, &source, &planned).await?;
             }
-            let stored = progress.borrow().stored;
+            let stored = progress.borrow().stored.lsn();
             if unseen.judge(&self.shared, &warehouse, &planned, stored).await? {
                 return Ok(End::Restart);
             }
             self.show_phase();
             if self.shared.setup.until_caught_up
-                && progress.borrow().stored >= goal
+                && progress.borrow().stored.lsn() >= goal
                 && self.all_caught_up(&warehouse, &planned).await?
             {
                 return Ok(End::CaughtUp);
@@ -226,7 +227,7 @@ impl Control {
                 // the next session does it, before it looks at the slot
                 (Verb::Resync, None) => {}
                 (Verb::Replay | Verb::Drop, table) => {
-                    self.settle(warehouse, &request, table.as_ref()).await?;
+                    asked::settle(&self.shared, warehouse, &request, table.as_ref()).await?;
                 }
                 (verb, _) if is_of_connector(verb) => {
                     let (setup, fence) = (&self.shared.setup, &self.shared.fence);
@@ -264,26 +265,8 @@ impl Control {
         let verb = if record.as_ref().is_some_and(missed) { Verb::Resync } else { verb };
         let (done, answer) = match (verb, record) {
             (_, None) => (false, format!("the connector feeds no table {table}")),
-            (Verb::Pause, Some(record))
-                if matches!(record.state, State::Streaming | State::CatchingUp) =>
-            {
-                let resume = format!("siltstone table resume {table}");
-                let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
-                tables::set(&*transaction, table, State::Paused, reason, remedy).await?;
-                (true, format!("{table} is paused; its changes are kept"))
-            }
-            (Verb::Pause, Some(record)) => {
-                (false, format!("{table} is {}; pause it when it streams", record.state.word()))
-            }
-            (Verb::Resume, Some(record)) if !record.is_held() => {
-                (false, format!("{table} is {}, not stopped", record.state.word()))
-            }
-            (Verb::Resume, Some(record)) => {
-                let unread = record.chunk_open || record.part_open;
-                let state = if unread { State::Resyncing } else { State::CatchingUp };
-                tables::set(&*transaction, table, state, None, None).await?;
-                tables::answer(&*transaction, table).await?;
-                (true, format!("{table} goes on with its kept changes"))
+            (Verb::Pause | Verb::Resume, Some(record)) => {
+                asked::hold_or_let_go(&transaction, verb, &record).await?
             }
             (Verb::Resync, Some(record))
                 if self.logs_events(table) && self.shared.was_read(&record) =>
@@ -301,39 +284,6 @@ impl Control {
         requests::answer(&*transaction, id, done, &answer).await?;
         transaction.commit().await?;
         tracing::info!(%table, done, "{answer}");
-        Ok(())
-    }
-
-    /// Puts dead letters back among the kept changes, or drops them; what waits behind them goes on.
-    async fn settle(
-        &self,
-        warehouse: &mut Session,
-        request: &Request,
-        table: Option<&TableName>,
-    ) -> Result<()> {
-        let fate = if request.verb == Verb::Drop { Fate::Dropped } else { Fate::Replayed };
-        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
-        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
-        let records = tables::read(&*transaction, &self.shared.connector().name).await?;
-        let mut settled = 0;
-        for record in records.iter().filter(|of| table.is_none_or(|table| of.table == *table)) {
-            let count =
-                dead_letters::settle(&transaction, &record.table, request.letter(), fate).await?;
-            if count > 0 && record.state == State::Streaming {
-                tables::set(&*transaction, &record.table, State::CatchingUp, None, None).await?;
-            }
-            settled += count;
-        }
-        let answer = match (settled, fate) {
-            (0, _) => "there is no such dead letter".to_owned(),
-            (count, Fate::Replayed) => format!("dead letters that are tried again: {count}"),
-            (count, Fate::Dropped) => {
-                format!("dead letters dropped: {count}; what waited behind them goes on")
-            }
-        };
-        requests::answer(&*transaction, request.id, settled > 0, &answer).await?;
-        transaction.commit().await?;
-        tracing::info!(settled, "{answer}");
         Ok(())
     }
 

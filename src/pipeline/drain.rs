@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio_postgres::Transaction;
 
+use super::core::{CaughtUp, Core};
 use super::guard::Guard;
 use super::held::HeldKeys;
 use super::pass::Pass;
 use super::points::Points;
-use super::shared::{CaughtUp, Shared};
 use super::sift::Sift;
 use crate::binding::bind;
 use crate::decode::Decoder;
@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::Apply;
 use crate::names::TableName;
-use crate::position::{Lsn, Order};
+use crate::position::{Lsn, Order, Positions};
 use crate::progress::{chunks, dead_letters, pending, tables};
 
 /// Microseconds of a day.
@@ -30,17 +30,21 @@ pub(super) struct Drain {
     /// changes below it are in the table's rows: the stream may have been behind their snapshot
     floor: i64,
     /// the table goes on with the batches behind this position
-    not_before: Lsn,
+    not_before: Positions,
     /// its kept changes are applied when the stream has come so far: before it others may come
     joins: Lsn,
     /// whether it is drained because it refused a change
     sifted: bool,
     /// the points of its ranges, once they have been read
     points: Option<Arc<Points>>,
+    /// the last of them: the stream may still be before it
+    points_end: i64,
     /// behind it nothing was applied or set aside
     after: Order,
     /// the keys that wait, once they have been read
     held: Option<HeldKeys>,
+    /// those that wait for a delete under a former key
+    arriving: HeldKeys,
 }
 
 /// What a drain did.
@@ -60,8 +64,19 @@ impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
         let CaughtUp { target, floor, not_before, joins, .. } = table;
         let after = Order { seq: -1, ord: -1 };
-        let sifted = not_before > Lsn(0);
-        Drain { target, floor, not_before, joins, sifted, points: None, after, held: None }
+        let sifted = not_before != Positions::default();
+        Drain {
+            target,
+            floor,
+            not_before,
+            joins,
+            sifted,
+            points: None,
+            points_end: 0,
+            after,
+            held: None,
+            arriving: HeldKeys::default(),
+        }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -74,14 +89,14 @@ impl Drain {
 
     /// The table as it goes on: its changes come in the form of the connection, whatever the form of
     /// the kept ones was.
-    pub(super) fn caught_up(&self, shared: &Shared) -> Result<CaughtUp> {
+    pub(super) fn caught_up(&self, shared: &Core) -> Result<CaughtUp> {
         let Target { index, model, relation, schema_id, .. } = &*self.target;
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
         let held = self.held.clone().unwrap_or_default();
-        let limits = self.target.limits.clone();
-        let target = Arc::new(bound.target.with_limits(limits));
-        let (floor, not_before, joins) = (self.floor, self.not_before, self.joins);
-        Ok(CaughtUp { target, floor, held, not_before, joins })
+        let target = Arc::new(bound.target.standing_as(&self.target));
+        let (floor, joins, not_before) = (self.floor, self.joins, self.not_before.clone());
+        let arriving = self.arriving.clone();
+        Ok(CaughtUp { target, floor, held, arriving, not_before, joins })
     }
 
     /// Whether it is drained because it refused a change.
@@ -89,15 +104,16 @@ impl Drain {
         self.sifted
     }
 
-    /// Whether its kept changes are all there that come before those that it may apply, when `stored` is the
-    /// stored position.
-    pub(super) fn may_begin(&self, stored: Lsn) -> bool {
-        stored >= self.joins
+    /// Whether its kept changes are all there that come before those that it may apply, when so much is
+    /// stored.
+    pub(super) fn may_begin(&self, stored: &Positions) -> bool {
+        stored.lsn() >= self.joins
     }
 
-    /// Whether its changes may come with the batches, when `stored` is the stored position.
-    pub(super) fn may_go_on(&self, stored: Lsn) -> bool {
-        stored >= self.not_before
+    /// Whether its changes may come with the batches, when so much is stored.
+    pub(super) fn may_go_on(&self, stored: &Positions) -> bool {
+        let behind_all = |position: i64| position >= self.points_end;
+        stored.reach(&self.not_before) && stored.iter().all(|(_, position)| behind_all(position))
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
@@ -107,7 +123,7 @@ impl Drain {
         &mut self,
         transaction: &Transaction<'_>,
         apply: &mut Apply,
-        shared: &Shared,
+        shared: &Core,
         limit: Option<u64>,
     ) -> Result<Drained> {
         let table = self.table().clone();
@@ -116,6 +132,7 @@ impl Drain {
             None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
         };
         let known = held.len();
+        let arrived = apply.arrived(transaction, &self.target).await?;
         let points = match self.points.take() {
             Some(points) => points,
             None => {
@@ -124,7 +141,7 @@ impl Drain {
             }
         };
         // the stream may still be before the snapshot of some of its ranges
-        self.not_before = self.not_before.max(Lsn::from_i64(points.last()));
+        self.points_end = points.last();
         self.points = Some(points.clone());
         let mut pass = Pass {
             sift: Sift {
@@ -148,10 +165,12 @@ impl Drain {
             aside: Vec::new(),
             guard: Guard::default(),
             answered: tables::answered(transaction, &table).await?,
+            arrived,
+            arriving: HeldKeys::default(),
         };
         pass.all(limit).await.map_err(|error| on_table(error, &table))?;
-        let Pass { sift, standing, events, reached, aside, .. } = pass;
-        if limit.is_none() && sift.held.len() > known {
+        let Pass { sift, standing, events, reached, aside, arriving, .. } = pass;
+        if limit.is_none() && sift.held.len() > known + arriving.len() {
             let what = "a key began to wait while its table was about to go on";
             return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
         }
@@ -160,12 +179,14 @@ impl Drain {
         let held = sift.held;
         let mut bytes = 0;
         if events > 0 {
-            bytes = pending::remove(transaction, &table, (self.after, reached), &aside).await?;
+            let stretch = (self.after, reached, shared.numbers());
+            bytes = pending::remove(transaction, &table, stretch, &aside).await?;
         }
         if standing.schema_id != self.target.schema_id {
             tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
         (self.target, self.after, self.held) = (standing, reached, Some(held));
+        self.arriving.extend(&arriving);
         Ok(Drained { events, bytes, applied, altered, refused })
     }
 }

@@ -3,14 +3,12 @@
 //! gone stop.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::connector;
-use super::shared::Setup;
+use super::kinds::AnySetup;
 use crate::error::{Error, Result};
 
 /// The connectors that run.
@@ -22,20 +20,20 @@ pub(super) struct Fleet {
 }
 
 struct Running {
-    setup: watch::Sender<Setup>,
+    setup: watch::Sender<AnySetup>,
     stop: watch::Sender<bool>,
 }
 
 impl Fleet {
     /// Makes the connectors that run those of `setups`.
-    pub(super) fn set(&mut self, setups: Vec<Setup>) {
-        let gone = |name: &String| setups.iter().all(|setup| setup.connector.name != *name);
+    pub(super) fn set(&mut self, setups: Vec<AnySetup>) {
+        let gone = |name: &String| setups.iter().all(|setup| setup.common.name != *name);
         for (name, running) in self.running.extract_if(.., |name, _| gone(name)) {
             tracing::warn!(connector = name, "its file is gone or disabled: it stops");
             running.stop.send_replace(true);
         }
         for setup in setups {
-            let name = setup.connector.name.clone();
+            let name = setup.common.name.clone();
             match self.running.get(&name) {
                 Some(running) => running.change(setup),
                 None => self.start(setup),
@@ -43,8 +41,8 @@ impl Fleet {
         }
     }
 
-    fn start(&mut self, setup: Setup) {
-        let name = setup.connector.name.clone();
+    fn start(&mut self, setup: AnySetup) {
+        let name = setup.common.name.clone();
         let (setup, changes) = watch::channel(setup);
         let (stop, stopped) = watch::channel(false);
         self.running.insert(name.clone(), Running { setup, stop });
@@ -89,32 +87,12 @@ impl Fleet {
 
 impl Running {
     /// Gives a connector other files, if they are others. What it knows of itself stays.
-    fn change(&self, new: Setup) {
+    fn change(&self, new: AnySetup) {
         let old = self.setup.borrow().clone();
-        let of = |setup: &Setup| {
-            let models = setup.models.iter();
-            models.filter(|model| model.from.source == new.connector.source).cloned().collect()
-        };
-        let (before, after): (Vec<_>, Vec<_>) = (of(&old), of(&new));
-        let same = before == after
-            && old.connector == new.connector
-            && old.settings.works_as(&new.settings)
-            && old.slots == new.slots;
-        if same {
-            return;
+        let name = new.common.name.clone();
+        if let Some(setup) = old.with(new) {
+            tracing::info!(connector = name, "its files changed: it begins a new session");
+            self.setup.send_replace(setup);
         }
-        tracing::info!(
-            connector = new.connector.name,
-            "its files changed: it begins a new session"
-        );
-        // the lease stays ours meanwhile
-        old.reloading.store(true, Ordering::SeqCst);
-        self.setup.send_replace(Setup {
-            connector: new.connector,
-            settings: new.settings,
-            models: new.models,
-            slots: Arc::clone(&new.slots),
-            ..old
-        });
     }
 }

@@ -1,6 +1,7 @@
 //! How a table that is there follows its file when a session begins: what is safe is done, any other
 //! difference stops that table alone until `siltstone apply` has mended it, or the file is as it was.
 
+use super::core::Core;
 use super::fit::{present_model, renames};
 use super::note::Then;
 use super::recall::raw_of;
@@ -162,7 +163,7 @@ pub(super) fn mirrored_step(
 /// The statements that a change of shape asks for, as far as they may be made here: where somebody else makes
 /// them, they are made, or the table stops.
 pub(super) async fn permitted(
-    shared: &Shared,
+    shared: &Core,
     target: &Target,
     statements: Vec<String>,
 ) -> Result<Vec<String>> {

@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
+use super::core::Core;
 use super::note::Then;
 use super::router::Router;
-use super::shared::Shared;
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::{ChangeEvent, Flow, Op, Route, Target};
@@ -29,7 +29,7 @@ impl Guard {
     /// Notes a change; how many deletes of its table its transaction has, where those may be too many.
     pub(super) fn note(
         &mut self,
-        shared: &Shared,
+        shared: &Core,
         (target, op): (&Target, Op),
         order: Order,
     ) -> Option<u64> {
@@ -50,7 +50,7 @@ impl Guard {
     /// Takes a change to its routes; those of them where its transaction may delete too much.
     pub(super) fn take(
         &mut self,
-        shared: &Shared,
+        shared: &Core,
         (router, window): (&mut Router, &mut Window),
         routes: &[usize],
         (event, message): (&ChangeEvent<'_>, &[u8]),
@@ -69,7 +69,7 @@ impl Guard {
     /// Refuses deletes that are too many by a new count of the table's rows.
     pub(super) async fn refuse(
         &mut self,
-        shared: &Shared,
+        shared: &Core,
         target: &Target,
         (deletes, order): (u64, Order),
     ) -> Result<()> {
@@ -90,7 +90,7 @@ impl Guard {
     /// Refuses a TRUNCATE where files say so.
     pub(super) async fn refuse_truncate(
         &mut self,
-        shared: &Shared,
+        shared: &Core,
         target: &Target,
         order: Order,
     ) -> Result<()> {
@@ -115,7 +115,7 @@ impl Guard {
 }
 
 /// Whether a TRUNCATE is not for this table, by the files.
-pub(super) fn ignores_truncate(shared: &Shared, target: &Target) -> bool {
+pub(super) fn ignores_truncate(shared: &Core, target: &Target) -> bool {
     let ignored = shared.connector().truncate == Truncates::Ignore;
     if ignored {
         tracing::warn!(table = %target.model.table, "a TRUNCATE is ignored, by truncate: ignore");
@@ -140,7 +140,7 @@ fn exceeds(deletes: u64, rows: Option<u64>, limits: (Option<u64>, Option<f64>)) 
 }
 
 /// Notes what is asked about, and says how to answer.
-async fn ask(shared: &Shared, target: &Target, order: Order, what: &str) -> Result<Error> {
+async fn ask(shared: &Core, target: &Target, order: Order, what: &str) -> Result<Error> {
     let table = &target.model.table;
     shared.define(&[], table, Then::Ask(order.seq)).await?;
     Ok(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
@@ -149,7 +149,7 @@ async fn ask(shared: &Shared, target: &Target, order: Order, what: &str) -> Resu
     )))
 }
 
-impl Shared {
+impl Core {
     /// The rows of a warehouse table: counted, or as the planner knows where they are many.
     async fn rows_of(&self, target: &Target) -> Result<u64> {
         let side = self.side_session().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::core::Basis;
 use super::intake::End;
 use super::shared::Setup;
 use super::{connector, owner};
@@ -23,28 +24,29 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const GUARD_EVERY: Duration = Duration::from_secs(30);
 
 /// Waits until the connector is wanted; how the session ends where it is told to stop before.
+/// A source that keeps its log for us is looked after meanwhile.
 pub(super) async fn until_wanted(
-    setup: &Setup,
+    setup: &Basis,
     fence: &Fence,
-    warehouse: &mut Session,
-    stop: watch::Receiver<bool>,
+    (warehouse, stop): (&mut Session, watch::Receiver<bool>),
+    guard: Option<&Setup>,
 ) -> Result<Option<End>> {
-    if wanted::read(&**warehouse, &setup.connector.name).await? == Wanted::Running {
+    if wanted::read(&**warehouse, &setup.common.name).await? == Wanted::Running {
         return Ok(None);
     }
     tokio::select! {
-        ended = wait(setup, fence, warehouse, stop) => ended,
+        ended = wait(setup, fence, (warehouse, stop), guard) => ended,
         lost = owner::keep_lease(setup, fence) => lost.map(Some),
     }
 }
 
 async fn wait(
-    setup: &Setup,
+    setup: &Basis,
     fence: &Fence,
-    warehouse: &mut Session,
-    mut stop: watch::Receiver<bool>,
+    (warehouse, mut stop): (&mut Session, watch::Receiver<bool>),
+    guard: Option<&Setup>,
 ) -> Result<Option<End>> {
-    let name = &setup.connector.name;
+    let name = &setup.common.name;
     let mut guarded = None::<Instant>;
     let mut told = None;
     loop {
@@ -68,7 +70,9 @@ async fn wait(
             return Ok(Some(End::CaughtUp));
         }
         if guarded.is_none_or(|at| at.elapsed() >= GUARD_EVERY) {
-            connector::guard_source(setup).await;
+            if let Some(setup) = guard {
+                connector::guard_source(setup).await;
+            }
             guarded = Some(Instant::now());
         }
         tokio::select! {
@@ -88,12 +92,12 @@ pub(super) fn is_of_connector(verb: Verb) -> bool {
 
 /// Notes what is wanted of the connector from now on; the next session acts on it.
 pub(super) async fn carry_out(
-    setup: &Setup,
+    setup: &Basis,
     fence: &Fence,
     warehouse: &mut Session,
     request: &Request,
 ) -> Result<()> {
-    let name = &setup.connector.name;
+    let name = &setup.common.name;
     let transaction = Fenced::begin(warehouse, fence, "request", &setup.durations).await?;
     let (word, answer) = match request.verb {
         Verb::PauseConnector => (Some("paused"), "is paused"),

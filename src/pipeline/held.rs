@@ -37,6 +37,11 @@ impl HeldKeys {
         caught
     }
 
+    /// Adds the keys of others.
+    pub(super) fn extend(&mut self, others: &HeldKeys) {
+        self.keys.extend(&others.keys);
+    }
+
     pub(super) fn add(&mut self, digests: Digests) {
         self.keys.insert(digests.new);
         self.keys.insert(digests.old);

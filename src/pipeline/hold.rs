@@ -1,16 +1,16 @@
 //! What becomes of a table that cannot go on: it is taken out of the stream, its changes are kept, and the
 //! others flow. Errors that name no table, or that waiting mends, are the connector's.
 
+use super::core::Core;
 use super::intake::End;
 use super::note::Then;
-use super::shared::Shared;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::names::TableName;
 use crate::progress::tables::State;
 
 /// Takes the table that an error names out of the stream: from the next session on its changes are
 /// kept, until it is resumed or its rows are read again. Any other error stays one.
-pub(super) async fn hold_table(shared: &Shared, error: Error) -> Result<End> {
+pub(super) async fn hold_table(shared: &Core, error: Error) -> Result<End> {
     let reread = match error.kind().policy() {
         Policy::StopTable | Policy::Sift => false,
         Policy::RereadTable => true,

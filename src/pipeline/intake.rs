@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::folding::{Arrival, Folding, lane_is_gone};
+use super::folding::{Arrival, Folding};
+use super::gate::lane_is_gone;
 use super::lane::Progress;
 use super::streamed::Streams;
 use super::wall::Wall;
@@ -74,7 +75,7 @@ impl Intake {
         loop {
             loop {
                 match self.take_frame().await? {
-                    Taken::Frame => self.folding.hand_over_if_full().await?,
+                    Taken::Frame => self.folding.gate.hand_over_if_full().await?,
                     Taken::Nothing => break,
                     Taken::Stopped => return Ok(End::Stopped),
                 }
@@ -84,55 +85,57 @@ impl Intake {
                 self.finish().await?;
                 return Ok(End::Stopped);
             }
-            let at = &self.folding.at;
+            let gate = &mut self.folding.gate;
+            let (sent_at, is_beyond) = (gate.sent_at, gate.reach.is_beyond());
             tokio::select! {
                 filled = self.reader.fill() => filled?,
                 changed = self.progress.changed() => lane_lives(changed)?,
-                changed = self.folding.flows.changed() => lane_lives(changed)?,
+                changed = gate.flows.changed() => lane_lives(changed)?,
                 changed = self.awaited.changed() => lane_lives(changed)?,
                 stopped = self.stop.changed() => lane_lives(stopped)?,
-                () = tokio::time::sleep_until(at.sent_at + IDLE_STORE_EVERY),
-                    if at.until > at.sent_until => {}
+                () = tokio::time::sleep_until(sent_at + IDLE_STORE_EVERY), if is_beyond => {}
             }
         }
     }
 
     fn lane_is_idle(&self) -> bool {
-        self.progress.borrow().done == self.folding.at.sent
+        self.progress.borrow().done == self.folding.gate.sent
     }
 
     /// Everything that had arrived is folded: what is whole leaves, if the lane can take it.
     async fn when_drained(&mut self) -> Result<()> {
-        if !self.folding.window.at_boundary() || !self.lane_is_idle() {
+        if !self.folding.gate.window.at_boundary() || !self.lane_is_idle() {
             return Ok(());
         }
-        if !self.folding.window.is_empty() {
-            self.folding.hand_over().await?;
-        } else if self.folding.routing_changed() {
-            self.folding.adopt_flows();
-            self.folding.hand_over().await?;
-        } else if self.idle_store_is_due() {
-            self.folding.hand_over().await?;
+        let due = self.idle_store_is_due();
+        let gate = &mut self.folding.gate;
+        if !gate.window.is_empty() {
+            gate.hand_over().await?;
+        } else if gate.routing_changed() {
+            gate.adopt_flows();
+            gate.hand_over().await?;
+        } else if due {
+            gate.hand_over().await?;
         }
         Ok(())
     }
 
     fn idle_store_is_due(&self) -> bool {
-        let Folding { at, shared, .. } = &self.folding;
-        let behind = at.until.since(at.sent_until);
+        let Folding { gate, shared, .. } = &self.folding;
+        let behind = self.folding.behind();
         let awaited = *self.awaited.borrow();
-        let awaited = at.sent_until < awaited && awaited <= at.until;
+        let awaited = self.folding.sent_until() < awaited && awaited <= self.folding.until();
         let hurried = shared.setup.until_caught_up || *self.stop.borrow() || awaited;
         behind >= IDLE_STORE_BYTES
-            || (behind > 0 && (hurried || at.sent_at.elapsed() >= IDLE_STORE_EVERY))
+            || (behind > 0 && (hurried || gate.sent_at.elapsed() >= IDLE_STORE_EVERY))
     }
 
     /// We are told to stop: what is whole is stored, an open transaction is left to the next start.
     async fn finish(&mut self) -> Result<()> {
-        let Folding { window, at, .. } = &self.folding;
-        let something = !window.is_empty() || at.until > at.sent_until;
-        if window.at_boundary() && something {
-            self.folding.hand_over().await?;
+        let gate = &mut self.folding.gate;
+        let something = !gate.window.is_empty() || gate.reach.is_beyond();
+        if gate.window.at_boundary() && something {
+            gate.hand_over().await?;
         }
         Ok(())
     }
@@ -158,11 +161,11 @@ impl Intake {
                 }
             }
             Frame::Keepalive { end, reply } => {
-                let Folding { window, at, shared, .. } = folding;
-                if window.at_boundary() && window.is_empty() && end > at.until {
-                    at.until = end;
+                let window = &folding.gate.window;
+                if window.at_boundary() && window.is_empty() && end > folding.until() {
+                    folding.set_until(end);
                 }
-                shared.setup.board.received(at.until, end, None);
+                folding.shared.setup.board.received(folding.until(), end, None);
                 if reply {
                     self.asked.send_modify(|count| *count += 1);
                 }

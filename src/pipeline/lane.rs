@@ -9,35 +9,35 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::core::{Basis, CaughtUp, Core, Flows, writer};
 use super::drain::{self, Drain};
-use super::shared::{CaughtUp, Flows, Setup, Shared, writer};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Advanced, Applied, Before, Refused};
 use crate::merge::{Apply, Piece};
-use crate::position::Lsn;
+use crate::position::Positions;
 use crate::postgres::Session;
 use crate::progress::dead_letters::{self, DeadLetter};
 use crate::progress::pending::Kept;
 use crate::progress::tables::State;
-use crate::progress::{Checkpoint, pending, tables};
+use crate::progress::{Ledger, pending, tables};
 use crate::spec::Model;
 use crate::warehouse::Fenced;
 
 /// What the lane has done so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     /// Batches that are committed.
     pub(super) done: u64,
-    /// The stored position.
-    pub(super) stored: Lsn,
+    /// The stored positions.
+    pub(super) stored: Positions,
 }
 
 /// The lane's state.
 pub(super) struct Lane {
-    shared: Arc<Shared>,
+    shared: Arc<Core>,
     session: Session,
     apply: Apply,
-    checkpoint: Checkpoint,
+    ledger: Ledger,
     progress: watch::Sender<Progress>,
     done: u64,
     draining: Vec<Draining>,
@@ -60,12 +60,12 @@ struct Draining {
 const CALM: Duration = Duration::from_secs(10);
 
 impl Draining {
-    fn has_work(&self, stored: Lsn) -> bool {
+    fn has_work(&self, stored: &Positions) -> bool {
         self.live_from.is_none() && !self.rests && self.drain.may_begin(stored)
     }
 
     /// Whether its changes may come with the batches, as far as they are all applied.
-    fn may_go_on(&self, stored: Lsn, setup: &Setup) -> bool {
+    fn may_go_on(&self, stored: &Positions, setup: &Basis) -> bool {
         let calm = setup.until_caught_up || self.troubled_at.elapsed() >= CALM;
         // a new session would read tables anew that are being read
         let alone = calm && !setup.board.has_open_chunks();
@@ -81,8 +81,8 @@ pub(super) const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin
 
 impl Lane {
     pub(super) async fn open(
-        shared: Arc<Shared>,
-        checkpoint: Checkpoint,
+        shared: Arc<Core>,
+        ledger: Ledger,
         progress: watch::Sender<Progress>,
         kept_bytes: u64,
     ) -> Result<Lane> {
@@ -99,7 +99,7 @@ impl Lane {
             shared,
             session,
             apply,
-            checkpoint,
+            ledger,
             progress,
             done: 0,
             draining: Vec::new(),
@@ -112,13 +112,13 @@ impl Lane {
         mut self,
         mut work: mpsc::Receiver<Piece>,
         mut caught_up: mpsc::Receiver<CaughtUp>,
+        mut landing: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut chunks_open = true;
-        let mut landing = self.shared.setup.landing.subscribe();
         loop {
             let lands = *landing.borrow_and_update();
-            let stored = self.checkpoint.position;
-            let drains = !lands && self.draining.iter().any(|table| table.has_work(stored));
+            let stored = self.ledger.positions();
+            let drains = !lands && self.draining.iter().any(|table| table.has_work(&stored));
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
@@ -136,7 +136,7 @@ impl Lane {
                     }
                     None => return Ok(()),
                 },
-                _ = landing.changed() => {}
+                Ok(()) = landing.changed() => {}
                 () = std::future::ready(()), if drains => self.drain_some().await?,
             }
         }
@@ -166,10 +166,10 @@ impl Lane {
         first: Piece,
         work: &mut mpsc::Receiver<Piece>,
     ) -> Result<bool> {
-        let Lane { shared, session, apply, checkpoint, draining, .. } = self;
+        let Lane { shared, session, apply, ledger, draining, .. } = self;
         prepare(shared, &first, None).await?;
         let begun = Fenced::begin(session, &shared.fence, "apply", &shared.setup.durations).await?;
-        checkpoint.lock(&begun).await?;
+        ledger.lock(&begun).await?;
         let mut receipt = Receipt::default();
         let mut altered = false;
         let mut live = Vec::new();
@@ -190,7 +190,7 @@ impl Lane {
         }
         let mut piece = first;
         let mut pieces = 1;
-        let until = loop {
+        let stretches = loop {
             receipt.transactions += piece.batch.transactions;
             receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
             receipt.kept += keep(&begun, shared, &piece).await?;
@@ -200,12 +200,13 @@ impl Lane {
                     tables::set_schema(&*begun, &target.model.table, target.schema_id).await?;
                 }
             }
-            let (ends, until) = (piece.batch.ends, piece.batch.range.until);
+            let ends = piece.batch.ends;
+            let stretches = piece.batch.stretches.clone();
             for (index, applied) in apply.piece(&begun, piece).await? {
                 receipt.add(index, applied);
             }
             if ends {
-                break until;
+                break stretches;
             }
             match work.recv().await {
                 None => return Ok(false),
@@ -214,9 +215,9 @@ impl Lane {
             pieces += 1;
             prepare(shared, &piece, altered.then_some(&*begun)).await?;
         };
-        checkpoint.advance(&begun, until).await?;
+        ledger.advance(&begun, &stretches).await?;
         begun.commit().await?;
-        checkpoint.position = until;
+        ledger.note(&stretches);
         draining.iter_mut().for_each(|table| table.rests = false);
         for drain in live {
             let board = &shared.setup.board;
@@ -228,16 +229,13 @@ impl Lane {
     fn report(&mut self, receipt: Receipt, pieces: u64) -> Result<bool> {
         self.done += pieces;
         self.kept_bytes = (self.kept_bytes + receipt.kept).saturating_sub(receipt.drained);
-        let stored = self.checkpoint.position;
-        self.shared.setup.board.advanced(
-            &Advanced {
-                position: stored,
-                committed_at: receipt.committed_at,
-                transactions: receipt.transactions,
-                tables: receipt.tables,
-            },
-            stored,
-        );
+        let stored = self.ledger.positions();
+        self.shared.setup.board.advanced(&Advanced {
+            positions: stored.clone(),
+            committed_at: receipt.committed_at,
+            transactions: receipt.transactions,
+            tables: receipt.tables,
+        });
         self.progress.send_replace(Progress { done: self.done, stored });
         let limit = self.shared.setup.settings.pending_bytes;
         if receipt.kept > 0 && self.kept_bytes > limit {
@@ -251,9 +249,9 @@ impl Lane {
     async fn drain_some(&mut self) -> Result<()> {
         const PART: u64 = 20_000;
         let mut live = Vec::new();
-        let Lane { shared, session, apply, checkpoint, draining, kept_bytes, .. } = self;
-        let stored = checkpoint.position;
-        for table in draining.iter_mut().filter(|table| table.has_work(stored)) {
+        let Lane { shared, session, apply, ledger, draining, kept_bytes, .. } = self;
+        let stored = ledger.positions();
+        for table in draining.iter_mut().filter(|table| table.has_work(&stored)) {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
@@ -264,7 +262,7 @@ impl Lane {
             if drained.refused {
                 table.troubled_at = Instant::now();
             }
-            if table.rests && table.may_go_on(stored, &shared.setup) {
+            if table.rests && table.may_go_on(&stored, &shared.setup) {
                 live.push(table.drain.caught_up(shared)?);
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }
@@ -301,7 +299,7 @@ impl Receipt {
 
 /// Makes the leaves a piece needs; `within` a transaction that has altered tables.
 async fn prepare(
-    shared: &Shared,
+    shared: &Core,
     piece: &Piece,
     within: Option<&tokio_postgres::Transaction<'_>>,
 ) -> Result<()> {
@@ -321,7 +319,7 @@ async fn prepare(
 /// Keeps the changes of tables on hold; returns their bytes.
 async fn keep(
     transaction: &tokio_postgres::Transaction<'_>,
-    shared: &Shared,
+    shared: &Core,
     piece: &Piece,
 ) -> Result<u64> {
     let held = &piece.batch.held;
@@ -332,7 +330,14 @@ async fn keep(
     for (change, refused) in held.iter().filter_map(|held| Some((held, held.refused.as_ref()?))) {
         let kept = Kept::of(change, shared.binary);
         let Refused { reason, key } = refused.clone();
-        let letter = DeadLetter { kept: &kept, digests: change.digests, key, reason };
+        let letter = DeadLetter {
+            kept: &kept,
+            digests: change.digests,
+            key,
+            reason,
+            record: change.letter.as_deref(),
+            readable: change.readable,
+        };
         dead_letters::write(transaction, connector, &change.target.model.table, &letter).await?;
     }
     pending::keep(transaction, connector, held, shared.binary).await?;

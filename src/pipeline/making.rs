@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
+use super::core::Reads;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::follow::{apply_line, missed};
 use super::note::Then;
@@ -273,27 +274,28 @@ impl Work<'_> {
         if !self.stamps {
             return Ok(());
         }
-        Then::MadeFor(Some(&table.model.digest())).note(transaction, connector, name).await
+        let reads = Reads::of(connector);
+        Then::MadeFor(Some(&table.model.digest())).note(transaction, &reads, name).await
     }
 
     async fn write_down(&self, transaction: &Transaction<'_>) -> Result<()> {
         let Work { connector, table, .. } = self;
-        let name = &table.model.table;
+        let (name, reads) = (&table.model.table, Reads::of(connector));
         match (self.noted, table.record.as_ref()) {
             (Noted::Nothing, _) | (Noted::Read, None) => Ok(()),
             (Noted::New, _) => {
                 let (connector_name, relation) = (&connector.name, &table.relation);
                 let schema_id = schemas::number(transaction, connector_name, relation).await?;
                 let then = Then::Add { source: &relation.table, schema_id, state: table.first };
-                then.note(transaction, connector, name).await
+                then.note(transaction, &reads, name).await
             }
-            (Noted::Then(then), _) => then.note(transaction, connector, name).await,
+            (Noted::Then(then), _) => then.note(transaction, &reads, name).await,
             (Noted::Read, Some(_)) => {
                 let remade = table.steps.iter().any(|step| step.remakes);
                 if remade {
                     let (of, relation) = (&connector.name, &table.relation);
                     let schema_id = schemas::number(transaction, of, relation).await?;
-                    Then::Shape(schema_id).note(transaction, connector, name).await?;
+                    Then::Shape(schema_id).note(transaction, &reads, name).await?;
                 }
                 // whatever it was stopped for
                 let state = if remade { State::Snapshotting } else { State::Resyncing };
@@ -301,7 +303,7 @@ impl Work<'_> {
                     Some(raw) if table.gets_columns_alone() => Then::Rebuild(raw),
                     _ => Then::OpenChunk(state),
                 };
-                then.note(transaction, connector, name).await
+                then.note(transaction, &reads, name).await
             }
         }
     }

@@ -2,11 +2,13 @@
 //! progress.
 
 mod adopt;
+mod asked;
 mod books;
 mod chunks;
 mod confirm;
 mod connector;
 mod control;
+mod core;
 mod cutting;
 mod differences;
 mod drain;
@@ -14,12 +16,14 @@ mod fit;
 mod fleet;
 mod folding;
 mod follow;
+mod gate;
 mod guard;
 mod halt;
 mod held;
 mod hold;
 mod inspect;
 mod intake;
+mod kinds;
 mod ladder;
 mod lane;
 mod making;
@@ -34,6 +38,7 @@ mod rebuild;
 mod recall;
 mod refused;
 mod remask;
+mod reshape;
 mod resync;
 mod rights;
 mod router;
@@ -46,6 +51,7 @@ mod standby;
 mod start;
 mod streamed;
 mod tables;
+mod topics;
 mod unseen;
 mod wall;
 

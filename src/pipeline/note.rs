@@ -2,12 +2,11 @@
 
 use tokio_postgres::Transaction;
 
-use super::shared::stored;
+use super::core::Reads;
 use crate::error::Result;
 use crate::names::TableName;
 use crate::progress::parts::{self, What};
 use crate::progress::{chunks, tables};
-use crate::spec::Connector;
 
 /// What is noted of a table beside its definition.
 #[derive(Clone, Copy)]
@@ -45,14 +44,14 @@ impl Then<'_> {
     pub(super) async fn note(
         self,
         transaction: &Transaction<'_>,
-        connector: &Connector,
+        reads: &Reads,
         table: &TableName,
     ) -> Result<()> {
         match self {
             Then::Add { source, schema_id, state } => {
-                tables::add(transaction, &connector.name, table, source, schema_id).await?;
+                tables::add(transaction, &reads.connector, table, source, schema_id).await?;
                 // in the same transaction: a table without it would count as read
-                if connector.snapshot.initial {
+                if reads.rows {
                     chunks::open_table(transaction, table, state, None).await?;
                 }
             }
@@ -73,15 +72,15 @@ impl Then<'_> {
                 chunks::open_table(transaction, table, state, Some(reason)).await?;
                 tables::set(transaction, table, state, Some(reason), remedy).await?;
                 // where a gap begins, should the table keep events
-                let now = stored(transaction, connector).await?;
+                let now = reads.stored(transaction).await?;
                 tables::set_floor(transaction, table, now).await?;
             }
             Then::NameGap => {
-                let now = stored(transaction, connector).await?;
+                let now = reads.stored(transaction).await?;
                 tables::name_gap(transaction, table, now, "it was not published").await?;
             }
             Then::Gap => {
-                let now = stored(transaction, connector).await?;
+                let now = reads.stored(transaction).await?;
                 tables::note_gap(transaction, table, (now, Some(now)), "nothing fed it").await?;
             }
             Then::Stop { reason, remedy, unread } => {

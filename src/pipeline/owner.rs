@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::core::{Basis, writer};
 use super::intake::End;
-use super::shared::{Setup, writer};
+use super::shared::Setup;
 use crate::error::{Kind, Result};
 use crate::postgres::Session;
 use crate::serve::Phase;
@@ -64,7 +65,7 @@ pub(super) async fn become_owner(
 }
 
 /// Renews the lease, on a session of its own, so that it never waits for a long COPY.
-pub(super) async fn keep_lease(setup: &Setup, fence: &Fence) -> Result<End> {
+pub(super) async fn keep_lease(setup: &Basis, fence: &Fence) -> Result<End> {
     let session = writer(setup, fence, "lease").await?;
     let mut ticks = tokio::time::interval(LEASE / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

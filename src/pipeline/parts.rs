@@ -282,14 +282,19 @@ impl<'w> KeptRows<'w> {
         };
         self.count += 1;
         self.held += message.len() + size_of::<Held>();
+        let order = Order { seq: self.mark.seq, ord };
         self.rows.push(Held {
             target: self.target.clone(),
-            order: Order { seq: self.mark.seq, ord },
+            order,
+            place: order,
             mark: self.mark,
+            comes_from: None,
             digests: Default::default(),
             waits: false,
             message,
             refused: None,
+            letter: None,
+            readable: true,
         });
         Ok(())
     }

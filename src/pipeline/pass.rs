@@ -1,20 +1,21 @@
 //! One pass over the kept changes of a table, in the order of the source: portion by portion through the
 //! same fold and merge as if they had just come. Opens and ends no warehouse transaction.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::follow::permitted;
 use super::guard::{Guard, ignores_truncate};
-use super::held::refuse_truncate;
+use super::held::{HeldKeys, refuse_truncate};
 use super::points::{Due, Points};
-use super::router::reshape;
+use super::reshape::reshape;
 use super::sift::{Aside, Item, Run, Sift};
 use crate::binding::bind;
 use crate::decode::Decoded;
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Batch, Before, Op, PositionRange, Target};
+use crate::journey::{Batch, Before, Digests, Op, Target};
 use crate::merge::encode_batch;
-use crate::position::{Lsn, Order};
+use crate::position::Order;
 use crate::progress::pending::{self, Kept};
 use crate::progress::{dead_letters, schemas};
 use crate::spec::History;
@@ -34,6 +35,10 @@ pub(super) struct Pass<'w> {
     pub(super) guard: Guard,
     /// a human has said yes to what came before
     pub(super) answered: i64,
+    /// rows from other keys whose delete there was applied
+    pub(super) arrived: HashSet<Order>,
+    /// the keys of those whose delete was not
+    pub(super) arriving: HeldKeys,
 }
 
 impl Pass<'_> {
@@ -42,8 +47,9 @@ impl Pass<'_> {
         let table = self.standing.model.table.clone();
         let (mut portion, mut read): (Vec<Kept>, _) = (Vec::new(), self.reached);
         loop {
-            let next = pending::next(self.sift.transaction, &table, read).await?;
-            let (last, behind) = (next.is_empty(), next.last().map(|kept| kept.order));
+            let numbers = self.sift.shared.numbers();
+            let next = pending::next(self.sift.transaction, &table, (read, numbers)).await?;
+            let (last, behind) = (next.is_empty(), next.last().map(|kept| kept.place));
             read = behind.unwrap_or(read);
             portion.extend(self.due(next).await?);
             // the last transaction may go on in the next portion: it is cut only if it is all there is
@@ -95,7 +101,7 @@ impl Pass<'_> {
         let mut items = Vec::new();
         for kept in portion {
             self.events += 1;
-            self.reached = kept.order;
+            self.reached = kept.place;
             if kept.order.seq < self.floor && !kept.was_read() {
                 continue;
             }
@@ -108,6 +114,9 @@ impl Pass<'_> {
             if !self.fits(kept) {
                 self.fit(kept).await?;
             }
+            if self.waits_for_delete(kept)? {
+                continue;
+            }
             let logs = self.sift.target.model.history.logs_events();
             let looked = self.sift.look(kept)?;
             if let Some((digests, _)) = &looked
@@ -117,7 +126,7 @@ impl Pass<'_> {
             }
             match looked {
                 Some((digests, _)) if self.sift.held.catches(digests) => {
-                    self.aside.push((kept.order, digests));
+                    self.aside.push((kept.place, digests));
                 }
                 Some((digests, Some(refused))) => {
                     self.sift.write(Item { kept, digests }, refused).await?;
@@ -153,6 +162,19 @@ impl Pass<'_> {
             self.aside.retain(|(_, digests)| digests.new != key);
         }
         Ok(())
+    }
+
+    /// Sets aside a row that comes from another key, as long as the delete there was not applied.
+    fn waits_for_delete(&mut self, kept: &Kept) -> Result<bool> {
+        if kept.comes_from.is_none() || self.arrived.contains(&kept.place) {
+            return Ok(false);
+        }
+        let Some((digests, _)) = self.sift.look(kept)? else { return Ok(false) };
+        let alone = Digests { new: digests.new, old: digests.new };
+        self.sift.held.add(alone);
+        self.arriving.add(alone);
+        self.aside.push((kept.place, alone));
+        Ok(true)
     }
 
     /// Asks a human where the table loses more rows than it may, unless this was asked.
@@ -219,7 +241,8 @@ impl Pass<'_> {
     /// Does what must be done before rows.
     async fn before(&mut self, before: Before) -> Result<()> {
         let batch = Batch {
-            range: PositionRange { after: Lsn(0), until: Lsn(0) },
+            stretches: Vec::new(),
+            name: String::new(),
             ends: false,
             continues: false,
             unfinished: 0,
@@ -267,8 +290,7 @@ impl Pass<'_> {
         }
         let Target { index, model, .. } = &*self.standing;
         let bound = bind(*index, model, &relation, kept.schema_id, kept.binary)?;
-        let limits = self.standing.limits.clone();
-        self.sift.target = Arc::new(bound.target.with_limits(limits));
+        self.sift.target = Arc::new(bound.target.standing_as(&self.standing));
         self.sift.decoder.install(relation, 0);
         Ok(())
     }
@@ -278,7 +300,8 @@ impl Pass<'_> {
         schema_id: i32,
         relation: &Arc<crate::relation::Relation>,
     ) -> Result<()> {
-        let (target, statements) = reshape(&self.standing, relation, schema_id, self.sift.shared)?;
+        let at = (self.sift.shared, Some(self.sift.transaction));
+        let (target, statements) = reshape(&self.standing, relation, schema_id, at).await?;
         let statements = permitted(self.sift.shared, &target, statements).await?;
         let target = Arc::new(target);
         self.sift.altered |= !statements.is_empty();

@@ -168,9 +168,9 @@ impl Look<'_> {
         let relation = &fed.source.relation;
         let binding = suit(0, model, &Arc::new(relation.clone()), true)?;
         let there = !columns(&**self.warehouse, &model.table).await?.is_empty();
-        let readers = &self.spec.settings.readers;
-        let (statements, first) =
-            made(self.warehouse, self.connector, &binding.target, (readers, true)).await?;
+        let readers = (&self.spec.settings.readers[..], true);
+        let terms = (&**self.connector, self.connector.snapshot.initial);
+        let (statements, first) = made(self.warehouse, terms, &binding.target, readers).await?;
         let what = if there { "take it as it is, fed by" } else { "make it, fed by" };
         let step = Step::new(format!("{what} {}", relation.table), statements, Lock::None);
         let steps = vec![step];

@@ -147,6 +147,7 @@ mod tests {
             fill: Fill::Null,
             mask: None,
             hidden: false,
+            as_text: false,
             comment: None,
         };
         Relation {
@@ -183,10 +184,12 @@ mod tests {
     fn due(seq: i64, message: Vec<u8>, logs: bool) -> Due {
         let kept = Kept {
             order: Order { seq, ord: 1 },
+            place: Order { seq, ord: 1 },
             mark: Mark { seq, committed_at: 0, xid: 0 },
             schema_id: 1,
             binary: false,
             waits: false,
+            comes_from: None,
             message,
         };
         points().due(&kept, &relation(), logs)

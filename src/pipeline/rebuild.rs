@@ -25,7 +25,6 @@ use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::{Before, ChangeEvent, Flow, Op, Route, Target};
 use crate::merge::{Apply, Events, Overrules, Rebuilding, encode_batch};
-use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Chunk};
 use crate::progress::{Checkpoint, parts, requests};
@@ -129,7 +128,7 @@ async fn rebuild(shared: &Shared, warehouse: &mut Session, job: &Job) -> Result<
     ddl(&transaction, &last)
         .await
         .map_err(|error| Error::warehouse("changing it", error).on_table(table.to_string()))?;
-    let at = stored.position;
+    let at = stored.lsn();
     if chunks::load(&transaction, &job.chunk, at, events).await?.is_none() {
         return Ok(None);
     }
@@ -167,7 +166,7 @@ impl<'w> Rebuild<'w> {
         transaction: &'w Transaction<'w>,
         target: Arc<Target>,
     ) -> Rebuild<'w> {
-        let window = Window::new(limits(&shared.setup.settings), Lsn(0));
+        let window = Window::new(limits(&shared.setup.settings));
         let apply = Apply::new(shared.setup.templates.clone());
         let route = Route { target, flow: Flow::Live, floor: 0 };
         Rebuild { shared, transaction, apply, route, window, open: None, events: 0 }
@@ -214,7 +213,7 @@ impl<'w> Rebuild<'w> {
 
     /// Merges what was taken so far.
     async fn merge(&mut self) -> Result<()> {
-        let mut piece = encode_batch(self.window.close(Lsn(0), 0))?;
+        let mut piece = encode_batch(self.window.close((Vec::new(), String::new()), 0))?;
         // its rows lie where they lay, and were younger than what is told of them first
         if self.route.target.model.history == History::Overwrite {
             piece.overrules = Overrules::AllForTold;

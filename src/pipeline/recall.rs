@@ -136,6 +136,8 @@ impl Recall {
             new: recalled.after.is_some().then_some(Row::from_bytes(new)),
             order: *order,
             mark: *mark,
+            leaves: false,
+            place: *order,
         }))
     }
 }

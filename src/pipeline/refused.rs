@@ -60,7 +60,9 @@ impl RefusedRows {
         let place = place(self.chunk, self.rows.len());
         let order = Order { seq, ord: place.unwrap_or_default() };
         let relation = target.relation.clone();
-        let event = ChangeEvent { relation, op: Op::Read, old: None, new: Some(row), order, mark };
+        let (op, new) = (Op::Read, Some(row));
+        let event =
+            ChangeEvent { relation, op, old: None, new, order, mark, leaves: false, place: order };
         let Some(refused) = refusal(target, &event) else { return Ok(false) };
         let message = insert_message(target.relation.oid, row)?;
         self.bytes += message.len();
@@ -68,7 +70,16 @@ impl RefusedRows {
             return Err(self.too_many(target, &refused.reason));
         }
         let schema_id = target.schema_id;
-        let kept = Kept { order, mark, schema_id, binary, waits: false, message };
+        let kept = Kept {
+            order,
+            place: order,
+            mark,
+            schema_id,
+            binary,
+            waits: false,
+            comes_from: None,
+            message,
+        };
         self.rows.push((kept, digests(target, &event), refused));
         Ok(true)
     }
@@ -94,7 +105,8 @@ impl RefusedRows {
         let table = &target.model.table;
         for (kept, digests, Refused { reason, key }) in &self.rows {
             let (key, reason) = (key.clone(), reason.clone());
-            let letter = DeadLetter { kept, digests: *digests, key, reason };
+            let digests = *digests;
+            let letter = DeadLetter { kept, digests, key, reason, record: None, readable: true };
             dead_letters::write(transaction, connector, table, &letter).await?;
         }
         if let Some((_, _, Refused { reason, .. })) = self.rows.first() {

@@ -152,13 +152,13 @@ async fn kept(
     tracing::warn!(%table, "kept changes and dead letters of it are masked");
     let mut after = Order { seq: -1, ord: -1 };
     loop {
-        let portion = pending::next(transaction, table, after).await?;
+        let portion = pending::next(transaction, table, (after, None)).await?;
         let Some(last) = portion.last() else { break };
-        after = last.order;
+        after = last.place;
         let mut masked = Vec::new();
         for change in &portion {
             let Some((to, veil)) = veils.get_mut(&change.schema_id) else { continue };
-            masked.push((change.order, *to, message(veil, &change.message)?));
+            masked.push((change.place, *to, message(veil, &change.message)?));
         }
         masks::replace_pending(transaction, table, &masked).await?;
     }

@@ -115,8 +115,13 @@ pub async fn check_condition(
     table: &TableName,
     condition: &str,
 ) -> Result<()> {
-    let connector = spec.connectors.iter().find(|known| known.name == connector);
     let usage = |what: String| Error::new(Kind::Usage, what);
+    if spec.kafka.iter().any(|known| known.name == connector) {
+        let what = format!("{table} is fed by topics, which cannot be asked for rows");
+        let remedy = "let Debezium read them: an incremental snapshot with additional-conditions";
+        return Err(usage(what).remedy(remedy));
+    }
+    let connector = spec.connectors.iter().find(|known| known.name == connector);
     let unknown = || usage(format!("no connector feeds {table}"));
     let connector = connector.ok_or_else(unknown)?;
     let mut source = connect(Side::Source, &connector.endpoint, "siltstone request").await?;

@@ -3,23 +3,21 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tokio_postgres::GenericClient;
 
+use super::core::{CaughtUp, Core};
 use super::follow::permitted;
 use super::held::{HeldKeys, refuse_truncate};
-use super::shared::{CaughtUp, Shared};
+use super::reshape::{held_key, reshape};
 use super::tables::Planned;
-use crate::binding::bind;
-use crate::capture::catalog;
 use crate::decode::RelationMessage;
 use crate::error::{Error, Kind, Result};
-use crate::fold::{Window, digests, refusal};
-use crate::journey::{ChangeEvent, Flow, Route, Target};
-use crate::merge::{compare, follow};
+use crate::fold::{Window, digests, key_texts, refusal};
+use crate::journey::{Arrival, ChangeEvent, Digests, Flow, Op, Route, Target};
 use crate::names::TableName;
-use crate::position::Order;
+use crate::position::{Order, Positions};
 use crate::progress::tables::State;
-use crate::relation::{Column, Fill, Identity, Relation};
+use crate::relation::Relation;
+use crate::value::Row;
 
 /// The routes of a session.
 pub(super) struct Router {
@@ -28,6 +26,8 @@ pub(super) struct Router {
     sources: Vec<Source>,
     /// beside each route the keys whose changes wait
     held: Vec<HeldKeys>,
+    /// beside each route those of them that wait for a delete under a former key
+    arriving: Vec<Arriving>,
     /// how many keys of a table may wait
     held_at_most: usize,
     /// by the source table's OID, as far as the stream has shown it
@@ -41,6 +41,26 @@ struct Source {
     name: TableName,
     /// it is stopped, and goes on by being read: what comes until then need not be kept
     waits: bool,
+}
+
+/// The keys of rows that came from another key before the delete there.
+#[derive(Default)]
+struct Arriving {
+    keys: HeldKeys,
+    /// those that came since the kept changes were last asked for
+    since: HeldKeys,
+    asked: bool,
+}
+
+/// A table that joins the routes.
+pub(super) struct Entry {
+    pub(super) target: Arc<Target>,
+    pub(super) flow: Flow,
+    pub(super) floor: i64,
+    /// the keys whose changes wait
+    pub(super) held: HeldKeys,
+    /// those of them that wait for a delete under a former key
+    pub(super) arriving: HeldKeys,
 }
 
 /// What a change of shape asks of a table whose changes are merged.
@@ -73,11 +93,84 @@ impl Router {
         };
         Router {
             held: planned.iter().map(held).collect(),
+            arriving: planned.iter().map(|_| Arriving::default()).collect(),
             held_at_most,
             routes: planned.iter().map(route).collect(),
             sources: planned.iter().map(source).collect(),
             by_oid: HashMap::new(),
             none: Arc::from([]),
+        }
+    }
+
+    /// No routes yet.
+    pub(super) fn empty(held_at_most: usize) -> Router {
+        Router::new(&[], std::collections::HashMap::new(), held_at_most)
+    }
+
+    /// The place that the next table gets.
+    pub(super) fn next(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Adds a table; its target has the place that it gets.
+    pub(super) fn add(&mut self, entry: Entry) {
+        let Entry { target, flow, floor, held, arriving } = entry;
+        let relation = &target.relation;
+        self.by_oid.remove(&relation.oid);
+        self.sources.push(Source { oid: relation.oid, name: relation.table.clone(), waits: false });
+        self.routes.push(Route { target, flow, floor });
+        self.held.push(held);
+        self.arriving.push(Arriving { keys: arriving, ..Arriving::default() });
+    }
+
+    /// The tables in which rows wait for the delete under their former key, and whose kept changes nobody
+    /// looks through: from now on somebody does.
+    pub(super) fn ask_for_arrivals(&mut self) -> Vec<CaughtUp> {
+        let mut asked = Vec::new();
+        for (route, arriving) in self.routes.iter().zip(&mut self.arriving) {
+            if arriving.asked || arriving.keys.is_empty() || route.flow == Flow::Hold {
+                continue;
+            }
+            arriving.asked = true;
+            arriving.since = HeldKeys::default();
+            asked.push(CaughtUp::at(route.target.clone(), route.floor));
+        }
+        asked
+    }
+
+    /// Lets keys wait.
+    pub(super) fn hold_keys(&mut self, at: usize, digests: Digests) {
+        if let Some(held) = self.held.get_mut(at) {
+            held.add(digests);
+        }
+    }
+
+    /// What is to be drained of the tables that hold their changes back, as far as they may go on.
+    pub(super) fn catching_up(
+        &self,
+        may: impl Fn(&TableName) -> Option<Positions>,
+    ) -> Vec<CaughtUp> {
+        let held = self.routes.iter().filter(|route| route.flow == Flow::Hold);
+        let drained = held.filter_map(|route| {
+            let not_before = may(&route.target.model.table)?;
+            Some(CaughtUp { not_before, ..CaughtUp::at(route.target.clone(), route.floor) })
+        });
+        drained.collect()
+    }
+
+    /// Changes with a lower `seq` are no more for a table.
+    pub(super) fn raise_floor(&mut self, at: usize, seq: i64) {
+        if let Some(route) = self.routes.get_mut(at) {
+            route.floor = route.floor.max(seq);
+        }
+    }
+
+    /// Changes how the changes of a table arrive.
+    pub(super) fn set_arrival(&mut self, at: usize, arrival: Arrival) {
+        if let Some(route) = self.routes.get_mut(at)
+            && route.target.arrival != arrival
+        {
+            route.target = Arc::new(Target { arrival, ..(*route.target).clone() });
         }
     }
 
@@ -187,8 +280,20 @@ impl Router {
             return window.push(route, event, message);
         }
         let refused = refusal(target, event);
-        if held.is_empty() && refused.is_none() {
+        let comes_from = event.old.filter(|_| comes_unfinished(target, event));
+        if held.is_empty() && refused.is_none() && comes_from.is_none() {
             return window.push(route, event, message);
+        }
+        if let Some(old) = comes_from.filter(|_| !window.has_left(target, event)) {
+            let key = digests(target, event).new;
+            let alone = Digests { new: key, old: key };
+            held.add(alone);
+            if let Some(arriving) = self.arriving.get_mut(at) {
+                arriving.keys.add(alone);
+                arriving.since.add(alone);
+            }
+            window.await_delete(target, event, message, (alone, key_texts(target, old.row)));
+            return held.refuse_too_many(&target.model.table, self.held_at_most);
         }
         let keys = digests(target, event);
         match refused {
@@ -214,9 +319,16 @@ impl Router {
 
     /// Lets a table that has caught up go on as it stands in the warehouse.
     pub(super) fn go_live(&mut self, table: &CaughtUp) {
-        let CaughtUp { target, floor, held, .. } = table;
+        let CaughtUp { target, floor, held, arriving, .. } = table;
         if let Some(keys) = self.held.get_mut(target.index) {
             keys.clone_from(held);
+            // those that came meanwhile wait as well
+            if let Some(known) = self.arriving.get_mut(target.index) {
+                keys.extend(&known.since);
+                let mut left = arriving.clone();
+                left.extend(&known.since);
+                *known = Arriving { keys: left, ..Arriving::default() };
+            }
         }
         if let Some(route) = self.routes.get_mut(target.index) {
             *route = Route { target: target.clone(), flow: Flow::Live, floor: *floor };
@@ -229,7 +341,7 @@ impl Router {
         &mut self,
         at: usize,
         relation: &Arc<Relation>,
-        shared: &Shared,
+        shared: &Core,
     ) -> Result<Option<Reshape>> {
         if self.routes.get(at).is_some_and(|route| route.flow == Flow::Live) {
             self.refuse_renamed(at, relation)?;
@@ -251,126 +363,17 @@ impl Router {
             });
             return Ok(None);
         }
-        let (target, statements) = reshape(&old, relation, schema_id, shared)?;
+        let (target, statements) = reshape(&old, relation, schema_id, (shared, None)).await?;
         let statements = permitted(shared, &target, statements).await?;
         route.target = Arc::new(target);
         Ok(Some(Reshape { target: route.target.clone(), statements }))
     }
 }
 
-/// The key under which a kept change is hashed: the relation's own, whatever the model says.
-fn held_key(old: &Target, relation: &Relation) -> Vec<usize> {
-    let columns = relation.columns.iter().enumerate();
-    match old.key.is_empty() {
-        true => Vec::new(),
-        false => columns.filter(|(_, column)| column.in_key).map(|(at, _)| at).collect(),
-    }
-}
-
-/// The target in a relation's new shape, and the statements that make its table follow. An error of
-/// kind Reread or TableStops where it cannot follow by itself.
-pub(super) fn reshape(
-    old: &Target,
-    relation: &Arc<Relation>,
-    schema_id: i32,
-    shared: &Shared,
-) -> Result<(Target, Vec<String>)> {
-    let table = old.model.table.to_string();
-    let changes = compare(&old.relation, relation);
-    let effect = follow(&old.model, &changes, relation, &shared.extensions);
-    if let Some(why) = effect.stop {
-        return Err(Error::new(Kind::TableStops, why)
-            .remedy(format!("siltstone table resync {table}"))
-            .on_table(table));
-    }
-    if let Some(why) = effect.reread {
-        return Err(Error::new(Kind::Reread, why).on_table(table));
-    }
-    for note in &effect.notes {
-        tracing::warn!(table, "{note}");
-    }
-    let binding = bind(old.index, &effect.model, relation, schema_id, shared.binary)?;
-    Ok((binding.target.with_limits(old.limits.clone()), effect.statements))
-}
-
-/// The relation behind a Relation message. The catalogue tells what the message does not: attnums,
-/// what rows of an added column hold. It may be ahead of the stream: where it does not fit, the message
-/// wins, with what the known shape lends.
-pub(super) async fn resolve(
-    source: &impl GenericClient,
-    shared: &Shared,
-    (message, known_as): (&RelationMessage, &TableName),
-    known: Option<&Arc<Relation>>,
-) -> Result<Arc<Relation>> {
-    let table = TableName::new(message.schema.clone(), message.name.clone());
-    let catalogued = catalog::table(source, message.oid).await?.map(|found| found.relation);
-    let catalogued = catalogued.map(|mut relation| {
-        shared.connector().shape(known_as, &mut relation);
-        relation
-    });
-    if let Some(relation) = catalogued.as_ref().filter(|relation| fits(relation, message)) {
-        return Ok(Arc::new(relation.clone()));
-    }
-    if let Some(known) = known.filter(|known| fits(known, message)) {
-        return Ok(known.clone());
-    }
-    let wanted: Vec<(u32, i32)> =
-        message.columns.iter().map(|column| (column.type_oid, column.typmod)).collect();
-    let types = catalog::types(source, &wanted).await?;
-    let lent = |name: &str| {
-        let of = |relation: &Relation| relation.columns.iter().find(|c| c.name == name).cloned();
-        known.and_then(|known| of(known)).or_else(|| catalogued.as_ref().and_then(of))
-    };
-    let identity = identity(message.identity);
-    let columns = message.columns.iter().zip(types).map(|(column, ty)| {
-        let lent = lent(&column.name);
-        Column {
-            name: column.name.clone(),
-            attnum: lent.as_ref().map_or(0, |lent| lent.attnum),
-            ty,
-            in_key: match identity {
-                Identity::Full => lent.as_ref().is_some_and(|lent| lent.in_key),
-                _ => column.in_identity,
-            },
-            fill: lent.as_ref().map_or(Fill::Unknown, |lent| lent.fill.clone()),
-            mask: None,
-            hidden: shared.connector().excludes(&table, &column.name),
-            comment: lent.and_then(|lent| lent.comment),
-        }
-    });
-    let mut relation = Relation {
-        oid: message.oid,
-        identity,
-        columns: columns.collect(),
-        attnums: catalogued.as_ref().map_or(0, |relation| relation.attnums),
-        filenode: catalogued.as_ref().map_or(0, |relation| relation.filenode),
-        comment: catalogued.and_then(|relation| relation.comment),
-        table,
-    };
-    shared.connector().masks.dress(known_as, &mut relation);
-    Ok(Arc::new(relation))
-}
-
-fn identity(relreplident: u8) -> Identity {
-    match relreplident {
-        b'f' => Identity::Full,
-        b'n' => Identity::Nothing,
-        _ => Identity::Key,
-    }
-}
-
-/// Whether a relation is the one that a message describes.
-fn fits(relation: &Relation, message: &RelationMessage) -> bool {
-    let column = |(known, told): (&Column, &crate::decode::RelationColumn)| {
-        known.name == told.name
-            && known.source_type().oid == told.type_oid
-            && known.source_type().typmod == told.typmod
-            && (relation.identity != Identity::Key || known.in_key == told.in_identity)
-    };
-    relation.oid == message.oid
-        && relation.table.schema == message.schema
-        && relation.table.name == message.name
-        && relation.identity == identity(message.identity)
-        && relation.columns.len() == message.columns.len()
-        && relation.columns.iter().zip(&message.columns).all(column)
+/// Whether a row comes from another key, and leaves values out that it had there.
+fn comes_unfinished(target: &Target, event: &ChangeEvent<'_>) -> bool {
+    event.op == Op::Create
+        && event.old.is_some()
+        && !target.model.history.logs_events()
+        && event.new.is_some_and(Row::has_unchanged)
 }

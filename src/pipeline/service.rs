@@ -9,15 +9,18 @@ use tokio::sync::{Notify, watch};
 
 use super::books::WarehouseBooks;
 use super::confirm::Lately;
+use super::core::Basis;
 use super::fleet::Fleet;
+use super::kinds::AnySetup;
 use super::shared::{Setup, WalStep};
+use super::topics::TopicSetup;
 use crate::capture::spool::Quota;
 use crate::clock::Clock;
 use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, columns, define_calendar, fill_calendar};
 use crate::postgres::{Side, connect};
 use crate::serve::{self, Board, Tokens};
-use crate::spec::{Connector, Model, Settings, Spec};
+use crate::spec::{Common, Connector, Kafka, Model, Settings, Spec};
 use crate::warehouse::{Claim, Durations, Fenced, migrate, refuse_outstanding, take_over};
 
 /// How the service runs.
@@ -73,7 +76,7 @@ impl Service {
         let mut ending = stop.clone();
         loop {
             // without connectors it waits for files that have some
-            let idle = files.borrow().connectors.is_empty()
+            let idle = files.borrow().commons().next().is_none()
                 && !(self.options.until_caught_up || fleet.is_stopping());
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
@@ -89,7 +92,7 @@ impl Service {
                     self.name_what_stays(&spec);
                     name_idleness(&spec);
                     self.calendars(&spec, stop.clone()).await?;
-                    self.board.keep(&spec.connectors.iter().map(|c| c.name.as_str()).collect());
+                    self.board.keep(&spec.commons().map(|common| common.name.as_str()).collect());
                     fleet.set(self.setups(&spec, &owner, &quota));
                 }
                 () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
@@ -98,7 +101,7 @@ impl Service {
     }
 
     /// What each connector of the files is run with.
-    fn setups(&self, spec: &Spec, owner: &Arc<str>, quota: &Arc<Quota>) -> Vec<Setup> {
+    fn setups(&self, spec: &Spec, owner: &Arc<str>, quota: &Arc<Quota>) -> Vec<AnySetup> {
         let models: Arc<[Model]> = spec.models.clone().into();
         let (warehouse, admin) = (&self.spec.settings.warehouse, &self.spec.settings.admin);
         let settings = Settings {
@@ -108,29 +111,39 @@ impl Service {
         };
         let settings = Arc::new(settings);
         let slots: Arc<[String]> = spec.connectors.iter().map(|c| c.slot.clone()).collect();
-        let setup = |connector: &Connector| Setup {
-            connector: Arc::new(connector.clone()),
+        let basis = |common: &Arc<Common>| Basis {
+            common: common.clone(),
             settings: settings.clone(),
             models: models.clone(),
             clock: self.clock.clone(),
-            board: self.board.connector(&connector.name),
+            board: self.board.connector(&common.name),
             durations: self.durations(),
             templates: self.options.templates.clone(),
             until_caught_up: self.options.until_caught_up,
             no_ddl: self.options.no_ddl,
             reread: self.options.reread.clone(),
             owner: owner.clone(),
-            epoch: Arc::default(),
-            slots: slots.clone(),
-            landing: watch::Sender::new(false),
-            wal_step: WalStep::default(),
-            slot_dropped: Arc::default(),
             reloading: Arc::default(),
-            lately: Lately::default(),
-            quota: quota.clone(),
-            whole: Arc::default(),
         };
-        spec.connectors.iter().map(setup).collect()
+        let setup = |connector: &Connector| {
+            AnySetup::Postgres(Box::new(Setup {
+                basis: basis(&connector.common),
+                connector: Arc::new(connector.clone()),
+                epoch: Arc::default(),
+                slots: slots.clone(),
+                landing: watch::Sender::new(false),
+                wal_step: WalStep::default(),
+                slot_dropped: Arc::default(),
+                lately: Lately::default(),
+                quota: quota.clone(),
+                whole: Arc::default(),
+            }))
+        };
+        let topics = |connector: &Kafka| {
+            let basis = basis(&connector.common);
+            AnySetup::Topics(TopicSetup::new(basis, Arc::new(connector.clone())))
+        };
+        spec.connectors.iter().map(setup).chain(spec.kafka.iter().map(topics)).collect()
     }
 
     /// Says what of files that were read again takes a restart.
@@ -224,7 +237,7 @@ impl Service {
 
 /// Says that there is nothing to run.
 fn name_idleness(spec: &Spec) {
-    if spec.connectors.is_empty() {
+    if spec.commons().next().is_none() {
         tracing::warn!("no connector is enabled: write connectors/NAME.yaml, and send SIGHUP");
     }
 }

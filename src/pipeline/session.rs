@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use super::confirm::confirm;
 use super::control::Control;
 use super::cutting::Job;
-use super::folding::{At, Folding};
+use super::folding::Folding;
 use super::follow::leaves_ahead;
-use super::guard::Guard;
+use super::gate::{Gate, Reach};
 use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
@@ -35,10 +35,11 @@ use crate::capture::slot::{self, Created};
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Limits, Window};
-use crate::position::Lsn;
+use crate::journey::Stretch;
+use crate::position::{Lsn, Positions};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{Checkpoint, chunks as chunks_to_read, dead_letters, pending};
+use crate::progress::{Checkpoint, Ledger, chunks as chunks_to_read, dead_letters, pending};
 use crate::serve::Phase;
 use crate::spec::Settings;
 use crate::warehouse::{Fence, migrate, refuse_outstanding, refuse_unfit};
@@ -85,7 +86,8 @@ async fn as_owner(
     mut warehouse: Session,
     stop: watch::Receiver<bool>,
 ) -> Result<End> {
-    if let Some(end) = halt::until_wanted(setup, &fence, &mut warehouse, stop.clone()).await? {
+    let paused = (&mut warehouse, stop.clone());
+    if let Some(end) = halt::until_wanted(setup, &fence, paused, Some(setup)).await? {
         return Ok(end);
     }
     let parts = tokio::select! {
@@ -217,7 +219,7 @@ async fn told_so_far(shared: &Shared, source: &Session, from: Lsn) -> Result<Lsn
 }
 
 /// How a task of a session ended.
-enum Ended {
+pub(super) enum Ended {
     Intake(Result<End>),
     Lane(Result<()>),
     Other(Result<End>),
@@ -226,11 +228,13 @@ enum Ended {
 async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created } =
         parts;
-    let from = checkpoint.position;
+    let from = checkpoint.lsn();
+    let slot = &shared.connector().slot;
     let (stop_intake, stop_watched) = watch::channel(false);
     let streams = Streams::open(&shared, stop_watched.clone());
     let (reader, writer_half) = start_stream(&shared, &resolved, from, streams.are_taken()).await?;
-    let (progress, watched) = watch::channel(Progress { done: 0, stored: from });
+    let (progress, watched) =
+        watch::channel(Progress { done: 0, stored: Positions::of_log(slot, from) });
     let (stored, stored_watched) = watch::channel(told_so_far(&shared, &source, from).await?);
     let (asked, asked_watched) = watch::channel(0);
     let (work, work_received) = mpsc::channel(1);
@@ -238,20 +242,20 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let kept = pending::sizes(&*warehouse, &shared.connector().name).await?;
     let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
     let waiting = dead_letters::waiting(&*warehouse, &shared.connector().name).await?;
-    let lane = Lane::open(shared.clone(), checkpoint, progress, kept).await?;
-    announce_caught_up(&planned, LogEnd::of(&*source).await?.position, &caught_up);
+    let ledger = Ledger::new(&shared.connector().name, vec![checkpoint]);
+    let lane = Lane::open(shared.core.clone(), ledger, progress, kept).await?;
+    let end = Positions::of_log(slot, LogEnd::of(&*source).await?.position);
+    announce_caught_up(&planned, &end, &caught_up);
     let open = chunks_to_read::open(&*warehouse, &shared.connector().name).await?;
     let jobs: Vec<Job> = planned.iter().flat_map(|table| Job::of(table, &open)).collect();
+    let router = Router::new(&planned, waiting, shared.connector().held_keys);
+    let window = Window::new(limits(&shared.setup.settings));
+    let reach = Reach::new([(slot.as_str().into(), from.as_i64())], log_position);
     let folding = Folding {
         shared: shared.clone(),
-        router: Router::new(&planned, waiting, shared.connector().held_keys),
+        gate: Gate::new(shared.core.clone(), router, window, work, reach),
         source: connect(Side::Source, &shared.connector().endpoint, "siltstone catalogue").await?,
-        window: Window::new(limits(&shared.setup.settings), from),
-        lane: work,
-        flows: shared.flows.subscribe(),
         decoder: Decoder::default(),
-        at: At::new(from),
-        guard: Guard::default(),
     };
     let seen = watched.clone();
     let wall = Wall::new(&shared, &planned);
@@ -261,7 +265,10 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let clock = shared.setup.clock.clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { Ended::Intake(intake.run().await) });
-    tasks.spawn(async move { Ended::Lane(lane.run(work_received, caught_up_received).await) });
+    let landing = shared.setup.landing.subscribe();
+    tasks.spawn(
+        async move { Ended::Lane(lane.run(work_received, caught_up_received, landing).await) },
+    );
     let confirming = tokio::spawn(writer_half.run(feedback, clock));
     tasks.spawn({
         let watched = watched.clone();
@@ -293,7 +300,7 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
 
 /// Waits for the first task that ends the session. Asked to stop, intake hands over what is whole and
 /// the lane finishes it; after a while whatever is open is abandoned.
-async fn wait(
+pub(super) async fn wait(
     tasks: &mut JoinSet<Ended>,
     mut stop: watch::Receiver<bool>,
     stop_intake: watch::Sender<bool>,
@@ -355,7 +362,7 @@ async fn wait(
 
 /// Tells the lane which tables have only their kept changes before them. `end` is the end of the
 /// source's log.
-fn announce_caught_up(planned: &[Planned], end: Lsn, caught_up: &mpsc::Sender<CaughtUp>) {
+fn announce_caught_up(planned: &[Planned], end: &Positions, caught_up: &mpsc::Sender<CaughtUp>) {
     let catching_up = planned
         .iter()
         .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
@@ -363,11 +370,18 @@ fn announce_caught_up(planned: &[Planned], end: Lsn, caught_up: &mpsc::Sender<Ca
         let mut ready = CaughtUp::at(table.target.clone(), table.record.floor);
         ready.joins = table.record.joins;
         // only a table that is sifted has a reason
-        ready.not_before = if table.record.reason.is_some() { end } else { Lsn(0) };
+        if table.record.reason.is_some() {
+            ready.not_before = end.clone();
+        }
         // room for every table is made below if there are more than the queue holds
         let sender = caught_up.clone();
         tokio::spawn(async move { drop(sender.send(ready).await) });
     }
+}
+
+/// The end of a batch as raw rows name it.
+fn log_position(stretches: &[Stretch]) -> String {
+    stretches.first().map_or(Lsn(0), |stretch| Lsn::from_i64(stretch.until)).to_string()
 }
 
 /// A third of wal_sender_timeout, at most ten seconds.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use tokio_postgres::Transaction;
 
+use super::core::Core;
 use super::drain::DAY;
 use super::held::HeldKeys;
-use super::shared::Shared;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Window, digests, key_document, refusal, text_of};
@@ -47,7 +47,7 @@ pub(super) type Aside = (Order, Digests);
 pub(super) struct Sift<'w> {
     pub(super) transaction: &'w Transaction<'w>,
     pub(super) apply: &'w mut Apply,
-    pub(super) shared: &'w Shared,
+    pub(super) shared: &'w Core,
     pub(super) decoder: Decoder,
     pub(super) target: Arc<Target>,
     pub(super) held: HeldKeys,
@@ -69,7 +69,7 @@ impl Sift<'_> {
         }
         let suspects = self.suspects(&run.items).await?;
         let suspected =
-            |key: &Vec<Item<'_>>| key.iter().any(|item| suspects.contains(&item.kept.order));
+            |key: &Vec<Item<'_>>| key.iter().any(|item| suspects.contains(&item.kept.place));
         let mut keys = by_key(&run.items);
         keys.sort_by_key(suspected);
         let clean = keys.partition_point(|key| !suspected(key));
@@ -83,7 +83,7 @@ impl Sift<'_> {
         }
         while let Some(part) = parts.pop() {
             let mut items = keys.get(part.clone()).unwrap_or_default().concat();
-            items.sort_by_key(|item| item.kept.order);
+            items.sort_by_key(|item| item.kept.place);
             match self.attempt(run, &items).await {
                 Ok(()) => {}
                 Err(error) if error.kind() != Kind::Poison => return Err(error),
@@ -106,7 +106,7 @@ impl Sift<'_> {
             self.decoder.resume(kept.mark, kept.order);
             let Decoded::Change(event) = self.decoder.decode(&kept.message)? else { continue };
             let Some(new) = event.new else { continue };
-            orders.push(kept.order);
+            orders.push(kept.place);
             for (values, cell) in columns.iter_mut().zip(&checks.cells) {
                 let text = text_of(&self.target, *cell, new.cell(*cell));
                 values.push(text.and_then(|text| String::from_utf8(text).ok()));
@@ -126,7 +126,7 @@ impl Sift<'_> {
         let transactions: Vec<&[Item<'_>]> =
             items.chunk_by(|a, b| a.kept.mark.seq == b.kept.mark.seq).collect();
         let suspected =
-            |part: &&[Item<'_>]| part.iter().any(|item| suspects.contains(&item.kept.order));
+            |part: &&[Item<'_>]| part.iter().any(|item| suspects.contains(&item.kept.place));
         // up to the first one that is suspected, then that one
         let next = |from: usize| match transactions.iter().skip(from).position(suspected) {
             Some(0) => from + 1,
@@ -177,7 +177,7 @@ impl Sift<'_> {
         for (at, item) in waiting.iter().enumerate() {
             self.held.add(item.digests);
             if at != refused {
-                aside.push((item.kept.order, item.digests));
+                aside.push((item.kept.place, item.digests));
                 continue;
             }
             self.decoder.resume(item.kept.mark, item.kept.order);
@@ -197,7 +197,8 @@ impl Sift<'_> {
         let Refused { reason, key } = refused;
         tracing::warn!(%table, %position, ordinal = item.kept.order.ord, reason,
             "a change is refused: it becomes a dead letter, and its key waits");
-        let letter = DeadLetter { kept: item.kept, digests: item.digests, key, reason };
+        let (kept, digests) = (item.kept, item.digests);
+        let letter = DeadLetter { kept, digests, key, reason, record: None, readable: true };
         let connector = &self.shared.connector().name;
         dead_letters::write(self.transaction, connector, table, &letter).await
     }
@@ -258,7 +259,7 @@ impl Sift<'_> {
     /// Folds and merges changes.
     async fn apply_all(&mut self, run: &Run<'_>, items: &[Item<'_>]) -> Result<Applied> {
         let limits = super::session::limits(&self.shared.setup.settings);
-        let mut window = Window::new(limits, Lsn(0));
+        let mut window = Window::new(limits);
         if run.continues {
             window.resume();
         }
@@ -292,7 +293,8 @@ impl Sift<'_> {
         if open.is_some_and(|open| open != run.unfinished) {
             window.commit(0);
         }
-        let mut piece = encode_batch(window.close(Lsn(0), 0))?;
+        let name = items.last().map_or(String::new(), |item| name_of(item.kept));
+        let mut piece = encode_batch(window.close((Vec::new(), name), 0))?;
         if items.iter().all(|item| item.kept.was_read()) {
             piece.overrules = Overrules::AllForRead;
         }
@@ -319,6 +321,11 @@ impl Sift<'_> {
             _ => Err(Error::bug("a kept change is none")),
         }
     }
+}
+
+/// What raw rows of a kept change are marked with: where its transaction stands.
+fn name_of(kept: &Kept) -> String {
+    Lsn::from_i64(kept.order.seq).to_string()
 }
 
 /// The two halves of a range, the first one last: it is taken first.
@@ -388,10 +395,12 @@ mod tests {
     fn kept(ord: i64) -> Kept {
         Kept {
             order: Order { seq: 1, ord },
+            place: Order { seq: 1, ord },
             mark: Mark { seq: 1, committed_at: 0, xid: 0 },
             schema_id: 1,
             binary: false,
             waits: false,
+            comes_from: None,
             message: Vec::new(),
         }
     }

@@ -84,11 +84,11 @@ impl<'s> Origin<'s> {
     }
 
     async fn tell(&self, left: &[Job], why: Option<(&str, Option<&str>)>) -> Result<()> {
-        let Shared { setup, fence, .. } = self.shared;
+        let Shared { core, setup, .. } = self.shared;
         let names: Vec<String> = left.iter().map(|job| job.chunk.table.to_string()).collect();
         let mut side = self.shared.side_session().await;
         let transaction =
-            Fenced::begin(side.session_mut(), fence, "wait", &setup.durations).await?;
+            Fenced::begin(side.session_mut(), &core.fence, "wait", &setup.durations).await?;
         let told = waiting::wait_for_standby(&*transaction, &names, why).await?;
         transaction.commit().await?;
         for table in told {

@@ -77,7 +77,7 @@ impl Start<'_> {
     ) -> Result<(Checkpoint, Option<Created>)> {
         let connector = self.shared.connector();
         let known = Stored {
-            position: stored.position,
+            position: stored.lsn(),
             system_id: stored.system_id.clone(),
             timeline: stored.timeline,
         };
@@ -86,18 +86,22 @@ impl Start<'_> {
             let what = format!(
                 "the source is on timeline {}, older than timeline {} of the stored position {}: it was \
                  failed over from",
-                system.timeline, stored.timeline, stored.position
+                system.timeline,
+                stored.timeline,
+                stored.lsn()
             );
             return Err(Error::new(Kind::PositionLost, what)
                 .remedy("let the connector's url name the server that was promoted"));
         }
         if stored.timeline != system.timeline {
             let left = slot::switch_point(&mut walsender, system, stored.timeline).await?;
-            if left.is_none_or(|left| stored.position > left) {
+            if left.is_none_or(|left| stored.lsn() > left) {
                 return Err(lost(&format!(
                     "the source is on timeline {}, which does not contain the stored position {} of \
                      timeline {}",
-                    system.timeline, stored.position, stored.timeline
+                    system.timeline,
+                    stored.lsn(),
+                    stored.timeline
                 )));
             }
         }
@@ -127,8 +131,8 @@ impl Start<'_> {
         tracing::info!(slot = connector.slot, at = %created.consistent_point, "made the slot");
         let checkpoint = Checkpoint {
             connector: connector.name.clone(),
-            partition: connector.slot.clone(),
-            position: created.consistent_point,
+            partition: connector.slot.as_str().into(),
+            position: created.consistent_point.as_i64(),
             system_id: system.id.clone(),
             timeline: system.timeline,
         };
@@ -136,9 +140,9 @@ impl Start<'_> {
         checkpoint.begin(&transaction).await?;
         for table in planned.iter().filter(|table| !table.record.chunk_open) {
             let name = &table.record.table;
-            progress::tables::set_floor(&*transaction, name, checkpoint.position).await?;
+            progress::tables::set_floor(&*transaction, name, checkpoint.lsn()).await?;
         }
-        progress::tables::end_gaps(&transaction, &connector.name, checkpoint.position).await?;
+        progress::tables::end_gaps(&transaction, &connector.name, checkpoint.lsn()).await?;
         progress::record_ready(&transaction, &connector.name, &connector.slot).await?;
         transaction.commit().await?;
         Ok((checkpoint, Some(created)))

@@ -130,7 +130,7 @@ impl Streams {
                     folding.take_oversized(head, length)?;
                 }
             }
-            folding.hand_over_if_full().await?;
+            folding.gate.hand_over_if_full().await?;
         }
     }
 

@@ -325,9 +325,10 @@ async fn fresh(
 ) -> Result<Planned> {
     let relation = Arc::new(fed.source.relation.clone());
     let binding = suit(index, model, &relation, shared.binary)?;
-    let readers = &shared.setup.settings.readers;
+    let (connector, readers) = (shared.connector(), &shared.setup.settings.readers);
     let (statements, state) =
-        made(warehouse, shared.connector(), &binding.target, (readers, false)).await?;
+        made(warehouse, (connector, connector.snapshot.initial), &binding.target, (readers, false))
+            .await?;
     for column in &binding.untaken {
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }

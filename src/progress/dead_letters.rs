@@ -7,7 +7,7 @@ use tokio_postgres::{GenericClient, Row, Transaction};
 
 use super::pending::Kept;
 use crate::error::{Error, Result};
-use crate::journey::Digests;
+use crate::journey::{Digests, Letter};
 use crate::names::TableName;
 use crate::position::Order;
 
@@ -21,6 +21,10 @@ pub struct DeadLetter<'k> {
     pub key: Option<String>,
     /// Why it is refused.
     pub reason: String,
+    /// The record in which it came by a topic.
+    pub record: Option<&'k Letter>,
+    /// Whether it is a change; else it is what nobody could read.
+    pub readable: bool,
 }
 
 /// Writes a dead letter; one that was tried again counts one more attempt.
@@ -30,15 +34,22 @@ pub async fn write(
     table: &TableName,
     letter: &DeadLetter<'_>,
 ) -> Result<()> {
-    let DeadLetter { kept, digests, key, reason } = letter;
-    let format = if kept.binary { "b" } else { "t" };
+    let DeadLetter { kept, digests, key, reason, record, readable } = letter;
+    let format = match (readable, kept.binary) {
+        (false, _) => "k",
+        (true, true) => "b",
+        (true, false) => "t",
+    };
+    let written = record.map(|record| crate::clock::from_unix_millis(record.at));
     let committed_at = crate::clock::from_postgres_micros(kept.mark.committed_at);
     transaction
         .execute(
             r#"insert into audit.dead_letters as d
                    (connector, table_name, key, seq, ord, committed_at, xid, schema_id, key_hash,
-                    old_key_hash, format, event, reason)
-               values ($1, $2, $3::text::jsonb, $4, $5, $6, $7, $8, $9, $10, $11::text::"char", $12, $13)
+                    old_key_hash, format, event, reason, event_seq, event_ord, topic, record_partition,
+                    record_offset, record_at, record_key, record_value, record_headers)
+               values ($1, $2, $3::text::jsonb, $4, $5, $6, $7, $8, $9, $10, $11::text::"char", $12, $13,
+                       $14, $15, $16, $17, $18, $19, $20, $21, $22::text::jsonb)
                on conflict (connector, table_name, seq, ord) do update
                set state = 'open', reason = excluded.reason, attempts = d.attempts + 1,
                    event = excluded.event, changed_at = now()"#,
@@ -46,8 +57,8 @@ pub async fn write(
                 &connector,
                 &table.to_string(),
                 key,
-                &kept.order.seq,
-                &kept.order.ord,
+                &kept.place.seq,
+                &kept.place.ord,
                 &committed_at,
                 &i64::from(kept.mark.xid),
                 &kept.schema_id,
@@ -56,6 +67,15 @@ pub async fn write(
                 &format,
                 &kept.message,
                 reason,
+                &kept.order.seq,
+                &kept.order.ord,
+                &record.map(|record| &record.topic),
+                &record.map(|record| record.partition),
+                &record.map(|record| record.offset),
+                &written,
+                &record.and_then(|record| record.key.as_ref()),
+                &record.and_then(|record| record.value.as_ref()),
+                &record.map(|record| &record.headers),
             ],
         )
         .await
@@ -168,39 +188,63 @@ pub enum Fate {
     Dropped,
 }
 
-/// Settles a table's open dead letters, or one of them; returns how many.
-pub async fn settle(
-    transaction: &Transaction<'_>,
-    table: &TableName,
-    id: Option<i64>,
-    fate: Fate,
-) -> Result<u64> {
+/// Which dead letters an operator means: those that were open when the request was made.
+pub struct Which<'w> {
+    /// The table.
+    pub table: &'w TableName,
+    /// The one of this number; none for all.
+    pub id: Option<i64>,
+    /// Of partitions of these numbers; none where there is but one log.
+    pub numbers: Option<&'w [i64]>,
+    /// The request.
+    pub request: i64,
+}
+
+const MEANT: &str = "d.table_name = $1 and d.state = 'open' and ($2::int8 is null or d.id = $2)
+    and d.changed_at <= (select r.requested_at from audit.requests r where r.id = $3)";
+
+/// Settles dead letters; returns how many.
+pub async fn settle(transaction: &Transaction<'_>, which: &Which<'_>, fate: Fate) -> Result<u64> {
     let failed = |error| Error::warehouse("settling dead letters", error);
-    let name = table.to_string();
+    let name = which.table.to_string();
     if fate == Fate::Replayed {
+        let statement = format!(
+            "insert into audit.pending
+                 (connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
+                  old_key_hash, waits, bytes, format, event, event_seq, event_ord)
+             select connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
+                    old_key_hash, true, length(event), format, event, event_seq, event_ord
+               from audit.dead_letters d
+              where {MEANT} and ($4::int8[] is null or d.seq = any($4)) and d.format <> 'k'"
+        );
         transaction
-            .execute(
-                "insert into audit.pending
-                     (connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
-                      old_key_hash, waits, bytes, format, event)
-                 select connector, table_name, seq, ord, committed_at, xid, schema_id, key_hash,
-                        old_key_hash, true, length(event), format, event
-                   from audit.dead_letters
-                  where table_name = $1 and state = 'open' and ($2::int8 is null or id = $2)",
-                &[&name, &id],
-            )
+            .execute(&statement, &[&name, &which.id, &which.request, &which.numbers])
             .await
             .map_err(failed)?;
     }
     let word = if fate == Fate::Replayed { "replayed" } else { "dropped" };
+    // one that could not be read is read again first
+    let readable = if fate == Fate::Replayed { "and d.format <> 'k'" } else { "" };
+    let statement = format!(
+        "update audit.dead_letters d set state = $5, changed_at = now()
+          where {MEANT} and ($4::int8[] is null or d.seq = any($4)) {readable}"
+    );
     transaction
-        .execute(
-            "update audit.dead_letters set state = $3, changed_at = now()
-              where table_name = $1 and state = 'open' and ($2::int8 is null or id = $2)",
-            &[&name, &id, &word],
-        )
+        .execute(&statement, &[&name, &which.id, &which.request, &which.numbers, &word])
         .await
         .map_err(failed)
+}
+
+/// How many of the meant ones are still open: they came by partitions of others.
+pub async fn left(transaction: &Transaction<'_>, which: &Which<'_>) -> Result<u64> {
+    let failed = |error| Error::warehouse("counting dead letters", error);
+    let name = which.table.to_string();
+    let query = format!("select count(*) from audit.dead_letters d where {MEANT}");
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&name, &which.id, &which.request];
+    let row = transaction.query_one(&query, &parameters).await.map_err(failed)?;
+    let count: i64 = row.try_get(0).map_err(failed)?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// A dead letter as it is listed.

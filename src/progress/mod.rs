@@ -18,6 +18,7 @@ pub mod chunks;
 pub mod dead_letters;
 pub mod leaves;
 pub mod masks;
+pub mod partitions;
 pub mod parts;
 pub mod pending;
 pub mod requests;
@@ -27,4 +28,6 @@ pub mod tables;
 pub mod waiting;
 pub mod wanted;
 
-pub use store::{Checkpoint, SlotRecord, forget, record_creating, record_ready, slot_record};
+pub use store::{
+    Checkpoint, Ledger, SlotRecord, forget, record_creating, record_ready, slot_record,
+};

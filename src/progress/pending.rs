@@ -2,6 +2,7 @@
 //! of the source. Written in the transaction that moves the position, read and deleted in the one that
 //! applies them.
 
+use std::collections::HashMap;
 use std::pin::pin;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,6 +19,8 @@ use crate::position::Order;
 pub struct Kept {
     /// Its place in the order of the source.
     pub order: Order,
+    /// Its place in the log it came by, in whose order it is kept.
+    pub place: Order,
     /// Its transaction.
     pub mark: Mark,
     /// The shape its table had.
@@ -26,6 +29,8 @@ pub struct Kept {
     pub binary: bool,
     /// Whether it was set aside behind a dead letter while its table went on.
     pub waits: bool,
+    /// The former key, as a JSON array of texts, of a row that waits for its delete there.
+    pub comes_from: Option<String>,
     /// The message as it arrived.
     pub message: Vec<u8>,
 }
@@ -33,29 +38,32 @@ pub struct Kept {
 impl Kept {
     /// Whether it is a row that a reading found and its table refused: none of the stream's changes.
     pub fn was_read(&self) -> bool {
-        self.order.ord < 0
+        self.place.ord < 0
     }
 
     /// Whether it is a row's delete.
     pub fn is_delete(&self) -> bool {
-        self.message.first() == Some(&b'D')
+        matches!(self.message.first(), Some(b'D' | b'l'))
     }
 
     /// A change as it is kept.
     pub fn of(change: &Held, binary: bool) -> Kept {
         Kept {
             order: change.order,
+            place: change.place,
             mark: change.mark,
             schema_id: change.target.schema_id,
             binary,
             waits: change.waits,
+            comes_from: change.comes_from.clone(),
             message: change.message.clone(),
         }
     }
 }
 
 const COPY: &str = "copy audit.pending (connector, table_name, seq, ord, committed_at, xid, schema_id, \
-    key_hash, old_key_hash, waits, bytes, format, event) from stdin with (format binary)";
+    key_hash, old_key_hash, waits, bytes, format, event, event_seq, event_ord, comes_from) \
+    from stdin with (format binary)";
 
 /// A COPY message of about this many bytes is what the server's buffers like.
 const CHUNK: usize = 64 * 1024;
@@ -74,11 +82,11 @@ pub async fn keep(
     for change in held.iter().filter(|change| change.refused.is_none()) {
         let table = change.target.model.table.to_string();
         let bytes = i32::try_from(change.message.len()).unwrap_or(i32::MAX);
-        buffer.put_i16(13);
+        buffer.put_i16(16);
         put(&mut buffer, connector.as_bytes());
         put(&mut buffer, table.as_bytes());
-        put(&mut buffer, &change.order.seq.to_be_bytes());
-        put(&mut buffer, &change.order.ord.to_be_bytes());
+        put(&mut buffer, &change.place.seq.to_be_bytes());
+        put(&mut buffer, &change.place.ord.to_be_bytes());
         put(&mut buffer, &change.mark.committed_at.to_be_bytes());
         put(&mut buffer, &i64::from(change.mark.xid).to_be_bytes());
         put(&mut buffer, &change.target.schema_id.to_be_bytes());
@@ -88,6 +96,12 @@ pub async fn keep(
         put(&mut buffer, &bytes.to_be_bytes());
         put(&mut buffer, if binary { b"b" } else { b"t" });
         put(&mut buffer, &change.message);
+        put(&mut buffer, &change.order.seq.to_be_bytes());
+        put(&mut buffer, &change.order.ord.to_be_bytes());
+        match &change.comes_from {
+            Some(key) => put(&mut buffer, key.as_bytes()),
+            None => buffer.put_i32(-1),
+        }
         if buffer.len() >= CHUNK {
             sink.feed(buffer.split().freeze()).await.map_err(failed)?;
         }
@@ -104,11 +118,11 @@ fn put(buffer: &mut BytesMut, value: &[u8]) {
 }
 
 /// The next kept changes of a table behind `after`, in order: a portion whose rows and bytes are
-/// bounded, but at least one.
+/// bounded, but at least one. Only those of partitions with these numbers, where some are given.
 pub async fn next(
     transaction: &Transaction<'_>,
     table: &TableName,
-    after: Order,
+    (after, numbers): (Order, Option<&[i64]>),
 ) -> Result<Vec<Kept>> {
     const ROWS: i64 = 10_000;
     const BYTES: i64 = 4 << 20;
@@ -117,23 +131,25 @@ pub async fn next(
         .query(
             "select seq, ord, xid, schema_id, format = 'b', event,
                     (extract(epoch from committed_at) * 1000000)::int8 - 946684800000000::int8,
-                    waits
+                    waits, coalesce(event_seq, seq), coalesce(event_ord, ord), comes_from
                from (select p.*, sum(bytes) over (order by seq, ord) - bytes as before
                        from (select * from audit.pending
                               where table_name = $1 and (seq, ord) > ($2, $3)
+                                and ($6::int8[] is null or seq = any ($6))
                               order by seq, ord limit $4) p) p
               where before < $5
               order by seq, ord",
-            &[&table.to_string(), &after.seq, &after.ord, &ROWS, &BYTES],
+            &[&table.to_string(), &after.seq, &after.ord, &ROWS, &BYTES, &numbers],
         )
         .await
         .map_err(failed)?;
     rows.iter()
         .map(|row| {
-            let seq = row.try_get(0)?;
+            let seq = row.try_get(8)?;
             let xid: i64 = row.try_get(2)?;
             Ok(Kept {
-                order: Order { seq, ord: row.try_get(1)? },
+                order: Order { seq, ord: row.try_get(9)? },
+                place: Order { seq: row.try_get(0)?, ord: row.try_get(1)? },
                 mark: Mark {
                     seq,
                     committed_at: row.try_get(6)?,
@@ -142,6 +158,7 @@ pub async fn next(
                 schema_id: row.try_get(3)?,
                 binary: row.try_get(4)?,
                 waits: row.try_get(7)?,
+                comes_from: row.try_get(10)?,
                 message: row.try_get(5)?,
             })
         })
@@ -154,7 +171,7 @@ pub async fn next(
 pub async fn remove(
     transaction: &Transaction<'_>,
     table: &TableName,
-    (after, until): (Order, Order),
+    (after, until, numbers): (Order, Order, Option<&[i64]>),
     aside: &[(Order, Digests)],
 ) -> Result<u64> {
     let failed = |error| Error::warehouse("removing kept changes", error);
@@ -178,16 +195,52 @@ pub async fn remove(
             "with gone as (
                  delete from audit.pending p
                   where p.table_name = $1 and (p.seq, p.ord) > ($2, $3) and (p.seq, p.ord) <= ($4, $5)
+                    and ($8::int8[] is null or p.seq = any ($8))
                     and not exists (select from unnest($6::int8[], $7::int8[]) a(seq, ord)
                                      where p.seq = a.seq and p.ord = a.ord)
                  returning bytes)
              select coalesce(sum(bytes), 0)::int8 from gone",
-            &[&name, &after.seq, &after.ord, &until.seq, &until.ord, &seqs, &ords],
+            &[&name, &after.seq, &after.ord, &until.seq, &until.ord, &seqs, &ords, &numbers],
         )
         .await
         .map_err(failed)?;
     let bytes: i64 = row.try_get(0).map_err(failed)?;
     Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+/// The keys of rows that wait for a delete under their former key, by table.
+pub async fn arriving(
+    client: &impl GenericClient,
+    connector: &str,
+) -> Result<HashMap<TableName, Vec<i64>>> {
+    let failed = |error| Error::warehouse("reading which rows wait for a delete", error);
+    let query = "select table_name, key_hash from audit.pending
+                  where connector = $1 and comes_from is not null";
+    let rows = client.query(query, &[&connector]).await.map_err(failed)?;
+    let mut arriving: HashMap<TableName, Vec<i64>> = HashMap::new();
+    for row in rows {
+        let name: String = row.try_get(0).map_err(failed)?;
+        if let Ok(table) = name.parse() {
+            arriving.entry(table).or_default().push(row.try_get(1).map_err(failed)?);
+        }
+    }
+    Ok(arriving)
+}
+
+/// The tables with kept changes that do not wait behind a dead letter or a delete, of partitions with these
+/// numbers.
+pub async fn kept(
+    client: &impl GenericClient,
+    connector: &str,
+    numbers: Option<&[i64]>,
+) -> Result<Vec<TableName>> {
+    let failed = |error| Error::warehouse("reading which tables have kept changes", error);
+    let query = "select distinct table_name from audit.pending
+                  where connector = $1 and not waits and ($2::int8[] is null or seq = any ($2))";
+    let rows = client.query(query, &[&connector, &numbers]).await.map_err(failed)?;
+    let names = rows.iter().map(|row| row.try_get::<_, String>(0));
+    let names: Vec<String> = names.collect::<Result<_, _>>().map_err(failed)?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// The bytes kept for each of a connector's tables.

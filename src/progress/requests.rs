@@ -157,6 +157,17 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Re
     Ok(requests)
 }
 
+/// Whether a request is still open; until the transaction ends nobody else carries it out.
+pub async fn claim(client: &impl GenericClient, id: i64) -> Result<bool> {
+    let query =
+        "select 1 from audit.requests where id = $1 and state = 'open' for update skip locked";
+    let row = client
+        .query_opt(query, &[&id])
+        .await
+        .map_err(|error| Error::warehouse("taking up a request", error))?;
+    Ok(row.is_some())
+}
+
 /// Answers a request.
 pub async fn answer(client: &impl GenericClient, id: i64, done: bool, text: &str) -> Result<()> {
     client

@@ -1,21 +1,25 @@
 //! The stored position of a log: locked first and moved last by every transaction that applies, never
 //! back, and only from where it stood when the batch was cut.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Kind, Result};
-use crate::position::Lsn;
+use crate::journey::Stretch;
+use crate::position::{Lsn, Positions};
 
 /// Whose position it is, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The connector.
     pub connector: String,
-    /// The slot.
-    pub partition: String,
+    /// The slot, or `topic/partition`.
+    pub partition: Arc<str>,
     /// Everything before it is in the warehouse.
-    pub position: Lsn,
-    /// The system whose log it is.
+    pub position: i64,
+    /// The system whose log it is, or the topic by its id.
     pub system_id: String,
     /// Its timeline.
     pub timeline: i32,
@@ -40,63 +44,19 @@ impl Checkpoint {
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Checkpoint {
             connector: connector.to_owned(),
-            partition: partition.to_owned(),
-            position: Lsn::from_i64(row.try_get(0).map_err(failed)?),
+            partition: partition.into(),
+            position: row.try_get(0).map_err(failed)?,
             system_id: row.try_get(1).map_err(failed)?,
             timeline: row.try_get(2).map_err(failed)?,
         }))
     }
 
-    /// Locks the stored position and checks that it is the one we go on from. Second statement of a
-    /// transaction that applies; the first one holds the fence.
-    pub async fn lock(&self, transaction: &Transaction<'_>) -> Result<()> {
-        let row = transaction
-            .query_opt(
-                "select position from audit.progress
-                  where connector = $1 and partition = $2 and system_id = $3 for update",
-                &[&self.connector, &self.partition, &self.system_id],
-            )
-            .await
-            .map_err(|error| Error::warehouse("locking the stored position", error))?;
-        let stored = row.map(|row| Lsn::from_i64(row.get(0)));
-        if stored == Some(self.position) {
-            return Ok(());
-        }
-        // the reply to our last commit was lost, or somebody moved it: start again from what is stored
-        let what = match stored {
-            Some(stored) => format!("the stored position is {stored}, not {}", self.position),
-            None => "the stored position is gone".to_owned(),
-        };
-        Err(Error::new(Kind::Busy, what))
+    /// The position as that of a Postgres' log.
+    pub fn lsn(&self) -> Lsn {
+        Lsn::from_i64(self.position)
     }
 
-    /// Moves the stored position forward, and notes the timeline it was read on. Last statement of a
-    /// transaction that applies.
-    pub async fn advance(&self, transaction: &Transaction<'_>, until: Lsn) -> Result<()> {
-        let moved = transaction
-            .execute(
-                "update audit.progress set position = $5, timeline = $6, moved_at = now()
-                  where connector = $1 and partition = $2 and system_id = $3
-                    and position = $4 and position <= $5",
-                &[
-                    &self.connector,
-                    &self.partition,
-                    &self.system_id,
-                    &self.position.as_i64(),
-                    &until.as_i64(),
-                    &self.timeline,
-                ],
-            )
-            .await
-            .map_err(|error| Error::warehouse("moving the stored position", error))?;
-        if moved == 1 {
-            return Ok(());
-        }
-        let what = format!("the stored position cannot move from {} to {until}", self.position);
-        Err(Error::bug(what))
-    }
-
-    /// Stores the first position of a new slot.
+    /// Stores the first position of a partition.
     pub async fn begin(&self, transaction: &Transaction<'_>) -> Result<()> {
         transaction
             .execute(
@@ -107,8 +67,8 @@ impl Checkpoint {
                      timeline = excluded.timeline, moved_at = now()",
                 &[
                     &self.connector,
-                    &self.partition,
-                    &self.position.as_i64(),
+                    &&*self.partition,
+                    &self.position,
                     &self.system_id,
                     &self.timeline,
                 ],
@@ -116,6 +76,115 @@ impl Checkpoint {
             .await
             .map_err(|error| Error::warehouse("storing the first position", error))?;
         Ok(())
+    }
+}
+
+/// The partitions that are ours, each with its stored position.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    connector: String,
+    checkpoints: Vec<Checkpoint>,
+}
+
+impl Ledger {
+    /// The ledger of these partitions of one connector.
+    pub fn new(connector: &str, mut checkpoints: Vec<Checkpoint>) -> Ledger {
+        // two that lock the same rows do so in one order
+        checkpoints.sort_by(|a, b| a.partition.cmp(&b.partition));
+        Ledger { connector: connector.to_owned(), checkpoints }
+    }
+
+    /// The stored positions.
+    pub fn positions(&self) -> Positions {
+        let positions = self.checkpoints.iter();
+        positions.map(|checkpoint| (checkpoint.partition.clone(), checkpoint.position)).collect()
+    }
+
+    fn columns(&self) -> (Vec<&str>, Vec<&str>) {
+        let checkpoints = self.checkpoints.iter();
+        checkpoints.map(|known| (&*known.partition, known.system_id.as_str())).unzip()
+    }
+
+    /// Locks the stored positions and checks that they are those we go on from. Second statement of a
+    /// transaction that applies; the first one holds the fence.
+    pub async fn lock(&self, transaction: &Transaction<'_>) -> Result<()> {
+        let failed = |error| Error::warehouse("locking the stored position", error);
+        let (partitions, systems) = self.columns();
+        let rows = transaction
+            .query(
+                "select p.partition, p.position from audit.progress p
+                   join unnest($2::text[], $3::text[]) o(partition, system_id) using (partition, system_id)
+                  where p.connector = $1 order by p.partition for update of p",
+                &[&self.connector, &partitions, &systems],
+            )
+            .await
+            .map_err(failed)?;
+        let mut stored: HashMap<String, i64> = HashMap::new();
+        for row in rows {
+            stored.insert(row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        }
+        for known in &self.checkpoints {
+            let found = stored.get(&*known.partition).copied();
+            if found == Some(known.position) {
+                continue;
+            }
+            // the reply to our last commit was lost, or somebody moved it: start again from what is stored
+            let (partition, ours) = (&known.partition, known.position);
+            let what = match found {
+                Some(found) => format!("the stored position of {partition} is {found}, not {ours}"),
+                None => format!("the stored position of {partition} is gone"),
+            };
+            return Err(Error::new(Kind::Busy, what));
+        }
+        Ok(())
+    }
+
+    /// Moves stored positions forward, and notes the timeline they were read on. Last statement of a
+    /// transaction that applies; [`Ledger::note`] follows its commit.
+    pub async fn advance(
+        &self,
+        transaction: &Transaction<'_>,
+        stretches: &[Stretch],
+    ) -> Result<()> {
+        let timeline = |stretch: &Stretch| {
+            let known = self.checkpoints.iter().find(|c| c.partition == stretch.partition);
+            known.map_or(0, |known| known.timeline)
+        };
+        let partitions: Vec<&str> = stretches.iter().map(|stretch| &*stretch.partition).collect();
+        let after: Vec<i64> = stretches.iter().map(|stretch| stretch.after).collect();
+        let until: Vec<i64> = stretches.iter().map(|stretch| stretch.until).collect();
+        let timelines: Vec<i32> = stretches.iter().map(timeline).collect();
+        let memories: Vec<Option<&str>> = stretches.iter().map(|s| s.memory.as_deref()).collect();
+        let moved = transaction
+            .execute(
+                "update audit.progress p
+                    set position = m.until, timeline = m.timeline, moved_at = now(),
+                        memory = coalesce(m.memory::jsonb, p.memory)
+                   from unnest($2::text[], $3::int8[], $4::int8[], $5::int4[], $6::text[])
+                        m(partition, after, until, timeline, memory)
+                  where p.connector = $1 and p.partition = m.partition
+                    and p.position = m.after and p.position <= m.until",
+                &[&self.connector, &partitions, &after, &until, &timelines, &memories],
+            )
+            .await
+            .map_err(|error| Error::warehouse("moving the stored position", error))?;
+        if usize::try_from(moved) == Ok(stretches.len()) {
+            return Ok(());
+        }
+        let first = stretches.first();
+        let what = format!("a stored position cannot move as {first:?} says, or another one");
+        Err(Error::bug(what))
+    }
+
+    /// Notes what was committed.
+    pub fn note(&mut self, stretches: &[Stretch]) {
+        for stretch in stretches {
+            let mut checkpoints = self.checkpoints.iter_mut();
+            let known = checkpoints.find(|known| known.partition == stretch.partition);
+            if let Some(known) = known {
+                known.position = stretch.until;
+            }
+        }
     }
 }
 

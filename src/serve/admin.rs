@@ -19,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use super::auth::{Tokens, Verdict};
-use super::board::{Board, View};
+use super::board::Board;
 use super::health::{Readiness, readiness};
+use super::view::View;
 use super::{connectors, status};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;

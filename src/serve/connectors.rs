@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::admin::{App, Asked, failure, write_down};
-use super::board::Phase;
 use super::status;
+use super::view::Phase;
 
 #[derive(Deserialize)]
 pub(super) struct Expand {

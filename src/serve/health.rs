@@ -1,7 +1,7 @@
 //! Readiness, by progress: ready while rows move, while nothing waits, in a snapshot; not ready when
 //! something waits and nothing was committed for a minute, or when a connector has stopped.
 
-use super::board::{Phase, View};
+use super::view::{Phase, View};
 
 /// Backlog without a commit for so long means that something is stuck, in microseconds.
 const STUCK_AFTER: i64 = 60_000_000;

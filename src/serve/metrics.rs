@@ -9,7 +9,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use super::board::View;
+use super::view::View;
 use crate::journey::Applied;
 
 /// Tables beyond this many are summed as `table="other"`.
@@ -32,6 +32,7 @@ struct Families {
     stale: IntCounterVec,
     transactions: HistogramVec,
     lag_bytes: IntGaugeVec,
+    lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
     retained: IntGaugeVec,
     wal_step: IntGaugeVec,
@@ -126,6 +127,12 @@ impl Families {
                 "Bytes of the source's log behind its end",
                 ["connector", "stage"]
             ),
+            lag_records: family!(
+                IntGaugeVec,
+                "siltstone_lag_records",
+                "Records of a topic's partition that are not applied",
+                ["connector", "partition"]
+            ),
             lag_seconds: family!(
                 GaugeVec,
                 "siltstone_lag_seconds",
@@ -181,6 +188,7 @@ impl Families {
             Box::new(self.stale.clone()),
             Box::new(self.transactions.clone()),
             Box::new(self.lag_bytes.clone()),
+            Box::new(self.lag_records.clone()),
             Box::new(self.lag_seconds.clone()),
             Box::new(self.retained.clone()),
             Box::new(self.wal_step.clone()),
@@ -223,6 +231,7 @@ impl Metrics {
     pub(super) fn render(&self, views: &[View], now: i64) -> String {
         let families = &*self.0;
         families.pending.reset();
+        families.lag_records.reset();
         families.state.reset();
         families.dead_letters.reset();
         families.waiting.reset();
@@ -235,6 +244,10 @@ impl Metrics {
             families.lag_bytes.with_label_values(&[name, "received"]).set(gauge(received));
             families.lag_bytes.with_label_values(&[name, "applied"]).set(gauge(view.lag_bytes()));
             let seconds = Duration::from_micros(view.lag_micros(now).unsigned_abs()).as_secs_f64();
+            for (partition, report) in &view.partitions {
+                let family = &families.lag_records;
+                family.with_label_values(&[name, partition]).set(gauge(report.lag()));
+            }
             families.lag_seconds.with_label_values(&[name, "received"]).set(0.0);
             families.lag_seconds.with_label_values(&[name, "applied"]).set(seconds);
             families.retained.with_label_values(&[name]).set(gauge(view.retained));

@@ -10,8 +10,10 @@ mod connectors;
 mod health;
 mod metrics;
 mod status;
+mod view;
 
 pub use admin::{Asked, Books, Later, start};
 pub use auth::Tokens;
-pub use board::{Board, ConnectorBoard, Phase, TableReport, Totals, View};
+pub use board::{Board, ConnectorBoard};
 pub use health::{Readiness, readiness};
+pub use view::{PartitionReport, Phase, TableReport, Totals, View};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::board::{Phase, TableReport, View};
+use super::view::{PartitionReport, Phase, TableReport, View};
 use crate::clock::from_postgres_micros;
 use crate::names::TableName;
 use crate::position::Lsn;
@@ -22,16 +22,32 @@ fn connector(view: &View, now: i64) -> Value {
         "role": if view.phase == Phase::Standby { "standby" } else { "owner" },
         "position": view.stored.to_string(),
         "lag_bytes": view.lag_bytes(),
+        "lag_records": view.lag_records(),
         "lag_seconds": seconds(view.lag_micros(now)),
         "retained_bytes": view.retained,
         "wal": wal(view),
         "spool_bytes": view.spooled,
+        "partitions": view.partitions.iter().map(partition).collect::<Vec<_>>(),
         "tables": tables.collect::<Vec<_>>(),
     })
 }
 
+fn partition((name, report): (&String, &PartitionReport)) -> Value {
+    json!({ "name": name, "offset": report.stored, "end": report.end, "lag": report.lag() })
+}
+
 /// A connector's position in Kafka Connect's words.
 pub(super) fn offsets(view: &View) -> Value {
+    if !view.partitions.is_empty() {
+        let offset = |(name, report): (&String, &PartitionReport)| {
+            let (topic, number) = name.rsplit_once('/').unwrap_or((name, "0"));
+            json!({
+                "partition": { "kafka_topic": topic, "kafka_partition": number.parse::<i32>().ok() },
+                "offset": { "kafka_offset": report.stored },
+            })
+        };
+        return json!({ "offsets": view.partitions.iter().map(offset).collect::<Vec<_>>() });
+    }
     let known = view.stored != Lsn(0);
     let offset = json!({
         "partition": { "connector": view.name },

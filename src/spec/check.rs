@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::file::File;
 use super::model::{History, Model};
 use super::scalar::is_reserved;
-use super::{Connector, Spec};
+use super::{Common, Connector, Spec};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -35,6 +35,21 @@ impl Files<'_> {
                 others.filter_map(|other| shared(connector, other)).next()
             {
                 let why = format!("{what} is taken by {other}");
+                let remedy = format!("write another {field}, or enabled: false in one of them");
+                return Err(self.refuse(&connector.file, field, &why, &remedy));
+            }
+        }
+        let commons: Vec<&Common> = spec.commons().map(|common| &**common).collect();
+        for (at, connector) in commons.iter().enumerate().skip(spec.connectors.len()) {
+            for other in commons.iter().take(at) {
+                let fields = [
+                    ("name", &connector.name, &other.name),
+                    ("source", &connector.source, &other.source),
+                ];
+                let Some((field, value, _)) = fields.iter().find(|(_, a, b)| a == b) else {
+                    continue;
+                };
+                let why = format!("{value} is taken by {}", other.file);
                 let remedy = format!("write another {field}, or enabled: false in one of them");
                 return Err(self.refuse(&connector.file, field, &why, &remedy));
             }
@@ -71,10 +86,13 @@ impl Files<'_> {
     /// Refuses a table that no connector feeds, or not with all its columns.
     fn source(&self, spec: &Spec, model: &Model) -> Result<()> {
         let (file, from) = (model.declared_in.as_str(), &model.from);
+        if spec.kafka.iter().any(|connector| connector.source == from.source) {
+            // topics tell what tables they are of
+            return Ok(());
+        }
         let Some(connector) = spec.connectors.iter().find(|c| c.source == from.source) else {
             let why = format!("no enabled connector has the source {}", from.source);
-            let remedy = match spec.connectors.iter().map(|c| c.source.as_str()).collect::<Vec<_>>()
-            {
+            let remedy = match spec.commons().map(|c| c.source.as_str()).collect::<Vec<_>>() {
                 known if known.is_empty() => {
                     format!("add connectors/{0}.yaml with source: {0}", from.source)
                 }
@@ -97,6 +115,11 @@ impl Files<'_> {
             let why = format!("{} excludes {}.{}", connector.file, from.table, column.from);
             let remedy = "remove the column here, or from the connector's exclude";
             return Err(self.refuse(file, &field, &why, remedy));
+        }
+        if model.horizon.is_some() {
+            let why =
+                "only tables that topics feed have one: a Postgres tells its changes in order";
+            return Err(self.refuse(file, "horizon", why, "remove the field"));
         }
         Ok(())
     }

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::check::Files;
-use super::connector::{self, Connector};
+use super::common::Common;
+use super::connector::{self, Connector, Read};
 use super::env::Env;
 use super::file::File;
+use super::kafka::Kafka;
 use super::mask::Masks;
 use super::model::{Calendar, Model};
 use super::settings::{self, Settings};
@@ -18,8 +21,10 @@ use crate::error::{Error, Kind, Result};
 pub struct Spec {
     /// `siltstone.yaml`.
     pub settings: Settings,
-    /// The enabled connectors.
+    /// The enabled connectors of kind postgres.
     pub connectors: Vec<Connector>,
+    /// The enabled connectors of kind kafka.
+    pub kafka: Vec<Kafka>,
     /// The declared tables.
     pub models: Vec<Model>,
     /// The declared calendars.
@@ -48,11 +53,15 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
             return Err(Error::new(Kind::Config, why).remedy(format!("move {path} away")));
         }
     }
-    let mut connectors = Vec::new();
+    let (mut connectors, mut kafka) = (Vec::new(), Vec::new());
     let mut files = Vec::new();
     for path in yaml_files(root, Path::new("connectors"))? {
         let file = open(root, &path, env)?;
-        connectors.extend(connector::read(&file)?);
+        match connector::read(&file)? {
+            Read::Disabled => {}
+            Read::Postgres(connector) => connectors.push(*connector),
+            Read::Kafka(connector) => kafka.push(*connector),
+        }
         files.push(file);
     }
     let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
@@ -71,13 +80,23 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
-    let mut spec = Spec { settings, connectors, models, calendars, notes };
+    let mut spec = Spec { settings, connectors, kafka, models, calendars, notes };
     Files(files).check(&spec)?;
-    for connector in &mut spec.connectors {
-        let key = spec.settings.mask_key.as_ref();
-        connector.masks = Masks::of(&connector.source, &spec.models, key);
+    let Spec { settings, connectors, kafka, models, .. } = &mut spec;
+    let commons = connectors.iter_mut().map(|connector| &mut connector.common);
+    for common in commons.chain(kafka.iter_mut().map(|connector| &mut connector.common)) {
+        let masks = Masks::of(&common.source, models, settings.mask_key.as_ref());
+        *common = Arc::new(Common { masks, ..(**common).clone() });
     }
     Ok(spec)
+}
+
+impl Spec {
+    /// What every enabled connector has, of whatever kind.
+    pub fn commons(&self) -> impl Iterator<Item = &Arc<Common>> {
+        let postgres = self.connectors.iter().map(|connector| &connector.common);
+        postgres.chain(self.kafka.iter().map(|connector| &connector.common))
+    }
 }
 
 fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {

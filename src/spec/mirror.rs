@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::connector::Connector;
+use super::common::Common;
 use super::model::{Deletes, History, Model, ModelColumn, NewColumns, SourceName};
 use crate::names::TableName;
 use crate::relation::{Column, Fill, Identity, Relation, TypeKind};
@@ -14,7 +14,7 @@ use crate::relation::{Column, Fill, Identity, Relation, TypeKind};
 /// The model that mirrors `relation`; none where its rows cannot be told apart, or where the
 /// connector names no schema for such tables. `extensions` are the extension types of the warehouse.
 pub fn mirror(
-    connector: &Connector,
+    connector: &Common,
     relation: &Relation,
     extensions: &HashSet<String>,
 ) -> Option<Model> {
@@ -38,6 +38,7 @@ pub fn mirror(
         indexes: Vec::new(),
         deletes: Deletes::Hard,
         new_columns: NewColumns::Add,
+        horizon: None,
         mirrored: true,
         comment: relation.comment.clone(),
         declared_in: connector.file.clone(),

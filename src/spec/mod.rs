@@ -8,10 +8,13 @@
 
 mod calendar;
 mod check;
+mod common;
 mod connector;
+mod debezium;
 mod env;
 mod file;
 mod guard;
+mod kafka;
 mod load;
 mod mask;
 mod mirror;
@@ -26,14 +29,18 @@ mod tree;
 mod units;
 mod wal;
 
-pub use connector::{Connector, Truncates};
+pub use common::{Common, Truncates};
+pub use connector::Connector;
+pub use debezium::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
 pub use env::Env;
 pub use guard::DeleteGuard;
+pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
 pub use load::{Spec, load};
 pub use mask::{MaskKey, Masks};
 pub use mirror::{mirror, mirror_column};
 pub use model::{
-    Calendar, Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
+    Calendar, Deletes, HORIZON, History, Model, ModelColumn, NewColumns, Partition, SourceName,
+    Step,
 };
 pub use pattern::{Exclusion, TablePattern};
 pub use settings::{Admin, Secret, Settings};

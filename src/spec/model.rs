@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::names::TableName;
 use crate::postgres::quote;
@@ -108,6 +109,8 @@ pub struct Model {
     pub deletes: Deletes,
     /// What happens to a column that is new at the source.
     pub new_columns: NewColumns,
+    /// How late an event of a topic may come; none where its file says nothing.
+    pub horizon: Option<Duration>,
     /// Whether there is no file: the table follows the source's schema.
     pub mirrored: bool,
     /// The table's comment.
@@ -216,7 +219,15 @@ pub struct Calendar {
     pub declared_in: String,
 }
 
+/// How late an event of a topic may come where no file says it.
+pub const HORIZON: Duration = Duration::from_hours(7 * 24);
+
 impl Model {
+    /// How late an event of a topic may come, and how long it is remembered.
+    pub fn lateness(&self) -> Duration {
+        self.horizon.unwrap_or(HORIZON)
+    }
+
     /// A column by its warehouse name.
     pub fn column(&self, name: &str) -> Option<&ModelColumn> {
         self.columns.iter().find(|column| column.name == name)

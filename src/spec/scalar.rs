@@ -33,6 +33,14 @@ impl Scalar for Size {
     }
 }
 
+impl Scalar for Span {
+    const REMEDY: &'static str = "write a whole number with ms, s, m, h, d or w, such as 7d";
+
+    fn read(text: &str) -> Result<Span, String> {
+        text.parse()
+    }
+}
+
 impl Scalar for SocketAddr {
     const REMEDY: &'static str =
         "write an IP address and a port, such as 127.0.0.1:8088 or [::1]:8088";

@@ -1,5 +1,7 @@
 //! `schemas/**/*.yaml`: what shape a warehouse table has.
 
+use std::time::Duration;
+
 use indexmap::IndexMap;
 use serde::Deserialize;
 
@@ -9,6 +11,7 @@ use super::mask::{self, RawMask};
 use super::model::{Calendar, Deletes, History, Model, ModelColumn, NewColumns, SourceName};
 use super::partition::{self, RawPartition};
 use super::scalar::{Keep, PgName, Scalar};
+use super::units::Span;
 use crate::error::Result;
 use crate::names::TableName;
 
@@ -40,7 +43,7 @@ pub(super) struct RawTable {
     pub(super) range: Option<(Given, Given)>,
     pub(super) holidays: Option<Given>,
     checks: Option<NotYet>,
-    horizon: Option<NotYet>,
+    horizon: Option<Given>,
 }
 
 #[derive(Deserialize)]
@@ -119,7 +122,6 @@ pub(super) fn read(
 ) -> Result<Declared> {
     let raw: RawTable = file.read()?;
     file.not_yet("checks", raw.checks.as_ref())?;
-    file.not_yet("horizon", raw.horizon.as_ref())?;
     let table: TableName = file.parse("table", &raw.table)?;
     match file.choice("layout", raw.layout.as_ref(), &["columns", "raw", "calendar"])? {
         "calendar" => calendar::read(file, &raw, table, holidays).map(Declared::Calendar),
@@ -159,6 +161,7 @@ fn read_raw(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> 
         indexes: Vec::new(),
         deletes: Deletes::Row,
         new_columns: NewColumns::Ignore,
+        horizon: None,
         mirrored: false,
         comment: comment(file, raw.comment.as_ref())?,
         declared_in: file.path.clone(),
@@ -204,10 +207,16 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
         partition: partition.transpose()?,
         columns,
         indexes,
+        horizon: raw.horizon.as_ref().map(|given| span(file, given)).transpose()?,
         mirrored: false,
         comment: comment(file, raw.comment.as_ref())?,
         declared_in: file.path.clone(),
     })
+}
+
+/// How late an event may come.
+fn span(file: &File<'_>, given: &Given) -> Result<Duration> {
+    file.parse::<Span>("horizon", given).map(|span| span.0)
 }
 
 /// Refuses fields that belong to tables of another layout or history.

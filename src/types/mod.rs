@@ -12,10 +12,16 @@ mod day;
 mod limit;
 mod network;
 mod number;
+mod send;
 mod time;
 
 pub use day::day_of_cell;
 pub use limit::Limit;
+pub use send::{
+    date_of_epoch_days, epoch_days_of_iso, epoch_micros_of_iso, interval_of_iso,
+    micros_of_iso_time, numeric_of_text, numeric_of_unscaled, timestamp_of_epoch_micros,
+    uuid_of_text,
+};
 pub use time::{civil_from_days, days_from_civil, infinite_date, infinite_timestamp};
 
 /// A built-in type we read in binary form.

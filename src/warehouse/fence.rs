@@ -12,11 +12,11 @@ use tokio_postgres::error::SqlState;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 
-/// The right to write for a resource, as long as the warehouse still shows this epoch.
-#[derive(Clone, Debug)]
+/// The right to write for resources, as long as the warehouse still shows these epochs.
+#[derive(Clone, Debug, Default)]
 pub struct Fence {
-    resource: String,
-    epoch: i64,
+    resources: Vec<String>,
+    epochs: Vec<i64>,
 }
 
 /// How often a takeover ends the old owner's sessions before it gives up for now.
@@ -26,6 +26,20 @@ const ATTEMPTS: u32 = 10;
 pub const LEASE: Duration = Duration::from_secs(6);
 
 impl Fence {
+    fn of(resource: &str, epoch: i64) -> Fence {
+        Fence { resources: vec![resource.to_owned()], epochs: vec![epoch] }
+    }
+
+    /// The right to write for all of these together.
+    pub fn joined(fences: impl IntoIterator<Item = Fence>) -> Fence {
+        let mut all = Fence::default();
+        for fence in fences {
+            all.resources.extend(fence.resources);
+            all.epochs.extend(fence.epochs);
+        }
+        all
+    }
+
     /// Extends the lease, by the warehouse's clock; fails where another instance has taken over.
     pub async fn renew(&self, client: &Session) -> Result<()> {
         let failed = |error| Error::warehouse("renewing the lease", error);
@@ -34,21 +48,25 @@ impl Fence {
             .execute(
                 "update audit.owner o set lease_until = clock_timestamp() + $3 * interval '1 s'
                    from audit.epoch e
-                  where o.resource = $1 and e.resource = $1 and e.epoch = $2",
-                &[&self.resource, &self.epoch, &seconds],
+                   join unnest($1::text[], $2::int8[]) h(resource, epoch) using (resource, epoch)
+                  where o.resource = e.resource",
+                &[&self.resources, &self.epochs, &seconds],
             )
             .await
             .map_err(failed)?;
-        if renewed == 1 { Ok(()) } else { Err(fenced(&self.resource)) }
+        self.expect(renewed)
     }
 
-    /// Ends the lease at once.
-    pub async fn release(&self, client: &Session) -> Result<()> {
+    /// Ends the lease at once. Where our sessions are at an end (`ended`), nobody need end them.
+    pub async fn release(&self, client: &Session, ended: bool) -> Result<()> {
         client
             .execute(
-                "update audit.owner o set lease_until = null from audit.epoch e
-                  where o.resource = $1 and e.resource = $1 and e.epoch = $2",
-                &[&self.resource, &self.epoch],
+                "update audit.owner o
+                    set lease_until = null, backends = case when $3 then '[]' else backends end
+                   from audit.epoch e
+                   join unnest($1::text[], $2::int8[]) h(resource, epoch) using (resource, epoch)
+                  where o.resource = e.resource",
+                &[&self.resources, &self.epochs, &ended],
             )
             .await
             .map_err(|error| Error::warehouse("giving up the lease", error))?;
@@ -58,21 +76,27 @@ impl Fence {
     /// The first statement of every writing transaction.
     pub async fn hold(&self, transaction: &Transaction<'_>) -> Result<()> {
         let held = transaction
-            .query_opt(
-                "select 1 from audit.epoch where resource = $1 and epoch = $2 for share",
-                &[&self.resource, &self.epoch],
+            .query(
+                "select 1 from audit.epoch e
+                   join unnest($1::text[], $2::int8[]) h(resource, epoch) using (resource, epoch)
+                    for share of e",
+                &[&self.resources, &self.epochs],
             )
             .await
             .map_err(|error| Error::warehouse("checking who owns the connector", error))?;
-        if held.is_some() {
-            return Ok(());
-        }
-        Err(fenced(&self.resource))
+        self.expect(u64::try_from(held.len()).unwrap_or(u64::MAX))
     }
 
-    /// The epoch held.
+    fn expect(&self, found: u64) -> Result<()> {
+        match u64::try_from(self.resources.len()) == Ok(found) {
+            true => Ok(()),
+            false => Err(fenced(&self.resources.join(", "))),
+        }
+    }
+
+    /// The epoch held; of several resources the first one's.
     pub fn epoch(&self) -> i64 {
-        self.epoch
+        self.epochs.first().copied().unwrap_or(0)
     }
 }
 
@@ -122,7 +146,7 @@ pub async fn take_over(
 ) -> Result<Fence> {
     for _ in 0..ATTEMPTS {
         match try_take_over(warehouse, resource, owner, claim).await {
-            Ok(Some(epoch)) => return Ok(Fence { resource: resource.to_owned(), epoch }),
+            Ok(Some(epoch)) => return Ok(Fence::of(resource, epoch)),
             Ok(None) => return Err(fenced(resource)),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 if claim == Claim::Vacant && leased_to(warehouse, resource, owner).await?.is_some()
@@ -196,7 +220,9 @@ pub async fn interrupt(
 ) -> Result<(), tokio_postgres::Error> {
     let first = "insert into audit.epoch (resource, epoch) values ($1, 1) on conflict do nothing";
     transaction.execute(first, &[&resource]).await?;
-    let raise = "update audit.epoch set epoch = epoch + 1 where resource = $1";
+    // and of a connector that is owned by the partition each of them
+    let raise = "update audit.epoch set epoch = epoch + 1 \
+                 where resource = $1 or starts_with(resource, $1 || ':')";
     transaction.execute(raise, &[&resource]).await?;
     Ok(())
 }
@@ -227,13 +253,11 @@ pub async fn register(session: &Session, fence: &Fence) -> Result<()> {
                     select jsonb_build_array(jsonb_build_object('pid', a.pid, 'started', a.backend_start))
                       from pg_stat_activity a where a.pid = pg_backend_pid())
                from audit.epoch e
-              where o.resource = $1 and e.resource = $1 and e.epoch = $2",
-            &[&fence.resource, &fence.epoch],
+               join unnest($1::text[], $2::int8[]) h(resource, epoch) using (resource, epoch)
+              where o.resource = e.resource",
+            &[&fence.resources, &fence.epochs],
         )
         .await
         .map_err(failed)?;
-    if registered == 1 {
-        return Ok(());
-    }
-    Err(fenced(&fence.resource))
+    fence.expect(registered)
 }

@@ -1,11 +1,16 @@
 //! What tests stand on: two Postgres clusters for the whole run, and for each test a `Site` of its
-//! own: a source database, a warehouse database and a folder with files.
+//! own: a source database, a warehouse database and a folder with files. `kafka` is for those that need
+//! a Kafka, which is started when the first of them asks.
 
 mod dice;
+mod kafka;
 mod proxy;
 mod site;
 
 pub use dice::Dice;
+pub use kafka::{
+    Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect, shop_connector,
+};
 pub use proxy::Proxy;
 pub use site::Site;
 

@@ -6,14 +6,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{Cluster, ClusterOptions, Log, PORT_ATTEMPTS, free_port, make_folder, setting};
+use super::{Cluster, ClusterOptions, Log, PORT_ATTEMPTS, free_port, setting};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Side, connect};
 
 impl Cluster {
     /// Makes a standby that follows this cluster, which is stopped and started again for it.
     pub async fn standby(&mut self, options: ClusterOptions) -> Result<Cluster> {
-        let folder = make_folder(&options, self.account)?;
+        let folder = options.folder(self.account)?;
         let mut standby = Cluster {
             name: options.name,
             folder,

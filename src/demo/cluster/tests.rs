@@ -1,6 +1,7 @@
 //! A real cluster: settings, crash and restart, and its end with the process that started it.
 
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 

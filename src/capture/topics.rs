@@ -1,0 +1,297 @@
+//! The membership in a consumer group: which partitions are ours, and their records.
+//!
+//! librdkafka is polled on a thread of its own, so that a merge of minutes costs no membership. The group
+//! only says which partitions are ours; at which offset they are read is said by whoever reads them, from
+//! what the warehouse has stored, in the list that is assigned. Records wait in a queue of each partition:
+//! who does not take them holds them back, and nothing else. Interprets no record, stores no offset; what
+//! is committed to the group is a hint for people's tools.
+//!
+//! Source: librdkafka, INTRODUCTION.md, "Rebalancing" and "Partition queues".
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, Statistics, TopicPartitionList};
+use tokio::sync::{Notify, watch};
+
+pub use super::group::{Assignment, Partition};
+use super::group::{Group, list_of, partitions_of};
+use crate::error::{Error, Kind, Result};
+use crate::journey::TopicRecord;
+use crate::position::Positions;
+use crate::spec::{Kafka, TopicPattern};
+
+/// How long a question to the brokers may take.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long one look of the polling thread lasts.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A member of a consumer group. It leaves the group when it is dropped.
+pub struct Member {
+    consumer: Arc<BaseConsumer<Group>>,
+    group: Arc<Group>,
+    stop: Arc<AtomicBool>,
+    polling: Option<std::thread::JoinHandle<()>>,
+}
+
+/// The settings that a connector's consumer has: ours, behind those of its file.
+pub fn configuration(connector: &Kafka) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("client.id", format!("siltstone-{}", connector.name))
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("fetch.wait.max.ms", "100")
+        .set("statistics.interval.ms", "2000");
+    for (name, value) in &connector.properties {
+        config.set(name, value.expose());
+    }
+    config.set("bootstrap.servers", &connector.brokers);
+    config
+}
+
+impl Member {
+    /// Joins the group. `buffer` bytes of records may wait to be read.
+    pub fn join(connector: &Kafka, buffer: u64) -> Result<Member> {
+        let mut config = configuration(connector);
+        // librdkafka takes at least 1 KiB
+        let kilobytes = (buffer / 1024).clamp(1, 2_097_151);
+        config
+            .set("group.id", &connector.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("queued.max.messages.kbytes", kilobytes.to_string());
+        let context = Group {
+            name: connector.group.clone(),
+            given: watch::Sender::default(),
+            state: Mutex::default(),
+            let_go: Condvar::new(),
+            statistics: watch::Sender::default(),
+            failure: Mutex::default(),
+        };
+        let refused = |error: KafkaError| {
+            Error::new(Kind::Config, format!("{}: Kafka takes it not", connector.file))
+                .because(error)
+                .remedy("mend the connector's properties")
+        };
+        let consumer = BaseConsumer::from_config_and_context(&config, context).map_err(refused)?;
+        let consumer = Arc::new(consumer);
+        let group = consumer.context().clone();
+        let topics: Vec<String> = connector.topics.iter().map(TopicPattern::subscription).collect();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(refused)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let polling = std::thread::Builder::new()
+            .name(format!("kafka {}", connector.name))
+            .spawn({
+                let (consumer, stop) = (consumer.clone(), stop.clone());
+                move || poll(&consumer, &stop)
+            })
+            .map_err(|error| Error::bug("no thread for Kafka").because(error))?;
+        Ok(Member { consumer, group, stop, polling: Some(polling) })
+    }
+
+    /// What is ours, as it changes.
+    pub fn given(&self) -> watch::Receiver<Assignment> {
+        self.group.given.subscribe()
+    }
+
+    /// What librdkafka tells of partitions every two seconds.
+    pub fn statistics(&self) -> watch::Receiver<Option<Arc<Statistics>>> {
+        self.group.statistics.subscribe()
+    }
+
+    /// What the client failed with last, as a broker that cannot be reached.
+    pub fn failure(&self) -> Option<String> {
+        let failure = self.group.failure.lock().ok()?;
+        failure.as_ref().map(ToString::to_string)
+    }
+
+    /// The first and the end offset of a partition. Asks a broker.
+    pub async fn watermarks(&self, partition: &Partition) -> Result<(i64, i64)> {
+        let (consumer, asked) = (self.consumer.clone(), partition.clone());
+        let answer = tokio::task::spawn_blocking(move || {
+            consumer.fetch_watermarks(&asked.topic, asked.number, ANSWERED_WITHIN)
+        });
+        let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
+        answer.map_err(|error| away(format!("asking for the ends of {}", partition.name()), error))
+    }
+
+    /// Reads partitions from these offsets on; who reads lets go when it is told of another assignment.
+    /// Fails where they are not ours any more.
+    pub fn read(&self, assignment: &Assignment, from: &Positions) -> Result<Reading> {
+        let mut state = self.group.state();
+        if *self.group.given.borrow() != *assignment {
+            return Err(Error::new(Kind::Busy, "the group has given other partitions meanwhile"));
+        }
+        let failed = |error| away("taking up its partitions".to_owned(), error);
+        let cooperative =
+            matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let before = std::mem::take(&mut state.assigned);
+        if cooperative && !before.is_empty() {
+            self.consumer.incremental_unassign(&list_of(&before)).map_err(failed)?;
+        }
+        let mut list = TopicPartitionList::new();
+        let mut queues = Vec::new();
+        let filled = Arc::new(Notify::new());
+        for partition in &assignment.partitions {
+            let Some(offset) = from.of(&partition.name()) else { continue };
+            // before it is assigned, or its first records would take another way
+            let queue = self.consumer.split_partition_queue(&partition.topic, partition.number);
+            let mut queue = queue.ok_or_else(|| Error::bug("a partition without a queue"))?;
+            let notify = filled.clone();
+            queue.set_nonempty_callback(move || notify.notify_one());
+            queues.push(Queue { partition: partition.clone(), queue });
+            list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
+                .map_err(failed)?;
+        }
+        match cooperative {
+            true => self.consumer.incremental_assign(&list).map_err(failed)?,
+            false => self.consumer.assign(&list).map_err(failed)?,
+        }
+        state.assigned = partitions_of(&list);
+        state.reads = true;
+        Ok(Reading { group: self.group.clone(), queues, filled })
+    }
+
+    /// Tells the group what is stored, for tools that show how far a group is.
+    pub fn commit(&self, stored: &Positions) {
+        let mut list = TopicPartitionList::new();
+        for (name, offset) in stored.iter() {
+            let Some(partition) = Partition::of_name(name) else { continue };
+            let offset = Offset::Offset(offset);
+            let (topic, number) = (&partition.topic, partition.number);
+            drop(list.add_partition_offset(topic, number, offset));
+        }
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!("kafka: committing to the group: {error}");
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(polling) = self.polling.take() {
+            drop(polling.join());
+        }
+    }
+}
+
+/// Serves librdkafka's callbacks until told to stop.
+fn poll(consumer: &BaseConsumer<Group>, stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst) {
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Ok(_)) => tracing::error!("kafka: a record came by the wrong queue"),
+            Some(Err(error)) => consumer.context().error(error, "polling"),
+        }
+    }
+}
+
+/// A failure of the brokers, which passes.
+fn away(doing: String, error: KafkaError) -> Error {
+    Error::new(Kind::SourceAway, format!("Kafka failed while {doing}")).because(error)
+}
+
+/// Partitions that are read.
+pub struct Reading {
+    group: Arc<Group>,
+    /// The queue of each partition.
+    pub queues: Vec<Queue>,
+    filled: Arc<Notify>,
+}
+
+impl Reading {
+    /// Waits until a queue that was empty is filled.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.group.state().reads = false;
+        self.group.let_go.notify_all();
+    }
+}
+
+/// The records of a partition that have been fetched.
+pub struct Queue {
+    /// The partition.
+    pub partition: Partition,
+    queue: PartitionQueue<Group>,
+}
+
+/// What is next in a queue.
+pub enum Next<'q> {
+    /// A record.
+    Record(Record<'q>),
+    /// Nothing yet.
+    Nothing,
+}
+
+impl Queue {
+    /// The next record that has been fetched.
+    pub fn next(&self) -> Result<Next<'_>> {
+        match self.queue.poll(Duration::ZERO) {
+            None => Ok(Next::Nothing),
+            Some(Ok(message)) => Ok(Next::Record(Record { message })),
+            Some(Err(error)) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(&self, error: KafkaError) -> Error {
+        let name = self.partition.name();
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                let what = format!("the stored offset of {name} is not in the topic any more");
+                Error::new(Kind::PositionLost, what).because(error)
+            }
+            _ => away(format!("reading {name}"), error),
+        }
+    }
+}
+
+/// A record as Kafka gave it.
+pub struct Record<'q> {
+    message: BorrowedMessage<'q>,
+}
+
+impl Record<'_> {
+    /// Its place in the partition.
+    pub fn offset(&self) -> i64 {
+        self.message.offset()
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
+        match self.message.headers() {
+            None => Vec::new(),
+            Some(headers) => headers.iter().map(|header| (header.key, header.value)).collect(),
+        }
+    }
+
+    /// The record with its headers.
+    pub fn with<'r>(&'r self, headers: &'r [(&'r str, Option<&'r [u8]>)]) -> TopicRecord<'r> {
+        TopicRecord {
+            topic: self.message.topic(),
+            partition: self.message.partition(),
+            offset: self.message.offset(),
+            timestamp: self.message.timestamp().to_millis().unwrap_or(0),
+            key: self.message.key(),
+            value: self.message.payload(),
+            headers,
+        }
+    }
+}

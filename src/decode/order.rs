@@ -1,0 +1,270 @@
+//! Where a change stands in the order of its source, from what Debezium says of it.
+//!
+//! Pure. A Postgres tells the end of the commit before (`sequence[0]`) and the row's own place: the pair
+//! orders all changes, where the place alone would not, for transactions interleave in the log. A MySQL
+//! tells file, position and row. Where nothing is told there is only the order of the topic.
+//!
+//! Source: Debezium documentation, `source` blocks of its Postgres and MySQL connectors.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::journey::{Mark, TopicRecord};
+use crate::names::fingerprint;
+use crate::position::Order;
+
+/// Microseconds between 1970 and 2000, where Postgres counts from.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// The `source` block of an event.
+#[derive(Debug, Default, Deserialize)]
+pub struct Origin<'a> {
+    #[serde(borrow, default)]
+    connector: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    db: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    schema: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    table: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    sequence: Option<&'a RawValue>,
+    #[serde(default)]
+    lsn: Option<i64>,
+    #[serde(rename = "txId", borrow, default)]
+    transaction: Option<&'a RawValue>,
+    #[serde(default)]
+    ts_us: Option<i64>,
+    #[serde(default)]
+    ts_ms: Option<i64>,
+    #[serde(default)]
+    server_id: Option<i64>,
+    #[serde(borrow, default)]
+    gtid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    file: Option<Cow<'a, str>>,
+    #[serde(default)]
+    pos: Option<i64>,
+    #[serde(default)]
+    row: Option<i64>,
+}
+
+/// The same fields as a flattened record has them, as far as they were asked for (`add.fields`).
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Beside<'a> {
+    #[serde(rename = "__op", borrow, default)]
+    pub(super) op: Option<Cow<'a, str>>,
+    #[serde(rename = "__deleted", borrow, default)]
+    pub(super) deleted: Option<Cow<'a, str>>,
+    #[serde(rename = "__lsn", alias = "__source_lsn", default)]
+    lsn: Option<i64>,
+    #[serde(rename = "__sequence", alias = "__source_sequence", borrow, default)]
+    sequence: Option<&'a RawValue>,
+    #[serde(rename = "__table", alias = "__source_table", borrow, default)]
+    table: Option<Cow<'a, str>>,
+    #[serde(rename = "__schema", alias = "__source_schema", borrow, default)]
+    schema: Option<Cow<'a, str>>,
+    #[serde(rename = "__db", alias = "__source_db", borrow, default)]
+    db: Option<Cow<'a, str>>,
+    #[serde(rename = "__txId", alias = "__source_txId", borrow, default)]
+    transaction: Option<&'a RawValue>,
+    #[serde(rename = "__file", alias = "__source_file", borrow, default)]
+    file: Option<Cow<'a, str>>,
+    #[serde(rename = "__pos", alias = "__source_pos", default)]
+    pos: Option<i64>,
+    #[serde(rename = "__row", alias = "__source_row", default)]
+    row: Option<i64>,
+    #[serde(rename = "__server_id", alias = "__source_server_id", default)]
+    server_id: Option<i64>,
+    #[serde(rename = "__source_ts_us", default)]
+    source_ts_us: Option<i64>,
+    #[serde(rename = "__source_ts_ms", default)]
+    source_ts_ms: Option<i64>,
+    #[serde(rename = "__ts_ms", default)]
+    ts_ms: Option<i64>,
+}
+
+impl<'a> Beside<'a> {
+    /// As an event has them; where the source's time was not asked for, the record's.
+    pub(super) fn origin(&mut self, record: &TopicRecord<'_>) -> Origin<'a> {
+        let told = std::mem::take(self);
+        Origin {
+            connector: None,
+            db: told.db,
+            schema: told.schema,
+            table: told.table,
+            sequence: told.sequence,
+            lsn: told.lsn,
+            transaction: told.transaction,
+            ts_us: told.source_ts_us,
+            ts_ms: told.source_ts_ms.or(told.ts_ms).or(Some(record.timestamp)),
+            server_id: told.server_id,
+            gtid: None,
+            file: told.file,
+            pos: told.pos,
+            row: told.row,
+        }
+    }
+}
+
+/// What has to be remembered of a partition, from record to record and from start to start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// The place of the last row that a snapshot read: what comes before the first commit is behind it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub read: i64,
+    /// The MySQL whose log it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<i64>,
+    /// The number of its last file.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub file: i64,
+    /// When the first change that we saw of that file was committed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub since: i64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// Where a change stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its order.
+    pub order: Order,
+    /// Its transaction.
+    pub mark: Mark,
+    /// Whether its source told the order; else it is that of the topic, and only within a partition.
+    pub told: bool,
+    /// Whether the commit before it was not told, as until the first one behind a snapshot.
+    pub unsettled: bool,
+}
+
+/// The source is another one than before, so that orders cannot be compared.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OtherSource(pub String);
+
+impl<'a> Origin<'a> {
+    /// The schema and name of the table. A MySQL has databases in the place of schemas.
+    pub(super) fn table<'o>(&'o self, schema: Option<&'o str>) -> Option<(&'o str, &'o str)> {
+        let named = self.schema.as_deref().or(self.db.as_deref()).or(schema);
+        Some((named?, self.table.as_deref()?))
+    }
+
+    /// Of a delete of which only the tombstone is left.
+    pub(super) fn of_tombstone(record: &TopicRecord<'_>) -> Origin<'a> {
+        Origin { ts_ms: Some(record.timestamp), ..Origin::default() }
+    }
+
+    /// Whether an old row is whole whatever the source's table says: a MySQL logs all of it.
+    pub(super) fn logs_whole_rows(&self) -> bool {
+        matches!(self.connector.as_deref(), Some("mysql" | "mariadb"))
+    }
+
+    /// Where the change stands. `read` says that a snapshot read the row; `last` is the place of the
+    /// partition's record before.
+    pub fn place(
+        &self,
+        record: &TopicRecord<'_>,
+        read: bool,
+        (memory, last): (&mut Memory, Order),
+    ) -> Result<Place, OtherSource> {
+        let at = self.ts_us.or_else(|| self.ts_ms?.checked_mul(1_000));
+        let committed_at = at.unwrap_or(0).saturating_sub(POSTGRES_EPOCH);
+        let (order, told, unsettled) = match (&self.file, self.lsn, self.before()) {
+            (Some(file), _, _) => {
+                let seq = self.in_binlog(file, (read, committed_at), memory)?;
+                let order = match read {
+                    true => self.of_read(seq, record),
+                    false => Order { seq, ord: self.row.unwrap_or(0) + 1 },
+                };
+                (order, true, false)
+            }
+            (None, _, Some(before)) if read => (self.of_read(before, record), true, false),
+            (None, Some(lsn), Some(before)) => (Order { seq: before, ord: lsn }, true, false),
+            (None, Some(lsn), None) if read => {
+                memory.read = memory.read.max(lsn);
+                (self.of_read(lsn, record), true, false)
+            }
+            (None, Some(lsn), None) if self.sequence.is_some() => {
+                (Order { seq: memory.read, ord: lsn }, true, true)
+            }
+            // a flattened record with the row's own place: rows of one key are in the order of it
+            (None, Some(lsn), None) => (Order { seq: lsn, ord: 1 }, true, false),
+            (None, None, _) if record.value.is_none() => (last, last.seq > 0, false),
+            (None, None, _) => {
+                let ord = i64::from(record.partition) + 1;
+                (Order { seq: record.offset, ord }, false, false)
+            }
+        };
+        let xid = self.transaction.map(RawValue::get).and_then(number);
+        let xid = xid.and_then(|xid| u32::try_from(xid & 0xffff_ffff).ok()).unwrap_or(0);
+        Ok(Place { order, mark: Mark { seq: order.seq, committed_at, xid }, told, unsettled })
+    }
+
+    /// `sequence` is the text of an array: the end of the commit before, and the row's place.
+    fn before(&self) -> Option<i64> {
+        let (first, _) = self.sequence?.get().split_once(',')?;
+        number(first)
+    }
+
+    /// The order of a row that was read when the log had come this far: before all that follows. Equal rows
+    /// of a table without key are told apart by when Debezium read them, where it says that finely enough.
+    fn of_read(&self, seq: i64, record: &TopicRecord<'_>) -> Order {
+        let told = match record.value.filter(|_| self.ts_us.is_some()) {
+            Some(value) => fingerprint(value),
+            None => {
+                let place = format!("{}/{}:{}", record.topic, record.partition, record.offset);
+                fingerprint(place.as_bytes())
+            }
+        };
+        Order { seq: seq - 1, ord: -1 - (told >> 1).cast_signed() }
+    }
+
+    /// A file's number and a position in it.
+    fn in_binlog(
+        &self,
+        file: &str,
+        (read, committed_at): (bool, i64),
+        memory: &mut Memory,
+    ) -> Result<i64, OtherSource> {
+        let digits = file.rsplit('.').next().unwrap_or(file);
+        let unknown = || OtherSource(format!("the log file {file} has no number"));
+        let number: i64 = digits.parse().map_err(|_| unknown())?;
+        let server = self.server_id.filter(|server| *server != 0 && !read);
+        if let (Some(server), Some(known)) = (server, memory.server)
+            && server != known
+        {
+            let what = format!("the source is server {server} now, it was {known}");
+            return Err(OtherSource(what));
+        }
+        // what is sent again was committed before, what another log has was not
+        if number < memory.file && committed_at > memory.since {
+            let what = format!("the source's log is at file {number}, it was at {}", memory.file);
+            return Err(OtherSource(what));
+        }
+        memory.server = server.or(memory.server);
+        if number > memory.file {
+            (memory.file, memory.since) = (number, committed_at);
+        }
+        let position = self.pos.unwrap_or(0) & 0xffff_ffff;
+        Ok(number << 32 | position)
+    }
+
+    /// The transaction by which a MySQL knows it.
+    pub fn gtid(&self) -> Option<&str> {
+        self.gtid.as_deref()
+    }
+}
+
+/// The digits in a text such as `"123"`; none in `null`.
+fn number(text: &str) -> Option<i64> {
+    let digits = text.trim_matches(|character: char| !character.is_ascii_digit());
+    digits.parse().ok()
+}

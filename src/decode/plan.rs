@@ -1,0 +1,400 @@
+//! How the rows of one table are read: from the fields of a record to the cells of a relation, and to the
+//! message in which a change is kept.
+//!
+//! A change of a topic becomes the message that pgoutput would have sent for it, so that everything behind
+//! is the same for both routes. Pure; what the warehouse knows of a table comes as [`Hints`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use serde::de::{DeserializeSeed, IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::convert::{Placeholder, text_of, write_cell};
+use super::declared::{fitted, of_type};
+use super::envelope::{Form, RowChange, Topic};
+use super::fields::RowWriter;
+use super::order::Place;
+use super::pgoutput::{LEFT, MOVED, READ};
+use super::semantic::{Field, Semantic, is_binary, of_field};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{ChangeEvent, Mark, OldRow, Op};
+use crate::names::{TableName, fingerprint};
+use crate::position::Order;
+use crate::relation::{Column, ColumnType, Fill, Identity, Relation};
+use crate::spec::Types;
+use crate::value::Row;
+
+/// What is known of a table beside its records.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hints {
+    /// The type of the warehouse column that takes a source column, in the order of the warehouse.
+    pub columns: Vec<(String, String)>,
+    /// The source columns of its key: of a file, or of the warehouse table that is there.
+    pub key: Vec<String>,
+}
+
+/// How the rows of one table are read, in one shape.
+#[derive(Debug)]
+pub struct Plan {
+    /// The shape as everything behind knows it.
+    pub relation: Arc<Relation>,
+    pub(super) fields: Vec<FieldPlan>,
+    pub(super) by_name: HashMap<String, usize>,
+    placeholder: Placeholder,
+    /// rows have no key: they are told apart by all they hold
+    keyless: bool,
+    form: Form,
+}
+
+#[derive(Debug)]
+pub(super) struct FieldPlan {
+    pub(super) name: String,
+    pub(super) semantic: Semantic,
+    pub(super) binary: bool,
+}
+
+/// Why a record is none that its table can take: it becomes a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Poison(pub String);
+
+impl Plan {
+    /// How records of these shapes are read. An error of kind TableStops where that cannot be known.
+    /// `dress` masks what nobody may see.
+    pub fn new(
+        topic: &Topic,
+        change: &RowChange<'_>,
+        (hints, types): (&Hints, &Types),
+        dress: impl FnOnce(&mut Relation),
+    ) -> Result<Plan> {
+        let table = &change.table;
+        let stop = |what: String| Error::new(Kind::TableStops, what).on_table(table.to_string());
+        let key = key_names(topic, change, hints);
+        let mut fields = Vec::new();
+        let mut columns = Vec::new();
+        let mut add = |name: &str, (semantic, ty): (Semantic, ColumnType), fill: Fill| {
+            let binary = is_binary(&semantic, &ty);
+            let in_key = key.iter().any(|key| key == name);
+            columns.push(Column { fill, ..column(name, ty, in_key, !binary) });
+            fields.push(FieldPlan { name: name.to_owned(), semantic, binary });
+        };
+        match topic.row_schema(change.shapes) {
+            Some(schema) => {
+                for field in &schema.fields {
+                    let Some(name) = &field.field else { continue };
+                    if topic.form() == Form::Flat && name.starts_with("__") {
+                        continue;
+                    }
+                    let declared = hints.columns.iter().find(|(column, _)| column == name);
+                    let declared = declared.map(|(_, ty)| ty.as_str());
+                    let fitted = fitted(of_field(field), declared, types);
+                    let fill = fill(field, &fitted.0);
+                    add(name, fitted, fill);
+                }
+            }
+            None if hints.columns.is_empty() => {
+                let what = "its records carry no schema, and no file or table says what they hold";
+                return Err(stop(what.to_owned()).remedy(format!(
+                    "declare {table} in schemas/, or let the connector write schemas \
+                     (value.converter.schemas.enable=true)"
+                )));
+            }
+            None => {
+                for (name, declared) in &hints.columns {
+                    let scale = types.decimal_scale.get(&format!("{table}.{name}")).copied();
+                    let read = of_type(declared, types, scale);
+                    let read = read.map_err(|why| stop(format!("{name}: {why}")))?;
+                    add(name, read, Fill::Null);
+                }
+            }
+        }
+        let mut relation = Relation {
+            oid: oid(table),
+            table: (**table).clone(),
+            identity: if key.is_empty() { Identity::Full } else { Identity::Key },
+            columns,
+            comment: None,
+            attnums: 0,
+            filenode: 0,
+        };
+        dress(&mut relation);
+        let by_name = fields.iter().enumerate().map(|(at, field)| (field.name.clone(), at));
+        Ok(Plan {
+            by_name: by_name.collect(),
+            relation: Arc::new(relation),
+            fields,
+            placeholder: Placeholder::new(&types.placeholder),
+            keyless: key.is_empty(),
+            form: topic.form(),
+        })
+    }
+
+    /// Writes the change as the message that pgoutput would have sent. `scratch` is emptied first.
+    pub fn write(&self, change: &RowChange<'_>, scratch: &mut Vec<u8>) -> Result<(), Poison> {
+        scratch.clear();
+        scratch.push(tag(change));
+        scratch.extend_from_slice(&self.relation.oid.to_be_bytes());
+        match change.op {
+            Op::Truncate => {
+                // as pgoutput does: how many tables, options, then the tables
+                scratch.truncate(1);
+                scratch.extend_from_slice(&1_u32.to_be_bytes());
+                scratch.push(0);
+                scratch.extend_from_slice(&self.relation.oid.to_be_bytes());
+                Ok(())
+            }
+            Op::Delete => self.write_old(change, scratch),
+            Op::Create | Op::Read | Op::Update => {
+                if let Some(old) = change.comes_from.filter(|_| tag(change) == MOVED) {
+                    scratch.push(b'K');
+                    self.write_key(parse(old)?, scratch)?;
+                } else if change.op == Op::Update {
+                    self.write_before(change, scratch)?;
+                }
+                let row = change.after.ok_or_else(|| poison("it has no row"))?;
+                scratch.push(b'N');
+                self.write_row(row, change.op == Op::Update, false, scratch)
+            }
+        }
+    }
+
+    /// The old row of an update, where it may have another key or is all that tells the row.
+    fn write_before(&self, change: &RowChange<'_>, out: &mut Vec<u8>) -> Result<(), Poison> {
+        let Some(before) = change.before else {
+            return if self.keyless { Err(poison(NO_BEFORE)) } else { Ok(()) };
+        };
+        let whole = self.keyless || change.origin.logs_whole_rows();
+        out.push(if whole { b'O' } else { b'K' });
+        self.write_row(before, false, !whole, out)
+    }
+
+    /// The row that is gone.
+    fn write_old(&self, change: &RowChange<'_>, out: &mut Vec<u8>) -> Result<(), Poison> {
+        let flat = change.after.filter(|_| self.form == Form::Flat);
+        let whole = self.keyless || change.origin.logs_whole_rows();
+        match (change.before.or(flat), change.key) {
+            (Some(before), _) => {
+                out.push(if whole { b'O' } else { b'K' });
+                self.write_row(before, false, !whole, out)
+            }
+            (None, Some(key)) if !self.keyless => {
+                out.push(b'K');
+                self.write_key(key, out)
+            }
+            _ => Err(poison(NO_BEFORE)),
+        }
+    }
+
+    /// A row of which only the key is known.
+    fn write_key(&self, key: &RawValue, out: &mut Vec<u8>) -> Result<(), Poison> {
+        self.write_row(key, false, true, out)
+    }
+
+    /// The cells of a row; of `only_key` the others are null.
+    fn write_row(
+        &self,
+        row: &RawValue,
+        update: bool,
+        only_key: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Poison> {
+        let count =
+            u16::try_from(self.fields.len()).map_err(|_| poison("it has too many fields"))?;
+        out.extend_from_slice(&count.to_be_bytes());
+        let start = out.len();
+        let mut writer = RowWriter { plan: self, only_key, next: 0, poison: None, out };
+        let mut json = serde_json::Deserializer::from_str(row.get());
+        let in_order = DeserializeSeed::deserialize(&mut writer, &mut json);
+        let (next, poison) = (writer.next, writer.poison.take());
+        if let Some(poison) = poison {
+            return Err(poison);
+        }
+        match in_order {
+            Ok(true) if next == self.fields.len() => Ok(()),
+            Ok(_) => {
+                out.truncate(start);
+                self.write_in_any_order(row, update, only_key, out)
+            }
+            Err(_) => Err(Poison("its row is no JSON object".to_owned())),
+        }
+    }
+
+    /// The same where the fields do not come in the order of the schema, or some are missing.
+    fn write_in_any_order(
+        &self,
+        row: &RawValue,
+        update: bool,
+        only_key: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Poison> {
+        let given: BTreeMap<Cow<'_, str>, &RawValue> =
+            serde_json::from_str(row.get()).map_err(|_| poison("its row is no JSON object"))?;
+        for (at, field) in self.fields.iter().enumerate() {
+            let is_key = self.relation.columns.get(at).is_some_and(|column| column.in_key);
+            match given.get(field.name.as_str()) {
+                Some(raw) if is_key || !only_key => self.write_field(field, raw.get(), out)?,
+                None if is_key => return Err(Poison(format!("it lacks the key's {}", field.name))),
+                // a column that the source computes is not in its log
+                None if update => out.push(b'u'),
+                _ => out.push(b'n'),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_field(
+        &self,
+        field: &FieldPlan,
+        raw: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Poison> {
+        write_cell(&field.semantic, field.binary, raw, &self.placeholder, out)
+            .map_err(|why| Poison(format!("its {} {why}", field.name)))
+    }
+
+    /// Writes a record's key alone, as the message of a row's delete.
+    pub fn write_bare_key(&self, key: &[u8], scratch: &mut Vec<u8>) -> Result<(), Poison> {
+        scratch.clear();
+        scratch.push(b'D');
+        scratch.extend_from_slice(&self.relation.oid.to_be_bytes());
+        scratch.push(b'K');
+        self.write_key(parse(key)?, scratch)
+    }
+
+    /// The event of a message that [`Plan::write_bare_key`] wrote.
+    pub fn bare_key<'a>(&self, message: &'a [u8]) -> Option<ChangeEvent<'a>> {
+        let place =
+            Place { order: Order::default(), mark: Mark::default(), told: false, unsettled: false };
+        self.event(Op::Delete, message, (&place, Order::default()))
+    }
+
+    /// The fields of a row that the plan does not know.
+    pub fn unknown(&self, row: &RawValue) -> Vec<String> {
+        let given: BTreeMap<Cow<'_, str>, IgnoredAny> =
+            serde_json::from_str(row.get()).unwrap_or_default();
+        let unknown = given.into_keys().filter(|name| !self.by_name.contains_key(&**name));
+        unknown.filter(|name| !name.starts_with("__")).map(Cow::into_owned).collect()
+    }
+
+    /// The event of a message that [`Plan::write`] wrote; `at` is the record's place in its log.
+    pub fn event<'a>(
+        &self,
+        op: Op,
+        message: &'a [u8],
+        (place, at): (&Place, Order),
+    ) -> Option<ChangeEvent<'a>> {
+        const HEAD: usize = 5;
+        let mut event = ChangeEvent {
+            relation: self.relation.clone(),
+            op,
+            old: None,
+            new: None,
+            order: place.order,
+            mark: place.mark,
+            leaves: message.first() == Some(&LEFT),
+            place: at,
+        };
+        if op == Op::Truncate {
+            return Some(event);
+        }
+        let mut rest = message.get(HEAD..)?;
+        while let Some((tag, behind)) = rest.split_first() {
+            rest = behind;
+            let row = Row::read(&mut rest).ok()?;
+            match tag {
+                b'N' => event.new = Some(row),
+                tag => event.old = Some(OldRow { row, whole: *tag == b'O' }),
+            }
+        }
+        Some(event)
+    }
+}
+
+/// The kind of message that a change becomes: those of pgoutput, and beside them a row that a snapshot
+/// read, one that leaves for another key, and one that arrives from there with values left out.
+fn tag(change: &RowChange<'_>) -> u8 {
+    match change.op {
+        Op::Read => READ,
+        Op::Delete if change.leaves => LEFT,
+        Op::Delete => b'D',
+        Op::Truncate => b'T',
+        Op::Update => b'U',
+        Op::Create if change.comes_from.is_some() => MOVED,
+        Op::Create => b'I',
+    }
+}
+
+const NO_BEFORE: &str = "it does not tell the row before, without which rows that have no key cannot be \
+    told apart: declare the table with history: append";
+
+fn poison(what: &str) -> Poison {
+    Poison(what.to_owned())
+}
+
+fn parse(bytes: &[u8]) -> Result<&RawValue, Poison> {
+    #[derive(serde::Deserialize)]
+    struct WithSchema<'a> {
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+    if let Ok(with_schema) = serde_json::from_slice::<WithSchema<'_>>(bytes) {
+        return Ok(with_schema.payload);
+    }
+    serde_json::from_slice(bytes).map_err(|_| poison("the key that it had before is no JSON"))
+}
+
+/// The columns of the key: those of the record's key, else what files and warehouse say. A record without
+/// key says nothing of its table: a table that was renamed as soon as it was filled has one and yet sends
+/// none.
+fn key_names(topic: &Topic, change: &RowChange<'_>, hints: &Hints) -> Vec<String> {
+    if let Some(schema) = topic.key_schema(change.shapes) {
+        let names = schema.fields.iter().filter_map(|field: &Field| field.field.clone());
+        let names: Vec<String> = names.collect();
+        if !names.is_empty() {
+            return names;
+        }
+    }
+    if !hints.key.is_empty() {
+        return hints.key.clone();
+    }
+    let key = change.key.and_then(|key| {
+        serde_json::from_str::<indexmap::IndexMap<String, IgnoredAny>>(key.get()).ok()
+    });
+    key.map(|key| key.into_keys().collect()).unwrap_or_default()
+}
+
+/// A number that stands for the table wherever Postgres has an OID; never 0.
+fn oid(table: &TableName) -> u32 {
+    let digest = fingerprint(format!("{}\0{}", table.schema, table.name).as_bytes());
+    let folded = (digest >> 32) ^ (digest & 0xffff_ffff);
+    u32::try_from(folded).unwrap_or(1).max(1)
+}
+
+/// What rows have in the column that were there before it: its default. Where that is an expression, Debezium
+/// writes zero for times, which is no row's.
+fn fill(field: &Field, semantic: &Semantic) -> Fill {
+    let times = matches!(
+        semantic,
+        Semantic::Date | Semantic::Time(_) | Semantic::Timestamp(_) | Semantic::Moment(_)
+    );
+    let given = field.default.as_deref();
+    let told = given.filter(|raw| !(times && matches!(*raw, "0" | "\"1970-01-01T00:00:00Z\"")));
+    told.and_then(|raw| text_of(semantic, raw).ok()).map_or(Fill::Null, Fill::Constant)
+}
+
+fn column(name: &str, ty: ColumnType, in_key: bool, as_text: bool) -> Column {
+    Column {
+        name: name.to_owned(),
+        attnum: 0,
+        ty,
+        mask: None,
+        in_key,
+        fill: Fill::Null,
+        hidden: false,
+        comment: None,
+        as_text,
+    }
+}

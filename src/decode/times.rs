@@ -1,0 +1,89 @@
+//! Days and times of topics' records, in whatever units and letters Debezium writes them. Pure.
+
+use super::convert::{DAY, Mismatch, integer, mismatch, string};
+use super::semantic::Unit;
+use crate::types::{
+    date_of_epoch_days, epoch_days_of_iso, epoch_micros_of_iso, micros_of_iso_time,
+    timestamp_of_epoch_micros,
+};
+
+pub(super) fn to_micros(unit: Unit, count: i64) -> Result<i64, Mismatch> {
+    match unit {
+        Unit::Millis => {
+            count.checked_mul(1_000).ok_or_else(|| mismatch("in the range of Postgres"))
+        }
+        Unit::Micros => Ok(count),
+        // the last three digits are noughts: no Postgres has nanoseconds
+        Unit::Nanos if count % 1_000 == 0 => Ok(count / 1_000),
+        Unit::Nanos => Err("is more precise than a microsecond".to_owned()),
+    }
+}
+
+/// The days by which Debezium tells an infinite date: Postgres' own, overflown.
+pub(super) const INFINITE_DAYS: (i64, i64) = (-2_147_472_692, -2_147_472_691);
+
+pub(super) fn date(raw: &str) -> Result<i32, Mismatch> {
+    let days = match raw.starts_with('"') {
+        true => epoch_days_of_iso(&string(raw)?).ok_or_else(|| mismatch("a date"))?,
+        false => integer::<i64>(raw)?,
+    };
+    if days == INFINITE_DAYS.0 {
+        return Ok(i32::MAX);
+    }
+    if days == INFINITE_DAYS.1 {
+        return Ok(i32::MIN);
+    }
+    date_of_epoch_days(days).ok_or_else(|| mismatch("a date that Postgres can hold"))
+}
+
+pub(super) fn time_of_day(unit: Unit, raw: &str) -> Result<i64, Mismatch> {
+    let micros = match raw.starts_with('"') {
+        true => {
+            let time = micros_of_iso_time(&string(raw)?);
+            time.filter(|(_, east)| *east == 0).map(|(micros, _)| micros)
+        }
+        false => Some(to_micros(unit, integer::<i64>(raw)?)?),
+    };
+    micros.filter(|micros| (0..=DAY).contains(micros)).ok_or_else(|| mismatch("a time of day"))
+}
+
+/// The microseconds by which Debezium tells an infinite timestamp.
+pub(super) const INFINITE_MICROS: (i64, i64) =
+    (9_223_372_036_825_200_000, -9_223_372_036_832_400_000);
+
+pub(super) fn timestamp(unit: Unit, raw: &str) -> Result<i64, Mismatch> {
+    if raw.starts_with('"') {
+        let text = string(raw)?;
+        return match &*text {
+            "infinity" => Ok(i64::MAX),
+            "-infinity" => Ok(i64::MIN),
+            text => {
+                let micros = epoch_micros_of_iso(text).ok_or_else(|| mismatch("a timestamp"))?;
+                in_range(micros)
+            }
+        };
+    }
+    let count = integer::<i64>(raw)?;
+    let infinite = |micros: i64| match unit {
+        Unit::Millis => micros / 1_000,
+        Unit::Micros | Unit::Nanos => micros,
+    };
+    if count == infinite(INFINITE_MICROS.0) {
+        return Ok(i64::MAX);
+    }
+    if count == infinite(INFINITE_MICROS.1) {
+        return Ok(i64::MIN);
+    }
+    in_range(to_micros(unit, count)?)
+}
+
+pub(super) fn in_range(micros: i64) -> Result<i64, Mismatch> {
+    timestamp_of_epoch_micros(micros).ok_or_else(|| mismatch("a timestamp that Postgres can hold"))
+}
+
+/// Microseconds of the day, and seconds west of Greenwich.
+pub(super) fn zoned_time(text: &str) -> Result<(i64, i32), Mismatch> {
+    let time = micros_of_iso_time(text);
+    let west = time.and_then(|(micros, east)| Some((micros, i32::try_from(-east).ok()?)));
+    west.ok_or_else(|| mismatch("a time with a zone"))
+}

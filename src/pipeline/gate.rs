@@ -1,0 +1,232 @@
+//! The open window and what leads into it: events go to their routes, and a batch to the apply lane.
+//!
+//! It does not know what an event was made of, only how far the log was read.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::core::{Core, Flows};
+use super::guard::{Guard, ignores_truncate};
+use super::router::Router;
+use crate::error::{Error, Kind, Result};
+use crate::fold::Window;
+use crate::journey::{Before, ChangeEvent, Flow, Route, Stretch};
+use crate::merge::{Piece, encode_batch};
+use crate::position::Order;
+use crate::relation::Relation;
+
+/// The gate of a session.
+pub(super) struct Gate {
+    pub(super) shared: Arc<Core>,
+    pub(super) router: Router,
+    pub(super) window: Window,
+    pub(super) lane: mpsc::Sender<Piece>,
+    pub(super) flows: watch::Receiver<Flows>,
+    pub(super) guard: Guard,
+    pub(super) reach: Reach,
+    /// batches handed to the lane
+    pub(super) sent: u64,
+    /// when the last one was
+    pub(super) sent_at: Instant,
+    /// the version of the flows that the open window is folded under
+    routing: u64,
+}
+
+/// How far the partitions of the log were read, and how far batches have gone.
+pub(super) struct Reach {
+    /// each from the end of the last batch to where it was read
+    pub(super) stretches: Vec<Stretch>,
+    /// what raw rows of a batch are marked with
+    name: fn(&[Stretch]) -> String,
+}
+
+impl Reach {
+    /// Nothing read yet behind these positions.
+    pub(super) fn new(
+        positions: impl IntoIterator<Item = (Arc<str>, i64)>,
+        name: fn(&[Stretch]) -> String,
+    ) -> Reach {
+        let stretch = |(partition, at): (Arc<str>, i64)| Stretch {
+            partition,
+            after: at,
+            until: at,
+            memory: None,
+        };
+        Reach { stretches: positions.into_iter().map(stretch).collect(), name }
+    }
+
+    /// Whether more was read than the last batch covers.
+    pub(super) fn is_beyond(&self) -> bool {
+        self.stretches.iter().any(|stretch| stretch.until > stretch.after)
+    }
+
+    /// What a batch covers that leaves now.
+    fn cover(&self) -> (Vec<Stretch>, String) {
+        let moved = self.stretches.iter().filter(|stretch| stretch.until > stretch.after);
+        (moved.cloned().collect(), (self.name)(&self.stretches))
+    }
+
+    /// A batch has left that covers all of it.
+    fn close(&mut self) {
+        for stretch in &mut self.stretches {
+            stretch.after = stretch.until;
+            stretch.memory = None;
+        }
+    }
+}
+
+impl Gate {
+    /// The gate in front of a lane.
+    pub(super) fn new(
+        shared: Arc<Core>,
+        router: Router,
+        window: Window,
+        lane: mpsc::Sender<Piece>,
+        reach: Reach,
+    ) -> Gate {
+        let flows = shared.flows.subscribe();
+        Gate {
+            shared,
+            router,
+            window,
+            lane,
+            flows,
+            guard: Guard::default(),
+            reach,
+            sent: 0,
+            sent_at: Instant::now(),
+            routing: 0,
+        }
+    }
+
+    pub(super) fn routing_changed(&self) -> bool {
+        self.flows.borrow().version != self.routing
+    }
+
+    pub(super) fn adopt_flows(&mut self) {
+        let flows = self.flows.borrow_and_update().clone();
+        for (version, table) in &flows.live {
+            if *version > self.routing {
+                self.router.go_live(table);
+            }
+        }
+        self.routing = flows.version;
+    }
+
+    /// Closes the window and hands it to the lane, which may have one batch waiting beside the one it
+    /// works on.
+    pub(super) async fn hand_over(&mut self) -> Result<()> {
+        let batch = self.window.close(self.reach.cover(), self.routing);
+        let ends = batch.ends;
+        let piece = encode_batch(batch)?;
+        self.lane.send(piece).await.map_err(|_| lane_is_gone())?;
+        self.sent += 1;
+        if ends {
+            self.reach.close();
+            self.sent_at = Instant::now();
+            if self.routing_changed() {
+                self.adopt_flows();
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over if the window is full.
+    pub(super) async fn hand_over_if_full(&mut self) -> Result<()> {
+        if self.window.is_full() { self.hand_over().await } else { Ok(()) }
+    }
+
+    /// Takes a change to its routes. `message` is the form in which it is kept.
+    pub(super) async fn take(&mut self, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
+        let routes = self.router.of(&event.relation);
+        let fits = |at: &usize| {
+            let route = self.router.route(*at);
+            route.is_some_and(|route| {
+                event.order.seq < route.floor
+                    || Arc::ptr_eq(&route.target.relation, &event.relation)
+            })
+        };
+        // rare: the table has another shape than its route
+        if !routes.iter().all(fits) {
+            self.follow(&event.relation, &routes, event.order.seq).await?;
+        }
+        let to = (&mut self.router, &mut self.window);
+        let many = self.guard.take(&self.shared, to, &routes, (event, message))?;
+        self.ask_about(&many, event.order).await
+    }
+
+    /// Asks a human where a table loses more rows than it may.
+    async fn ask_about(&mut self, many: &[(usize, u64)], order: Order) -> Result<()> {
+        for (at, deletes) in many {
+            let Some(route) = self.router.route(*at) else { continue };
+            self.guard.refuse(&self.shared, &route.target, (*deletes, order)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes every route of a relation follow its shape. What was folded before leaves first.
+    pub(super) async fn follow(
+        &mut self,
+        relation: &Arc<Relation>,
+        routes: &[usize],
+        seq: i64,
+    ) -> Result<()> {
+        for at in routes {
+            // what is in the table's rows already says nothing of their shape now
+            if self.router.route(*at).is_some_and(|route| seq < route.floor) {
+                continue;
+            }
+            let same = |route: &Route| Arc::ptr_eq(&route.target.relation, relation);
+            if self.router.route(*at).is_some_and(same) {
+                continue;
+            }
+            let shared = self.shared.clone();
+            if let Some(reshape) = self.router.reshape(*at, relation, &shared).await? {
+                if self.window.has_rows() {
+                    self.hand_over().await?;
+                }
+                self.window.first(Before::Reshape {
+                    target: reshape.target,
+                    statements: reshape.statements,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// An emptied table: of tables of events it is an event, of the others it comes before the rows
+    /// that follow.
+    pub(super) async fn truncate(&mut self, event: &ChangeEvent<'_>, message: &[u8]) -> Result<()> {
+        let routes = self.router.of(&event.relation);
+        self.follow(&event.relation, &routes, event.order.seq).await?;
+        for at in routes.iter() {
+            let Some(route) = self.router.route(*at).cloned() else { continue };
+            let logs = route.target.model.history.logs_events();
+            if route.flow == Flow::Hold || logs {
+                self.window.push(&route, event, message)?;
+                continue;
+            }
+            if event.order.seq < route.floor || ignores_truncate(&self.shared, &route.target) {
+                continue;
+            }
+            self.router.refuse_truncate(*at)?;
+            self.guard.refuse_truncate(&self.shared, &route.target, event.order).await?;
+            if self.window.has_rows() {
+                self.hand_over().await?;
+            }
+            self.window.first(Before::Truncate {
+                target: route.target,
+                order: event.order,
+                mark: event.mark,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The lane has ended; its own error says why, and comes first.
+pub(super) fn lane_is_gone() -> Error {
+    Error::new(Kind::Cancelled, "the apply lane has ended")
+}

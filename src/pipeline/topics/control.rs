@@ -1,0 +1,238 @@
+//! The small things beside the records: what operators ask for, what other members did to tables, and what
+//! people watch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::TopicSetup;
+use crate::capture::topics::{Member, Partition};
+use crate::error::Result;
+use crate::names::TableName;
+use crate::position::Positions;
+use crate::postgres::Session;
+use crate::progress::requests::{self, Request, Verb};
+use crate::progress::tables::{State, TableRecord};
+use crate::progress::wanted::{self, Wanted};
+use crate::progress::{dead_letters, partitions, pending, tables};
+use crate::serve::PartitionReport;
+use crate::warehouse::{Fenced, interrupt};
+
+use super::super::asked;
+use super::super::core::Core;
+use super::super::halt::{self, is_of_connector};
+use super::super::intake::End;
+use super::super::lane::Progress;
+
+/// How often requests and the states of tables are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether everything is caught up, where that is waited for.
+const CAUGHT_UP_EVERY: Duration = Duration::from_millis(100);
+
+/// How often lag and kept bytes are measured, and the group is told what is stored.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often events are forgotten that no later one can be compared with any more.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// The controlling task.
+pub(super) struct Control {
+    setup: TopicSetup,
+    shared: Arc<Core>,
+    member: Arc<Member>,
+    states: HashMap<TableName, State>,
+}
+
+impl Control {
+    pub(super) fn new(
+        setup: &TopicSetup,
+        shared: &Arc<Core>,
+        member: &Arc<Member>,
+        states: HashMap<TableName, State>,
+    ) -> Control {
+        Control { setup: setup.clone(), shared: shared.clone(), member: member.clone(), states }
+    }
+
+    /// Runs until something asks for a new session, or everything up to `ends` is caught up where that was
+    /// asked.
+    pub(super) async fn run(
+        mut self,
+        mut warehouse: Session,
+        progress: watch::Receiver<Progress>,
+        ends: Positions,
+    ) -> Result<End> {
+        let waited_for = self.setup.until_caught_up;
+        let mut ticks = interval(if waited_for { CAUGHT_UP_EVERY } else { LOOK_EVERY });
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut measured, mut forgot) = (None::<Instant>, None::<Instant>);
+        loop {
+            ticks.tick().await;
+            if self.carry_out(&mut warehouse).await? || self.has_changed(&warehouse).await? {
+                return Ok(End::Restart);
+            }
+            let stored = progress.borrow().stored.clone();
+            if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
+                self.measure(&warehouse, &stored).await?;
+                measured = Some(Instant::now());
+            }
+            if forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+                self.forget(&mut warehouse).await?;
+                forgot = Some(Instant::now());
+            }
+            if waited_for && stored.reach(&ends) && self.all_caught_up() {
+                self.member.commit(&stored);
+                return Ok(End::CaughtUp);
+            }
+        }
+    }
+
+    fn all_caught_up(&self) -> bool {
+        !self.states.values().any(|state| *state == State::CatchingUp)
+    }
+
+    /// Whether somebody else has held a table, let one go on or put kept changes before it; or wants the
+    /// connector to rest.
+    async fn has_changed(&mut self, warehouse: &Session) -> Result<bool> {
+        let connector = &self.shared.connector().name;
+        if wanted::read(&**warehouse, connector).await? != Wanted::Running {
+            return Ok(true);
+        }
+        for record in tables::read(&**warehouse, connector).await? {
+            let now = record.state;
+            let before = self.states.insert(record.table, now).unwrap_or(State::Streaming);
+            let held = |state| matches!(state, State::Paused | State::Stopped);
+            if held(before) != held(now) || (before == State::Streaming && now == State::CatchingUp)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells people how far it is.
+    async fn measure(&self, warehouse: &Session, stored: &Positions) -> Result<()> {
+        let (connector, board) = (&self.shared.connector().name, &self.shared.setup.board);
+        let sizes: BTreeMap<TableName, u64> =
+            pending::sizes(&**warehouse, connector).await?.into_iter().collect();
+        board.pending_bytes(&sizes);
+        board.dead_letters(&dead_letters::counts(&**warehouse, connector).await?);
+        let statistics = self.member.statistics().borrow().clone();
+        let end = |name: &str| -> Option<i64> {
+            let partition = Partition::of_name(name)?;
+            let topic = statistics.as_ref()?.topics.get(&*partition.topic)?;
+            let end = topic.partitions.get(&partition.number)?.hi_offset;
+            (end >= 0).then_some(end)
+        };
+        let report = |(name, stored): (&Arc<str>, i64)| {
+            let end = end(name).unwrap_or(stored).max(stored);
+            (name.to_string(), PartitionReport { stored, end })
+        };
+        board.partitions(stored.iter().map(report).collect());
+        self.member.commit(stored);
+        Ok(())
+    }
+
+    async fn forget(&self, warehouse: &mut Session) -> Result<()> {
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        for table in self.states.keys() {
+            let lateness = self.shared.setup.lateness(table);
+            let transaction = Fenced::begin(warehouse, fence, "forget", durations).await?;
+            partitions::forget_quiet(&transaction, &table.to_string(), lateness).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Carries out what is asked; true where a new session has to take it up.
+    async fn carry_out(&self, warehouse: &mut Session) -> Result<bool> {
+        let connector = &self.shared.connector().name;
+        let mut restart = false;
+        for request in requests::open(&**warehouse, connector).await? {
+            restart |= match request.verb {
+                Verb::Replay | Verb::Drop => {
+                    let table = request.table.as_ref();
+                    asked::settle(&self.shared, warehouse, &request, table).await?
+                }
+                Verb::RestartConnector => {
+                    self.restart_all(warehouse, &request).await?;
+                    true
+                }
+                verb if is_of_connector(verb) => {
+                    let fence = &self.shared.fence;
+                    halt::carry_out(&self.setup, fence, warehouse, &request).await?;
+                    true
+                }
+                _ => self.of_tables(warehouse, &request).await?,
+            };
+        }
+        Ok(restart)
+    }
+
+    /// Every member begins a new session: none of them owns its partitions any more.
+    async fn restart_all(&self, warehouse: &mut Session, request: &Request) -> Result<()> {
+        halt::carry_out(&self.setup, &self.shared.fence, warehouse, request).await?;
+        let failed =
+            |error| crate::error::Error::warehouse("letting all members begin anew", error);
+        let resource = format!("connector:{}", self.shared.connector().name);
+        let transaction = warehouse.transaction().await.map_err(failed)?;
+        interrupt(&transaction, &resource).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// Holds tables, or lets them go on.
+    async fn of_tables(&self, warehouse: &mut Session, request: &Request) -> Result<bool> {
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
+        if !requests::claim(&*transaction, request.id).await? {
+            return Ok(false);
+        }
+        let records = tables::read(&*transaction, &self.shared.connector().name).await?;
+        let meant = |record: &&TableRecord| match &request.table {
+            Some(table) => record.table == *table,
+            None if request.verb == Verb::Pause => record.state == State::Streaming,
+            None => record.state == State::Stopped,
+        };
+        let (mut done, mut answers) = (true, Vec::new());
+        for record in records.iter().filter(meant) {
+            let (carried_out, answer) = match request.verb {
+                Verb::Resync | Verb::ResyncWhere => (false, cannot_read(&record.table)),
+                Verb::Rebuild => (false, cannot_rebuild(&record.table)),
+                verb => asked::hold_or_let_go(&transaction, verb, record).await?,
+            };
+            done &= carried_out;
+            answers.push(answer);
+        }
+        if answers.is_empty() {
+            (done, answers) = match &request.table {
+                Some(table) => (false, vec![format!("the connector feeds no table {table}")]),
+                None => (true, vec!["there is no such table".to_owned()]),
+            };
+        }
+        let answer = answers.join("; ");
+        requests::answer(&*transaction, request.id, done, &answer).await?;
+        transaction.commit().await?;
+        tracing::info!(done, "{answer}");
+        Ok(done)
+    }
+}
+
+/// What raw keeps of topics is every delivery, in the order in which it came: late and doubled ones would have
+/// to be told apart anew.
+fn cannot_rebuild(table: &TableName) -> String {
+    format!(
+        "{table} is fed by topics, whose raw tables keep every delivery: nothing is rebuilt from those yet. {}",
+        cannot_read(table)
+    )
+}
+
+/// A topic cannot be asked for a table's rows.
+fn cannot_read(table: &TableName) -> String {
+    format!(
+        "the rows of {table} come by topics: let Debezium read them again, by an incremental snapshot (its \
+         signal execute-snapshot)"
+    )
+}

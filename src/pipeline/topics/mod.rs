@@ -1,0 +1,76 @@
+//! A connector that reads topics: a session for each assignment of partitions, each from the stored offsets.
+//!
+//! The stages are those of every connector; here is what a log of many partitions asks for beside: each
+//! partition has a position and a fence of its own, tables show themselves by their records, and a record
+//! that nobody can read is set aside with its bytes.
+
+mod control;
+mod intake;
+mod letters;
+mod places;
+mod plans;
+mod session;
+mod tables;
+
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::core::Basis;
+use crate::capture::topics::Member;
+use crate::error::Result;
+use crate::spec::Kafka;
+
+pub(super) use session::run;
+
+/// What a connector of topics is run with, from session to session.
+#[derive(Clone)]
+pub(super) struct TopicSetup {
+    pub(super) basis: Basis,
+    pub(super) connector: Arc<Kafka>,
+    /// the membership in the group, which outlives a session
+    member: Arc<Mutex<Option<Arc<Member>>>>,
+}
+
+impl Deref for TopicSetup {
+    type Target = Basis;
+
+    fn deref(&self) -> &Basis {
+        &self.basis
+    }
+}
+
+impl TopicSetup {
+    /// What a connector starts with.
+    pub(super) fn new(basis: Basis, connector: Arc<Kafka>) -> TopicSetup {
+        TopicSetup { basis, connector, member: Arc::default() }
+    }
+
+    /// The same connector with other files.
+    pub(super) fn with(self, basis: Basis, connector: Arc<Kafka>) -> TopicSetup {
+        // with other brokers, topics or properties it joins anew
+        let member = if self.connector == connector { self.member } else { Arc::default() };
+        TopicSetup { basis, connector, member }
+    }
+
+    /// The membership; joins the group where there is none.
+    fn member(&self) -> Result<Arc<Member>> {
+        /// Records that are fetched may take this share of the memory.
+        const SHARE: u64 = 4;
+        let mut member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = &*member {
+            return Ok(member.clone());
+        }
+        let joined = Arc::new(Member::join(&self.connector, self.settings.memory / SHARE)?);
+        *member = Some(joined.clone());
+        Ok(joined)
+    }
+
+    /// Leaves the group.
+    fn leave(&self) {
+        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // it waits for librdkafka's threads
+        if let Some(member) = member {
+            drop(tokio::task::spawn_blocking(move || drop(member)));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Where the partitions of an assignment go on from: the stored offsets, if they are still in the topics; of a
+//! partition that is new, its beginning.
+//!
+//! Every way in which offset and topic can have lost each other ends here or in the files' `offset_lost`,
+//! never in a silent reset.
+
+use std::sync::Arc;
+
+use super::TopicSetup;
+use crate::capture::topics::{Assignment, Member, Partition};
+use crate::decode::Memory;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::Session;
+use crate::progress::partitions::{self, Stored};
+use crate::spec::{OffsetLost, StartAt};
+use crate::warehouse::{Fence, Fenced};
+
+/// A partition that is read.
+pub(super) struct Place {
+    pub(super) partition: Partition,
+    /// its name in control tables
+    pub(super) name: Arc<str>,
+    /// the number by which kept changes know it
+    pub(super) number: i64,
+    /// the next offset
+    pub(super) offset: i64,
+    pub(super) memory: Memory,
+    /// the topic by its id
+    pub(super) system_id: String,
+    /// where it ended when the session began
+    pub(super) end: i64,
+}
+
+/// Finds the place of every partition, and notes those that are new.
+pub(super) async fn find(
+    setup: &TopicSetup,
+    member: &Member,
+    assignment: &Assignment,
+    (warehouse, fence): (&mut Session, &Fence),
+) -> Result<Vec<Place>> {
+    let connector = &setup.connector;
+    let mut stored = partitions::read(&**warehouse, &connector.name).await?;
+    let mut places = Vec::new();
+    for partition in &assignment.partitions {
+        let name = partition.name();
+        let (first, end) = member.watermarks(partition).await?;
+        let at = match stored.remove(&*name) {
+            Some(known) if (first..=end).contains(&known.position) => known,
+            Some(known) => {
+                let position = resume(connector.offset_lost, &name, &known, (first, end))?;
+                let known = Stored { position, ..known };
+                note(setup, (warehouse, fence), &name, &known).await?;
+                known
+            }
+            None => {
+                let position = match connector.start {
+                    StartAt::Earliest => first,
+                    StartAt::Latest => end,
+                };
+                tracing::info!(partition = %name, position, end, "a partition is new to us");
+                begin(setup, (warehouse, fence), &name, position).await?
+            }
+        };
+        let Stored { position: offset, number, memory, system_id } = at;
+        let memory = serde_json::from_value(memory).map_err(|error| {
+            Error::bug(format!("what is remembered of {name} cannot be read")).because(error)
+        })?;
+        let partition = partition.clone();
+        places.push(Place { partition, name, number, offset, memory, system_id, end });
+    }
+    Ok(places)
+}
+
+/// Where a partition goes on whose stored offset is not in the topic.
+fn resume(policy: OffsetLost, name: &str, known: &Stored, (first, end): (i64, i64)) -> Result<i64> {
+    let at = known.position;
+    let what = match at < first {
+        true => format!(
+            "the stored offset {at} of {name} is before the topic's first record {first}: {} records \
+             were deleted by its retention before they were read",
+            first - at
+        ),
+        false => format!(
+            "the stored offset {at} of {name} is behind the topic's end {end}: the topic was deleted and \
+             made again, or the warehouse belongs to another cluster"
+        ),
+    };
+    if policy == OffsetLost::Stop {
+        return Err(Error::new(Kind::PositionLost, what).remedy(
+            "let Debezium read the tables again (an incremental or a new snapshot), and set \
+             offset_lost: earliest in the connector's file to go on with what is there",
+        ));
+    }
+    tracing::error!(partition = name, "{what}; going on with its first record, by offset_lost");
+    Ok(first)
+}
+
+async fn note(
+    setup: &TopicSetup,
+    (warehouse, fence): (&mut Session, &Fence),
+    name: &str,
+    known: &Stored,
+) -> Result<()> {
+    let transaction = Fenced::begin(warehouse, fence, "partition", &setup.durations).await?;
+    partitions::set(&transaction, &setup.connector.name, name, known.position).await?;
+    transaction.commit().await
+}
+
+async fn begin(
+    setup: &TopicSetup,
+    (warehouse, fence): (&mut Session, &Fence),
+    name: &str,
+    position: i64,
+) -> Result<Stored> {
+    let transaction = Fenced::begin(warehouse, fence, "partition", &setup.durations).await?;
+    let begun =
+        partitions::begin(&transaction, &setup.connector.name, (name, ""), position).await?;
+    transaction.commit().await?;
+    Ok(begun)
+}

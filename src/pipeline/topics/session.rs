@@ -1,0 +1,260 @@
+//! One session of a connector that reads topics: it lasts as long as the partitions that the group gives stay
+//! the same ones. Whatever fails, the next session goes on from the stored offsets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::TopicSetup;
+use super::control::Control;
+use super::intake::{Intake, Partition};
+use super::places::{self, Place};
+use super::plans::Topics;
+use super::tables::Tables;
+use crate::capture::topics::{Assignment, Member};
+use crate::error::{Error, Kind, Result};
+use crate::fold::Window;
+use crate::journey::Stretch;
+use crate::position::Positions;
+use crate::postgres::{Session, Side, connect};
+use crate::progress::wanted::{self, Wanted};
+use crate::progress::{Checkpoint, Ledger, pending};
+use crate::serve::Phase;
+use crate::warehouse::{Claim, Fence, migrate, refuse_outstanding, refuse_unfit, take_over};
+
+use super::super::core::{CaughtUp, Core, Reads};
+use super::super::gate::{Gate, Reach};
+use super::super::hold::hold_table;
+use super::super::intake::End;
+use super::super::lane::{Lane, Progress};
+use super::super::router::Router;
+use super::super::session::{Ended, limits, wait};
+use super::super::{halt, owner};
+
+/// Everything is waited for that the topics hold, but not that they begin to exist.
+const GIVEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often a member that was given nothing says why.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs a session.
+pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool>) -> Result<End> {
+    let name = format!("siltstone {} control", setup.connector.name);
+    let mut warehouse = connect(Side::Warehouse, &setup.settings.warehouse, &name).await?;
+    refuse_unfit(&*warehouse, !setup.no_ddl).await?;
+    if setup.no_ddl {
+        refuse_outstanding(&*warehouse).await?;
+    } else {
+        migrate(&mut warehouse).await?;
+    }
+    if wanted::read(&*warehouse, &setup.connector.name).await? != Wanted::Running {
+        // others may have its partitions, but they see the same
+        setup.leave();
+        // nothing is read, so there is nothing to own
+        let (none, paused) = (Fence::default(), (&mut warehouse, stop.clone()));
+        let ended = halt::until_wanted(setup, &none, paused, None).await?;
+        if let Some(end) = ended {
+            return Ok(end);
+        }
+    }
+    let member = setup.member()?;
+    let Some(assignment) = given(setup, &member, stop.clone()).await? else {
+        setup.leave();
+        return Ok(End::Stopped);
+    };
+    let ended = match as_owner(setup, (&member, assignment), warehouse, stop).await {
+        // another member has been given a partition of ours, or `siltstone apply` asks us to begin anew
+        Err(error) if error.kind() == Kind::Fenced => Ok(End::Restart),
+        ended => ended,
+    };
+    let goes_on = matches!(ended, Ok(End::Restart)) || setup.reloading.load(Ordering::SeqCst);
+    if !goes_on {
+        drop(member);
+        setup.leave();
+    }
+    ended
+}
+
+/// Waits until the group gives partitions. None if told to stop meanwhile.
+async fn given(
+    setup: &TopicSetup,
+    member: &Member,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Option<Assignment>> {
+    let mut given = member.given();
+    let since = Instant::now();
+    loop {
+        let now = given.borrow_and_update().clone();
+        if !now.partitions.is_empty() {
+            return Ok(Some(now));
+        }
+        let group = &setup.connector.group;
+        let reason = match member.failure() {
+            Some(failure) => format!("Kafka: {failure}"),
+            None => format!("the group {group} has given no partitions yet"),
+        };
+        setup.board.phase(Phase::Standby, Some(&reason), None);
+        if setup.until_caught_up && since.elapsed() >= GIVEN_WITHIN {
+            let what = format!("nothing to read after {} s: {reason}", GIVEN_WITHIN.as_secs());
+            return Err(Error::new(Kind::SourceLacks, what).remedy(
+                "see that the brokers are reached, that the topics exist, and that no other member of \
+                 the group has all of them",
+            ));
+        }
+        tokio::select! {
+            changed = given.changed() => {
+                changed.map_err(|_| Error::bug("a member without a group"))?;
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        }
+    }
+}
+
+async fn as_owner(
+    setup: &TopicSetup,
+    (member, assignment): (&Arc<Member>, Assignment),
+    mut warehouse: Session,
+    stop: watch::Receiver<bool>,
+) -> Result<End> {
+    let mut fences = Vec::new();
+    for partition in &assignment.partitions {
+        let resource = format!("connector:{}:{}", setup.connector.name, partition.name());
+        // the group has given it to us: whoever had it before is not heard of any more, or lets it go
+        fences.push(take_over(&mut warehouse, &resource, &setup.owner, Claim::Anyway).await?);
+    }
+    let fence = Fence::joined(fences);
+    let places = places::find(setup, member, &assignment, (&mut warehouse, &fence)).await?;
+    let reads = Reads {
+        connector: setup.connector.name.clone(),
+        rows: false,
+        partition: String::new(),
+        numbers: Some(places.iter().map(|place| place.number).collect()),
+    };
+    let core = Core::open(setup.basis.clone(), fence, true, reads).await?;
+    let shared = Arc::new(core);
+    match run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await {
+        Err(error) => hold_table(&shared, error).await,
+        Ok(ended) => {
+            // whoever is given a partition next need not end our sessions
+            shared.release().await;
+            Ok(ended)
+        }
+    }
+}
+
+async fn run_tasks(
+    setup: &TopicSetup,
+    shared: &Arc<Core>,
+    (member, assignment, places): (&Arc<Member>, Assignment, Vec<Place>),
+    (warehouse, stop): (Session, watch::Receiver<bool>),
+) -> Result<End> {
+    let connector = &setup.connector;
+    let name = &connector.name;
+    let positions: Positions =
+        places.iter().map(|place| (place.name.clone(), place.offset)).collect();
+    let ends: Positions = places.iter().map(|place| (place.name.clone(), place.end)).collect();
+    let board = &setup.board;
+    board.clear_tables();
+    let mut tables = Tables::read(shared, &warehouse).await?;
+    tables.show_stopped();
+    let mut router = Router::empty(connector.held_keys);
+    let catching_up = tables.open_kept(&mut router, (&warehouse, &ends)).await?;
+    let checkpoints = places.iter().map(|place| checkpoint(name, place)).collect();
+    let kept = pending::sizes(&*warehouse, name).await?;
+    let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
+    let (progress, watched) = watch::channel(Progress { done: 0, stored: positions.clone() });
+    let lane = Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, kept).await?;
+    let (work, work_received) = mpsc::channel(1);
+    let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
+    let reading = member.read(&assignment, &positions)?;
+    // in the order of the queues
+    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
+    let mut topics = Topics::new(connector.format);
+    let mut stretches = Vec::new();
+    let mut partitions = Vec::new();
+    for queue in &reading.queues {
+        let place = by_name.get(&*queue.partition.name());
+        let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
+        stretches.push((place.name.clone(), place.offset));
+        partitions.push(Partition::new(place, &mut topics));
+    }
+    let window = Window::new(limits(&setup.settings));
+    let reach = Reach::new(stretches, record_position);
+    let (stop_intake, stop_watched) = watch::channel(false);
+    let control = Control::new(setup, shared, member, tables.states());
+    let intake = Intake {
+        shared: shared.clone(),
+        connector: connector.clone(),
+        gate: Gate::new(shared.clone(), router, window, work, reach),
+        tables,
+        reading,
+        partitions,
+        topics,
+        progress: watched.clone(),
+        caught_up: caught_up.clone(),
+        stop: stop_watched,
+        looked: Instant::now(),
+        scratch: Vec::new(),
+    };
+    board.phase(Phase::Streaming, None, None);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { Ended::Intake(intake.run().await) });
+    // no source's disk fills behind us: changes are merged, never only landed
+    let (landing, landing_watched) = watch::channel(false);
+    tasks.spawn(async move {
+        let _landing = landing;
+        Ended::Lane(lane.run(work_received, caught_up_received, landing_watched).await)
+    });
+    tasks.spawn(async move {
+        for table in catching_up {
+            if caught_up.send(table).await.is_err() {
+                break;
+            }
+        }
+        std::future::pending().await
+    });
+    tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
+    tasks.spawn({
+        let (given, assignment) = (member.given(), assignment.clone());
+        async move { Ended::Other(until_other(given, &assignment).await) }
+    });
+    tasks.spawn({
+        let shared = shared.clone();
+        async move { Ended::Other(owner::keep_lease(&shared.setup, &shared.fence).await) }
+    });
+    let end = wait(&mut tasks, stop, stop_intake).await;
+    tasks.shutdown().await;
+    end
+}
+
+/// Ends when the group gives other partitions.
+async fn until_other(
+    mut given: watch::Receiver<Assignment>,
+    assignment: &Assignment,
+) -> Result<End> {
+    let other = given.wait_for(|now| now != assignment).await;
+    other.map_err(|_| Error::bug("a member without a group"))?;
+    Ok(End::Restart)
+}
+
+fn checkpoint(connector: &str, place: &Place) -> Checkpoint {
+    Checkpoint {
+        connector: connector.to_owned(),
+        partition: place.name.clone(),
+        position: place.offset,
+        system_id: place.system_id.clone(),
+        timeline: 0,
+    }
+}
+
+/// The end of a batch as raw rows name it: of several partitions the one that has come furthest in it.
+fn record_position(stretches: &[Stretch]) -> String {
+    let longest = stretches.iter().max_by_key(|stretch| stretch.until - stretch.after);
+    longest.map_or_else(String::new, |stretch| format!("{}:{}", stretch.partition, stretch.until))
+}

@@ -225,6 +225,9 @@ pub struct Folded {
     pub rows: Vec<FoldedRow>,
     /// Where history is kept, events that came behind later ones of their key.
     pub late: Vec<FoldedRow>,
+    /// The deletes of rows that go on under another key, beside `rows`: what follows under their own key
+    /// must not hide them from the row's next place.
+    pub left: Vec<FoldedRow>,
     /// How many events were folded into them.
     pub events: u64,
 }

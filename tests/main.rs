@@ -14,6 +14,7 @@ mod adopt;
 mod alters;
 mod compose;
 mod dead_letters;
+mod debezium;
 mod drift;
 mod failover;
 mod faults;

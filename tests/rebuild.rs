@@ -412,7 +412,10 @@ fn a_new_column_is_filled_from_raw() {
         file(&site, "items", fields("items"), required);
         site.catch_up().await;
         let running = site.spawn(&["run"]);
-        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        // it has read its files when something has come through it
+        site.shop("insert into items values (2000, 'new', 1, '2024-01-01', 'x')").await;
+        let come = "select count(*) = 1 from cleansed.dim_items where item_id = 2000";
+        site.until("streaming", come).await;
         long("dim_items");
         let (applied, text) = ask(&site, &["apply"]);
         assert!(applied, "{text}");

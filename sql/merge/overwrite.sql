@@ -31,14 +31,15 @@ delete from {{ stage }} s
    and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
 
 -- statement: fill_left
--- A row that goes on under another key: its values, where no event of the batch told them.
+-- A row that goes on under another key: its values, as far as no event of the batch told them.
 update {{ stage }} s
    set {% for c in columns if not c.key -%}
        {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
        {% endfor -%}
        _keep = null
   from {{ table }} t
- where s._op = 'l' and s._keep is not null and s.o0 is null and {{ same_key() }}{{ not_older() }}
+ where s._op = 'l' and s._keep is not null{{ not_older() }}
+   and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
 -- statement: remember_gone
 insert into audit.quiet (table_name, key, seq, ord, op, at, row)
@@ -49,9 +50,6 @@ select {{ literal }}, {{ text_of("key") }}, s._seq, s._ord, 'd', s._at,
  where s._op in ('d', 'l')
     on conflict (table_name, key, seq, ord) do update
    set row = coalesce(excluded.row, audit.quiet.row)
-
--- statement: settle_left
-update {{ stage }} s set _op = 'd', _keep = null where s._op = 'l'
 
 -- statement: fill_gone
 -- A row that comes from another key, whose delete was applied before.
@@ -75,7 +73,7 @@ update {{ stage }} s
        {% endfor -%}
        _keep = null
   from {{ table }} t
- where s._keep is not null and s.o0 is not null
+ where s._keep is not null and s.o0 is not null{{ not_older() }}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = {{ k.origin }}{% endfor %}
 
 -- statement: delete

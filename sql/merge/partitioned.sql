@@ -53,9 +53,6 @@ select {{ literal }}, {{ text_of("key") }}, s._seq, s._ord, 'd', s._at,
     on conflict (table_name, key, seq, ord) do update
    set row = coalesce(excluded.row, audit.quiet.row)
 
--- statement: settle_left
-update {{ stage }} s set _op = 'd', _keep = null where s._op = 'l'
-
 -- statement: fill_gone
 -- A row that comes from another key, whose delete was applied before.
 update {{ stage }} s
@@ -113,7 +110,7 @@ update {{ stage }} s
        {% endfor -%}
        _keep = null
   from {{ leaf }} t
- where s.ctid = any ($1::text[]::tid[])
+ where s.ctid = any ($1::text[]::tid[]){{ not_older("t") }}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
 -- statement: delete

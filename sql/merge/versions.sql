@@ -8,7 +8,7 @@
 ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}{{ alias }}.{{ c.name }}{{ c.compare }}{% endfor %})
 {%- endmacro -%}
 {%- macro text_of(value) -%}
-jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value if value == "staged" else "e." ~ k.name if value == "event" else "d." ~ k.name }})::text{% endfor %})::text
+jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value if value == "staged" else k.origin if value == "origin" else "e." ~ k.name if value == "event" else "d." ~ k.name }})::text{% endfor %})::text
 {%- endmacro -%}
 {%- macro image_of(alias) -%}
 jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ alias }}.{{ c.name }})::text{% endfor %})
@@ -25,20 +25,41 @@ update {{ stage }} s
        _keep = null
   from {{ current }} t
  where s._keep is not null
+{%- if guard %} and (t._last_seq, t._last_ord) <= (s._seq, s._ord){% endif %}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
 {% if topics -%}
 -- statement: fill_gone
--- Those of a row that comes from another key are in the version that its delete there closed.
+-- A row that comes from another key, whose delete was applied before.
 update {{ stage }} s
    set {% for c in columns if not c.key -%}
-       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back | replace("t.", "d.") }} else s.{{ c.stage }} end,
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.recalled }} else s.{{ c.stage }} end,
        {% endfor -%}
        _keep = null
-  from {{ table }} d
- where s._keep is not null and s.o0 is not null
-   and {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = {{ k.origin }}{% endfor %}
-   and (d._end_seq, d._end_ord) = (s._seq, s._ord)
+  from audit.quiet q
+ where s._op <> 'd' and s._keep is not null and s.o0 is not null
+   and q.table_name = {{ literal }} and q.key = {{ text_of("origin") }}
+   and (q.seq, q.ord) = (s._seq, s._ord) and q.row is not null
+
+-- statement: fill_left
+-- A row that goes on under another key: its values, as far as no event of the batch told them.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ current }} t
+ where s._keep is not null and (t._last_seq, t._last_ord) <= (s._seq, s._ord)
+   and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
+
+-- statement: remember_gone
+insert into audit.quiet (table_name, key, seq, ord, op, at, row)
+select {{ literal }}, {{ text_of("staged") }}, s._seq, s._ord, 'd', s._at,
+       case when s._keep is null then
+            jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ c.value }})::text{% endfor %}) end
+  from {{ stage }} s
+    on conflict (table_name, key, seq, ord) do update
+   set row = coalesce(excluded.row, audit.quiet.row)
 
 {% endif -%}
 -- statement: undo_open

@@ -6,8 +6,7 @@ use super::Files;
 use crate::demo::screen::{Verdict, verified};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
-use crate::pipeline::verify_connector;
-
+use crate::pipeline::{verify_connector, verify_topics};
 use crate::verify::Report;
 
 /// Compares source and warehouse while the stream flows.
@@ -23,8 +22,19 @@ impl Verify {
         let mut verdict = Verdict::default();
         let mut passed = true;
         let mut found = false;
+        let mut reports = Vec::new();
         for connector in &spec.connectors {
-            let report = verify_connector(&spec, connector, self.table.as_ref()).await?;
+            reports.push(verify_connector(&spec, connector, self.table.as_ref()).await?);
+        }
+        for connector in &spec.kafka {
+            if connector.endpoint.is_none() {
+                let (name, file) = (&connector.name, &connector.file);
+                tracing::warn!("{name} is not compared: write the url of its source in {file}");
+                continue;
+            }
+            reports.push(verify_topics(&spec, connector, self.table.as_ref()).await?);
+        }
+        for report in reports {
             found |= !report.tables.is_empty();
             passed &= report.passed();
             for line in report.findings() {

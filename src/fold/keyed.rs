@@ -9,9 +9,12 @@
 //! Events of a topic may come late or again. Of a key that is overwritten the newest counts; where history
 //! is kept, one that is older than the chain's last is set apart for the warehouse to find its place.
 
+use std::collections::HashMap;
+
 use super::index::{KeyIndex, keep};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
+use crate::position::Order;
 use crate::spec::{Deletes, History};
 use crate::value::{Cell, Row, RowWriter};
 
@@ -22,6 +25,8 @@ pub(super) struct Keyed {
     /// one row a key and transaction, in place of one row a key
     chains: bool,
     ignore_deletes: bool,
+    /// where among the folded the deletes are of rows that go on under another key
+    left_at: HashMap<Order, usize>,
     scratch: Scratch,
 }
 
@@ -30,13 +35,11 @@ struct State<'i> {
     image: Option<&'i [u8]>,
     /// where the values of unchanged cells are stored, if not under this key
     origin: Option<Span>,
-    /// the image that a row had which goes on under another key
-    before: Option<Span>,
 }
 
 impl<'i> State<'i> {
     fn of(image: Option<&'i [u8]>) -> State<'i> {
-        State { image, origin: None, before: None }
+        State { image, origin: None }
     }
 }
 
@@ -55,6 +58,7 @@ impl Keyed {
             index: KeyIndex::default(),
             chains: target.model.history == History::Versions,
             ignore_deletes: target.model.deletes == Deletes::Ignore,
+            left_at: HashMap::new(),
             scratch: Scratch::default(),
         }
     }
@@ -102,8 +106,12 @@ impl Keyed {
             Some(old) => write_key(target, old.row, None, &mut scratch.old_key)?,
             None => scratch.old_key.clone_from(&scratch.key),
         }
-        let earlier = self.find(&scratch.old_key).and_then(|at| self.folded.rows.get(at)).copied();
-        // one that left a moment ago for this key still has it
+        let left = self.left(event.order, &scratch.old_key);
+        let earlier = left.or_else(|| {
+            let row = self.find(&scratch.old_key).and_then(|at| self.folded.rows.get(at));
+            // a newer one may be another row of that key
+            row.copied().filter(|row| row.order <= event.order)
+        });
         let earlier_image = earlier.and_then(|row| row.image.or(row.before));
         let earlier_image = earlier_image.map(|span| self.folded.row(span));
         let whole = old.filter(|old| old.whole).map(|old| old.row);
@@ -117,11 +125,11 @@ impl Keyed {
             None if moved => Some(self.keep(&scratch.old_key)),
             None => None,
         };
-        if moved && !self.ignore_deletes {
+        if moved && !self.ignore_deletes && left.is_none() {
             self.put(event, &scratch.old_key, State::of(None));
         }
         let origin = origin.filter(|span| self.folded.bytes(*span) != scratch.key);
-        self.put(event, &scratch.key, State { origin, ..State::of(Some(&scratch.image)) });
+        self.put(event, &scratch.key, State { origin, image: Some(&scratch.image) });
         Ok(())
     }
 
@@ -132,21 +140,50 @@ impl Keyed {
         old: OldRow<'_>,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        if self.ignore_deletes {
-            return Ok(());
-        }
         write_key(target, old.row, None, &mut scratch.key)?;
-        let last = self.find(&scratch.key).and_then(|at| self.folded.rows.get(at)).copied();
-        let last = last.filter(|_| event.leaves);
-        let (before, origin) = (last.and_then(|row| row.image), last.and_then(|row| row.origin));
-        self.put(event, &scratch.key, State { image: None, origin, before });
+        if event.leaves {
+            self.leave(event, &scratch.key);
+        }
+        if !self.ignore_deletes {
+            self.put(event, &scratch.key, State::of(None));
+        }
         Ok(())
+    }
+
+    /// Notes that a row leaves a key for another, with the image that it had, where that is known here.
+    fn leave(&mut self, event: &ChangeEvent<'_>, key: &[u8]) {
+        if self.left(event.order, key).is_some() {
+            // it came again
+            return;
+        }
+        let last = self.find(key).and_then(|at| self.folded.rows.get(at)).copied();
+        let last = last.filter(|last| last.order < event.order && last.image.is_some());
+        let row = FoldedRow {
+            op: event.op,
+            key: last.map_or_else(|| self.keep(key), |last| last.key),
+            origin: last.and_then(|last| last.origin),
+            image: None,
+            before: last.and_then(|last| last.image),
+            order: event.order,
+            mark: event.mark,
+            leaves: true,
+            unchanged: false,
+            count: 1,
+        };
+        self.left_at.insert(event.order, self.folded.left.len());
+        self.folded.left.push(row);
+    }
+
+    /// The delete by which the row of an event left its former key.
+    fn left(&self, order: Order, key: &[u8]) -> Option<FoldedRow> {
+        let row = self.folded.left.get(*self.left_at.get(&order)?)?;
+        (self.folded.bytes(row.key) == key).then_some(*row)
     }
 
     /// Notes a key's new state: in place of the one it had, or behind it where the chain is kept and
     /// another transaction made it.
     fn put(&mut self, event: &ChangeEvent<'_>, key: &[u8], state: State<'_>) {
-        let State { image, origin, before } = state;
+        let State { image, origin } = state;
         let unchanged = image.is_some_and(|image| Row::from_bytes(image).has_unchanged());
         let image = image.map(|image| self.keep(image));
         let found = self.find(key);
@@ -176,10 +213,10 @@ impl Keyed {
             key: last.map_or_else(|| self.keep(key), |last| last.key),
             origin,
             image,
-            before,
+            before: None,
             order: event.order,
             mark: event.mark,
-            leaves: event.leaves,
+            leaves: false,
             unchanged,
             count: behind.map_or(last.map_or(1, |last| last.count), |last| last.count + 1),
         };
@@ -197,11 +234,7 @@ impl Keyed {
     pub(super) fn has_left(&self, target: &Target, event: &ChangeEvent<'_>) -> bool {
         let mut key = Vec::new();
         let Some(old) = event.old else { return false };
-        if write_key(target, old.row, None, &mut key).is_err() {
-            return false;
-        }
-        let row = self.find(&key).and_then(|at| self.folded.rows.get(at));
-        row.is_some_and(|row| row.image.is_none() && row.order == event.order)
+        write_key(target, old.row, None, &mut key).is_ok() && self.left(event.order, &key).is_some()
     }
 
     fn find(&self, key: &[u8]) -> Option<usize> {

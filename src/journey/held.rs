@@ -69,3 +69,10 @@ pub struct Digests {
     /// Of the key before it.
     pub old: i64,
 }
+
+impl Digests {
+    /// Those of a change that has nothing to do with the key before it any more.
+    pub fn alone(self) -> Digests {
+        Digests { new: self.new, old: self.new }
+    }
+}

@@ -11,7 +11,7 @@ use tokio_postgres::{Statement, Transaction};
 use super::copy::copy_in;
 use super::raw::encode_raw;
 use super::render::{Form, Templates};
-use super::stage::{Shape, Staged, encode, encode_late};
+use super::stage::{Shape, Staged, encode, encode_late, encode_left};
 use super::staging::Staging;
 use super::table::{Counts, Cut, Merge};
 use crate::error::{Error, Kind, Result};
@@ -31,6 +31,8 @@ pub struct Encoded {
     rows: Rows,
     /// events that came behind later ones of their key
     late: Option<Staged>,
+    /// the deletes of rows that go on under another key
+    left: Option<Staged>,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl Encoded {
             _ => Rows::Staged(encode(table)?),
         };
         let (target, events) = (table.target.clone(), table.folded.events);
-        Ok(Encoded { target, events, rows, late: encode_late(table)? })
+        Ok(Encoded { target, events, rows, late: encode_late(table)?, left: encode_left(table)? })
     }
 
     /// The days whose leaves the rows need. `today` is the warehouse's, for raw tables.
@@ -212,7 +214,7 @@ impl Apply {
         table: Encoded,
         (cut, overrules): (Cut, Overrules),
     ) -> Result<Applied> {
-        let Encoded { target, events, rows, late } = table;
+        let Encoded { target, events, rows, late, left } = table;
         match rows {
             Rows::Raw { chunks, count } => {
                 let statement = self.raw_copy(transaction, &target).await?;
@@ -227,6 +229,11 @@ impl Apply {
                     && target.model.history == History::Versions;
                 let counts = counts_of(&staged, events);
                 let shape = Shape::of(&target);
+                if let Some(left) = left {
+                    self.staging.fill(transaction, &shape, left).await?;
+                    let form = Variant { overrules, chains };
+                    self.merge(transaction, &target, form).await?.left(transaction).await?;
+                }
                 self.staging
                     .fill(transaction, &shape, staged)
                     .await
@@ -273,7 +280,12 @@ impl Apply {
                     let error = Error::warehouse("following a schema change", error)
                         .on_table(table.to_string())
                         .remedy(format!("siltstone table resync {table}"));
-                    if taken { error.with_kind(Kind::Reread) } else { error }
+                    match taken {
+                        // another member of the group has added it just now
+                        true if target.arrival != Arrival::InOrder => error.with_kind(Kind::Busy),
+                        true => error.with_kind(Kind::Reread),
+                        false => error,
+                    }
                 })
             }
         }
@@ -330,7 +342,6 @@ pub(super) fn counts_of(staged: &Staged, events: u64) -> Counts {
         deletes: staged.deletes,
         partial: staged.partial,
         moved: staged.moved,
-        leaving: staged.leaving,
         oldest: staged.oldest,
     }
 }

@@ -157,7 +157,8 @@ fn add(
     let mut mirrored = mirror_column(column, extensions);
     mirrored.required = false;
     if !standing.has(&mirrored.name) {
-        evolution.statements.extend(add_column(model, &mirrored));
+        // rows that other partitions tell in an older shape have the default too: it stays
+        evolution.statements.extend(add_column(model, &mirrored).into_iter().take(1));
     }
     model.columns.retain(|known| known.name != mirrored.name);
     model.columns.push(mirrored);

@@ -33,14 +33,9 @@ impl Merge {
         mut applied: Applied,
     ) -> Result<Applied> {
         let counts = self.drop_gone(transaction, counts, &mut applied).await?;
-        if self.may_be_late() {
-            if counts.leaving > 0 {
-                let left = self.query(transaction, "locate_left", &[]).await?;
-                for (leaf, rows) in &self.by_leaf(&left)?.fill {
-                    self.in_leaf(transaction, "fill", *leaf, rows).await?;
-                }
-            }
-            self.remember(transaction, counts).await?;
+        self.recall(transaction, counts).await?;
+        if self.may_be_late() && counts.deletes > 0 {
+            self.execute(transaction, "remember_gone", &[]).await?;
         }
         let mut leaves = self.locate(transaction, counts).await?;
         if !leaves.stale.is_empty() {
@@ -70,6 +65,15 @@ impl Merge {
         }
         applied.upserted = self.execute(transaction, "upsert", &[]).await?;
         Ok(applied)
+    }
+
+    /// Completes what is known of staged rows that go on under another key.
+    pub(super) async fn fill_left(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        let left = self.query(transaction, "locate_left", &[]).await?;
+        for (leaf, rows) in &self.by_leaf(&left)?.fill {
+            self.in_leaf(transaction, "fill", *leaf, rows).await?;
+        }
+        Ok(())
     }
 
     async fn locate(&mut self, transaction: &Transaction<'_>, counts: Counts) -> Result<Leaves> {

@@ -13,7 +13,6 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{FoldedRow, Op, TableBatch, Target};
 use crate::position::Order;
 use crate::relation::Wire;
-use crate::spec::History;
 use crate::types::day_of_cell;
 use crate::value::{Cell, Row};
 
@@ -77,8 +76,6 @@ pub(super) struct Staged {
     pub days: BTreeSet<i64>,
     /// The earliest and latest label.
     pub labels: Option<(i64, i64)>,
-    /// Rows that go on under another key.
-    pub leaving: u64,
     /// The oldest order of a row that is not a delete.
     pub oldest: Option<Order>,
 }
@@ -94,11 +91,16 @@ pub(super) fn encode_late(batch: &TableBatch) -> Result<Option<Staged>> {
     (!late.is_empty()).then(|| encode_rows(batch, late)).transpose()
 }
 
+/// Encodes the deletes of rows that go on under another key; none where there are none.
+pub(super) fn encode_left(batch: &TableBatch) -> Result<Option<Staged>> {
+    let left = &batch.folded.left;
+    (!left.is_empty()).then(|| encode_rows(batch, left)).transpose()
+}
+
 fn encode_rows(batch: &TableBatch, rows: &[FoldedRow]) -> Result<Staged> {
-    let target = &batch.target;
-    let mut encoder = Encoder::new(target);
+    let mut encoder = Encoder::new(&batch.target);
     for row in rows {
-        let image = row.image.or(row.before.filter(|_| leaves(target, row)));
+        let image = row.image.or(row.before.filter(|_| leaves(row)));
         let image = image.map(|span| batch.folded.row(span));
         let key = batch.folded.row(row.key);
         let origin = row.origin.map(|span| batch.folded.row(span));
@@ -156,7 +158,7 @@ impl<'t> Encoder<'t> {
         let columns = target.feeds.len() + SYSTEM_COLUMNS + target.key.len();
         self.buffer.put_i16(i16::try_from(columns).map_err(|_| too_wide(target))?);
         let mut keep = Keep::default();
-        let leaves = leaves(target, folded);
+        let leaves = leaves(folded);
         match image {
             Some(image) => self.put_image(image, &mut keep)?,
             None => self.put_key(key)?,
@@ -182,7 +184,6 @@ impl<'t> Encoder<'t> {
             }
         }
         self.count(folded, deleted, &keep, origin.is_some());
-        self.staged.leaving += u64::from(leaves);
         if self.buffer.len() >= CHUNK {
             self.staged.chunks.push(self.buffer.split().freeze());
         }
@@ -257,10 +258,9 @@ impl<'t> Encoder<'t> {
     }
 }
 
-/// Whether the values of a row that is gone are to be kept for the key under which it goes on. Versions have
-/// them.
-fn leaves(target: &Target, row: &FoldedRow) -> bool {
-    row.leaves && row.image.is_none() && target.model.history == History::Overwrite
+/// Whether the values of a row that is gone are to be kept for the key under which it goes on.
+fn leaves(row: &FoldedRow) -> bool {
+    row.leaves && row.image.is_none()
 }
 
 /// Which columns of a row did not change: a bit each, the lowest bit first.

@@ -27,8 +27,6 @@ pub(super) struct Counts {
     pub partial: u64,
     /// Rows whose unchanged columns are stored under another key.
     pub moved: u64,
-    /// Rows that go on under another key.
-    pub leaving: u64,
     /// The oldest order of a row that is not a delete.
     pub oldest: Option<Order>,
 }
@@ -116,15 +114,12 @@ impl Merge {
         mut applied: Applied,
     ) -> Result<Applied> {
         let counts = self.drop_gone(transaction, counts, &mut applied).await?;
-        let filled = match counts.moved {
-            0 => 0,
-            _ => self.execute(transaction, "fill", &[]).await?,
-        };
-        if self.may_be_late() {
-            if counts.leaving > 0 {
-                self.execute(transaction, "fill_left", &[]).await?;
-            }
-            self.remember(transaction, counts).await?;
+        let mut filled = self.recall(transaction, counts).await?;
+        if counts.moved > 0 {
+            filled += self.execute(transaction, "fill", &[]).await?;
+        }
+        if self.may_be_late() && counts.deletes > 0 {
+            self.execute(transaction, "remember_gone", &[]).await?;
         }
         if counts.deletes > 0 {
             applied.deleted = self.execute(transaction, "delete", &[]).await?;
@@ -171,23 +166,32 @@ impl Merge {
         Ok(Counts { rows: counts.rows - dropped, ..counts })
     }
 
-    /// Notes the deletes, with the values of rows that go on under another key; and finds those of rows that
-    /// come from one.
-    pub(super) async fn remember(
+    /// Keeps the values of rows that go on under another key, which are staged.
+    pub(super) async fn left(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        if !self.may_be_late() {
+            return Ok(());
+        }
+        let model = &self.target.model;
+        if model.history == History::Overwrite && model.partition.is_some() {
+            self.fill_left(transaction).await?;
+        } else {
+            self.execute(transaction, "fill_left", &[]).await?;
+        }
+        self.execute(transaction, "remember_gone", &[]).await?;
+        Ok(())
+    }
+
+    /// Completes rows that come from another key with the values that they had there when they left: the key
+    /// may be another row's since.
+    pub(super) async fn recall(
         &mut self,
         transaction: &Transaction<'_>,
         counts: Counts,
-    ) -> Result<()> {
-        if counts.deletes > 0 {
-            self.execute(transaction, "remember_gone", &[]).await?;
+    ) -> Result<u64> {
+        match counts.moved > 0 && self.may_be_late() {
+            true => self.execute(transaction, "fill_gone", &[]).await,
+            false => Ok(0),
         }
-        if counts.leaving > 0 {
-            self.execute(transaction, "settle_left", &[]).await?;
-        }
-        if counts.moved > 0 {
-            self.execute(transaction, "fill_gone", &[]).await?;
-        }
-        Ok(())
     }
 
     async fn versions(
@@ -197,11 +201,9 @@ impl Merge {
         cut: Cut,
         mut applied: Applied,
     ) -> Result<Applied> {
+        self.recall(transaction, counts).await?;
         if counts.partial > 0 {
             self.execute(transaction, "fill", &[]).await?;
-        }
-        if counts.moved > 0 && self.may_be_late() {
-            self.execute(transaction, "fill_gone", &[]).await?;
         }
         if cut.continues {
             self.execute(transaction, "undo_open", &[]).await?;

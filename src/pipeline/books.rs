@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 
-use super::pairs::verify_connector;
+use super::pairs::{verify_connector, verify_topics};
 use super::resync::check_condition;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
@@ -76,6 +76,12 @@ impl Books for WarehouseBooks {
         Box::pin(async move {
             for connector in &spec.connectors {
                 let report = verify_connector(&spec, connector, Some(&table)).await?;
+                if let Some(found) = report.tables.iter().find(|found| found.table == table) {
+                    return Ok(Some(found.to_json()));
+                }
+            }
+            for connector in spec.kafka.iter().filter(|connector| connector.endpoint.is_some()) {
+                let report = verify_topics(&spec, connector, Some(&table)).await?;
                 if let Some(found) = report.tables.iter().find(|found| found.table == table) {
                     return Ok(Some(found.to_json()));
                 }

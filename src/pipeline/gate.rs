@@ -123,6 +123,7 @@ impl Gate {
         let piece = encode_batch(batch)?;
         self.lane.send(piece).await.map_err(|_| lane_is_gone())?;
         self.sent += 1;
+        self.router.piece = self.sent + 1;
         if ends {
             self.reach.close();
             self.sent_at = Instant::now();

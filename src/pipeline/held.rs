@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::Digests;
+use crate::journey::{ChangeEvent, Digests, Op, Target};
 use crate::names::TableName;
+use crate::value::Cell;
 
 /// Keys that wait.
 #[derive(Clone, Debug, Default)]
@@ -97,4 +98,15 @@ mod tests {
         assert!(held.catches(Digests { new: 9, old: 8 }));
         assert!(!held.catches(Digests { new: 2, old: 1 }));
     }
+}
+
+/// Whether a row comes from another key, and leaves values out that it had there.
+pub(super) fn comes_unfinished(target: &Target, event: &ChangeEvent<'_>) -> bool {
+    event.op == Op::Create
+        && event.old.is_some()
+        && !target.model.history.logs_events()
+        && event.new.is_some_and(|new| {
+            let is_left_out = |from: usize| new.cell(from) == Cell::Unchanged;
+            new.has_unchanged() && target.feeds.iter().any(|feed| is_left_out(feed.from))
+        })
 }

@@ -84,8 +84,9 @@ impl Lane {
         shared: Arc<Core>,
         ledger: Ledger,
         progress: watch::Sender<Progress>,
-        kept_bytes: u64,
+        warehouse: &Session,
     ) -> Result<Lane> {
+        let kept_bytes = pending::total(&**warehouse, &shared.connector().name).await?;
         let session = writer(&shared.setup, &shared.fence, "apply").await?;
         let failed = |error| Error::warehouse("setting up the apply session", error);
         session.batch_execute(PLANS).await.map_err(failed)?;

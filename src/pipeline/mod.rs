@@ -59,7 +59,7 @@ pub use books::dead_letters_as_json;
 pub use differences::{Difference, Plan};
 pub use inspect::{Report, inspect, inspect_source};
 pub use making::apply;
-pub use pairs::{Pairs, pairs, verify_connector};
+pub use pairs::{Pairs, pairs, verify_connector, verify_topics};
 pub use planning::plan;
 pub use resync::check_condition;
 pub use rights::replicated;

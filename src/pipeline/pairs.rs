@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::tables::resolve;
 use crate::capture::catalog;
-use crate::error::Result;
-use crate::merge::{columns, extension_types};
+use crate::error::{Error, Kind, Result};
+use crate::merge::{StoredColumn, columns, extension_types};
 use crate::names::TableName;
-use crate::postgres::{Side, connect};
+use crate::postgres::{Endpoint, Side, connect};
 use crate::progress::tables::{self, State};
-use crate::spec::{Connector, Spec};
-use crate::verify::{Pair, Report, TableReport, compare};
+use crate::spec::{Connector, Kafka, Model, Spec, mirror};
+use crate::verify::{Against, Pair, Report, TableReport, compare};
 
 /// What of a connector is compared, and what is not.
 pub struct Pairs {
@@ -98,11 +98,84 @@ pub async fn verify_connector(
     for (table, why) in left_out {
         tracing::warn!(%table, "not in the warehouse, and not compared: {why}");
     }
-    let mut report = compare(connector, &spec.settings.warehouse, &pairs).await?;
+    let (name, slot) = (connector.name.as_str(), Some(connector.slot.as_str()));
+    let against = Against { connector: name, source: &connector.endpoint, slot };
+    let mut report = compare(against, &spec.settings.warehouse, &pairs).await?;
     report.tables.extend(unfed.into_iter().map(|(table, why)| TableReport {
         table,
         skipped: Some(why),
         ..TableReport::default()
     }));
     Ok(report)
+}
+
+/// Compares the tables of a connector that reads topics with the Postgres that Debezium reads.
+pub async fn verify_topics(
+    spec: &Spec,
+    connector: &Kafka,
+    only: Option<&TableName>,
+) -> Result<Report> {
+    let Some(endpoint) = &connector.endpoint else {
+        let what = format!("{}: no url says where the source is", connector.file);
+        return Err(Error::new(Kind::Usage, what)
+            .remedy("write the url of the Postgres that Debezium reads; nothing else uses it"));
+    };
+    let pairs = topic_pairs(spec, (connector, endpoint), only).await?;
+    let against = Against { connector: &connector.name, source: endpoint, slot: None };
+    compare(against, &spec.settings.warehouse, &pairs).await
+}
+
+/// The tables that were fed, each beside the source table of its name.
+async fn topic_pairs(
+    spec: &Spec,
+    (connector, endpoint): (&Kafka, &Endpoint),
+    only: Option<&TableName>,
+) -> Result<Vec<Pair>> {
+    let source = connect(Side::Source, endpoint, "siltstone verify").await?;
+    let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone verify").await?;
+    let extensions = extension_types(&*warehouse).await?;
+    let catalogue = catalog::tables(&*source).await?;
+    let mut pairs = Vec::new();
+    for record in tables::read(&*warehouse, &connector.name).await? {
+        if only.is_some_and(|only| *only != record.table) {
+            continue;
+        }
+        let stored = columns(&*warehouse, &record.table).await?;
+        let of = |name: &TableName| catalogue.iter().find(|at| at.relation.table == *name);
+        let Some(at_source) = record.source.as_ref().and_then(of) else {
+            tracing::warn!(table = %record.table, "not compared: the source has no such table");
+            continue;
+        };
+        let mut relation = at_source.relation.clone();
+        connector.masks.dress(&relation.table.clone(), &mut relation);
+        let declared = spec.models.iter().find(|model| model.table == record.table).cloned();
+        let model = declared.or_else(|| mirror(connector, &relation, &extensions));
+        let Some(model) = model else { continue };
+        let skipped = match (record.state, &record.reason) {
+            (State::Streaming, _) => None,
+            (state, reason) => {
+                let reason = reason.as_deref().unwrap_or("no reason is known");
+                Some(format!("it is {} ({reason})", state.word()))
+            }
+        };
+        pairs.push(Pair {
+            model: Arc::new(as_stored(model, &stored)),
+            relation: Arc::new(relation),
+            partitioned: at_source.partitioned,
+            skipped,
+        });
+    }
+    Ok(pairs)
+}
+
+/// A model with the columns that the warehouse has: topics may leave some out, and tell others' types coarsely.
+fn as_stored(mut model: Model, stored: &[StoredColumn]) -> Model {
+    model.columns.retain_mut(|column| {
+        let there = stored.iter().find(|there| there.name == column.name && !there.generated);
+        if let Some(there) = there.filter(|_| model.mirrored) {
+            column.ty.clone_from(&there.declared);
+        }
+        there.is_some()
+    });
+    model
 }

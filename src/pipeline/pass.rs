@@ -99,7 +99,7 @@ impl Pass<'_> {
     /// Takes changes; `next` is the `seq` of the one behind them, where that is known to go on.
     async fn portion(&mut self, portion: &[Kept], next: i64) -> Result<()> {
         let mut items = Vec::new();
-        for kept in portion {
+        for (at, kept) in portion.iter().enumerate() {
             self.events += 1;
             self.reached = kept.place;
             if kept.order.seq < self.floor && !kept.was_read() {
@@ -117,6 +117,11 @@ impl Pass<'_> {
             if self.waits_for_delete(kept)? {
                 continue;
             }
+            // its row is completed first, for those that come from it
+            let alone = kept.comes_from.is_some();
+            if alone {
+                self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
+            }
             let logs = self.sift.target.model.history.logs_events();
             let looked = self.sift.look(kept)?;
             if let Some((digests, _)) = &looked
@@ -124,7 +129,12 @@ impl Pass<'_> {
             {
                 self.supersede(kept, digests.new).await?;
             }
-            match looked {
+            // what came to its former key since is not before it
+            let own = |(digests, refused): (Digests, _)| match alone {
+                true => (digests.alone(), refused),
+                false => (digests, refused),
+            };
+            match looked.map(own) {
                 Some((digests, _)) if self.sift.held.catches(digests) => {
                     self.aside.push((kept.place, digests));
                 }
@@ -140,6 +150,10 @@ impl Pass<'_> {
                     self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
                     self.truncate(kept).await?;
                 }
+            }
+            if alone {
+                let behind = portion.get(at + 1).map_or(next, |kept| kept.mark.seq);
+                self.merge(std::mem::take(&mut items), behind).await?;
             }
         }
         self.merge(items, next).await
@@ -170,7 +184,7 @@ impl Pass<'_> {
             return Ok(false);
         }
         let Some((digests, _)) = self.sift.look(kept)? else { return Ok(false) };
-        let alone = Digests { new: digests.new, old: digests.new };
+        let alone = digests.alone();
         self.sift.held.add(alone);
         self.arriving.add(alone);
         self.aside.push((kept.place, alone));

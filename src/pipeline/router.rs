@@ -6,18 +6,17 @@ use hashbrown::HashMap;
 
 use super::core::{CaughtUp, Core};
 use super::follow::permitted;
-use super::held::{HeldKeys, refuse_truncate};
+use super::held::{HeldKeys, comes_unfinished, refuse_truncate};
 use super::reshape::{held_key, reshape};
 use super::tables::Planned;
 use crate::decode::RelationMessage;
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Window, digests, key_texts, refusal};
-use crate::journey::{Arrival, ChangeEvent, Digests, Flow, Op, Route, Target};
+use crate::journey::{Arrival, ChangeEvent, Digests, Flow, Route, Target};
 use crate::names::TableName;
 use crate::position::{Order, Positions};
 use crate::progress::tables::State;
 use crate::relation::Relation;
-use crate::value::Row;
 
 /// The routes of a session.
 pub(super) struct Router {
@@ -30,6 +29,8 @@ pub(super) struct Router {
     arriving: Vec<Arriving>,
     /// how many keys of a table may wait
     held_at_most: usize,
+    /// the number of the piece that what is pushed leaves with
+    pub(super) piece: u64,
     /// by the source table's OID, as far as the stream has shown it
     by_oid: HashMap<u32, Arc<[usize]>>,
     none: Arc<[usize]>,
@@ -47,8 +48,9 @@ struct Source {
 #[derive(Default)]
 struct Arriving {
     keys: HeldKeys,
-    /// those that came since the kept changes were last asked for
-    since: HeldKeys,
+    /// those that may not have been in the warehouse when the kept changes were last asked for, with the
+    /// piece that takes them there
+    since: Vec<(Digests, u64)>,
     asked: bool,
 }
 
@@ -95,6 +97,7 @@ impl Router {
             held: planned.iter().map(held).collect(),
             arriving: planned.iter().map(|_| Arriving::default()).collect(),
             held_at_most,
+            piece: 1,
             routes: planned.iter().map(route).collect(),
             sources: planned.iter().map(source).collect(),
             by_oid: HashMap::new(),
@@ -124,15 +127,15 @@ impl Router {
     }
 
     /// The tables in which rows wait for the delete under their former key, and whose kept changes nobody
-    /// looks through: from now on somebody does.
-    pub(super) fn ask_for_arrivals(&mut self) -> Vec<CaughtUp> {
+    /// looks through: from now on somebody does. Pieces up to `done` are in the warehouse.
+    pub(super) fn ask_for_arrivals(&mut self, done: u64) -> Vec<CaughtUp> {
         let mut asked = Vec::new();
         for (route, arriving) in self.routes.iter().zip(&mut self.arriving) {
             if arriving.asked || arriving.keys.is_empty() || route.flow == Flow::Hold {
                 continue;
             }
             arriving.asked = true;
-            arriving.since = HeldKeys::default();
+            arriving.since.retain(|(_, piece)| *piece > done);
             asked.push(CaughtUp::at(route.target.clone(), route.floor));
         }
         asked
@@ -284,13 +287,16 @@ impl Router {
         if held.is_empty() && refused.is_none() && comes_from.is_none() {
             return window.push(route, event, message);
         }
-        if let Some(old) = comes_from.filter(|_| !window.has_left(target, event)) {
-            let key = digests(target, event).new;
-            let alone = Digests { new: key, old: key };
+        if let Some(old) = comes_from {
+            // what came to its former key since is not before it
+            let alone = digests(target, event).alone();
+            if window.has_left(target, event) && refused.is_none() && !held.catches(alone) {
+                return window.push(route, event, message);
+            }
             held.add(alone);
             if let Some(arriving) = self.arriving.get_mut(at) {
                 arriving.keys.add(alone);
-                arriving.since.add(alone);
+                arriving.since.push((alone, self.piece));
             }
             window.await_delete(target, event, message, (alone, key_texts(target, old.row)));
             return held.refuse_too_many(&target.model.table, self.held_at_most);
@@ -324,10 +330,12 @@ impl Router {
             keys.clone_from(held);
             // those that came meanwhile wait as well
             if let Some(known) = self.arriving.get_mut(target.index) {
-                keys.extend(&known.since);
-                let mut left = arriving.clone();
-                left.extend(&known.since);
-                *known = Arriving { keys: left, ..Arriving::default() };
+                known.keys.clone_from(arriving);
+                known.asked = false;
+                for (digests, _) in &known.since {
+                    keys.add(*digests);
+                    known.keys.add(*digests);
+                }
             }
         }
         if let Some(route) = self.routes.get_mut(target.index) {
@@ -368,12 +376,4 @@ impl Router {
         route.target = Arc::new(target);
         Ok(Some(Reshape { target: route.target.clone(), statements }))
     }
-}
-
-/// Whether a row comes from another key, and leaves values out that it had there.
-fn comes_unfinished(target: &Target, event: &ChangeEvent<'_>) -> bool {
-    event.op == Op::Create
-        && event.old.is_some()
-        && !target.model.history.logs_events()
-        && event.new.is_some_and(Row::has_unchanged)
 }

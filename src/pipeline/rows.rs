@@ -72,12 +72,8 @@ impl Worker {
         if chunk.empties && chunk.range.is_none() {
             ddl(&transaction, &[emptying(&target.model)]).await.map_err(failed)?;
         }
-        let straight = match (chunk.fresh && fitted.statements.is_empty(), &chunk.range) {
-            (false, _) => Straight::No,
-            (true, None) => Straight::IfEmpty,
-            (true, Some(_)) if fitted.key.is_some() => Straight::Beside,
-            (true, Some(_)) => Straight::No,
-        };
+        let untouched = chunk.fresh && fitted.statements.is_empty();
+        let straight = straight(untouched, chunk.range.is_some(), fitted.key.is_some());
         let way = way(&transaction, &target, straight).await?;
         let (finished, refused) =
             self.copy(under, &transaction, (&target, &now), (point, job), &way).await?;
@@ -209,5 +205,14 @@ impl SourceRows {
         self.masked.clear();
         veil.row(Row::from_bytes(cells), &mut self.masked)?;
         Ok(Some((Row::from_bytes(&self.masked), cells.len())))
+    }
+}
+
+/// Whether rows may go straight into a table that nobody has written to.
+fn straight(untouched: bool, in_ranges: bool, has_key_to_come: bool) -> Straight {
+    match (untouched, in_ranges) {
+        (true, false) => Straight::IfEmpty,
+        (true, true) if has_key_to_come => Straight::Beside,
+        _ => Straight::No,
     }
 }

@@ -243,6 +243,11 @@ pub async fn kept(
     Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
+/// The bytes kept for all of a connector's tables.
+pub async fn total(client: &impl GenericClient, connector: &str) -> Result<u64> {
+    Ok(sizes(client, connector).await?.iter().map(|(_, bytes)| bytes).sum())
+}
+
 /// The bytes kept for each of a connector's tables.
 pub async fn sizes(client: &impl GenericClient, connector: &str) -> Result<Vec<(TableName, u64)>> {
     let failed = |error| Error::warehouse("measuring the kept changes", error);

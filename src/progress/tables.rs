@@ -98,6 +98,23 @@ impl TableRecord {
 
 /// Reads a connector's tables.
 pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<TableRecord>> {
+    read_some(client, connector, None).await
+}
+
+/// What is known of one table of a connector's, if anything.
+pub async fn read_one(
+    client: &impl GenericClient,
+    connector: &str,
+    table: &TableName,
+) -> Result<Option<TableRecord>> {
+    Ok(read_some(client, connector, Some(table)).await?.pop())
+}
+
+async fn read_some(
+    client: &impl GenericClient,
+    connector: &str,
+    only: Option<&TableName>,
+) -> Result<Vec<TableRecord>> {
     let failed = |error| Error::warehouse("reading what its tables are doing", error);
     let rows = client
         .query(
@@ -117,8 +134,9 @@ pub async fn read(client: &impl GenericClient, connector: &str) -> Result<Vec<Ta
                     coalesce((select max(c.as_of) from audit.snapshot_chunks c
                                where c.table_name = t.table_name and c.state = 'done'
                                  and to_jsonb(c) ->> 'condition' is not null), 0)
-               from audit.tables t where t.connector = $1",
-            &[&connector],
+               from audit.tables t
+              where t.connector = $1 and ($2::text is null or t.table_name = $2)",
+            &[&connector, &only.map(TableName::to_string)],
         )
         .await
         .map_err(failed)?;

@@ -104,6 +104,24 @@ fn spool_gave_up() -> IntCounterVec {
     )
 }
 
+fn lag_bytes() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_lag_bytes",
+        "Bytes of the source's log behind its end",
+        ["connector", "stage"]
+    )
+}
+
+fn lag_records() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_lag_records",
+        "Records of a topic's partition that are not applied",
+        ["connector", "partition"]
+    )
+}
+
 impl Families {
     fn new() -> Families {
         Families {
@@ -121,18 +139,8 @@ impl Families {
                 "Rows dropped because a newer one was there",
                 ["table"]
             ),
-            lag_bytes: family!(
-                IntGaugeVec,
-                "siltstone_lag_bytes",
-                "Bytes of the source's log behind its end",
-                ["connector", "stage"]
-            ),
-            lag_records: family!(
-                IntGaugeVec,
-                "siltstone_lag_records",
-                "Records of a topic's partition that are not applied",
-                ["connector", "partition"]
-            ),
+            lag_bytes: lag_bytes(),
+            lag_records: lag_records(),
             lag_seconds: family!(
                 GaugeVec,
                 "siltstone_lag_seconds",

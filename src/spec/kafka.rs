@@ -215,15 +215,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         let remedy = "name the topics to take, such as topics: [\"shop.public.*\"]";
         return Err(file.refuse("topics", "no topic is taken", remedy));
     }
-    let formats = ["debezium-json", "flat-json", "debezium-avro"];
-    let format = match file.choice("format", raw.format.as_ref(), &formats)? {
-        "flat-json" => Format::FlatJson,
-        "debezium-avro" => {
-            let remedy = "write debezium-json or flat-json";
-            return Err(file.refuse("format", "this version does not read Avro yet", remedy));
-        }
-        _ => Format::DebeziumJson,
-    };
+    let format = format(file, &raw)?;
     if let Some(lanes) = &raw.lanes {
         file.choice("lanes", Some(lanes), &["1"])?;
     }
@@ -242,19 +234,8 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         topics: common::list(file, "topics", &raw.topics)?,
         format,
         properties: properties(file, &raw.properties)?,
-        start: match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
-            "latest" => StartAt::Latest,
-            _ => StartAt::Earliest,
-        },
-        offset_lost: match file.choice(
-            "offset_lost",
-            raw.offset_lost.as_ref(),
-            &["stop", "earliest", "resync"],
-        )? {
-            "earliest" => OffsetLost::Earliest,
-            "resync" => OffsetLost::Resync,
-            _ => OffsetLost::Stop,
-        },
+        start: start(file, &raw)?,
+        offset_lost: offset_lost(file, &raw)?,
         types: raw.types.as_ref().map_or(Ok(Types::default()), |raw| types(file, raw))?,
         atomic: raw.atomic == Some(true),
         dead_letter_topic: raw
@@ -264,6 +245,34 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
             .transpose()?
             .filter(|topic| topic != "none"),
         endpoint: endpoint.transpose()?,
+    })
+}
+
+fn format(file: &File<'_>, raw: &RawKafka) -> Result<Format> {
+    let formats = ["debezium-json", "flat-json", "debezium-avro"];
+    match file.choice("format", raw.format.as_ref(), &formats)? {
+        "flat-json" => Ok(Format::FlatJson),
+        "debezium-avro" => {
+            let remedy = "write debezium-json or flat-json";
+            Err(file.refuse("format", "this version does not read Avro yet", remedy))
+        }
+        _ => Ok(Format::DebeziumJson),
+    }
+}
+
+fn start(file: &File<'_>, raw: &RawKafka) -> Result<StartAt> {
+    Ok(match file.choice("start", raw.start.as_ref(), &["earliest", "latest"])? {
+        "latest" => StartAt::Latest,
+        _ => StartAt::Earliest,
+    })
+}
+
+fn offset_lost(file: &File<'_>, raw: &RawKafka) -> Result<OffsetLost> {
+    let choices = ["stop", "earliest", "resync"];
+    Ok(match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
+        "earliest" => OffsetLost::Earliest,
+        "resync" => OffsetLost::Resync,
+        _ => OffsetLost::Stop,
     })
 }
 

@@ -8,6 +8,7 @@
 
 mod calendar;
 mod check;
+mod columns;
 mod common;
 mod connector;
 mod debezium;

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
+use super::columns::known_column;
 use super::file::{File, Given};
 use super::model::{ModelColumn, Partition, Step};
 use super::scalar::Keep;
-use super::table::known_column;
 use crate::error::Result;
 use crate::types::{civil_from_days, days_from_civil};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::report::{Difference, TableReport};
 use super::sql::Expressions;
-use super::{PAUSE, Pair, ROUNDS, Sides};
+use super::{PAUSE, Pair, Sides};
 use crate::error::{Error, Result};
 use crate::postgres::Session;
 
@@ -17,7 +17,7 @@ impl Sides {
     pub(super) async fn bag(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
         let there = Expressions::of_source(pair).contents();
         let here = Expressions::of_warehouse(pair).contents();
-        for round in 0..ROUNDS {
+        for round in 0..self.rounds() {
             if round > 0 {
                 tokio::time::sleep(PAUSE * 2_u32.pow(round - 1)).await;
             }

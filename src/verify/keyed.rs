@@ -6,7 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use super::report::{Difference, TableReport};
 use super::sql::Expressions;
-use super::{PAUSE, Pair, ROUNDS, Sides};
+use super::{PAUSE, Pair, Sides};
 use crate::error::{Error, Result};
 use crate::postgres::Session;
 
@@ -96,7 +96,7 @@ impl Sides {
         // a key that was changing in one of the rounds has not differed in all of them
         let mut restless = HashSet::new();
         let mut found = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 0..self.rounds() {
             if round > 0 {
                 tokio::time::sleep(PAUSE * 2_u32.pow(round - 1)).await;
             }

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::relation::Relation;
-use crate::spec::{Connector, Deletes, History, Model};
+use crate::spec::{Deletes, History, Model};
 
 pub use report::{Difference, Report, TableReport};
 
@@ -50,8 +50,9 @@ impl Pair {
     }
 }
 
-/// A difference must show in so many rounds.
+/// A difference must show in so many rounds; behind Debezium, which does not tell how far it is, for a minute.
 const ROUNDS: u32 = 3;
+const ROUNDS_OF_TOPICS: u32 = 8;
 
 /// The pause between rounds, doubled each time.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -64,20 +65,28 @@ struct Sides {
     source: Session,
     warehouse: Session,
     connector: String,
-    slot: String,
+    /// by which the stream comes; none where it comes by topics
+    slot: Option<String>,
+}
+
+/// What a warehouse is compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct Against<'a> {
+    /// The connector.
+    pub connector: &'a str,
+    /// Its source.
+    pub source: &'a Endpoint,
+    /// Its slot; none where the source's changes come by topics.
+    pub slot: Option<&'a str>,
 }
 
 /// Compares tables.
-pub async fn compare(
-    connector: &Connector,
-    warehouse: &Endpoint,
-    pairs: &[Pair],
-) -> Result<Report> {
+pub async fn compare(against: Against<'_>, warehouse: &Endpoint, pairs: &[Pair]) -> Result<Report> {
     let sides = Sides {
-        source: connect(Side::Source, &connector.endpoint, "siltstone verify").await?,
+        source: connect(Side::Source, against.source, "siltstone verify").await?,
         warehouse: connect(Side::Warehouse, warehouse, "siltstone verify").await?,
-        connector: connector.name.clone(),
-        slot: connector.slot.clone(),
+        connector: against.connector.to_owned(),
+        slot: against.slot.map(str::to_owned),
     };
     let mut report = Report::default();
     for pair in pairs {
@@ -135,8 +144,14 @@ impl Sides {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Waits until everything that is visible at the source now has been applied.
+    /// How many rounds a difference must show in.
+    fn rounds(&self) -> u32 {
+        if self.slot.is_some() { ROUNDS } else { ROUNDS_OF_TOPICS }
+    }
+
+    /// Waits until everything that is visible at the source now has been applied, where that can be known.
     async fn pass_now(&self) -> Result<()> {
+        let Some(slot) = &self.slot else { return Ok(()) };
         let failed = |error| Error::source("asking for the end of its log", error);
         let now = "select (pg_current_wal_insert_lsn() - '0/0')::int8";
         let row = self.source.query_one(now, &[]).await.map_err(failed)?;
@@ -144,7 +159,7 @@ impl Sides {
         let mut last = Lsn(0);
         let mut moved = Instant::now();
         loop {
-            let stored = self.stored().await?;
+            let stored = self.stored(slot).await?;
             if stored >= goal {
                 return Ok(());
             }
@@ -162,10 +177,10 @@ impl Sides {
         }
     }
 
-    async fn stored(&self) -> Result<Lsn> {
+    async fn stored(&self, slot: &str) -> Result<Lsn> {
         let failed = |error| Error::warehouse("reading the stored position", error);
         let query = "select position from audit.progress where connector = $1 and partition = $2";
-        let row = self.warehouse.query_opt(query, &[&self.connector, &self.slot]).await;
+        let row = self.warehouse.query_opt(query, &[&self.connector, &slot]).await;
         let row = row.map_err(failed)?.ok_or_else(|| {
             let what = format!("connector {} has no stored position yet", self.connector);
             Error::new(Kind::Busy, what).remedy("siltstone run")

@@ -9,7 +9,8 @@ mod site;
 
 pub use dice::Dice;
 pub use kafka::{
-    Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect, shop_connector,
+    Kafka, Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect,
+    shop_connector,
 };
 pub use proxy::Proxy;
 pub use site::Site;

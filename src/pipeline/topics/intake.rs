@@ -166,7 +166,8 @@ impl Intake {
             return Ok(());
         }
         self.looked = Instant::now();
-        for table in self.gate.router.ask_for_arrivals() {
+        let done = self.progress.borrow().done;
+        for table in self.gate.router.ask_for_arrivals(done) {
             self.caught_up.send(table).await.map_err(|_| lane_is_gone())?;
         }
         Ok(())

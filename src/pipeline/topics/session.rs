@@ -16,14 +16,14 @@ use super::intake::{Intake, Partition};
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::tables::Tables;
-use crate::capture::topics::{Assignment, Member};
+use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::Stretch;
 use crate::position::Positions;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::wanted::{self, Wanted};
-use crate::progress::{Checkpoint, Ledger, pending};
+use crate::progress::{Checkpoint, Ledger};
 use crate::serve::Phase;
 use crate::warehouse::{Claim, Fence, migrate, refuse_outstanding, refuse_unfit, take_over};
 
@@ -166,24 +166,15 @@ async fn run_tasks(
     let mut router = Router::empty(connector.held_keys);
     let catching_up = tables.open_kept(&mut router, (&warehouse, &ends)).await?;
     let checkpoints = places.iter().map(|place| checkpoint(name, place)).collect();
-    let kept = pending::sizes(&*warehouse, name).await?;
-    let kept = kept.iter().map(|(_, bytes)| *bytes).sum();
     let (progress, watched) = watch::channel(Progress { done: 0, stored: positions.clone() });
-    let lane = Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, kept).await?;
+    let lane =
+        Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, &warehouse).await?;
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
     let reading = member.read(&assignment, &positions)?;
-    // in the order of the queues
-    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
     let mut topics = Topics::new(connector.format);
-    let mut stretches = Vec::new();
-    let mut partitions = Vec::new();
-    for queue in &reading.queues {
-        let place = by_name.get(&*queue.partition.name());
-        let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
-        stretches.push((place.name.clone(), place.offset));
-        partitions.push(Partition::new(place, &mut topics));
-    }
+    let partitions = partitions(&reading, &places, &mut topics)?;
+    let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
@@ -211,14 +202,7 @@ async fn run_tasks(
         let _landing = landing;
         Ended::Lane(lane.run(work_received, caught_up_received, landing_watched).await)
     });
-    tasks.spawn(async move {
-        for table in catching_up {
-            if caught_up.send(table).await.is_err() {
-                break;
-            }
-        }
-        std::future::pending().await
-    });
+    tasks.spawn(announce(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
     tasks.spawn({
         let (given, assignment) = (member.given(), assignment.clone());
@@ -231,6 +215,28 @@ async fn run_tasks(
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;
     end
+}
+
+/// In the order of the queues.
+fn partitions(reading: &Reading, places: &[Place], topics: &mut Topics) -> Result<Vec<Partition>> {
+    let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
+    let mut partitions = Vec::new();
+    for queue in &reading.queues {
+        let place = by_name.get(&*queue.partition.name());
+        let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
+        partitions.push(Partition::new(place, topics));
+    }
+    Ok(partitions)
+}
+
+/// Announces the tables that go on once their kept changes are applied.
+async fn announce(catching_up: Vec<CaughtUp>, to: mpsc::Sender<CaughtUp>) -> Ended {
+    for table in catching_up {
+        if to.send(table).await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Ends when the group gives other partitions.

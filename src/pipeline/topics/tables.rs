@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio_postgres::error::SqlState;
+
 use crate::binding::bind;
 use crate::decode::Hints;
 use crate::error::{Error, Kind, Result};
@@ -97,9 +99,16 @@ impl Tables {
         arrival: Arrival,
     ) -> Result<()> {
         for model in self.models(relation) {
-            let opened = match self.records.get(&model.table).cloned() {
+            let opened = match self.record(&model.table).await? {
                 Some(record) => self.known(router.next(), &model, relation, record).await,
-                None => self.fresh(router.next(), &model, relation).await,
+                None => match self.fresh(router.next(), &model, relation).await {
+                    Ok(opened) => Ok(opened),
+                    // another member of the group may have made it just now
+                    Err(error) => match self.record(&model.table).await? {
+                        Some(record) => self.known(router.next(), &model, relation, record).await,
+                        None => Err(error),
+                    },
+                },
             };
             let (target, state) = match opened {
                 Ok(opened) => opened,
@@ -129,6 +138,18 @@ impl Tables {
             });
         }
         Ok(())
+    }
+
+    /// What is known of a table; other members of the group make tables too.
+    async fn record(&mut self, table: &TableName) -> Result<Option<TableRecord>> {
+        if !self.records.contains_key(table) {
+            let side = self.shared.side_session().await;
+            let connector = &self.shared.connector().name;
+            if let Some(record) = tables::read_one(&**side.session(), connector, table).await? {
+                self.records.insert(table.clone(), record);
+            }
+        }
+        Ok(self.records.get(table).cloned())
     }
 
     /// What a source table feeds: what files declare, else its mirror.
@@ -214,7 +235,12 @@ impl Tables {
             statements.extend(fit.statements.into_iter().filter(|_| !fit.empties));
         }
         if !statements.is_empty() {
-            shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
+            let defined = shared.define(&statements, &model.table, Then::Shape(schema_id)).await;
+            defined.map_err(|error| match error.code() {
+                // another member of the group has added it just now
+                Some(&SqlState::DUPLICATE_COLUMN) => error.with_kind(Kind::Busy),
+                _ => error,
+            })?;
         }
         let bound = bind(index, &evolution.model, relation, schema_id, shared.binary)?;
         Ok((bound.target.with_limits(standing.limits(&evolution.model)), record.state))

@@ -1,0 +1,164 @@
+//! `columns:` of a table's file: what the table's columns are, and how other fields name them.
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::file::{File, Given, NotYet, nearest};
+use super::mask::{self, RawMask};
+use super::model::ModelColumn;
+use super::scalar::{PgName, Scalar};
+use super::table::comment;
+use crate::error::Result;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawColumn {
+    from: Option<Given>,
+    r#type: Given,
+    #[serde(default)]
+    required: bool,
+    comment: Option<Given>,
+    #[serde(default, deserialize_with = "mask::given")]
+    mask: Option<RawMask>,
+    lookup: Option<NotYet>,
+}
+
+/// The text of `given`, which must name a column of the table.
+pub(super) fn known_column(
+    file: &File<'_>,
+    field: &str,
+    given: &Given,
+    names: &[&str],
+) -> Result<String> {
+    let name = file.text(field, given)?;
+    if names.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    let remedy = match nearest(&name, names) {
+        Some(near) => format!("write {near}, or add {name} to columns"),
+        None => format!("add it to columns, or write one of {}", names.join(", ")),
+    };
+    Err(file.refuse_given(field, given, &format!("{name} is no column of this table"), &remedy))
+}
+
+/// Columns of the table, each named once.
+pub(super) fn known_columns(
+    file: &File<'_>,
+    field: &str,
+    given: &[Given],
+    names: &[&str],
+) -> Result<Vec<String>> {
+    let mut columns = Vec::new();
+    for given in given {
+        let column = known_column(file, field, given, names)?;
+        if columns.contains(&column) {
+            let why = format!("{column} stands here twice");
+            return Err(file.refuse_given(field, given, &why, "name each column once"));
+        }
+        columns.push(column);
+    }
+    Ok(columns)
+}
+
+/// Column names that every kept table has from us.
+const OURS: [&str; 12] = [
+    "_seq",
+    "_ord",
+    "_synced_at",
+    "_end_seq",
+    "_end_ord",
+    "_last_seq",
+    "_last_ord",
+    "valid_from",
+    "valid_to",
+    "is_current",
+    "_op",
+    "_deleted_at",
+];
+
+/// Reads `columns:`; a table without any is refused.
+pub(super) fn read_columns(
+    file: &File<'_>,
+    raw: Option<&IndexMap<String, RawColumn>>,
+) -> Result<Vec<ModelColumn>> {
+    let given = raw.filter(|columns| !columns.is_empty());
+    let Some(given) = given else {
+        let remedy =
+            "list the table's columns, such as columns: { user_id: { from: id, type: bigint } }";
+        return Err(file.refuse("columns", "the table has no columns", remedy));
+    };
+    let mut columns = Vec::new();
+    for (name, column) in given {
+        columns.push(read_column(file, name, column)?);
+    }
+    Ok(columns)
+}
+
+fn read_column(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<ModelColumn> {
+    let field = format!("columns.{name}");
+    file.not_yet(&format!("{field}.lookup"), raw.lookup.as_ref())?;
+    if OURS.contains(&name) {
+        let why = "the service has a column of this name of its own";
+        let remedy = format!("give it another name and write from: {name}");
+        return Err(file.refuse(&field, why, &remedy));
+    }
+    PgName::read(name).map_err(|why| file.refuse(&field, &why, PgName::REMEDY))?;
+    let type_field = format!("{field}.type");
+    let ty = file.text(&type_field, &raw.r#type)?;
+    if !is_type(&ty) {
+        let why = format!("{ty:?} does not read as a type");
+        let remedy = "write a type of Postgres, such as bigint or \"numeric(10,2)\"";
+        return Err(file.refuse_given(&type_field, &raw.r#type, &why, remedy));
+    }
+    let own = PgName(name.to_owned());
+    Ok(ModelColumn {
+        name: name.to_owned(),
+        from: file.parse_or(&format!("{field}.from"), raw.from.as_ref(), own)?.0,
+        ty,
+        required: raw.required,
+        mask: mask::read(file, &format!("{field}.mask"), raw.mask.as_ref())?,
+        fill: None,
+        comment: comment(file, raw.comment.as_ref())?,
+    })
+}
+
+/// Whether the text is a type's name with an optional modifier and array brackets: it goes into DDL
+/// as it stands, where nothing else may.
+fn is_type(text: &str) -> bool {
+    let text = text.trim_end_matches("[]");
+    let (head, rest) = text.split_once('(').unwrap_or((text, ""));
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ' | '.');
+    let starts = head.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let tail_is_fine = match rest.split_once(')') {
+        _ if !text.contains('(') => true,
+        Some((modifier, tail)) => {
+            modifier.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ',' | ' ' | '-'))
+                && tail.chars().all(word)
+        }
+        None => false,
+    };
+    starts && head.chars().all(word) && tail_is_fine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_a_type_and_nothing_else() {
+        for ty in [
+            "bigint",
+            "varchar(255)",
+            "numeric(10, 2)",
+            "timestamp(3) with time zone",
+            "text[]",
+            "double precision",
+            "public.geometry(Point,4326)",
+        ] {
+            assert!(is_type(ty), "{ty}");
+        }
+        for wrong in ["", "text; drop table x", "text default 1)", "int--", "a'b", "(1)"] {
+            assert!(!is_type(wrong), "{wrong}");
+        }
+    }
+}

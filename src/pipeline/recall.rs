@@ -57,7 +57,7 @@ impl Recall {
             Some(record) => return Err(refused(format!("it is {}", record.state.word()))),
             None => return Err(refused("nothing feeds it yet".to_owned())),
         }
-        if let Some(gap) = tables::gap(reading, &raw.table).await? {
+        if let Some(gap) = parts::gap(reading, &raw.table).await? {
             return Err(refused(format!("it lacks what came {gap}")));
         }
         let (open, lost) = dead_letters::settled(reading, &raw.table).await?;

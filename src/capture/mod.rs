@@ -11,6 +11,8 @@
     )
 )]
 
+mod admin;
+pub mod brokers;
 pub mod catalog;
 pub mod condition;
 mod group;
@@ -21,6 +23,7 @@ pub mod publication;
 pub mod ranges;
 pub mod replication;
 pub mod role;
+pub mod sample;
 pub mod slot;
 pub mod snapshot;
 pub mod spool;

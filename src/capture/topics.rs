@@ -8,6 +8,7 @@
 //!
 //! Source: librdkafka, INTRODUCTION.md, "Rebalancing" and "Partition queues".
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -17,10 +18,11 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 
+use super::admin;
 pub use super::group::{Assignment, Partition};
 use super::group::{Group, list_of, partitions_of};
 use crate::error::{Error, Kind, Result};
@@ -127,6 +129,27 @@ impl Member {
         answer.map_err(|error| away(format!("asking for the ends of {}", partition.name()), error))
     }
 
+    /// The ids of topics, as far as the brokers tell them. Asks a broker.
+    pub async fn topic_ids(&self, topics: Vec<Arc<str>>) -> Result<HashMap<String, String>> {
+        let consumer = self.consumer.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            admin::topic_ids(consumer.client(), &topics, ANSWERED_WITHIN)
+        });
+        let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
+        match answer {
+            Ok(ids) => Ok(ids),
+            // older ones have none
+            Err(refused) if refused.code == Some(RDKafkaErrorCode::UnsupportedFeature) => {
+                Ok(HashMap::new())
+            }
+            Err(refused) => {
+                let what = "Kafka failed while asking for the ids of its topics";
+                Err(Error::new(Kind::SourceAway, what).because(refused))
+            }
+        }
+    }
+
     /// Reads partitions from these offsets on; who reads lets go when it is told of another assignment.
     /// Fails where they are not ours any more.
     pub fn read(&self, assignment: &Assignment, from: &Positions) -> Result<Reading> {
@@ -151,7 +174,7 @@ impl Member {
             let mut queue = queue.ok_or_else(|| Error::bug("a partition without a queue"))?;
             let notify = filled.clone();
             queue.set_nonempty_callback(move || notify.notify_one());
-            queues.push(Queue { partition: partition.clone(), queue });
+            queues.push(Queue { partition: partition.clone(), queue, back: None });
             list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
                 .map_err(failed)?;
         }
@@ -231,6 +254,8 @@ pub struct Queue {
     /// The partition.
     pub partition: Partition,
     queue: PartitionQueue<Group>,
+    /// a record that was put back
+    back: Option<OwnedMessage>,
 }
 
 /// What is next in a queue.
@@ -243,20 +268,30 @@ pub enum Next<'q> {
 
 impl Queue {
     /// The next record that has been fetched.
-    pub fn next(&self) -> Result<Next<'_>> {
+    pub fn next(&mut self) -> Result<Next<'_>> {
+        if let Some(message) = self.back.take() {
+            return Ok(Next::Record(Record { message: Fetched::PutBack(message) }));
+        }
         match self.queue.poll(Duration::ZERO) {
             None => Ok(Next::Nothing),
-            Some(Ok(message)) => Ok(Next::Record(Record { message })),
+            Some(Ok(message)) => Ok(Next::Record(Record { message: Fetched::Now(message) })),
             Some(Err(error)) => Err(self.failed(error)),
         }
+    }
+
+    /// Puts the record back that came last: it is the next one again.
+    pub fn put_back(&mut self, record: OwnedMessage) {
+        self.back = Some(record);
     }
 
     fn failed(&self, error: KafkaError) -> Error {
         let name = self.partition.name();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                let what = format!("the stored offset of {name} is not in the topic any more");
-                Error::new(Kind::PositionLost, what).because(error)
+                // whoever begins anew finds out what became of it
+                let what =
+                    format!("the offset that {name} is read from is not in the topic any more");
+                Error::new(Kind::Busy, what).because(error)
             }
             _ => away(format!("reading {name}"), error),
         }
@@ -265,33 +300,66 @@ impl Queue {
 
 /// A record as Kafka gave it.
 pub struct Record<'q> {
-    message: BorrowedMessage<'q>,
+    message: Fetched<'q>,
+}
+
+enum Fetched<'q> {
+    Now(BorrowedMessage<'q>),
+    PutBack(OwnedMessage),
 }
 
 impl Record<'_> {
     /// Its place in the partition.
     pub fn offset(&self) -> i64 {
-        self.message.offset()
+        match &self.message {
+            Fetched::Now(message) => message.offset(),
+            Fetched::PutBack(message) => message.offset(),
+        }
     }
 
     /// Its headers.
     pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
-        match self.message.headers() {
-            None => Vec::new(),
-            Some(headers) => headers.iter().map(|header| (header.key, header.value)).collect(),
+        match &self.message {
+            Fetched::Now(message) => headers(message.headers()),
+            Fetched::PutBack(message) => headers(message.headers()),
         }
     }
 
     /// The record with its headers.
     pub fn with<'r>(&'r self, headers: &'r [(&'r str, Option<&'r [u8]>)]) -> TopicRecord<'r> {
-        TopicRecord {
-            topic: self.message.topic(),
-            partition: self.message.partition(),
-            offset: self.message.offset(),
-            timestamp: self.message.timestamp().to_millis().unwrap_or(0),
-            key: self.message.key(),
-            value: self.message.payload(),
-            headers,
+        match &self.message {
+            Fetched::Now(message) => record(message, headers),
+            Fetched::PutBack(message) => record(message, headers),
         }
+    }
+
+    /// The record for itself, as it can be put back.
+    pub fn detach(self) -> OwnedMessage {
+        match self.message {
+            Fetched::Now(message) => message.detach(),
+            Fetched::PutBack(message) => message,
+        }
+    }
+}
+
+fn headers<H: Headers>(of: Option<&H>) -> Vec<(&str, Option<&[u8]>)> {
+    match of {
+        None => Vec::new(),
+        Some(headers) => headers.iter().map(|header| (header.key, header.value)).collect(),
+    }
+}
+
+fn record<'r, M: Message>(
+    message: &'r M,
+    headers: &'r [(&'r str, Option<&'r [u8]>)],
+) -> TopicRecord<'r> {
+    TopicRecord {
+        topic: message.topic(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(0),
+        key: message.key(),
+        value: message.payload(),
+        headers,
     }
 }

@@ -10,6 +10,7 @@ use crate::postgres::Session;
 use crate::progress::dead_letters::{self, Fate, Which};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{self, State, TableRecord};
+use crate::progress::turns;
 use crate::warehouse::Fenced;
 
 /// Pauses a table or lets it go on; whether that was done, and what is answered.
@@ -63,8 +64,8 @@ pub(super) async fn settle(
             request: request.id,
         };
         let count = dead_letters::settle(&transaction, &which, fate).await?;
-        if count > 0 && record.state == State::Streaming {
-            tables::set(&*transaction, &record.table, State::CatchingUp, None, None).await?;
+        if count > 0 {
+            turns::catch_up(&*transaction, &record.table).await?;
         }
         settled += count;
         left += dead_letters::left(&transaction, &which).await?;

@@ -11,7 +11,7 @@ use super::follow::not_ours;
 use super::held::HeldKeys;
 use super::note::Then;
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Leaf, Leaves, Templates, absent, create_leaves};
 use crate::names::TableName;
@@ -199,14 +199,26 @@ impl Core {
         }
         // one transaction must not hold the locks of hundreds of new leaves
         const LEAVES_AT_ONCE: usize = 50;
+        const TRIES: u32 = 3;
         for part in missing.chunks(LEAVES_AT_ONCE) {
-            let transaction =
-                Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
-            create_leaves(&*transaction, part).await?;
-            transaction.commit().await?;
+            let mut tries = 1;
+            // somebody else may make the same ones just now
+            while let Err(error) = self.make_leaves(session, part).await {
+                if tries == TRIES || error.kind() != Kind::Busy {
+                    return Err(error);
+                }
+                tries += 1;
+            }
             leaves.note(part);
         }
         Ok(())
+    }
+
+    async fn make_leaves(&self, session: &mut Session, part: &[Leaf]) -> Result<()> {
+        let transaction =
+            Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
+        create_leaves(&*transaction, part).await?;
+        transaction.commit().await
     }
 
     /// Looks for leaves that somebody else is to make; what is not there is noted and stops its table.

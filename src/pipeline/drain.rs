@@ -18,7 +18,7 @@ use crate::journey::{Applied, Target};
 use crate::merge::Apply;
 use crate::names::TableName;
 use crate::position::{Lsn, Order, Positions};
-use crate::progress::{chunks, dead_letters, pending, tables};
+use crate::progress::{chunks, dead_letters, pending, tables, turns};
 
 /// Microseconds of a day.
 pub(super) const DAY: i64 = 86_400_000_000;
@@ -39,6 +39,8 @@ pub(super) struct Drain {
     points: Option<Arc<Points>>,
     /// the last of them: the stream may still be before it
     points_end: i64,
+    /// when its table's state had changed last, as it began
+    since: Option<String>,
     /// behind it nothing was applied or set aside
     after: Order,
     /// the keys that wait, once they have been read
@@ -73,6 +75,7 @@ impl Drain {
             sifted,
             points: None,
             points_end: 0,
+            since: None,
             after,
             held: None,
             arriving: HeldKeys::default(),
@@ -116,6 +119,37 @@ impl Drain {
         stored.reach(&self.not_before) && stored.iter().all(|(_, position)| behind_all(position))
     }
 
+    /// Lets its table go on, in the transaction that applied the last of its kept changes; false where
+    /// somebody has asked for something else since it began.
+    pub(super) async fn end(&self, transaction: &Transaction<'_>) -> Result<bool> {
+        let since = self.since.as_deref().unwrap_or_default();
+        turns::stream(transaction, self.table(), since).await
+    }
+
+    /// What is to be known before the kept changes are looked at.
+    async fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(HeldKeys, Arc<Points>)> {
+        let table = self.table().clone();
+        if self.since.is_none() {
+            // what is put among the kept changes from now on is not looked for
+            self.since = Some(turns::changed_at(transaction, &table).await?);
+        }
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
+        };
+        let points = match self.points.take() {
+            Some(points) => points,
+            None => {
+                let points = chunks::points(transaction, &table, self.floor).await?;
+                Arc::new(Points::new(points))
+            }
+        };
+        // the stream may still be before the snapshot of some of its ranges
+        self.points_end = points.last();
+        self.points = Some(points.clone());
+        Ok((held, points))
+    }
+
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
     /// the same transaction. Without a limit no change may be refused: whoever sends the next ones must
     /// know before which keys wait.
@@ -127,22 +161,9 @@ impl Drain {
         limit: Option<u64>,
     ) -> Result<Drained> {
         let table = self.table().clone();
-        let held = match self.held.take() {
-            Some(held) => held,
-            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
-        };
+        let (held, points) = self.begin(transaction).await?;
         let known = held.len();
         let arrived = apply.arrived(transaction, &self.target).await?;
-        let points = match self.points.take() {
-            Some(points) => points,
-            None => {
-                let points = chunks::points(transaction, &table, self.floor).await?;
-                Arc::new(Points::new(points))
-            }
-        };
-        // the stream may still be before the snapshot of some of its ranges
-        self.points_end = points.last();
-        self.points = Some(points.clone());
         let mut pass = Pass {
             sift: Sift {
                 transaction,

@@ -46,7 +46,11 @@ pub(super) async fn follow_file(
         return Ok(standing);
     }
     let (unfed, readers) = (target.unfed(), &shared.setup.settings.readers);
-    let found = differences(&**warehouse, (&target.model, &standing), &unfed, readers).await;
+    let judged = match record.chunk_open || record.part_open {
+        true => standing.clone().once_read(&target.model, &unfed),
+        false => standing.clone(),
+    };
+    let found = differences(&**warehouse, (&target.model, &judged), &unfed, readers).await;
     let steps = match found {
         Ok(steps) => steps,
         Err(error) if error.kind().policy() == Policy::Retry => return Err(error),
@@ -93,7 +97,7 @@ pub(super) async fn follow_file(
 }
 
 /// Whether the service goes by the file by which `siltstone apply` changed the table. One that has read an
-/// older file would bring rows in without what that one asks for: the table waits.
+/// older file would bring rows in without what that one asks for: the table waits, and files are read again.
 pub(super) async fn goes_by_file(
     shared: &Shared,
     model: &Model,
@@ -104,6 +108,7 @@ pub(super) async fn goes_by_file(
         shared.define(&[], &record.table, Then::MadeFor(None)).await?;
         return Ok(true);
     }
+    shared.setup.reread.notify_one();
     let why = "siltstone apply changed it by another file than the service has read";
     let remedy = "siltstone apply, where the service's file is the right one; else restart the service \
                   with the other";

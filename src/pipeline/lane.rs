@@ -181,13 +181,15 @@ impl Lane {
             }
             !now
         });
+        let mut streaming = Vec::new();
         for drain in &mut live {
             let drained = drain.run(&begun, apply, shared, None).await?;
             receipt.drained += drained.bytes;
             altered |= drained.altered;
             receipt.add(drain.index(), drained.applied);
-            let table = drain.table().clone();
-            tables::set(&*begun, &table, State::Streaming, None, None).await?;
+            if drain.end(&begun).await? {
+                streaming.push(drain.table().clone());
+            }
         }
         let mut piece = first;
         let mut pieces = 1;
@@ -220,9 +222,8 @@ impl Lane {
         begun.commit().await?;
         ledger.note(&stretches);
         draining.iter_mut().for_each(|table| table.rests = false);
-        for drain in live {
-            let board = &shared.setup.board;
-            board.table_state(drain.table(), State::Streaming.word(), None, None);
+        for table in streaming {
+            shared.setup.board.table_state(&table, State::Streaming.word(), None, None);
         }
         self.report(receipt, pieces)
     }

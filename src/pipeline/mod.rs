@@ -10,6 +10,7 @@ mod connector;
 mod control;
 mod core;
 mod cutting;
+mod declared;
 mod differences;
 mod drain;
 mod fit;
@@ -56,8 +57,9 @@ mod unseen;
 mod wall;
 
 pub use books::dead_letters_as_json;
+pub use declared::{TopicChange, TopicDifference, TopicPlan, plan_topics};
 pub use differences::{Difference, Plan};
-pub use inspect::{Report, inspect, inspect_source};
+pub use inspect::{Report, inspect, inspect_source, inspect_topics};
 pub use making::apply;
 pub use pairs::{Pairs, pairs, verify_connector, verify_topics};
 pub use planning::plan;

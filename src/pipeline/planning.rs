@@ -12,14 +12,14 @@ use super::rights::leave_out_unowned;
 use super::tables::{Fed, Resolved, resolve};
 use crate::binding::bind;
 use crate::capture::publication;
-use crate::capture::{catalog, preflight, slot};
+use crate::capture::{catalog, preflight, ranges, slot};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{
-    Class, Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
+    Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
     differences, estimate_rows, extension_types,
 };
-use crate::postgres::{Endpoint, Session, Side, connect, quote};
+use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::leaves::wanted;
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{schemas, tables};
@@ -193,24 +193,22 @@ impl Look<'_> {
         shape: Option<&Relation>,
     ) -> Result<TablePlan> {
         let relation = &fed.source.relation;
-        let mut standing = Standing::of(&**self.warehouse, &model.table).await?;
+        let standing = Standing::of(&**self.warehouse, &model.table).await?;
         let mut steps = Vec::new();
         if !standing.is_there() {
             let step = self.make(model, relation);
             steps.push(Step { reads: true, remakes: true, ..step });
         } else if !model.mirrored {
-            let reading = record.chunk_open && !record.awaits_apply();
-            if reading && standing.is_unkeyed(model) {
-                standing.give_key(model);
-            }
-            let shape = Arc::new(shape.unwrap_or(relation).clone());
-            let bound = bind(0, model, &shape, 0, true)
+            // one that is being read gets the shape that its source has now
+            let shape = shape.filter(|_| !record.chunk_open).unwrap_or(relation);
+            let bound = bind(0, model, &Arc::new(shape.clone()), 0, true)
                 .or_else(|_| bind(0, model, &Arc::new(relation.clone()), 0, true));
             let unfed = bound?.target.unfed();
-            steps = self.of_model(model, &standing, &unfed).await?;
-            // its reading makes what is safe, and refuses NULL behind its rows
-            let logs = model.history.logs_events();
-            steps.retain(|step| !reading || step.class > Class::Safe && (step.reads || logs));
+            let reads = record.chunk_open || record.part_open;
+            let judged = if reads { standing.once_read(model, &unfed) } else { standing };
+            steps = self.of_model(model, &judged, &unfed).await?;
+            // its indexes come behind its rows
+            steps.retain(|step| !(reads && step.long && step.later));
         } else if record.awaits_apply() {
             // any other one follows by itself
             let was = shape.unwrap_or(relation);
@@ -273,18 +271,8 @@ impl Look<'_> {
         const LEAVES_AT_MOST: usize = 10_000;
         let Some(partition) = &model.partition else { return Vec::new() };
         let from = model.column(&partition.by).map_or("", |column| column.from.as_str());
-        let (by, table) = (quote::ident(from), quote::table(&relation.table));
-        let query = format!(
-            "select (min({by})::date - date '2000-01-01')::int8, \
-                    (max({by})::date - date '2000-01-01')::int8 from {table}"
-        );
-        let read = async {
-            let row = self.source.query_one(&query, &[]).await.ok()?;
-            let first: Option<i64> = row.try_get(0).ok()?;
-            let last: Option<i64> = row.try_get(1).ok()?;
-            Some((first?, last?))
-        };
-        let Some((first, last)) = read.await else { return Vec::new() };
+        let days = ranges::days(&**self.source, &relation.table, from).await;
+        let Some((first, last)) = days else { return Vec::new() };
         let (first, last) = (first.max(partition.range.0), last.min(partition.range.1));
         let starts = std::iter::successors(Some(first), |day| {
             Some(partition.every.next(partition.every.start(*day)))

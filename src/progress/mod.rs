@@ -25,6 +25,7 @@ pub mod requests;
 pub mod schemas;
 mod store;
 pub mod tables;
+pub mod turns;
 pub mod waiting;
 pub mod wanted;
 

@@ -83,8 +83,9 @@ update {{ stage }} s
 
 -- statement: delete
 {% if soft -%}
+-- whoever reads the table again only finds that the row is gone, not when it went
 update {{ table }} t
-   set _deleted_at = s._at, _seq = s._seq, _ord = s._ord, _synced_at = now()
+   set _deleted_at = {{ "s._at" if dated else "coalesce(t._deleted_at, s._at)" }}, _seq = s._seq, _ord = s._ord, _synced_at = now()
   from {{ stage }} s
  where s._op = 'd' and {{ same_key() }}{{ not_older() }}
 {%- else -%}
@@ -131,6 +132,10 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ table }} t
  where not exists (select from {{ stage }} s where {{ same_key() }})
 {{ within }}{%- if soft %} and t._deleted_at is null{% endif %}
+
+-- statement: untouched
+-- A table that is rebuilt from its events: rows that none of them spoke of.
+delete from {{ table }} t where t._synced_at <> now()
 
 -- statement: many
 -- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.

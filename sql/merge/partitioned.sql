@@ -122,7 +122,7 @@ update {{ stage }} s
 {% if soft -%}
 -- whoever reads the table again only finds that the row is gone, not when it went
 update {{ leaf }} t
-   set _deleted_at = {{ "s._at" if guard else "coalesce(t._deleted_at, s._at)" }}, _seq = s._seq, _ord = s._ord, _synced_at = now()
+   set _deleted_at = {{ "s._at" if dated else "coalesce(t._deleted_at, s._at)" }}, _seq = s._seq, _ord = s._ord, _synced_at = now()
   from {{ stage }} s
  where s.ctid = any ($1::text[]::tid[]) and s._op = 'd' and {{ same_key("t") }}{{ not_older("t") }}
 {%- else -%}
@@ -176,6 +176,17 @@ insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ locator or table }} t
  where not exists (select from {{ stage }} s where {{ same_key("t") }}){{ within }}
+
+-- statement: untouched
+-- A table that is rebuilt from its events: rows that none of them spoke of.
+delete from {{ table }} t where t._synced_at <> now()
+
+{% if locator %}
+-- statement: clear
+-- The same where a row may stand in another leaf than its events first say.
+with places as (delete from {{ locator }})
+delete from {{ table }}
+{% endif %}
 
 -- statement: truncate
 -- The source table was emptied.

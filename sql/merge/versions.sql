@@ -435,3 +435,7 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
 -- statement: rebase
 -- A table that is read again from a source that counts from lower positions.
 update {{ table }} d set _end_seq = $1, _end_ord = 0 where d._end_seq > $1
+
+-- statement: clear
+-- A table that is rebuilt from its events.
+delete from {{ table }}

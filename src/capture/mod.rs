@@ -14,6 +14,7 @@
 mod admin;
 pub mod brokers;
 pub mod catalog;
+pub mod condition;
 mod group;
 mod log;
 mod pace;

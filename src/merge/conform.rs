@@ -165,6 +165,12 @@ impl Standing {
         required.map(|column| column.name.as_str())
     }
 
+    /// The columns that do not compute themselves.
+    pub(super) fn given(&self) -> impl Iterator<Item = &str> {
+        let given = self.columns.iter().filter(|column| !column.generated);
+        given.map(|column| column.name.as_str())
+    }
+
     /// Whether it has a column of that name.
     pub fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|known| known.name == column)

@@ -31,7 +31,8 @@ pub(super) async fn hold_or_let_go(
         Verb::Pause => Ok((false, format!("{table} is {word}; pause it when it streams"))),
         _ if !record.is_held() => Ok((false, format!("{table} is {word}, not stopped"))),
         _ => {
-            let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
+            let unread = record.chunk_open || record.part_open;
+            let state = if unread { State::Resyncing } else { State::CatchingUp };
             tables::set(transaction, table, state, None, None).await?;
             tables::answer(transaction, table).await?;
             Ok((true, format!("{table} goes on with its kept changes")))
@@ -58,7 +59,7 @@ pub(super) async fn settle(
     for record in records.iter().filter(|of| table.is_none_or(|table| of.table == *table)) {
         let which = Which {
             table: &record.table,
-            id: request.letter,
+            id: request.letter(),
             numbers: core.numbers(),
             request: request.id,
         };

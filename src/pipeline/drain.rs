@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::Apply;
 use crate::names::TableName;
-use crate::position::{Order, Positions};
+use crate::position::{Lsn, Order, Positions};
 use crate::progress::{chunks, dead_letters, pending, tables, turns};
 
 /// Microseconds of a day.
@@ -31,6 +31,8 @@ pub(super) struct Drain {
     floor: i64,
     /// the table goes on with the batches behind this position
     not_before: Positions,
+    /// its kept changes are applied when the stream has come so far: before it others may come
+    joins: Lsn,
     /// whether it is drained because it refused a change
     sifted: bool,
     /// the points of its ranges, once they have been read
@@ -62,21 +64,21 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        let CaughtUp { target, floor, not_before, .. } = table;
+        let CaughtUp { target, floor, not_before, joins, .. } = table;
         let after = Order { seq: -1, ord: -1 };
         let sifted = not_before != Positions::default();
-        let arriving = HeldKeys::default();
         Drain {
             target,
             floor,
             not_before,
+            joins,
             sifted,
             points: None,
             points_end: 0,
             since: None,
             after,
             held: None,
-            arriving,
+            arriving: HeldKeys::default(),
         }
     }
 
@@ -95,14 +97,20 @@ impl Drain {
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
         let held = self.held.clone().unwrap_or_default();
         let target = Arc::new(bound.target.standing_as(&self.target));
-        let not_before = self.not_before.clone();
-        let (floor, arriving) = (self.floor, self.arriving.clone());
-        Ok(CaughtUp { target, floor, held, arriving, not_before })
+        let (floor, joins, not_before) = (self.floor, self.joins, self.not_before.clone());
+        let arriving = self.arriving.clone();
+        Ok(CaughtUp { target, floor, held, arriving, not_before, joins })
     }
 
     /// Whether it is drained because it refused a change.
     pub(super) fn is_sifted(&self) -> bool {
         self.sifted
+    }
+
+    /// Whether its kept changes are all there that come before those that it may apply, when so much is
+    /// stored.
+    pub(super) fn may_begin(&self, stored: &Positions) -> bool {
+        stored.lsn() >= self.joins
     }
 
     /// Whether its changes may come with the batches, when so much is stored.

@@ -13,9 +13,9 @@ use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
 use super::core::Reads;
+use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::follow::missed;
-use super::planning::{ConnectorPlan, Plan, TablePlan};
-use super::shared::Then;
+use super::note::Then;
 use crate::capture::publication;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{Class, Leaf, Step, create_leaves};
@@ -323,7 +323,11 @@ impl Work<'_> {
                 }
                 // whatever it was stopped for
                 let state = if remade { State::Snapshotting } else { State::Resyncing };
-                Then::OpenChunk(state).note(transaction, &reads, name).await
+                let then = match &table.raw {
+                    Some(raw) if table.gets_columns_alone() => Then::Rebuild(raw),
+                    _ => Then::OpenChunk(state),
+                };
+                then.note(transaction, &reads, name).await
             }
         }
     }

@@ -19,6 +19,7 @@ pub mod dead_letters;
 pub mod leaves;
 pub mod masks;
 pub mod partitions;
+pub mod parts;
 pub mod pending;
 pub mod requests;
 pub mod schemas;

@@ -200,9 +200,15 @@ impl Site {
         command
     }
 
-    /// Starts the real binary.
+    /// Starts the real binary. What it logs is kept in the folder that `SILTSTONE_TEST_LOGS` names, if any.
     pub fn spawn(&self, arguments: &[&str]) -> Child {
-        self.command(arguments).spawn().unwrap()
+        let mut command = self.command(arguments);
+        if let Some(folder) = env().get("SILTSTONE_TEST_LOGS") {
+            let path = format!("{folder}/{}.{}", self.name, std::process::id());
+            let log = std::fs::File::options().create(true).append(true).open(path).unwrap();
+            command.stderr(Stdio::from(log)).env("RUST_LOG", "siltstone=debug");
+        }
+        command.spawn().unwrap()
     }
 
     /// Runs statements at the source, as one transaction unless they say otherwise.

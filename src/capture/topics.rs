@@ -268,7 +268,7 @@ pub enum Next<'q> {
 
 impl Queue {
     /// The next record that has been fetched.
-    pub fn next(&mut self) -> Result<Next<'_>> {
+    pub fn take(&mut self) -> Result<Next<'_>> {
         if let Some(message) = self.back.take() {
             return Ok(Next::Record(Record { message: Fetched::PutBack(message) }));
         }

@@ -99,7 +99,7 @@ impl Intake {
         for _ in 0..TURN {
             let Some(queue) = self.reading.queues.get_mut(at) else { break };
             // of a queue only the record is borrowed
-            let next = Queue::next(queue)?;
+            let next = Queue::take(queue)?;
             let record = match next {
                 Next::Record(record) => record,
                 Next::Nothing => break,

@@ -263,6 +263,24 @@ impl Queue {
     }
 }
 
+/// The headers of a record, of which it mostly has so few that they need no room of their own.
+#[derive(Default)]
+pub struct RecordHeaders<'r> {
+    few: [(&'r str, Option<&'r [u8]>); 8],
+    count: usize,
+    many: Vec<(&'r str, Option<&'r [u8]>)>,
+}
+
+impl<'r> RecordHeaders<'r> {
+    /// All of them, in their order.
+    pub fn all(&self) -> &[(&'r str, Option<&'r [u8]>)] {
+        match self.many.is_empty() {
+            true => self.few.get(..self.count).unwrap_or_default(),
+            false => &self.many,
+        }
+    }
+}
+
 /// A record as Kafka gave it.
 pub struct Record<'q> {
     message: BorrowedMessage<'q>,
@@ -275,11 +293,21 @@ impl Record<'_> {
     }
 
     /// Its headers.
-    pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
-        match self.message.headers() {
-            None => Vec::new(),
-            Some(headers) => headers.iter().map(|header| (header.key, header.value)).collect(),
+    pub fn headers(&self) -> RecordHeaders<'_> {
+        let mut headers = RecordHeaders::default();
+        let Some(given) = self.message.headers() else { return headers };
+        let pair = |at: usize| {
+            let header = given.get(at);
+            (header.key, header.value)
+        };
+        match headers.few.get_mut(..given.count()) {
+            Some(few) => {
+                few.iter_mut().enumerate().for_each(|(at, place)| *place = pair(at));
+                headers.count = given.count();
+            }
+            None => headers.many = (0..given.count()).map(pair).collect(),
         }
+        headers
     }
 
     /// The record with its headers.

@@ -130,7 +130,7 @@ impl Intake {
             };
             let Some(partition) = self.partitions.get_mut(at) else { break };
             let headers = record.headers();
-            here.take(&record.with(&headers), partition).await?;
+            here.take(&record.with(headers.all()), partition).await?;
             let Some(stretch) = self.gate.reach.stretches.get_mut(at) else { break };
             stretch.until = record.offset() + 1;
             self.gate.hand_over_if_full().await?;

@@ -96,16 +96,22 @@ struct Live {
     site: Site,
     kafka: &'static Kafka,
     slot: String,
+    /// more lines of the connector's file
+    more: &'static str,
 }
 
 impl Live {
     async fn new(kafka: &'static Kafka, name: &str) -> Live {
+        Live::with(kafka, name, TABLES).await
+    }
+
+    async fn with(kafka: &'static Kafka, name: &str, tables: &str) -> Live {
         let mut site = Site::new(name).await;
         site.name = site.name.replace('_', "-");
         let slot = site.name.replace('-', "_");
-        site.shop(TABLES).await;
+        site.shop(tables).await;
         site.remove("connectors/shop.yaml");
-        Live { site, kafka, slot }
+        Live { site, kafka, slot, more: "" }
     }
 
     /// What Debezium is told.
@@ -128,10 +134,10 @@ impl Live {
                 "name: {name}\nkind: kafka\nsource: debezium\nurl: {url}\nbrokers: {brokers}\ngroup: {name}\n\
                  topics: [\"{name}.*\"]\ntarget_schema: {schema}\n\
                  properties: {{ broker.address.family: v4, session.timeout.ms: 6000, \
-                 heartbeat.interval.ms: 500, reconnect.backoff.max.ms: 500 }}\n",
+                 heartbeat.interval.ms: 500, reconnect.backoff.max.ms: 500 }}\n{}",
+                self.more
             ),
         );
-        self.declare("debezium", schema);
     }
 
     fn declare(&self, source: &str, schema: &str) {
@@ -195,6 +201,7 @@ fn both_routes_end_alike() {
         let live = Live::new(kafka, "routes").await;
         let site = &live.site;
         live.files(&kafka.broker().await.address(), "topics");
+        live.declare("debezium", "topics");
         let name = site.name.replace('-', "_");
         site.file(
             "connectors/shop.yaml",
@@ -284,6 +291,7 @@ fn crashes_of_everything_lose_and_double_nothing() {
         let never = [("offset.flush.interval.ms", "2000")];
         let mut connect = own_connect("crash-connect", &broker, &never).await;
         live.files(&broker.address(), "topics");
+        live.declare("debezium", "topics");
         connect.register(&site.name, &live.configuration()).await.unwrap();
         let mut member = Member::of(site);
         for round in 0..rounds {
@@ -319,6 +327,7 @@ fn members_come_and_go_under_load() {
         let live = Live::new(kafka, "members").await;
         let site = &live.site;
         live.files(&kafka.broker().await.address(), "topics");
+        live.declare("debezium", "topics");
         let connect = live.kafka.connect().await;
         connect.register(&site.name, &live.configuration()).await.unwrap();
         let mut members = vec![Member::of(site), Member::of(site), Member::of(site)];
@@ -347,6 +356,79 @@ fn members_come_and_go_under_load() {
         }
         live.assert_equal().await;
         members.into_iter().for_each(|member| member.end("-TERM"));
+        connect.remove(&site.name).await.unwrap();
+        live.drop_slot().await;
+    });
+}
+
+/// What is taken from one is given to another, mostly in the other table.
+const ACCOUNTS: &str = "
+    create table here (id bigint primary key, v bigint not null);
+    create table there (id bigint primary key, v bigint not null);
+    create table orders (id bigint primary key, user_id bigint, amount numeric(12,2), day date);
+    insert into here select i, 1000 from generate_series(1, 2000) i;
+    insert into there select i, 1000 from generate_series(1, 2000) i";
+
+/// Transfers, in transactions of one to eight, and some of everything.
+const TRANSFERS: &str = "
+    do $$
+    declare a bigint; b bigint;
+    begin
+        for t in 1..1500 loop
+            for s in 1..(1 + floor(random() * 8))::int loop
+                a := 1 + floor(random() * 2000)::bigint;
+                b := 1 + floor(random() * 2000)::bigint;
+                update here set v = v - t where id = a;
+                update there set v = v + t where id = b;
+            end loop;
+            if t % 500 = 0 then
+                update here set v = v + 7;
+                update there set v = v - 7;
+            end if;
+            commit;
+        end loop;
+    end $$";
+
+#[test]
+fn transactions_become_visible_as_a_whole() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let mut live = Live::with(kafka, "whole", ACCOUNTS).await;
+        live.more = "atomic: true\n";
+        let site = &live.site;
+        kafka.topics().await.create(&format!("{}.transaction", site.name), 1).await;
+        live.files(&kafka.broker().await.address(), "topics");
+        let connect = kafka.connect().await;
+        connect.register(&site.name, &live.configuration()).await.unwrap();
+        let mut member = Member::of(site);
+        for table in ["here", "there"] {
+            let there = format!("select to_regclass('topics.{table}') is not null");
+            site.until("the table is there", &there).await;
+            let read = format!("select count(*) = 2000 from topics.{table}");
+            site.until("the first rows are there", &read).await;
+        }
+        let shop = site.shop(TRANSFERS);
+        tokio::pin!(shop);
+        let all = "select (select sum(v) from topics.here) + (select sum(v) from topics.there)";
+        let (mut looks, mut done) = (0, false);
+        let mut states = std::collections::HashSet::new();
+        let begun = Instant::now();
+        while !done || begun.elapsed() < Duration::from_secs(15) {
+            tokio::select! {
+                () = &mut shop, if !done => done = true,
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+            assert_eq!(site.at_warehouse(all).await, ["4000000"]);
+            states.extend(site.at_warehouse("select sum(v)::text from topics.here").await);
+            looks += 1;
+            if looks % 150 == 0 {
+                member.end("-KILL");
+                member = Member::of(site);
+            }
+        }
+        assert!(looks > 50 && states.len() > 3, "{looks} looks saw {} states", states.len());
+        live.assert_equal().await;
+        member.end("-TERM");
         connect.remove(&site.name).await.unwrap();
         live.drop_slot().await;
     });

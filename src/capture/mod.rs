@@ -11,6 +11,8 @@
     )
 )]
 
+mod alter;
+pub mod brokers;
 pub mod catalog;
 mod group;
 mod log;
@@ -20,6 +22,7 @@ pub mod publication;
 pub mod ranges;
 pub mod replication;
 pub mod role;
+pub mod sample;
 pub mod slot;
 pub mod snapshot;
 pub mod spool;

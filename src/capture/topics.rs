@@ -17,7 +17,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 
@@ -151,7 +151,7 @@ impl Member {
             let mut queue = queue.ok_or_else(|| Error::bug("a partition without a queue"))?;
             let notify = filled.clone();
             queue.set_nonempty_callback(move || notify.notify_one());
-            queues.push(Queue { partition: partition.clone(), queue });
+            queues.push(Queue { partition: partition.clone(), queue, back: None });
             list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset))
                 .map_err(failed)?;
         }
@@ -231,6 +231,8 @@ pub struct Queue {
     /// The partition.
     pub partition: Partition,
     queue: PartitionQueue<Group>,
+    /// a record that was put back
+    back: Option<OwnedMessage>,
 }
 
 /// What is next in a queue.
@@ -243,12 +245,20 @@ pub enum Next<'q> {
 
 impl Queue {
     /// The next record that has been fetched.
-    pub fn next(&self) -> Result<Next<'_>> {
+    pub fn next(&mut self) -> Result<Next<'_>> {
+        if let Some(message) = self.back.take() {
+            return Ok(Next::Record(Record { message: Fetched::PutBack(message) }));
+        }
         match self.queue.poll(Duration::ZERO) {
             None => Ok(Next::Nothing),
-            Some(Ok(message)) => Ok(Next::Record(Record { message })),
+            Some(Ok(message)) => Ok(Next::Record(Record { message: Fetched::Now(message) })),
             Some(Err(error)) => Err(self.failed(error)),
         }
+    }
+
+    /// Puts the record back that came last: it is the next one again.
+    pub fn put_back(&mut self, record: OwnedMessage) {
+        self.back = Some(record);
     }
 
     fn failed(&self, error: KafkaError) -> Error {
@@ -272,30 +282,9 @@ pub struct RecordHeaders<'r> {
 }
 
 impl<'r> RecordHeaders<'r> {
-    /// All of them, in their order.
-    pub fn all(&self) -> &[(&'r str, Option<&'r [u8]>)] {
-        match self.many.is_empty() {
-            true => self.few.get(..self.count).unwrap_or_default(),
-            false => &self.many,
-        }
-    }
-}
-
-/// A record as Kafka gave it.
-pub struct Record<'q> {
-    message: BorrowedMessage<'q>,
-}
-
-impl Record<'_> {
-    /// Its place in the partition.
-    pub fn offset(&self) -> i64 {
-        self.message.offset()
-    }
-
-    /// Its headers.
-    pub fn headers(&self) -> RecordHeaders<'_> {
+    fn of<H: Headers>(given: Option<&'r H>) -> RecordHeaders<'r> {
         let mut headers = RecordHeaders::default();
-        let Some(given) = self.message.headers() else { return headers };
+        let Some(given) = given else { return headers };
         let pair = |at: usize| {
             let header = given.get(at);
             (header.key, header.value)
@@ -310,16 +299,70 @@ impl Record<'_> {
         headers
     }
 
+    /// All of them, in their order.
+    pub fn all(&self) -> &[(&'r str, Option<&'r [u8]>)] {
+        match self.many.is_empty() {
+            true => self.few.get(..self.count).unwrap_or_default(),
+            false => &self.many,
+        }
+    }
+}
+
+/// A record as Kafka gave it.
+pub struct Record<'q> {
+    message: Fetched<'q>,
+}
+
+enum Fetched<'q> {
+    Now(BorrowedMessage<'q>),
+    PutBack(OwnedMessage),
+}
+
+impl Record<'_> {
+    /// Its place in the partition.
+    pub fn offset(&self) -> i64 {
+        match &self.message {
+            Fetched::Now(message) => message.offset(),
+            Fetched::PutBack(message) => message.offset(),
+        }
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> RecordHeaders<'_> {
+        match &self.message {
+            Fetched::Now(message) => RecordHeaders::of(message.headers()),
+            Fetched::PutBack(message) => RecordHeaders::of(message.headers()),
+        }
+    }
+
     /// The record with its headers.
     pub fn with<'r>(&'r self, headers: &'r [(&'r str, Option<&'r [u8]>)]) -> TopicRecord<'r> {
-        TopicRecord {
-            topic: self.message.topic(),
-            partition: self.message.partition(),
-            offset: self.message.offset(),
-            timestamp: self.message.timestamp().to_millis().unwrap_or(0),
-            key: self.message.key(),
-            value: self.message.payload(),
-            headers,
+        match &self.message {
+            Fetched::Now(message) => record(message, headers),
+            Fetched::PutBack(message) => record(message, headers),
         }
+    }
+
+    /// The record for itself, as it can be put back.
+    pub fn detach(self) -> OwnedMessage {
+        match self.message {
+            Fetched::Now(message) => message.detach(),
+            Fetched::PutBack(message) => message,
+        }
+    }
+}
+
+fn record<'r, M: Message>(
+    message: &'r M,
+    headers: &'r [(&'r str, Option<&'r [u8]>)],
+) -> TopicRecord<'r> {
+    TopicRecord {
+        topic: message.topic(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(0),
+        key: message.key(),
+        value: message.payload(),
+        headers,
     }
 }

@@ -1,43 +1,54 @@
-//! `siltstone init`: looks at a source and writes the files that replicate it. Writes over no file, writes
-//! no part of the URL into any, and changes nothing at the source.
+//! `siltstone init`: looks at a source, or at the configuration of a Debezium that reads it, and writes the
+//! files that replicate it. Writes over no file, writes no part of the URL into any, and changes nothing at
+//! the source.
+
+mod debezium;
+mod registered;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Files;
 use super::validate::print_findings;
+use writing::{
+    SETTINGS, TARGET_SCHEMA, WAREHOUSE_URL, in_shell, name_of, one_line, plain, quoted,
+    refuse_to_overwrite, settings, variable_of, write_new,
+};
+
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::preflight::Finding;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::names::TableName;
 use crate::pipeline::inspect_source;
 use crate::postgres::{Endpoint, Host, Side, SslMode, connect};
 use crate::relation::{Identity, TypeKind};
 use crate::spec::{Env, load};
 
-/// Writes the files that replicate a Postgres, and says what it lacks.
+/// Writes the files that replicate a Postgres, or read what Debezium writes of one, and says what is lacking.
 #[derive(clap::Args)]
 pub(super) struct Init {
     /// The source, as postgres://user:password@host:port/database; it goes into no file.
-    #[arg(long)]
-    from: String,
+    #[arg(long, required_unless_present = "from_debezium", conflicts_with = "from_debezium")]
+    from: Option<String>,
+    /// The configuration of a Debezium connector, as it is registered with Kafka Connect; no password of
+    /// it goes into any file.
+    #[arg(long, value_name = "FILE")]
+    from_debezium: Option<PathBuf>,
     /// The folder to write into; it is made where it is missing.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
 }
 
-const SETTINGS: &str = "siltstone.yaml";
-const WAREHOUSE_URL: &str = "WAREHOUSE_URL";
-
-/// Where tables without a file of their own go.
-const TARGET_SCHEMA: &str = "cleansed";
-
 impl Init {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let endpoint = Endpoint::parse(&self.from)?;
+        if let Some(configuration) = &self.from_debezium {
+            return debezium::run(configuration, &self.dir, files);
+        }
+        let from = self.from.as_deref().unwrap_or_default();
+        let endpoint = Endpoint::parse(from)?;
         let name = name_of(endpoint.database());
         let variable = variable_of(&name);
         let connector = format!("connectors/{name}.yaml");
@@ -56,7 +67,7 @@ impl Init {
         println!("{name} ({}):", endpoint.shown());
         let mut findings = tables.findings(&connector);
         let env = Env::of_process(&files.clock)
-            .with(&variable, &self.from)
+            .with(&variable, from)
             .with(WAREHOUSE_URL, "postgres://siltstone@localhost/warehouse");
         // other files may have been in the folder
         let spec = load(&self.dir.join(SETTINGS), &env)?;
@@ -74,52 +85,19 @@ impl Init {
         println!("    export {variable}={}", in_shell(&to_export(&endpoint)));
         let warehouse = "postgres://USER:PASSWORD@HOST:5432/DATABASE";
         println!("    export {WAREHOUSE_URL}={}", in_shell(warehouse));
-        let config = match self.dir.as_path() {
-            here if here == Path::new(".") => String::new(),
-            dir => format!(" --config {}", in_shell(&dir.join(SETTINGS).display().to_string())),
-        };
-        println!("    siltstone{config} validate --connect");
-        println!("    siltstone{config} run");
+        print_next(&self.dir);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A connector's name after a database: letters, digits, `_` and `-`, at most 40.
-fn name_of(database: &str) -> String {
-    let legal = |letter: char| {
-        if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' }
+/// The commands that come next.
+fn print_next(dir: &Path) {
+    let config = match dir {
+        here if here == Path::new(".") => String::new(),
+        dir => format!(" --config {}", in_shell(&dir.join(SETTINGS).display().to_string())),
     };
-    database.chars().map(legal).take(40).collect()
-}
-
-/// The variable that a connector's file takes its URL from.
-fn variable_of(name: &str) -> String {
-    let variable = format!("{}_URL", name.to_uppercase().replace('-', "_"));
-    if variable == WAREHOUSE_URL || variable.starts_with(|letter: char| letter.is_ascii_digit()) {
-        return format!("SOURCE_{variable}");
-    }
-    variable
-}
-
-fn refuse_to_overwrite(path: &Path) -> Result<()> {
-    if fs::symlink_metadata(path).is_err() {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Config, format!("{} is there already, and is kept", path.display()))
-        .remedy("name an empty folder with --dir, or move the file away"))
-}
-
-fn write_new(path: &Path, text: &str) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
-    };
-    write().map_err(|error| {
-        let what = format!("{} cannot be written", path.display());
-        Error::new(Kind::Config, what).remedy("name another folder with --dir").because(error)
-    })
+    println!("    siltstone{config} validate --connect");
+    println!("    siltstone{config} run");
 }
 
 /// The source's tables, as a connector's file can say them.
@@ -214,16 +192,6 @@ fn is_example(table: &SourceTable) -> bool {
         && relation.columns.iter().all(simple)
 }
 
-fn settings() -> String {
-    format!(
-        "# Everything below this folder belongs to one installation: connectors/ says where data comes from,\n\
-         # schemas/ what tables of the warehouse look like.\n\
-         warehouse: {{ url: \"${{{WAREHOUSE_URL}}}\" }}\n\
-         admin:     {{ listen: \"127.0.0.1:8088\", token: \"${{SILTSTONE_TOKEN:-}}\", \
-         read_token: \"${{SILTSTONE_READ_TOKEN:-}}\" }}\n"
-    )
-}
-
 fn connector_file(name: &str, variable: &str, tables: &Tables) -> String {
     let schemas = match tables.schemas.as_slice() {
         [] => vec![quoted("public.*")],
@@ -281,26 +249,6 @@ fn example(connector: &str, table: &SourceTable) -> String {
     text
 }
 
-/// A text as a YAML value, bare where it cannot be misread.
-fn plain(text: &str) -> String {
-    const WORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    let bare = |letter: char| letter.is_ascii_lowercase() || matches!(letter, '_' | '.');
-    let digits = |letter: char| letter.is_ascii_digit();
-    let word = text.starts_with(|letter: char| letter.is_ascii_lowercase())
-        && text.chars().all(|letter| bare(letter) || digits(letter))
-        && !WORDS.contains(&text);
-    if word { text.to_owned() } else { quoted(text) }
-}
-
-/// A text as a quoted YAML value: JSON's strings are YAML's. It stands for itself, whatever is in it.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text.replace("${", "$${")).to_string()
-}
-
-fn one_line(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
-}
-
 /// The URL to export, without its password; what it says of TLS stays.
 fn to_export(endpoint: &Endpoint) -> String {
     let password = if endpoint.password().is_some() { ":PASSWORD" } else { "" };
@@ -341,43 +289,9 @@ fn in_url(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-/// A text as one word of a shell.
-fn in_shell(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_follow_the_database() {
-        let cases = [
-            ("shop", "shop", "SHOP_URL"),
-            ("my-shop", "my-shop", "MY_SHOP_URL"),
-            ("Läden 2", "L_den_2", "L_DEN_2_URL"),
-            ("warehouse", "warehouse", "SOURCE_WAREHOUSE_URL"),
-            ("2026", "2026", "SOURCE_2026_URL"),
-        ];
-        for (database, name, variable) in cases {
-            assert_eq!(name_of(database), name);
-            assert_eq!(variable_of(name), variable);
-        }
-    }
-
-    #[test]
-    fn a_value_is_bare_only_where_it_cannot_be_misread() {
-        let cases = [
-            ("public.users", "public.users"),
-            ("no", "\"no\""),
-            ("2026", "\"2026\""),
-            ("numeric(10,2)", "\"numeric(10,2)\""),
-            ("a: #\"${X}", "\"a: #\\\"$${X}\""),
-        ];
-        for (text, written) in cases {
-            assert_eq!(plain(text), written);
-        }
-    }
 
     #[test]
     fn the_url_is_told_without_its_password() {

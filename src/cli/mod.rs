@@ -14,6 +14,7 @@ mod run;
 mod sql;
 mod status;
 mod table;
+mod topics;
 mod validate;
 mod verify;
 
@@ -69,6 +70,9 @@ enum Verb {
     /// Changes that their tables refuse, and what becomes of them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
+    /// The topics of topics.yaml: how they differ from the brokers', and making them so.
+    #[command(subcommand)]
+    Topics(topics::Topics),
     /// The least rights that the service runs with, as SQL.
     #[command(subcommand)]
     Sql(sql::Sql),
@@ -143,6 +147,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Connector(connector) => connector.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
+        Verb::Topics(topics) => topics.run(&files).await,
         Verb::Sql(sql) => sql.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();

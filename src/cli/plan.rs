@@ -10,10 +10,10 @@ use crate::merge::{Class, Step};
 use crate::pipeline::{self, Difference};
 
 /// The exit code where there are differences, and that was asked.
-const DIFFERENT: u8 = 2;
+pub(super) const DIFFERENT: u8 = 2;
 
 /// The exit code where something takes another word.
-const NOT_ALLOWED: u8 = 78;
+pub(super) const NOT_ALLOWED: u8 = 78;
 
 /// Prints every difference between files, warehouse and source, with its SQL; changes nothing.
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ pub(super) struct Apply {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Allow {
+pub(super) enum Allow {
     /// What goes through all rows of a table.
     Rewrite,
     /// What loses rows, which are read again.
@@ -46,7 +46,7 @@ enum Allow {
 }
 
 impl Allow {
-    fn class(self) -> Class {
+    pub(super) fn class(self) -> Class {
         match self {
             Allow::Rewrite => Class::Rewrite,
             Allow::Destructive => Class::Destructive,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::Files;
 use crate::capture::preflight::Finding;
 use crate::error::Result;
-use crate::pipeline::inspect;
+use crate::pipeline::{Report, inspect, inspect_topics};
 
 /// Checks the files; with --connect also the source and the warehouse.
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ impl Validate {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         println!(
             "files: {}, {}, {}",
-            count(spec.connectors.len(), "connector"),
+            count(spec.commons().count(), "connector"),
             count(spec.models.len(), "declared table"),
             count(spec.calendars.len(), "calendar")
         );
@@ -30,14 +30,20 @@ impl Validate {
             return Ok(ExitCode::SUCCESS);
         }
         let mut fatal = false;
-        for connector in &spec.connectors {
-            println!("{} ({}):", connector.name, connector.endpoint.shown());
-            let report = inspect(&spec, connector).await?;
+        let mut print = |report: &Report| {
             for line in &report.tables {
                 println!("    {line}");
             }
             fatal |= report.findings.iter().any(|finding| finding.fatal);
             print_findings(&report.findings);
+        };
+        for connector in &spec.connectors {
+            println!("{} ({}):", connector.name, connector.endpoint.shown());
+            print(&inspect(&spec, connector).await?);
+        }
+        for connector in &spec.kafka {
+            println!("{} ({}):", connector.name, connector.brokers);
+            print(&inspect_topics(&spec, connector).await?);
         }
         Ok(if fatal { ExitCode::from(78) } else { ExitCode::SUCCESS })
     }

@@ -42,7 +42,7 @@ impl Placeholder {
     }
 
     /// Whether a JSON value is the placeholder.
-    fn is(&self, semantic: &Semantic, raw: &str) -> bool {
+    pub(super) fn is(&self, semantic: &Semantic, raw: &str) -> bool {
         let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
         match (semantic, inner) {
             (Semantic::Bytes(_) | Semantic::Unknown | Semantic::Bits(_), Some(inner)) => {

@@ -46,8 +46,8 @@ pub struct RowChange<'a> {
     pub key: Option<&'a RawValue>,
     /// Where it stands at its source.
     pub origin: Origin<'a>,
-    /// The transaction it belongs to, where transaction metadata is on.
-    pub transaction: Option<Cow<'a, str>>,
+    /// Its number in its transaction, where transaction metadata is on.
+    pub number: Option<u64>,
     /// Whether the row goes on under another key: this is the delete of the one it had.
     pub leaves: bool,
     /// The key that the row had before: this is its create under the new one.
@@ -124,8 +124,8 @@ struct Envelope<'a> {
     source: Option<Origin<'a>>,
     #[serde(borrow, default)]
     op: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    transaction: Option<Transaction<'a>>,
+    #[serde(default)]
+    transaction: Option<Transaction>,
     // a transaction's begin or end
     #[serde(borrow, default)]
     status: Option<Cow<'a, str>>,
@@ -145,9 +145,8 @@ struct Envelope<'a> {
 }
 
 #[derive(Deserialize)]
-struct Transaction<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
+struct Transaction {
+    total_order: u64,
 }
 
 #[derive(Deserialize)]
@@ -263,7 +262,7 @@ impl Topic {
             after: envelope.after,
             key: None,
             origin,
-            transaction: envelope.transaction.map(|transaction| transaction.id),
+            number: envelope.transaction.map(|transaction| transaction.total_order),
             leaves: record.header(NEW_KEY).is_some(),
             comes_from: record.header(OLD_KEY),
         })))
@@ -298,7 +297,7 @@ impl Topic {
             after: Some(raw(payload)?),
             key: None,
             origin,
-            transaction: None,
+            number: None,
             leaves: record.header(NEW_KEY).is_some(),
             comes_from: record.header(OLD_KEY),
         })))
@@ -319,7 +318,7 @@ impl Topic {
             after: None,
             key: Some(raw(key.payload)?),
             origin: Origin::of_tombstone(record),
-            transaction: None,
+            number: None,
             leaves: record.header(NEW_KEY).is_some(),
             comes_from: None,
         })))

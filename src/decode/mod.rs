@@ -21,6 +21,7 @@ mod pgoutput;
 mod plan;
 mod schemas;
 mod semantic;
+mod survey;
 mod times;
 mod transaction;
 mod veil;
@@ -31,5 +32,6 @@ pub use pgoutput::{
     Message, Old, RelationColumn, RelationMessage, Streamed, halves, insert_message, read_message,
 };
 pub use plan::{Hints, Plan, Poison};
+pub use survey::{Declared, Loss, Survey};
 pub use transaction::{Decoded, Decoder};
 pub use veil::Veil;

@@ -125,6 +125,9 @@ pub struct Memory {
     /// When the first change that we saw of that file was committed.
     #[serde(skip_serializing_if = "is_zero")]
     pub since: i64,
+    /// Of the partition of the ends of transactions: the last one up to which all were applied as a whole.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ended: i64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]

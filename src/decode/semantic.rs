@@ -102,7 +102,7 @@ impl Field {
         self.fields.iter().find(|field| field.field.as_deref() == Some(name))
     }
 
-    fn parameter(&self, name: &str) -> Option<&str> {
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.as_ref()?.get(name).map(String::as_str)
     }
 

@@ -54,6 +54,8 @@ pub struct Window {
     last_seq: i64,
     /// the first transaction began in the batch before
     continues: bool,
+    /// transactions that are not told apart have not come as a whole yet
+    unfinished: bool,
 }
 
 impl Window {
@@ -71,6 +73,7 @@ impl Window {
             open: None,
             last_seq: 0,
             continues: false,
+            unfinished: false,
         }
     }
 
@@ -97,6 +100,11 @@ impl Window {
         self.transactions += u64::from(seq != self.last_seq);
         self.last_seq = seq;
         self.committed_at = self.committed_at.max(committed_at);
+    }
+
+    /// Says whether transactions that are not told apart have come as a whole: until then no batch ends.
+    pub fn set_unfinished(&mut self, unfinished: bool) {
+        self.unfinished = unfinished;
     }
 
     /// Keeps a record that nobody can read as a dead letter.
@@ -272,8 +280,9 @@ impl Window {
     /// Closes the window, which covers these stretches, and opens the next one behind it. Inside a
     /// transaction the batch does not end there, and the next one continues it.
     pub fn close(&mut self, (stretches, name): (Vec<Stretch>, String), routing: u64) -> Batch {
-        let ends = self.open.is_none();
+        let ends = self.open.is_none() && !self.unfinished;
         let mut next = Window::new(self.limits);
+        next.unfinished = self.unfinished;
         next.open = self.open;
         next.last_seq = self.last_seq;
         next.continues = self.open.is_some();
@@ -288,7 +297,7 @@ impl Window {
             last_seq: closed.last_seq,
             routing,
             before: closed.before,
-            tables: tables.filter(|table| !table.folded.rows.is_empty()).collect(),
+            tables: tables.filter(|table| table.folded.has_rows()).collect(),
             held: closed.held,
             transactions: closed.transactions,
             committed_at: closed.committed_at,

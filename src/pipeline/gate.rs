@@ -28,6 +28,8 @@ pub(super) struct Gate {
     pub(super) reach: Reach,
     /// batches handed to the lane
     pub(super) sent: u64,
+    /// the last one did not end: the warehouse transaction waits for the next one
+    pub(super) is_midway: bool,
     /// when the last one was
     pub(super) sent_at: Instant,
     /// the version of the flows that the open window is folded under
@@ -96,6 +98,7 @@ impl Gate {
             guard: Guard::default(),
             reach,
             sent: 0,
+            is_midway: false,
             sent_at: Instant::now(),
             routing: 0,
         }
@@ -124,6 +127,7 @@ impl Gate {
         self.lane.send(piece).await.map_err(|_| lane_is_gone())?;
         self.sent += 1;
         self.router.piece = self.sent + 1;
+        self.is_midway = !ends;
         if ends {
             self.reach.close();
             self.sent_at = Instant::now();

@@ -75,6 +75,17 @@ pub(super) fn refuse_truncate(held: &HeldKeys, table: &TableName) -> Result<()> 
         .on_table(table.to_string()))
 }
 
+/// Whether a row comes from another key, and leaves values out that it had there.
+pub(super) fn comes_unfinished(target: &Target, event: &ChangeEvent<'_>) -> bool {
+    event.op == Op::Create
+        && event.old.is_some()
+        && !target.model.history.logs_events()
+        && event.new.is_some_and(|new| {
+            let is_left_out = |from: usize| new.cell(from) == Cell::Unchanged;
+            new.has_unchanged() && target.feeds.iter().any(|feed| is_left_out(feed.from))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,15 +99,4 @@ mod tests {
         assert!(held.catches(Digests { new: 9, old: 8 }));
         assert!(!held.catches(Digests { new: 2, old: 1 }));
     }
-}
-
-/// Whether a row comes from another key, and leaves values out that it had there.
-pub(super) fn comes_unfinished(target: &Target, event: &ChangeEvent<'_>) -> bool {
-    event.op == Op::Create
-        && event.old.is_some()
-        && !target.model.history.logs_events()
-        && event.new.is_some_and(|new| {
-            let is_left_out = |from: usize| new.cell(from) == Cell::Unchanged;
-            new.has_unchanged() && target.feeds.iter().any(|feed| is_left_out(feed.from))
-        })
 }

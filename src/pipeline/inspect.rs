@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::fit::suit;
 use super::tables::{Resolved, resolve};
+use super::topics;
 use crate::capture::preflight::{self, Finding};
 use crate::capture::{catalog, publication, slot, standby};
 use crate::error::Result;
 use crate::merge::{extension_types, obstacles};
+use crate::names::TableName;
 use crate::postgres::{Session, Side, connect};
-use crate::spec::{Connector, Spec};
+use crate::spec::{Connector, Kafka, Spec};
 
 /// What was found.
 #[derive(Debug)]
@@ -32,15 +34,22 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
     let mut report = look(spec, connector, &source, &extensions).await?;
     let resolved = resolve(connector, &spec.models, catalog::tables(&*source).await?, &extensions)?;
     for model in resolved.fed.iter().flat_map(|fed| &fed.models) {
-        let lacks =
-            obstacles(&*warehouse, &model.table).await?.into_iter().map(|(what, remedy)| Finding {
-                fatal: true,
-                what: format!("{}: {what}", model.table),
-                remedy,
-            });
-        report.findings.extend(lacks);
+        report.findings.extend(lacks(&warehouse, &model.table).await?);
     }
     Ok(report)
+}
+
+/// What stands in the way of a table that is there.
+pub(super) async fn lacks(warehouse: &Session, table: &TableName) -> Result<Vec<Finding>> {
+    let obstacles = obstacles(&**warehouse, table).await?.into_iter();
+    let finding =
+        |(what, remedy)| Finding { fatal: true, what: format!("{table}: {what}"), remedy };
+    Ok(obstacles.map(finding).collect())
+}
+
+/// Looks at the brokers of a connector that reads topics, and at the warehouse.
+pub async fn inspect_topics(spec: &Spec, connector: &Kafka) -> Result<Report> {
+    topics::inspect(spec, connector).await
 }
 
 /// Looks at a connector's source alone.

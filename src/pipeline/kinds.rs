@@ -18,7 +18,7 @@ use crate::error::Result;
 #[derive(Clone)]
 pub(super) enum AnySetup {
     Postgres(Box<Setup>),
-    Topics(TopicSetup),
+    Topics(Box<TopicSetup>),
 }
 
 impl Deref for AnySetup {
@@ -81,7 +81,7 @@ impl AnySetup {
             }
             (AnySetup::Topics(old), AnySetup::Topics(new)) => {
                 let basis = basis(&old.basis, &new.basis);
-                AnySetup::Topics(old.with(basis, new.connector))
+                AnySetup::Topics(Box::new(old.with(basis, *new)))
             }
             // of another kind now: nothing that is known is of use
             (_, new) => new,

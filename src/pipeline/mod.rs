@@ -10,6 +10,7 @@ mod connector;
 mod control;
 mod core;
 mod cutting;
+mod declared;
 mod drain;
 mod fit;
 mod fleet;
@@ -49,7 +50,8 @@ mod unseen;
 mod wall;
 
 pub use books::dead_letters_as_json;
-pub use inspect::{Report, inspect, inspect_source};
+pub use declared::{TopicChange, TopicDifference, TopicPlan, plan_topics};
+pub use inspect::{Report, inspect, inspect_source, inspect_topics};
 pub use making::apply;
 pub use pairs::{Pairs, pairs, verify_connector, verify_topics};
 pub use planning::{Difference, Plan, plan};

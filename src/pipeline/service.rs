@@ -141,7 +141,10 @@ impl Service {
         };
         let topics = |connector: &Kafka| {
             let basis = basis(&connector.common);
-            AnySetup::Topics(TopicSetup::new(basis, Arc::new(connector.clone())))
+            let declared = spec.topics.as_ref().filter(|of| of.connector == connector.name);
+            let declared = declared.cloned().map(Arc::new);
+            let connector = Arc::new(connector.clone());
+            AnySetup::Topics(Box::new(TopicSetup::new(basis, connector, declared)))
         };
         spec.connectors.iter().map(setup).chain(spec.kafka.iter().map(topics)).collect()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::file::File;
+use super::file::{File, listed};
 use super::model::{History, Model};
 use super::scalar::is_reserved;
 use super::{Common, Connector, Spec};
@@ -24,6 +24,7 @@ impl Files<'_> {
     pub(super) fn check(&self, spec: &Spec) -> Result<()> {
         self.connectors(spec)?;
         self.tables(spec)?;
+        self.topics(spec)?;
         self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
         spec.models.iter().try_for_each(|model| self.source(spec, model))
     }
@@ -81,6 +82,26 @@ impl Files<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses topics of a cluster that no connector reaches. One that is disabled may be named: its
+    /// topics are there before it is.
+    fn topics(&self, spec: &Spec) -> Result<()> {
+        let Some(topics) = &spec.topics else { return Ok(()) };
+        let name = &topics.connector;
+        if spec.kafka.iter().any(|kafka| kafka.name == *name) || spec.disabled.contains(name) {
+            return Ok(());
+        }
+        let why = match spec.connectors.iter().any(|postgres| postgres.name == *name) {
+            true => format!("{name} is a connector of kind postgres"),
+            false => format!("there is no connector {name}"),
+        };
+        let known: Vec<&str> = spec.kafka.iter().map(|kafka| kafka.name.as_str()).collect();
+        let remedy = match known.is_empty() {
+            true => "name a connector of kind kafka, such as connectors/shop-kafka.yaml".to_owned(),
+            false => format!("write {}", listed(&known)),
+        };
+        Err(self.refuse(&topics.file, "connector", &why, &remedy))
     }
 
     /// Refuses a table that no connector feeds, or not with all its columns.

@@ -139,3 +139,26 @@ fn is_type(text: &str) -> bool {
     };
     starts && head.chars().all(word) && tail_is_fine
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_a_type_and_nothing_else() {
+        for ty in [
+            "bigint",
+            "varchar(255)",
+            "numeric(10, 2)",
+            "timestamp(3) with time zone",
+            "text[]",
+            "double precision",
+            "public.geometry(Point,4326)",
+        ] {
+            assert!(is_type(ty), "{ty}");
+        }
+        for wrong in ["", "text; drop table x", "text default 1)", "int--", "a'b", "(1)"] {
+            assert!(!is_type(wrong), "{wrong}");
+        }
+    }
+}

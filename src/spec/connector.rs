@@ -109,8 +109,8 @@ const KINDS_TO_COME: [&str; 1] = ["http"];
 
 /// A connector's file.
 pub(super) enum Read {
-    /// It is disabled.
-    Disabled,
+    /// It is disabled; its name as it is written.
+    Disabled(String),
     /// Logical replication.
     Postgres(Box<Connector>),
     /// Topics.
@@ -121,7 +121,7 @@ pub(super) enum Read {
 pub(super) fn read(file: &File<'_>) -> Result<Read> {
     let head: Head = file.read_head()?;
     if head.enabled == Some(false) {
-        return Ok(Read::Disabled);
+        return Ok(Read::Disabled(head.name.raw().to_owned()));
     }
     match file.text("kind", &head.kind)?.as_str() {
         "postgres" => read_postgres(file).map(Box::new).map(Read::Postgres),

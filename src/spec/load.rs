@@ -14,6 +14,7 @@ use super::mask::Masks;
 use super::model::{Calendar, Model};
 use super::settings::{self, Settings};
 use super::table::{self, Declared};
+use super::topics::{self, Topics};
 use crate::error::{Error, Kind, Result};
 
 /// All files of an installation, validated.
@@ -29,18 +30,23 @@ pub struct Spec {
     pub models: Vec<Model>,
     /// The declared calendars.
     pub calendars: Vec<Calendar>,
+    /// `topics.yaml`, where there is one.
+    pub topics: Option<Topics>,
+    /// The names of the connectors that are disabled, as they are written.
+    pub disabled: Vec<String>,
     /// What a person should know about the files, though nothing is wrong.
     pub notes: Vec<String>,
 }
 
 /// Folders and files of kinds that other versions run.
-const KINDS_TO_COME: [(&str, &str); 5] = [
+const KINDS_TO_COME: [(&str, &str); 4] = [
     ("sql/marts", "marts"),
     ("sql/quality", "quality checks"),
     ("jobs", "jobs"),
     ("alerts.yaml", "alerts"),
-    ("topics.yaml", "topic configuration"),
 ];
+
+const TOPICS: &str = "topics.yaml";
 
 /// Reads `siltstone.yaml` at `path` and everything below its folder.
 pub fn load(path: &Path, env: &Env) -> Result<Spec> {
@@ -53,12 +59,12 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
             return Err(Error::new(Kind::Config, why).remedy(format!("move {path} away")));
         }
     }
-    let (mut connectors, mut kafka) = (Vec::new(), Vec::new());
+    let (mut connectors, mut kafka, mut disabled) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
     for path in yaml_files(root, Path::new("connectors"))? {
         let file = open(root, &path, env)?;
         match connector::read(&file)? {
-            Read::Disabled => {}
+            Read::Disabled(name) => disabled.push(name),
             Read::Postgres(connector) => connectors.push(*connector),
             Read::Kafka(connector) => kafka.push(*connector),
         }
@@ -80,7 +86,14 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
-    let mut spec = Spec { settings, connectors, kafka, models, calendars, notes };
+    let mut declared = None;
+    if root.join(TOPICS).exists() {
+        let file = open(root, Path::new(TOPICS), env)?;
+        declared = Some(topics::read(&file)?);
+        files.push(file);
+    }
+    let topics = declared;
+    let mut spec = Spec { settings, connectors, kafka, models, calendars, topics, disabled, notes };
     Files(files).check(&spec)?;
     let Spec { settings, connectors, kafka, models, .. } = &mut spec;
     let commons = connectors.iter_mut().map(|connector| &mut connector.common);

@@ -26,6 +26,7 @@ mod scalar;
 mod settings;
 mod snapshot;
 mod table;
+mod topics;
 mod tree;
 mod units;
 mod wal;
@@ -46,5 +47,6 @@ pub use model::{
 pub use pattern::{Exclusion, TablePattern};
 pub use settings::{Admin, Secret, Settings};
 pub use snapshot::Snapshot;
+pub use topics::{Topic, Topics, same_policy};
 pub use units::{Size, Span};
 pub use wal::Wal;

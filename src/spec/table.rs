@@ -280,26 +280,3 @@ fn read_deletes(file: &File<'_>, given: Option<&Given>, history: History) -> Res
         _ => Deletes::Hard,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_type_is_a_type_and_nothing_else() {
-        for ty in [
-            "bigint",
-            "varchar(255)",
-            "numeric(10, 2)",
-            "timestamp(3) with time zone",
-            "text[]",
-            "double precision",
-            "public.geometry(Point,4326)",
-        ] {
-            assert!(is_type(ty), "{ty}");
-        }
-        for wrong in ["", "text; drop table x", "text default 1)", "int--", "a'b", "(1)"] {
-            assert!(!is_type(wrong), "{wrong}");
-        }
-    }
-}

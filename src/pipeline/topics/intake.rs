@@ -17,8 +17,9 @@ use super::letters;
 use super::places::Place;
 use super::plans::{Fed, Topics};
 use super::tables::Tables;
+use super::whole::{Step, Whole};
 use crate::capture::topics::{Next, Queue, Reading};
-use crate::decode::{Memory, OtherSource, Plan, RowChange, Told, Veil};
+use crate::decode::{Boundary, Memory, OtherSource, Plan, RowChange, Told, Veil};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, TopicRecord};
 use crate::position::Order;
@@ -39,6 +40,8 @@ pub(super) struct Intake {
     pub(super) reading: Reading,
     pub(super) partitions: Vec<Partition>,
     pub(super) topics: Topics,
+    /// where transactions are applied as a whole
+    pub(super) whole: Option<Whole>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) caught_up: mpsc::Sender<CaughtUp>,
     pub(super) stop: watch::Receiver<bool>,
@@ -50,19 +53,23 @@ pub(super) struct Intake {
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
+    /// its place among the queues
+    at: usize,
     number: i64,
     memory: Memory,
     /// the order of its last change
     last: Order,
     topic: usize,
+    /// what is next waits for more to be known than was by this version
+    waits: Option<u64>,
 }
 
 impl Partition {
     /// A partition that goes on at its place.
-    pub(super) fn new(place: &Place, topics: &mut Topics) -> Partition {
+    pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { number, memory, last: Order { seq: 0, ord: 0 }, topic }
+        Partition { at, number, memory, last: Order { seq: 0, ord: 0 }, topic, waits: None }
     }
 }
 
@@ -111,31 +118,68 @@ impl Intake {
     /// Takes what a queue has, up to a number of records.
     async fn turn(&mut self, at: usize) -> Result<Taken> {
         let mut taken = Taken::Nothing;
+        let version = self.whole.as_ref().map(Whole::version);
+        if self.partitions.get(at).is_some_and(|it| it.waits.is_some() && it.waits == version) {
+            return Ok(Taken::Nothing);
+        }
         for _ in 0..TURN {
-            let Some(queue) = self.reading.queues.get(at) else { break };
+            let Some(queue) = self.reading.queues.get_mut(at) else { break };
             // of a queue only the record is borrowed
             let next = Queue::next(queue)?;
             let record = match next {
                 Next::Record(record) => record,
                 Next::Nothing => break,
             };
-            taken = Taken::Records;
             let mut here = Here {
                 shared: &self.shared,
                 connector: &self.connector,
                 gate: &mut self.gate,
                 tables: &mut self.tables,
                 topics: &mut self.topics,
+                whole: &mut self.whole,
                 scratch: &mut self.scratch,
             };
             let Some(partition) = self.partitions.get_mut(at) else { break };
             let headers = record.headers();
-            here.take(&record.with(headers.all()), partition).await?;
+            let step = here.take(&record.with(headers.all()), partition).await?;
+            if step == Step::Waits {
+                drop(headers);
+                let record = record.detach();
+                partition.waits = self.whole.as_ref().map(Whole::version);
+                if let Some(queue) = self.reading.queues.get_mut(at) {
+                    queue.put_back(record);
+                }
+                break;
+            }
+            taken = Taken::Records;
+            partition.waits = None;
             let Some(stretch) = self.gate.reach.stretches.get_mut(at) else { break };
             stretch.until = record.offset() + 1;
+            self.settle_whole().await?;
             self.gate.hand_over_if_full().await?;
         }
         Ok(taken)
+    }
+
+    /// Lets the batch end where every transaction of it has come as a whole.
+    async fn settle_whole(&mut self) -> Result<()> {
+        let Some(whole) = &self.whole else { return Ok(()) };
+        let complete = whole.is_complete();
+        self.gate.window.set_unfinished(!complete);
+        if !complete {
+            return Ok(());
+        }
+        if let Some(at) = whole.ends_come_by()
+            && let Some(partition) = self.partitions.get_mut(at)
+            && partition.memory.ended != whole.passed()
+        {
+            partition.memory.ended = whole.passed();
+            if let Some(stretch) = self.gate.reach.stretches.get_mut(at) {
+                stretch.memory = Some(remembered(&partition.memory)?);
+            }
+        }
+        // the warehouse transaction that waits must not wait for more
+        if self.gate.is_midway { self.gate.hand_over().await } else { Ok(()) }
     }
 
     fn lane_is_idle(&self) -> bool {
@@ -145,6 +189,9 @@ impl Intake {
     /// Everything that had been fetched is folded: it leaves, if the lane can take it.
     async fn when_drained(&mut self) -> Result<()> {
         if !self.lane_is_idle() {
+            return Ok(());
+        }
+        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
             return Ok(());
         }
         let gate = &mut self.gate;
@@ -166,6 +213,10 @@ impl Intake {
             return Ok(());
         }
         self.looked = Instant::now();
+        if let Some(whole) = &mut self.whole {
+            whole.look(self.partitions.iter().any(|partition| partition.waits.is_some()));
+        }
+        self.settle_whole().await?;
         let done = self.progress.borrow().done;
         for table in self.gate.router.ask_for_arrivals(done) {
             self.caught_up.send(table).await.map_err(|_| lane_is_gone())?;
@@ -175,11 +226,20 @@ impl Intake {
 
     /// We are told to stop: what was read is stored.
     async fn finish(&mut self) -> Result<()> {
+        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
+            // what has come of it comes again
+            return Ok(());
+        }
         if !self.gate.window.is_empty() || self.gate.reach.is_beyond() {
             self.gate.hand_over().await?;
         }
         Ok(())
     }
+}
+
+fn remembered(memory: &Memory) -> Result<String> {
+    serde_json::to_string(memory)
+        .map_err(|error| Error::bug("what is remembered is no JSON").because(error))
 }
 
 fn lane_lives(changed: Result<(), watch::error::RecvError>) -> Result<()> {
@@ -193,26 +253,39 @@ struct Here<'i> {
     gate: &'i mut Gate,
     tables: &'i mut Tables,
     topics: &'i mut Topics,
+    whole: &'i mut Option<Whole>,
     scratch: &'i mut Vec<u8>,
 }
 
 impl Here<'_> {
     /// Takes a record.
-    async fn take(&mut self, record: &TopicRecord<'_>, partition: &mut Partition) -> Result<()> {
+    async fn take(&mut self, record: &TopicRecord<'_>, partition: &mut Partition) -> Result<Step> {
         let longest = self.shared.setup.settings.max_row_bytes;
         let length = record.value.map_or(0, <[u8]>::len);
         if u64::try_from(length).unwrap_or(u64::MAX) > longest {
             let why = format!("a record of {length} bytes is longer than max_row_bytes");
-            return self.bury(record, partition, &why);
+            self.bury(record, partition, &why)?;
+            return Ok(Step::Taken);
         }
         let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
             return Err(Error::bug("a partition of a topic that is not read"));
         };
         match topic.read(record) {
             Ok(Told::Change(change)) => self.change(record, partition, &change).await,
-            Ok(Told::Transaction(_) | Told::Nothing) => Ok(()),
-            Err(unreadable) => self.bury(record, partition, &unreadable.to_string()),
+            Ok(Told::Transaction(boundary)) => self.bound(partition, &boundary),
+            Ok(Told::Nothing) => Ok(Step::Taken),
+            Err(unreadable) => {
+                self.bury(record, partition, &unreadable.to_string())?;
+                Ok(Step::Taken)
+            }
         }
+    }
+
+    /// Takes the begin or the end of a transaction.
+    fn bound(&mut self, partition: &Partition, boundary: &Boundary<'_>) -> Result<Step> {
+        let Some(whole) = self.whole else { return Ok(Step::Taken) };
+        let room = !self.gate.window.is_full() && !self.gate.is_midway;
+        whole.bound(boundary, partition.at, room)
     }
 
     async fn change(
@@ -220,11 +293,17 @@ impl Here<'_> {
         record: &TopicRecord<'_>,
         partition: &mut Partition,
         change: &RowChange<'_>,
-    ) -> Result<()> {
+    ) -> Result<Step> {
         let before = partition.memory.clone();
         let memory = (&mut partition.memory, partition.last);
         let place = change.origin.place(record, change.op == Op::Read, memory);
         let place = place.map_err(|other| self.other_source(change, &other))?;
+        if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
+            && whole.take(place.order.seq, number) == Step::Waits
+        {
+            partition.memory = before;
+            return Ok(Step::Waits);
+        }
         if before != partition.memory {
             self.remember(record, &partition.memory)?;
         }
@@ -235,7 +314,8 @@ impl Here<'_> {
             None => match self.plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
-                    return self.bury(record, partition, &error.to_string());
+                    self.bury(record, partition, &error.to_string())?;
+                    return Ok(Step::Taken);
                 }
                 Err(error) => return Err(error),
             },
@@ -245,8 +325,11 @@ impl Here<'_> {
         let taken = taken.await;
         *self.scratch = message;
         match taken {
-            Ok(None) => Ok(()),
-            Ok(Some(poison)) => self.bury(record, partition, &poison),
+            Ok(None) => Ok(Step::Taken),
+            Ok(Some(poison)) => {
+                self.bury(record, partition, &poison)?;
+                Ok(Step::Taken)
+            }
             Err(error) => Err(error),
         }
     }
@@ -344,8 +427,7 @@ impl Here<'_> {
 
     fn remember(&mut self, record: &TopicRecord<'_>, memory: &Memory) -> Result<()> {
         let name = format!("{}/{}", record.topic, record.partition);
-        let json = serde_json::to_string(memory)
-            .map_err(|error| Error::bug("what is remembered is no JSON").because(error))?;
+        let json = remembered(memory)?;
         let stretches = &mut self.gate.reach.stretches;
         if let Some(stretch) = stretches.iter_mut().find(|stretch| *stretch.partition == *name) {
             stretch.memory = Some(json);
@@ -366,6 +448,9 @@ impl Here<'_> {
 
     /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
     fn bury(&mut self, record: &TopicRecord<'_>, partition: &Partition, why: &str) -> Result<()> {
+        if let Some(whole) = &mut *self.whole {
+            whole.note_unread();
+        }
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, plan) = (topic.table().clone(), last.as_ref().map(|fed| fed.plan.clone()));
         let (place, mark) = letters::unplaced(record, partition.number);

@@ -4,6 +4,7 @@
 //! partition has a position and a fence of its own, tables show themselves by their records, and a record
 //! that nobody can read is set aside with its bytes.
 
+mod checks;
 mod control;
 mod intake;
 mod letters;
@@ -11,15 +12,18 @@ mod places;
 mod plans;
 mod session;
 mod tables;
+mod whole;
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::core::Basis;
 use crate::capture::topics::Member;
 use crate::error::Result;
-use crate::spec::Kafka;
+use crate::spec::{Kafka, Topics};
 
+pub(super) use checks::inspect;
 pub(super) use session::run;
 
 /// What a connector of topics is run with, from session to session.
@@ -27,6 +31,10 @@ pub(super) use session::run;
 pub(super) struct TopicSetup {
     pub(super) basis: Basis,
     pub(super) connector: Arc<Kafka>,
+    /// how the topics of its cluster are to be
+    declared: Option<Arc<Topics>>,
+    /// the topics were looked at
+    checked: Arc<AtomicBool>,
     /// the membership in the group, which outlives a session
     member: Arc<Mutex<Option<Arc<Member>>>>,
 }
@@ -41,15 +49,51 @@ impl Deref for TopicSetup {
 
 impl TopicSetup {
     /// What a connector starts with.
-    pub(super) fn new(basis: Basis, connector: Arc<Kafka>) -> TopicSetup {
-        TopicSetup { basis, connector, member: Arc::default() }
+    pub(super) fn new(
+        basis: Basis,
+        connector: Arc<Kafka>,
+        declared: Option<Arc<Topics>>,
+    ) -> TopicSetup {
+        let (checked, member) = (Arc::default(), Arc::default());
+        TopicSetup { basis, connector, declared, checked, member }
     }
 
     /// The same connector with other files.
-    pub(super) fn with(self, basis: Basis, connector: Arc<Kafka>) -> TopicSetup {
+    pub(super) fn with(self, basis: Basis, new: TopicSetup) -> TopicSetup {
         // with other brokers, topics or properties it joins anew
-        let member = if self.connector == connector { self.member } else { Arc::default() };
-        TopicSetup { basis, connector, member }
+        let member = if self.connector == new.connector { self.member } else { new.member };
+        TopicSetup { basis, member, ..new }
+    }
+
+    /// Says, once and beside everything else, what of the topics people should know.
+    fn check(&self) {
+        if self.checked.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let setup = self.clone();
+        tokio::spawn(async move {
+            let name = &setup.connector.name;
+            let declared = setup.declared.as_deref();
+            match checks::at_start(&setup.connector, declared, &setup.models).await {
+                Ok(findings) => {
+                    for finding in findings {
+                        tracing::warn!(
+                            connector = name,
+                            remedy = finding.remedy,
+                            "{}",
+                            finding.what
+                        );
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        connector = name,
+                        "the topics were not checked: {}",
+                        error.reason()
+                    );
+                }
+            }
+        });
     }
 
     /// The membership; joins the group where there is none.

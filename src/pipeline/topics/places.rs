@@ -41,6 +41,7 @@ pub(super) async fn find(
     let connector = &setup.connector;
     let mut stored = partitions::read(&**warehouse, &connector.name).await?;
     let mut places = Vec::new();
+    let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
@@ -53,9 +54,11 @@ pub(super) async fn find(
                 known
             }
             None => {
+                // one that was added to a topic that we read: all of it was written meanwhile
+                let added = known.iter().any(|known| known.topic == partition.topic);
                 let position = match connector.start {
-                    StartAt::Earliest => first,
-                    StartAt::Latest => end,
+                    StartAt::Latest if !added => end,
+                    StartAt::Latest | StartAt::Earliest => first,
                 };
                 tracing::info!(partition = %name, position, end, "a partition is new to us");
                 begin(setup, (warehouse, fence), &name, position).await?
@@ -67,6 +70,15 @@ pub(super) async fn find(
         })?;
         let partition = partition.clone();
         places.push(Place { partition, name, number, offset, memory, system_id, end });
+    }
+    if let Some(other) = stored.keys().min().filter(|_| connector.atomic) {
+        let what = format!(
+            "atomic: true needs all partitions in one process, and another member of the group {} has {other} \
+             (or it is not there any more)",
+            connector.group
+        );
+        return Err(Error::new(Kind::Busy, what)
+            .remedy(format!("run one process for {}, or set atomic: false", connector.name)));
     }
     Ok(places)
 }

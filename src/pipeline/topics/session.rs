@@ -16,6 +16,7 @@ use super::intake::{Intake, Partition};
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::tables::Tables;
+use super::whole::Whole;
 use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
@@ -25,6 +26,7 @@ use crate::postgres::{Session, Side, connect};
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{Checkpoint, Ledger};
 use crate::serve::Phase;
+use crate::spec::Kafka;
 use crate::warehouse::{Claim, Fence, migrate, refuse_outstanding, refuse_unfit, take_over};
 
 use super::super::core::{CaughtUp, Core, Reads};
@@ -67,6 +69,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
         setup.leave();
         return Ok(End::Stopped);
     };
+    setup.check();
     let ended = match as_owner(setup, (&member, assignment), warehouse, stop).await {
         // another member has been given a partition of ours, or `siltstone apply` asks us to begin anew
         Err(error) if error.kind() == Kind::Fenced => Ok(End::Restart),
@@ -187,6 +190,7 @@ async fn run_tasks(
         reading,
         partitions,
         topics,
+        whole: whole(connector, &places),
         progress: watched.clone(),
         caught_up: caught_up.clone(),
         stop: stop_watched,
@@ -217,6 +221,13 @@ async fn run_tasks(
     end
 }
 
+/// What keeps transactions whole, where the files ask for it.
+fn whole(connector: &Kafka, places: &[Place]) -> Option<Whole> {
+    let topics = places.iter().map(|place| place.partition.topic.to_string());
+    let passed = places.iter().map(|place| place.memory.ended).max().unwrap_or(0);
+    connector.atomic.then(|| Whole::new(topics.collect(), passed))
+}
+
 /// In the order of the queues.
 fn partitions(reading: &Reading, places: &[Place], topics: &mut Topics) -> Result<Vec<Partition>> {
     let by_name: HashMap<&str, &Place> = places.iter().map(|place| (&*place.name, place)).collect();
@@ -224,7 +235,7 @@ fn partitions(reading: &Reading, places: &[Place], topics: &mut Topics) -> Resul
     for queue in &reading.queues {
         let place = by_name.get(&*queue.partition.name());
         let place = place.ok_or_else(|| Error::bug("a queue of a partition that is not ours"))?;
-        partitions.push(Partition::new(place, topics));
+        partitions.push(Partition::new(partitions.len(), place, topics));
     }
     Ok(partitions)
 }

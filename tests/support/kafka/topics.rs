@@ -100,6 +100,10 @@ impl Topics {
         }
         let made = admin.create_topics([&new], &options).await.unwrap();
         assert!(made.iter().all(Result::is_ok), "{topic}: {made:?}");
+        // the broker hears of it from its controller
+        while self.partitions(topic).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Gives a topic more partitions.

@@ -1,0 +1,413 @@
+//! What the records of a topic lose of their source, by the way in which Debezium was told to write them:
+//! seen in the schemas and values of some of them, where no schema travels by what files declare. Pure.
+//!
+//! Source: Debezium documentation, "Connector properties"; "Event flattening".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::convert::Placeholder;
+use super::envelope::{Form, RowChange, Told, Topic};
+use super::semantic::{Field, Semantic, of_field};
+use crate::journey::{Op, TopicRecord};
+use crate::names::TableName;
+use crate::spec::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
+
+/// What is lost, and by which mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// `decimal.handling.mode=double`.
+    Digits,
+    /// `time.precision.mode=connect`.
+    Microseconds,
+    /// `interval.handling.mode=numeric`.
+    Months,
+    /// `binary.handling.mode=base64`: bytes that were not sent come as null.
+    Bytes,
+    /// Bytes come as text, and the files do not say in which form.
+    Encoding,
+    /// Values that were not sent.
+    Unsent,
+    /// Deletes (`delete.tombstone.handling.mode=drop`).
+    Deletes,
+    /// The order across partitions and after a re-send.
+    Order,
+    /// What tells a row from another.
+    Key,
+}
+
+impl Loss {
+    /// What it means, behind the name of a table or a column.
+    pub fn what(self) -> &'static str {
+        match self {
+            Loss::Digits => {
+                "is a decimal that comes as a double (decimal.handling.mode=double): digits beyond the \
+                 15th are lost"
+            }
+            Loss::Microseconds => {
+                "comes in milliseconds (time.precision.mode=connect): its microseconds are cut off"
+            }
+            Loss::Months => {
+                "is an interval that comes as a number (interval.handling.mode=numeric): a month counts \
+                 30.4375 days"
+            }
+            Loss::Bytes => {
+                "is bytes under binary.handling.mode=base64: a large value that an update did not change \
+                 comes as null, and becomes NULL"
+            }
+            Loss::Encoding => {
+                "is bytes that come as text (binary.handling.mode), and no file says whether as hex or \
+                 base64: read as base64, hex becomes other bytes"
+            }
+            Loss::Unsent => {
+                "is left out of updates that do not change it (TOAST under the default replica identity): \
+                 it is taken from the row that the warehouse has; an event log has no such row, and an \
+                 update whose row is not there becomes a dead letter"
+            }
+            Loss::Deletes => {
+                "tells no deletes: its flattened records have no __deleted, and no tombstone was seen \
+                 (delete.tombstone.handling.mode=drop)"
+            }
+            Loss::Order => {
+                "tells no place at the source: a re-send, and a change of a key that has moved to another \
+                 partition, may be applied over a newer one"
+            }
+            Loss::Key => {
+                "has no key: rows that are alike and of one place in the source's log cannot be told from \
+                 a re-send"
+            }
+        }
+    }
+
+    /// What to change, at Debezium or at the source.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Loss::Digits => "set decimal.handling.mode=precise (or string) in Debezium's connector",
+            Loss::Microseconds => {
+                "set time.precision.mode=adaptive_time_microseconds in Debezium's connector"
+            }
+            Loss::Months => "set interval.handling.mode=string in Debezium's connector",
+            Loss::Bytes => "set binary.handling.mode=bytes (or hex) in Debezium's connector",
+            Loss::Encoding => {
+                "write types: { binary: hex } (or base64, base64-url-safe) in the connector's file here, \
+                 or set binary.handling.mode=bytes in Debezium's"
+            }
+            Loss::Unsent => {
+                "alter table … replica identity full at the source, where that matters; it makes the \
+                 source's log larger"
+            }
+            Loss::Deletes => {
+                "set delete.tombstone.handling.mode=rewrite in the transform of Debezium's connector \
+                 (delete.handling.mode=rewrite before Debezium 2.5)"
+            }
+            Loss::Order => {
+                "set add.fields=op,table,schema,lsn,source.sequence,source.ts_ms in the transform of \
+                 Debezium's connector, or take its envelope as it is"
+            }
+            Loss::Key => {
+                "give it a primary key at the source, set message.key.columns in Debezium's connector, or \
+                 declare it in schemas/ with a key"
+            }
+        }
+    }
+}
+
+/// Looks at records of one topic.
+pub struct Survey {
+    topic: Topic,
+    form: Form,
+    placeholder: Placeholder,
+    types: Types,
+    /// the columns of each table that lose something; none for what the table loses as a whole
+    losses: BTreeMap<(TableName, Loss), BTreeSet<String>>,
+    /// whether any record of a table had a key, or a file says what it is
+    tables: BTreeMap<TableName, bool>,
+    tells_deletes: bool,
+    unreadable: Option<String>,
+}
+
+/// The warehouse types of a source table's columns, as files declare them.
+pub type Declared<'d> = dyn Fn(&TableName) -> Vec<(String, String)> + 'd;
+
+impl Survey {
+    /// Of a topic of this name.
+    pub fn new(name: &str, form: Form, types: &Types) -> Survey {
+        Survey {
+            topic: Topic::new(name, form),
+            form,
+            placeholder: Placeholder::new(&types.placeholder),
+            types: types.clone(),
+            losses: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            tells_deletes: false,
+            unreadable: None,
+        }
+    }
+
+    /// Looks at a record.
+    pub fn look(&mut self, record: &TopicRecord<'_>, declared: &Declared<'_>) {
+        // a tombstone names no table
+        if record.value.is_none_or(|value| value == b"null") {
+            self.tells_deletes = true;
+            return;
+        }
+        match self.topic.read(record) {
+            Ok(Told::Change(change)) => self.change(&change, declared),
+            Ok(Told::Transaction(_) | Told::Nothing) => {}
+            Err(error) => {
+                let is_avro = record.value.is_some_and(|value| value.first() == Some(&0));
+                let why = if is_avro { "they look like Avro".to_owned() } else { error.0 };
+                self.unreadable.get_or_insert(why);
+            }
+        }
+    }
+
+    fn change(&mut self, change: &RowChange<'_>, declared: &Declared<'_>) {
+        let table = &*change.table;
+        let declared = declared(table);
+        let has_key = change.key.is_some() || !declared.is_empty() || change.op == Op::Truncate;
+        *self.tables.entry(table.clone()).or_default() |= has_key;
+        if change.op == Op::Truncate {
+            return;
+        }
+        let schema = self.topic.row_schema(change.shapes);
+        match &schema {
+            Some(schema) => {
+                for field in &schema.fields {
+                    let name = field.field.as_deref().unwrap_or_default();
+                    let of_warehouse = declared.iter().find(|(column, _)| column == name);
+                    let of_warehouse = of_warehouse.map(|(_, ty)| ty.as_str());
+                    if let Some(loss) = by_schema(field, of_warehouse, &self.types) {
+                        self.note(table, loss, Some(name));
+                    }
+                }
+            }
+            None => {
+                for (name, ty) in &declared {
+                    if let Some(loss) = by_declaration(ty, &self.types) {
+                        self.note(table, loss, Some(name));
+                    }
+                }
+            }
+        }
+        if let Some(row) = change.after {
+            self.row(table, change, (row, schema.as_ref()));
+        }
+    }
+
+    /// What the values themselves tell.
+    fn row(
+        &mut self,
+        table: &TableName,
+        change: &RowChange<'_>,
+        (row, schema): (&RawValue, Option<&Arc<Field>>),
+    ) {
+        let Ok(values) = serde_json::from_str::<BTreeMap<String, &RawValue>>(row.get()) else {
+            return;
+        };
+        for (name, value) in &values {
+            let field = schema.and_then(|schema| schema.child(name));
+            let semantic = match (field, value.get().as_bytes().first()) {
+                (Some(field), _) => of_field(field).0,
+                (None, Some(b'[')) => Semantic::Array(Box::new(Semantic::Text)),
+                (None, Some(b'{')) => Semantic::Map,
+                (None, _) => Semantic::Unknown,
+            };
+            if self.placeholder.is(&semantic, value.get()) {
+                self.note(table, Loss::Unsent, Some(name));
+            }
+        }
+        if self.form == Form::Flat {
+            let has = |name: &str| {
+                values.contains_key(name) || schema.is_some_and(|row| row.child(name).is_some())
+            };
+            self.tells_deletes |= has("__deleted") || change.op == Op::Delete;
+            let place = ["lsn", "sequence", "file"];
+            if !place.iter().any(|it| has(&format!("__{it}")) || has(&format!("__source_{it}"))) {
+                self.note(table, Loss::Order, None);
+            }
+        }
+    }
+
+    fn note(&mut self, table: &TableName, loss: Loss, column: Option<&str>) {
+        let columns = self.losses.entry((table.clone(), loss)).or_default();
+        columns.extend(column.map(str::to_owned));
+    }
+
+    /// The tables that its records are of.
+    pub fn tables(&self) -> impl Iterator<Item = &TableName> {
+        self.tables.keys()
+    }
+
+    /// Why a record could not be read, where one could not.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
+    }
+
+    /// What is lost: the table, its columns (none where it is the table as a whole), and how.
+    pub fn losses(&self) -> Vec<(TableName, Vec<String>, Loss)> {
+        let seen = self.losses.iter();
+        let mut losses: Vec<_> = seen
+            .map(|((table, loss), columns)| {
+                (table.clone(), columns.iter().cloned().collect(), *loss)
+            })
+            .collect();
+        let keyless = self.tables.iter().filter(|(_, has_key)| !**has_key);
+        losses.extend(keyless.map(|(table, _)| (table.clone(), Vec::new(), Loss::Key)));
+        if self.form == Form::Flat && !self.tells_deletes {
+            let tables = self.tables.keys();
+            losses.extend(tables.map(|table| (table.clone(), Vec::new(), Loss::Deletes)));
+        }
+        losses
+    }
+}
+
+/// What a field loses, by its schema; of some only the warehouse's type tells.
+fn by_schema(field: &Field, declared: Option<&str>, types: &Types) -> Option<Loss> {
+    let source = field.parameter("__debezium.source.column.type").map(str::to_uppercase);
+    let source = source.as_deref().unwrap_or_default();
+    let is = |names: &[&str], family: fn(&str) -> bool| {
+        names.contains(&source) || (source.is_empty() && declared.is_some_and(family))
+    };
+    match (field.name.as_deref(), field.kind.as_str()) {
+        (
+            Some("org.apache.kafka.connect.data.Time" | "org.apache.kafka.connect.data.Timestamp"),
+            _,
+        ) => Some(Loss::Microseconds),
+        (Some("io.debezium.time.MicroDuration" | "io.debezium.time.NanoDuration"), _) => {
+            Some(Loss::Months)
+        }
+        (None, "double" | "float64") if is(&["NUMERIC", "DECIMAL"], is_decimal) => {
+            Some(Loss::Digits)
+        }
+        (None, "string") if is(&["BYTEA", "BLOB", "VARBINARY", "BINARY"], is_bytes) => {
+            Some(match types.binary {
+                BinaryMode::Bytes => Loss::Encoding,
+                BinaryMode::Base64 | BinaryMode::Base64UrlSafe => Loss::Bytes,
+                BinaryMode::Hex => return None,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What a column of this warehouse type loses, by the modes that the connector's file tells.
+fn by_declaration(declared: &str, types: &Types) -> Option<Loss> {
+    let base = declared.split('(').next().unwrap_or(declared).trim();
+    match base {
+        base if is_decimal(base) => (types.decimal == DecimalMode::Double).then_some(Loss::Digits),
+        "time" | "timestamp" | "time without time zone" | "timestamp without time zone" => {
+            (types.time == TimeMode::Connect).then_some(Loss::Microseconds)
+        }
+        "interval" => (types.interval == IntervalMode::Numeric).then_some(Loss::Months),
+        "bytea" => {
+            let is_base64 = matches!(types.binary, BinaryMode::Base64 | BinaryMode::Base64UrlSafe);
+            is_base64.then_some(Loss::Bytes)
+        }
+        _ => None,
+    }
+}
+
+fn is_decimal(declared: &str) -> bool {
+    declared.starts_with("numeric") || declared.starts_with("decimal")
+}
+
+fn is_bytes(declared: &str) -> bool {
+    declared == "bytea"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str =
+        r#""source":{"schema":"public","table":"t","lsn":7,"sequence":"[\"5\",\"7\"]"}"#;
+
+    fn envelope(fields: &str, op: &str, after: &str) -> String {
+        let after_schema = format!(r#"{{"type":"struct","field":"after","fields":[{fields}]}}"#);
+        format!(
+            r#"{{"schema":{{"type":"struct","fields":[{after_schema}]}},"payload":{{"op":"{op}",{SOURCE},"before":null,"after":{after}}}}}"#
+        )
+    }
+
+    fn survey(form: Form, types: &Types, values: &[Option<&str>]) -> Vec<(Vec<String>, Loss)> {
+        let mut survey = Survey::new("shop.public.t", form, types);
+        let declared = |_: &TableName| {
+            let columns =
+                [("price", "numeric(10,2)"), ("ratio", "double precision"), ("photo", "bytea")];
+            columns.map(|(name, ty)| (name.to_owned(), ty.to_owned())).to_vec()
+        };
+        for (offset, value) in (0..).zip(values) {
+            let record = TopicRecord {
+                topic: "shop.public.t",
+                partition: 0,
+                offset,
+                timestamp: 0,
+                key: Some(br#"{"id":1}"#),
+                value: value.map(str::as_bytes),
+                headers: &[],
+            };
+            survey.look(&record, &declared);
+        }
+        assert_eq!(survey.unreadable(), None);
+        let losses = survey.losses().into_iter();
+        losses.map(|(_, columns, loss)| (columns, loss)).collect()
+    }
+
+    fn loses(column: &str, loss: Loss) -> (Vec<String>, Loss) {
+        (vec![column.to_owned()], loss)
+    }
+
+    #[test]
+    fn schemas_tell_what_a_mode_loses() {
+        let fields = r#"{"type":"double","field":"price"},{"type":"double","field":"ratio"},
+            {"type":"double","field":"weight","parameters":{"__debezium.source.column.type":"NUMERIC"}},
+            {"type":"int64","field":"at","name":"org.apache.kafka.connect.data.Timestamp"},
+            {"type":"int64","field":"for","name":"io.debezium.time.MicroDuration"},
+            {"type":"int64","field":"fine","name":"io.debezium.time.MicroTimestamp"},
+            {"type":"string","field":"photo"}"#;
+        let value = envelope(fields, "c", "{}");
+        let said = survey(Form::Envelope, &Types::default(), &[Some(&value)]);
+        let digits = (vec!["price".to_owned(), "weight".to_owned()], Loss::Digits);
+        let expected = [
+            digits,
+            loses("at", Loss::Microseconds),
+            loses("for", Loss::Months),
+            loses("photo", Loss::Encoding),
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn where_no_schema_travels_the_declared_modes_tell() {
+        let value = format!(r#"{{"op":"c",{SOURCE},"after":{{"price":1.5}}}}"#);
+        let types =
+            Types { decimal: DecimalMode::Double, binary: BinaryMode::Base64, ..Types::default() };
+        let said = survey(Form::Envelope, &types, &[Some(&value)]);
+        assert_eq!(said, [loses("price", Loss::Digits), loses("photo", Loss::Bytes)]);
+        assert_eq!(survey(Form::Envelope, &Types::default(), &[Some(&value)]), []);
+    }
+
+    #[test]
+    fn values_that_were_not_sent_are_seen() {
+        let after = r#"{"id":1,"bio":"__debezium_unavailable_value","name":"x"}"#;
+        let value = envelope(r#"{"type":"string","field":"bio"}"#, "u", after);
+        let said = survey(Form::Envelope, &Types::default(), &[Some(&value)]);
+        assert_eq!(said, [loses("bio", Loss::Unsent)]);
+    }
+
+    #[test]
+    fn flattened_records_without_place_or_deletes_are_named() {
+        let bare = r#"{"id":1,"name":"x"}"#;
+        let types = Types::default();
+        let whole = |loss| (Vec::new(), loss);
+        let said = survey(Form::Flat, &types, &[Some(bare)]);
+        assert_eq!(said, [whole(Loss::Order), whole(Loss::Deletes)]);
+        let said = survey(Form::Flat, &types, &[Some(bare), None]);
+        assert_eq!(said, [whole(Loss::Order)]);
+        let full = r#"{"id":1,"__deleted":"false","__lsn":7}"#;
+        assert_eq!(survey(Form::Flat, &types, &[Some(full)]), []);
+    }
+}

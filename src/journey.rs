@@ -260,11 +260,6 @@ pub struct FoldedRow {
 }
 
 impl Folded {
-    /// Whether there is anything to stage.
-    pub fn has_rows(&self) -> bool {
-        !(self.rows.is_empty() && self.late.is_empty() && self.left.is_empty())
-    }
-
     /// The bytes of a span.
     pub fn bytes(&self, span: Span) -> &[u8] {
         self.arena.get(span.start..span.end).unwrap_or_default()

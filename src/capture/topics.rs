@@ -131,20 +131,25 @@ impl Member {
         answer.map_err(|error| away(format!("asking for the ends of {}", partition.name()), error))
     }
 
-    /// The ids of topics, as far as the brokers tell them. Asks a broker.
-    pub async fn topic_ids(&self, topics: Vec<Arc<str>>) -> Result<HashMap<String, String>> {
+    /// The ids of topics, as far as the brokers tell them; none where they do not answer. Asks a broker.
+    pub async fn topic_ids(
+        &self,
+        topics: Vec<Arc<str>>,
+    ) -> Result<Option<HashMap<String, String>>> {
+        const WITHIN: Duration = Duration::from_secs(3);
         let consumer = self.consumer.clone();
         let answer = tokio::task::spawn_blocking(move || {
             let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-            admin::topic_ids(consumer.client(), &topics, ANSWERED_WITHIN)
+            admin::topic_ids(consumer.client(), &topics, WITHIN)
         });
         let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
         match answer {
-            Ok(ids) => Ok(ids),
+            Ok(ids) => Ok(Some(ids)),
             // older ones have none
             Err(refused) if refused.code == Some(RDKafkaErrorCode::UnsupportedFeature) => {
-                Ok(HashMap::new())
+                Ok(Some(HashMap::new()))
             }
+            Err(refused) if refused.code == Some(RDKafkaErrorCode::OperationTimedOut) => Ok(None),
             Err(refused) => {
                 let what = "Kafka failed while asking for the ids of its topics";
                 Err(Error::new(Kind::SourceAway, what).because(refused))

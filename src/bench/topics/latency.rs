@@ -2,7 +2,7 @@
 //! steady traffic.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -12,6 +12,7 @@ use super::log::{Topic, blocking};
 use super::meter::{Meter, line};
 use crate::bench::site::Running;
 use crate::bench::{Options, Say};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 
 /// Ten events this often: 2,000 a second.
@@ -98,6 +99,7 @@ async fn watch(
     let failed = |error| Error::warehouse("looking for rows", error);
     let query = "select max(id) from mirror.items";
     let query = target.session.prepare(query).await.map_err(failed)?;
+    let clock = Clock::system();
     let mut pace = interval(POLL);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = HashMap::new();
@@ -106,8 +108,7 @@ async fn watch(
         pace.tick().await;
         let row = target.session.query_one(&query, &[]).await.map_err(failed)?;
         let newest: i64 = row.try_get(0).map_err(failed)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(now.as_millis()).unwrap_or(0);
+        let now = clock.now().as_millisecond();
         // the first of a transaction has its highest key: the one before is whole
         let newest = u64::try_from(newest).unwrap_or(0).saturating_sub(rows).div_ceil(4);
         for transaction in reached + 1..=newest {

@@ -44,6 +44,15 @@ pub(super) async fn find(
     let topics: BTreeSet<Arc<str>> =
         assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
     let ids = member.topic_ids(topics.into_iter().collect()).await?;
+    let told = |partition: &Partition| {
+        stored.get(&*partition.name()).is_some_and(|known| !known.system_id.is_empty())
+    };
+    if ids.is_none() && assignment.partitions.iter().any(told) {
+        let what = "the brokers do not answer what the ids of the topics are: whether they are the \
+                    same ones cannot be told";
+        return Err(Error::new(Kind::SourceAway, what));
+    }
+    let ids = ids.unwrap_or_default();
     let mut places = Vec::new();
     let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
@@ -56,7 +65,8 @@ pub(super) async fn find(
                     None => known.position,
                     Some(what) => resume(connector.offset_lost, &name, what, first)?,
                 };
-                let new = Stored { position, system_id: id.to_owned(), ..known.clone() };
+                let system_id = if id.is_empty() { known.system_id.clone() } else { id.to_owned() };
+                let new = Stored { position, system_id, ..known.clone() };
                 if new != known {
                     note(setup, (warehouse, fence), &name, &new).await?;
                 }

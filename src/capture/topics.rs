@@ -52,6 +52,8 @@ pub fn configuration(connector: &Kafka) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("fetch.wait.max.ms", "100")
+        // our queues are small: with the default of a second they would stand empty for most of it
+        .set("fetch.queue.backoff.ms", "5")
         .set("statistics.interval.ms", "2000");
     for (name, value) in &connector.properties {
         config.set(name, value.expose());
@@ -298,6 +300,41 @@ impl Queue {
     }
 }
 
+/// The headers of a record, of which it mostly has so few that they need no room of their own.
+#[derive(Default)]
+pub struct RecordHeaders<'r> {
+    few: [(&'r str, Option<&'r [u8]>); 8],
+    count: usize,
+    many: Vec<(&'r str, Option<&'r [u8]>)>,
+}
+
+impl<'r> RecordHeaders<'r> {
+    fn of<H: Headers>(given: Option<&'r H>) -> RecordHeaders<'r> {
+        let mut headers = RecordHeaders::default();
+        let Some(given) = given else { return headers };
+        let pair = |at: usize| {
+            let header = given.get(at);
+            (header.key, header.value)
+        };
+        match headers.few.get_mut(..given.count()) {
+            Some(few) => {
+                few.iter_mut().enumerate().for_each(|(at, place)| *place = pair(at));
+                headers.count = given.count();
+            }
+            None => headers.many = (0..given.count()).map(pair).collect(),
+        }
+        headers
+    }
+
+    /// All of them, in their order.
+    pub fn all(&self) -> &[(&'r str, Option<&'r [u8]>)] {
+        match self.many.is_empty() {
+            true => self.few.get(..self.count).unwrap_or_default(),
+            false => &self.many,
+        }
+    }
+}
+
 /// A record as Kafka gave it.
 pub struct Record<'q> {
     message: Fetched<'q>,
@@ -318,10 +355,10 @@ impl Record<'_> {
     }
 
     /// Its headers.
-    pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
+    pub fn headers(&self) -> RecordHeaders<'_> {
         match &self.message {
-            Fetched::Now(message) => headers(message.headers()),
-            Fetched::PutBack(message) => headers(message.headers()),
+            Fetched::Now(message) => RecordHeaders::of(message.headers()),
+            Fetched::PutBack(message) => RecordHeaders::of(message.headers()),
         }
     }
 
@@ -339,13 +376,6 @@ impl Record<'_> {
             Fetched::Now(message) => message.detach(),
             Fetched::PutBack(message) => message,
         }
-    }
-}
-
-fn headers<H: Headers>(of: Option<&H>) -> Vec<(&str, Option<&[u8]>)> {
-    match of {
-        None => Vec::new(),
-        Some(headers) => headers.iter().map(|header| (header.key, header.value)).collect(),
     }
 }
 

@@ -115,7 +115,7 @@ impl Intake {
             };
             let Some(partition) = self.partitions.get_mut(at) else { break };
             let headers = record.headers();
-            let step = here.take(&record.with(&headers), partition).await?;
+            let step = here.take(&record.with(headers.all()), partition).await?;
             if step == Step::Waits {
                 drop(headers);
                 let record = record.detach();

@@ -113,7 +113,8 @@ pub(super) fn set<C: ClientContext>(
     altered(&answer)
 }
 
-/// The ids of topics, as far as the brokers tell them: a topic that is made anew has another.
+/// The ids of topics, as far as the brokers tell them: a topic that is made anew has another. Every broker
+/// knows them: who asked the controller would wait while there is none.
 pub(super) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
@@ -126,7 +127,16 @@ pub(super) fn topic_ids<C: ClientContext>(
         native::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len())
     };
     let collection = Owned::new(collection, native::rd_kafka_TopicCollection_destroy)?;
+    let metadata = client.fetch_metadata(topics.first().copied(), within);
+    let metadata = metadata.map_err(|error| Refused::new(error.to_string()))?;
+    let broker = metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id);
+    let broker = broker.ok_or_else(|| Refused::new("no broker is told of"))?;
     let answer = ask(client, Op::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, within, |to| {
+        // SAFETY: the options are alive, and are our own; no text is written where no room is given. One that is
+        // refused leaves the controller
+        unsafe {
+            native::rd_kafka_AdminOptions_set_broker(to.options, broker, ptr::null_mut(), 0);
+        }
         // SAFETY: all are alive; the call copies what it needs of them
         unsafe { native::rd_kafka_DescribeTopics(to.client, collection.at, to.options, to.queue) }
     })?;
@@ -157,7 +167,7 @@ pub(super) fn topic_ids<C: ClientContext>(
 /// What a call asks with.
 struct To {
     client: *mut native::rd_kafka_t,
-    options: *const native::rd_kafka_AdminOptions_t,
+    options: *mut native::rd_kafka_AdminOptions_t,
     queue: *mut native::rd_kafka_queue_t,
 }
 

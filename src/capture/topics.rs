@@ -50,6 +50,8 @@ pub fn configuration(connector: &Kafka) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("fetch.wait.max.ms", "100")
+        // our queues are small: with the default of a second they would stand empty for most of it
+        .set("fetch.queue.backoff.ms", "5")
         .set("statistics.interval.ms", "2000");
     for (name, value) in &connector.properties {
         config.set(name, value.expose());

@@ -52,7 +52,7 @@ impl Writer {
 
 /// Writing to a text does not fail.
 fn put(out: &mut String, what: std::fmt::Arguments<'_>) {
-    drop(out.write_fmt(what));
+    out.write_fmt(what).unwrap_or_default();
 }
 
 fn payload(change: &Change, out: &mut String) {

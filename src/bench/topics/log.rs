@@ -186,7 +186,7 @@ fn put(
 ) -> Result<()> {
     loop {
         let headers = HEADERS.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
+            headers.insert(Header { key, value: Some(*value) })
         });
         let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).key(key);
         record.payload = value;

@@ -19,7 +19,7 @@ use ground::{Ground, Target};
 use meter::{Meter, head, line};
 
 /// What is measured of topics.
-pub const NAMES: [&str; 5] = ["json", "plain", "upserts", "members", "latency"];
+pub(super) const NAMES: [&str; 5] = ["json", "plain", "upserts", "members", "latency"];
 
 /// A backlog in one partition.
 struct Backlog {

@@ -47,6 +47,12 @@ impl Op {
             Op::Truncate => "t",
         }
     }
+
+    /// What a letter means.
+    pub fn of(letter: &str) -> Option<Op> {
+        const ALL: [Op; 5] = [Op::Create, Op::Update, Op::Delete, Op::Read, Op::Truncate];
+        ALL.into_iter().find(|op| op.letter() == letter)
+    }
 }
 
 /// The transaction a change belongs to.

@@ -29,6 +29,18 @@ const STRANGE: [&str; 13] = [
     "%25s%25n",
 ];
 
+const BODIES: [&str; 9] = [
+    "",
+    "",
+    "{}",
+    "{\"state\":\"\\u0000\"}",
+    "[[[[",
+    "\u{feff}",
+    "{\"where\": \"id < 5\"}",
+    "{\"where\": \"id = 's3cret\"}",
+    "{\"where\": \"\\u0000\"}",
+];
+
 struct Answer {
     code: u16,
     kind: String,
@@ -240,8 +252,7 @@ fn every_answer_is_one_that_the_document_names() {
             }
             let token =
                 one(&mut dice, &["s3cret", "s3cret", "r3ad", "wrong", "", "s3cre", "s3cret "]);
-            let body =
-                one(&mut dice, &["", "", "{}", "{\"state\":\"\\u0000\"}", "[[[[", "\u{feff}"]);
+            let body = one(&mut dice, &BODIES);
             let answer = ask(port, method, &asked, token, body);
             // an empty place makes another path
             if !plain.contains("//") && !plain.ends_with('/') || *path == *"/" {

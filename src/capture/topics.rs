@@ -8,6 +8,7 @@
 //!
 //! Source: librdkafka, INTRODUCTION.md, "Rebalancing" and "Partition queues".
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 
+use super::admin;
 pub use super::group::{Assignment, Partition};
 use super::group::{Group, list_of, partitions_of};
 use crate::error::{Error, Kind, Result};
@@ -127,6 +129,27 @@ impl Member {
         });
         let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
         answer.map_err(|error| away(format!("asking for the ends of {}", partition.name()), error))
+    }
+
+    /// The ids of topics, as far as the brokers tell them. Asks a broker.
+    pub async fn topic_ids(&self, topics: Vec<Arc<str>>) -> Result<HashMap<String, String>> {
+        let consumer = self.consumer.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            admin::topic_ids(consumer.client(), &topics, ANSWERED_WITHIN)
+        });
+        let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
+        match answer {
+            Ok(ids) => Ok(ids),
+            // older ones have none
+            Err(refused) if refused.code == Some(RDKafkaErrorCode::UnsupportedFeature) => {
+                Ok(HashMap::new())
+            }
+            Err(refused) => {
+                let what = "Kafka failed while asking for the ids of its topics";
+                Err(Error::new(Kind::SourceAway, what).because(refused))
+            }
+        }
     }
 
     /// Reads partitions from these offsets on; who reads lets go when it is told of another assignment.
@@ -247,7 +270,7 @@ pub enum Next<'q> {
 
 impl Queue {
     /// The next record that has been fetched.
-    pub fn next(&mut self) -> Result<Next<'_>> {
+    pub fn take(&mut self) -> Result<Next<'_>> {
         if let Some(message) = self.back.take() {
             return Ok(Next::Record(Record { message: Fetched::PutBack(message) }));
         }
@@ -267,8 +290,10 @@ impl Queue {
         let name = self.partition.name();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                let what = format!("the stored offset of {name} is not in the topic any more");
-                Error::new(Kind::PositionLost, what).because(error)
+                // whoever begins anew finds out what became of it
+                let what =
+                    format!("the offset that {name} is read from is not in the topic any more");
+                Error::new(Kind::Busy, what).because(error)
             }
             _ => away(format!("reading {name}"), error),
         }

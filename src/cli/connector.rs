@@ -9,7 +9,7 @@ use super::table::{confirmed, wait_for};
 use crate::capture::{publication, slot};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, Side, connect, quote};
-use crate::progress::requests::{self, Verb};
+use crate::progress::requests::{self, Argument, Verb};
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{account, slot_record};
 use crate::spec::Spec;
@@ -92,7 +92,7 @@ async fn ask(spec: &Spec, warehouse: &Session, verb: Verb, which: Which) -> Resu
     if !spec.connectors.iter().any(|connector| connector.name == which.name) {
         return Err(unknown(&which.name));
     }
-    let id = requests::ask(&**warehouse, verb, &which.name, (None, None)).await?;
+    let id = requests::ask(&**warehouse, verb, &which.name, (None, Argument::Nothing)).await?;
     wait_for(warehouse, &[id], which.wait).await
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::pipeline::dead_letters_as_json;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::requests::{self, Verb};
+use crate::progress::requests::{self, Argument, Verb};
 use crate::warehouse::migrate;
 
 /// Changes that their tables refuse.
@@ -138,7 +138,8 @@ async fn settle(warehouse: &Session, verb: Verb, which: Which) -> Result<ExitCod
     places.dedup();
     let mut asked = Vec::new();
     for (connector, table) in places {
-        asked.push(requests::ask(&**warehouse, verb, &connector, (Some(&table), letter)).await?);
+        let argument = letter.map_or(Argument::Nothing, Argument::Letter);
+        asked.push(requests::ask(&**warehouse, verb, &connector, (Some(&table), argument)).await?);
     }
     wait_for(warehouse, &asked, which.wait).await
 }

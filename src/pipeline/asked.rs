@@ -10,6 +10,7 @@ use crate::postgres::Session;
 use crate::progress::dead_letters::{self, Fate, Which};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{self, State, TableRecord};
+use crate::progress::turns;
 use crate::warehouse::Fenced;
 
 /// Pauses a table or lets it go on; whether that was done, and what is answered.
@@ -30,7 +31,8 @@ pub(super) async fn hold_or_let_go(
         Verb::Pause => Ok((false, format!("{table} is {word}; pause it when it streams"))),
         _ if !record.is_held() => Ok((false, format!("{table} is {word}, not stopped"))),
         _ => {
-            let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
+            let unread = record.chunk_open || record.part_open;
+            let state = if unread { State::Resyncing } else { State::CatchingUp };
             tables::set(transaction, table, state, None, None).await?;
             tables::answer(transaction, table).await?;
             Ok((true, format!("{table} goes on with its kept changes")))
@@ -57,13 +59,13 @@ pub(super) async fn settle(
     for record in records.iter().filter(|of| table.is_none_or(|table| of.table == *table)) {
         let which = Which {
             table: &record.table,
-            id: request.letter,
+            id: request.letter(),
             numbers: core.numbers(),
             request: request.id,
         };
         let count = dead_letters::settle(&transaction, &which, fate).await?;
-        if count > 0 && record.state == State::Streaming {
-            tables::set(&*transaction, &record.table, State::CatchingUp, None, None).await?;
+        if count > 0 {
+            turns::catch_up(&*transaction, &record.table).await?;
         }
         settled += count;
         left += dead_letters::left(&transaction, &which).await?;

@@ -7,13 +7,15 @@ use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 
 use super::pairs::{verify_connector, verify_topics};
+use super::resync::check_condition;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
-use crate::progress::{account, dead_letters, requests, schemas};
+use crate::progress::requests::{self, Argument};
+use crate::progress::{account, dead_letters, schemas};
 use crate::relation::{Relation, Wire};
-use crate::serve::{Books, Later};
+use crate::serve::{Asked, Books, Later};
 use crate::spec::{Settings, Spec};
 use crate::types::write_text;
 use crate::value::{Cell, Row};
@@ -38,15 +40,24 @@ impl Books for WarehouseBooks {
         verb: String,
         connector: String,
         table: Option<TableName>,
-        letter: Option<i64>,
+        argument: Asked,
     ) -> Later<i64> {
         let settings = self.settings.clone();
+        let spec = self.files.borrow().clone();
         Box::pin(async move {
+            if let (Asked::Condition(condition), Some(table)) = (&argument, &table) {
+                check_condition(&spec, &connector, table, condition).await?;
+            }
             let verb = requests::Verb::of(&verb);
             let verb = verb.ok_or_else(|| Error::new(Kind::Usage, "there is no such verb"))?;
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
-            requests::ask(&*warehouse, verb, &connector, (table.as_ref(), letter)).await
+            let argument = match &argument {
+                Asked::Nothing => Argument::Nothing,
+                Asked::Letter(id) => Argument::Letter(*id),
+                Asked::Condition(condition) => Argument::Condition(condition),
+            };
+            requests::ask(&*warehouse, verb, &connector, (table.as_ref(), argument)).await
         })
     }
 

@@ -19,11 +19,13 @@ pub mod dead_letters;
 pub mod leaves;
 pub mod masks;
 pub mod partitions;
+pub mod parts;
 pub mod pending;
 pub mod requests;
 pub mod schemas;
 mod store;
 pub mod tables;
+pub mod turns;
 pub mod waiting;
 pub mod wanted;
 

@@ -14,6 +14,10 @@ pub enum Verb {
     Resume,
     /// A table, or every table, is read again.
     Resync,
+    /// The rows of a table that meet a condition are read again.
+    ResyncWhere,
+    /// A table is rebuilt from the raw table of its source table.
+    Rebuild,
     /// A table's dead letters, or one of them, are tried again.
     Replay,
     /// A table's dead letters, or one of them, are left out for good.
@@ -29,10 +33,12 @@ pub enum Verb {
 }
 
 /// Every verb and its word in `audit.requests`.
-const VERBS: [(Verb, &str); 9] = [
+const VERBS: [(Verb, &str); 11] = [
     (Verb::Pause, "pause"),
     (Verb::Resume, "resume"),
     (Verb::Resync, "resync"),
+    (Verb::ResyncWhere, "resync where"),
+    (Verb::Rebuild, "resync from raw"),
     (Verb::Replay, "replay"),
     (Verb::Drop, "drop"),
     (Verb::PauseConnector, "pause connector"),
@@ -62,8 +68,46 @@ pub struct Request {
     pub verb: Verb,
     /// The table; none for all of the connector's.
     pub table: Option<TableName>,
-    /// The dead letter; none for all of the table's.
-    pub letter: Option<i64>,
+    /// What it is about beside the table, as in [`Argument`].
+    pub argument: Option<String>,
+}
+
+/// What a request is about beside its table.
+#[derive(Clone, Copy, Debug)]
+pub enum Argument<'a> {
+    /// Nothing.
+    Nothing,
+    /// A dead letter.
+    Letter(i64),
+    /// A condition over the source's columns.
+    Condition(&'a str),
+}
+
+impl Argument<'_> {
+    fn text(self) -> Option<String> {
+        match self {
+            Argument::Nothing => None,
+            Argument::Letter(id) => Some(id.to_string()),
+            Argument::Condition(condition) => Some(condition.to_owned()),
+        }
+    }
+}
+
+impl Request {
+    /// The dead letter it is about; none for all of the table's.
+    pub fn letter(&self) -> Option<i64> {
+        self.argument.as_deref()?.parse().ok()
+    }
+
+    /// Whether it says what its verb needs.
+    fn is_whole(&self) -> bool {
+        match self.verb {
+            Verb::Replay | Verb::Drop => self.argument.is_none() || self.letter().is_some(),
+            Verb::ResyncWhere => self.table.is_some() && self.argument.is_some(),
+            Verb::Rebuild => self.table.is_some(),
+            _ => true,
+        }
+    }
 }
 
 /// Writes a request; returns its number.
@@ -71,19 +115,14 @@ pub async fn ask(
     client: &impl GenericClient,
     verb: Verb,
     connector: &str,
-    (table, letter): (Option<&TableName>, Option<i64>),
+    (table, argument): (Option<&TableName>, Argument<'_>),
 ) -> Result<i64> {
     let failed = |error| Error::warehouse("writing a request", error);
     let row = client
         .query_one(
             "insert into audit.requests (verb, connector, table_name, argument)
              values ($1, $2, $3, $4) returning id",
-            &[
-                &verb.word(),
-                &connector,
-                &table.map(ToString::to_string),
-                &letter.map(|letter| letter.to_string()),
-            ],
+            &[&verb.word(), &connector, &table.map(ToString::to_string), &argument.text()],
         )
         .await
         .map_err(failed)?;
@@ -105,14 +144,14 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Re
     for row in rows {
         let (id, verb): (i64, String) = (row.get(0), row.get(1));
         let table: Option<String> = row.get(2);
-        let argument: Option<String> = row.get(3);
         let table = table.map(|table| table.parse()).transpose();
-        let letter = argument.map(|letter| letter.parse()).transpose();
-        match (Verb::of(&verb), table, letter) {
-            (Some(verb), Ok(table), Ok(letter)) => {
-                requests.push(Request { id, verb, table, letter });
-            }
-            _ => answer(client, id, false, "this version does not know the request").await?,
+        let request = match (Verb::of(&verb), table) {
+            (Some(verb), Ok(table)) => Some(Request { id, verb, table, argument: row.get(3) }),
+            _ => None,
+        };
+        match request.filter(Request::is_whole) {
+            Some(request) => requests.push(request),
+            None => answer(client, id, false, "this version does not know the request").await?,
         }
     }
     Ok(requests)
@@ -144,12 +183,21 @@ pub async fn answer(client: &impl GenericClient, id: i64, done: bool, text: &str
     Ok(())
 }
 
+/// Takes a request that is answered when it is done.
+pub async fn take(client: &impl GenericClient, id: i64) -> Result<()> {
+    client
+        .execute("update audit.requests set state = 'taken' where id = $1", &[&id])
+        .await
+        .map_err(|error| Error::warehouse("taking a request", error))?;
+    Ok(())
+}
+
 /// A request's answer, once there is one: whether it was done, and what was said.
 pub async fn answered(client: &impl GenericClient, id: i64) -> Result<Option<(bool, String)>> {
     let row = client
         .query_opt(
             "select state = 'done', coalesce(answer, '') from audit.requests
-              where id = $1 and state <> 'open'",
+              where id = $1 and state in ('done', 'failed')",
             &[&id],
         )
         .await

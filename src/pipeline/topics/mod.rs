@@ -12,6 +12,7 @@ mod places;
 mod plans;
 mod session;
 mod tables;
+mod turns;
 mod whole;
 
 use std::ops::Deref;

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 
 use super::TopicSetup;
 use super::control::Control;
-use super::intake::{Intake, Partition};
+use super::intake::Partition;
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::tables::Tables;
+use super::turns::Intake;
 use super::whole::Whole;
 use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};

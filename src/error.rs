@@ -198,6 +198,14 @@ impl Error {
         }
         text
     }
+
+    /// What happened and what to do, in one line.
+    pub fn advice(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{}; {remedy}", self.reason()),
+            None => self.reason(),
+        }
+    }
 }
 
 impl fmt::Display for Error {

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod held;
+mod op;
 mod record;
 
 use std::sync::Arc;
@@ -19,35 +20,8 @@ use crate::types::Limit;
 use crate::value::Row;
 
 pub use held::{Digests, Held, Letter, Refused};
+pub use op::Op;
 pub use record::{RawRecord, TopicRecord};
-
-/// What happened to a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// It was inserted.
-    Create,
-    /// It was updated, its key perhaps as well.
-    Update,
-    /// It was deleted.
-    Delete,
-    /// A snapshot read it.
-    Read,
-    /// Its whole table was emptied.
-    Truncate,
-}
-
-impl Op {
-    /// Debezium's letter for it, as raw and append tables show it.
-    pub fn letter(self) -> &'static str {
-        match self {
-            Op::Create => "c",
-            Op::Update => "u",
-            Op::Delete => "d",
-            Op::Read => "r",
-            Op::Truncate => "t",
-        }
-    }
-}
 
 /// The transaction a change belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -254,11 +228,6 @@ pub struct FoldedRow {
 }
 
 impl Folded {
-    /// Whether there is anything to stage.
-    pub fn has_rows(&self) -> bool {
-        !(self.rows.is_empty() && self.late.is_empty() && self.left.is_empty())
-    }
-
     /// The bytes of a span.
     pub fn bytes(&self, span: Span) -> &[u8] {
         self.arena.get(span.start..span.end).unwrap_or_default()

@@ -29,6 +29,19 @@ const STRANGE: [&str; 13] = [
     "%25s%25n",
 ];
 
+const BODIES: [&str; 10] = [
+    "{\"value\":\"x\"}",
+    "",
+    "",
+    "{}",
+    "{\"state\":\"\\u0000\"}",
+    "[[[[",
+    "\u{feff}",
+    "{\"where\": \"id < 5\"}",
+    "{\"where\": \"id = 's3cret\"}",
+    "{\"where\": \"\\u0000\"}",
+];
+
 struct Answer {
     code: u16,
     kind: String,
@@ -240,10 +253,7 @@ fn every_answer_is_one_that_the_document_names() {
             }
             let token =
                 one(&mut dice, &["s3cret", "s3cret", "r3ad", "wrong", "", "s3cre", "s3cret "]);
-            let body = one(
-                &mut dice,
-                &["", "", "{}", "{\"state\":\"\\u0000\"}", "{\"value\":\"x\"}", "[[[[", "\u{feff}"],
-            );
+            let body = one(&mut dice, &BODIES);
             let answer = ask(port, method, &asked, token, body);
             // an empty place makes another path
             if !plain.contains("//") && !plain.ends_with('/') || *path == *"/" {

@@ -4,6 +4,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use siltstone::postgres::{Endpoint, Side, connect};
+
 use crate::support::{Site, block_on};
 
 const TABLES: &str =
@@ -25,6 +27,8 @@ fn users(site: &Site, key: &str, columns: &str, more: &str) {
 }
 
 const FEW: &str = "  email: { type: varchar(20) }\n  price: { type: \"numeric(10,2)\" }\n";
+
+const WIDE: &str = "  email: { type: varchar(20) }\n  price: { type: \"numeric(12,4)\" }\n";
 
 fn files(site: &Site) {
     users(site, "id", FEW, "");
@@ -407,7 +411,6 @@ fn apply_beside_a_running_service_loses_nothing() {
         files(&site);
         let mut child = site.spawn(&["run"]);
         site.until("streaming", STREAMING).await;
-        let wide = "  email: { type: varchar(20) }\n  price: { type: \"numeric(12,4)\" }\n";
         for round in 0..60 {
             site.shop_each(&[
                 &format!("insert into users values ({}, 'new', {round}, {round}.5678)", 1000 + round),
@@ -418,15 +421,15 @@ fn apply_beside_a_running_service_loses_nothing() {
             .await;
             let allow = match round {
                 10 => {
-                    users(&site, "id", wide, "");
+                    users(&site, "id", WIDE, "");
                     "rewrite"
                 }
                 25 => {
-                    users(&site, "id", wide, "history: versions\n");
+                    users(&site, "id", WIDE, "history: versions\n");
                     "destructive"
                 }
                 40 => {
-                    users(&site, "id", wide, "indexes: [[price]]\n");
+                    users(&site, "id", WIDE, "indexes: [[price]]\n");
                     "destructive"
                 }
                 _ => {
@@ -444,6 +447,158 @@ fn apply_beside_a_running_service_loses_nothing() {
             std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         assert!(sent.unwrap().success() && child.wait().unwrap().success());
         site.catch_up().await;
+        assert_same(&site, "id, email, price").await;
+        assert_agree(&site);
+    });
+}
+
+#[test]
+fn a_service_that_was_not_told_of_a_file_reads_it_all_the_same() {
+    block_on(async {
+        let site = Site::new("plantold").await;
+        site.shop(TABLES).await;
+        files(&site);
+        let mut child = site.spawn(&["run"]);
+        site.until("streaming", STREAMING).await;
+        users(&site, "id", &FEW.replace("varchar(20)", "varchar(40)"), "");
+        // as if apply had come between two of its sessions, none of which it could end
+        let spec = site.spec();
+        let table = |model: &&siltstone::spec::Model| model.table.to_string() == "cleansed.users";
+        let digest = spec.models.iter().find(table).unwrap().digest();
+        let made = "update audit.tables set made_for = $1 where table_name = 'cleansed.users'";
+        site.warehouse.execute(made, &[&digest]).await.unwrap();
+        assert_eq!(ask(&site, &["table", "resync", "cleansed.plain", "--yes"]).0, 0);
+        let seen = "select made_for is null and state = 'streaming' from audit.tables \
+            where table_name = 'cleansed.users'";
+        site.until("goes by the file", seen).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_agree(&site);
+    });
+}
+
+#[test]
+fn a_table_that_is_being_read_is_planned_as_any_other() {
+    block_on(async {
+        let site = Site::new("planread").await;
+        site.shop(TABLES).await;
+        files(&site);
+        site.catch_up().await;
+        let open = "select count(*) from audit.snapshot_chunks \
+            where table_name = 'cleansed.users' and state = 'open'";
+        let apply = |class: &str| {
+            let (code, text) = ask(&site, &["apply", "--allow", class, "--yes"]);
+            assert!(code == 0 && text.contains("done  cleansed.users: make"), "{code}: {text}");
+            assert_agree(&site);
+        };
+        users(&site, "id", WIDE, "");
+        apply("rewrite");
+        // the change, what is noted of it and what ends the service's session are one transaction
+        let one = "select distinct e.xmin = t.xmin from audit.tables t, audit.epoch e \
+            where table_name = 'cleansed.users' and resource like 'connector:%'";
+        assert_eq!(site.at_warehouse(one).await, ["t"]);
+        // nobody has read the rows yet
+        let wider = WIDE.replace("varchar(20)", "varchar(40)");
+        for (columns, more, class, what) in [
+            (WIDE, "history: versions\n", "destructive", "make it anew, as history: versions"),
+            (WIDE, "indexes: [[price]]\n", "destructive", "make it anew, as history: overwrite"),
+            (&wider, "", "safe", "make email a character varying(40)"),
+        ] {
+            assert_eq!(site.at_warehouse(open).await, ["1"]);
+            users(&site, "id", columns, more);
+            assert_planned(&site, &[class, what]);
+            if class == "destructive" {
+                assert_eq!(ask(&site, &["apply"]).0, 78);
+            }
+            apply("destructive");
+        }
+        // what its rows must have is asked of them once they are in
+        let aged = format!("{wider}  age: {{ type: int, required: true }}\n");
+        users(&site, "id", &aged, "");
+        let (code, text) = ask(&site, &["apply"]);
+        assert!(code == 0 && text.contains("add column age"), "{code}: {text}");
+        assert_agree(&site);
+        users(&site, "id", &wider, "");
+        site.shop("delete from users where id = 5; update users set age = 1 where id = 6").await;
+        site.catch_up().await;
+        let state = site.state("cleansed.users").await;
+        assert!(state[0] == "stopped" && state[1].contains("by another file"), "{state:?}");
+        users(&site, "id", &aged, "");
+        site.catch_up().await;
+        assert_same(&site, "id, email, price, age").await;
+        assert_agree(&site);
+        assert_eq!(ask(&site, &["verify"]).0, 0);
+    });
+}
+
+/// The service has begun a session since the table is held: others flow, its changes are kept.
+async fn assert_flows_beside(site: &Site, a: u32) {
+    site.shop_each(&[
+        &format!("update users set price = price + {a} where id = 3"),
+        &format!("insert into plain values ({a}, 'flows')"),
+    ])
+    .await;
+    let beside = format!(
+        "select exists (select from cleansed.plain where a = {a})
+            and exists (select from audit.pending where table_name = 'cleansed.users')"
+    );
+    site.until("the others flow beside it", &beside).await;
+    let state = site.state("cleansed.users").await;
+    assert_eq!(state[..2], ["stopped", "siltstone apply changes it"], "{state:?}");
+}
+
+#[test]
+fn a_table_is_held_until_apply_has_changed_it() {
+    block_on(async {
+        let site = Site::new("planhold").await;
+        site.shop(TABLES).await;
+        files(&site);
+        // its files are as the table still is, and it never reads others
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let endpoint = Endpoint::parse(&site.warehouse_url).unwrap();
+        let reader = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
+        let long_query = "begin; lock table cleansed.users in access share mode";
+        let held = "select state = 'stopped' and reason = 'siltstone apply changes it' \
+            from audit.tables where table_name = 'cleansed.users'";
+        reader.batch_execute(long_query).await.unwrap();
+        users(&site, "id", WIDE, "");
+        let mut apply = site.spawn(&["apply", "--allow", "rewrite"]);
+        site.until("held", held).await;
+        assert_flows_beside(&site, 10).await;
+        apply.kill().unwrap();
+        apply.wait().unwrap();
+        assert_flows_beside(&site, 11).await;
+        let remedy = site.state("cleansed.users").await.remove(2);
+        let resume: Vec<&str> = remedy.split(' ').skip(1).chain(["--wait"]).collect();
+        assert_eq!(resume, ["table", "resume", "cleansed.users", "--wait"]);
+        assert_eq!(ask(&site, &resume).0, 0);
+        site.until("streaming", STREAMING).await;
+        // now to its end
+        let mut apply = site.spawn(&["apply", "--allow", "rewrite"]);
+        site.until("held", held).await;
+        assert_flows_beside(&site, 12).await;
+        reader.batch_execute("commit").await.unwrap();
+        assert!(apply.wait().unwrap().success());
+        running.stop().await.unwrap();
+        site.catch_up().await;
+        assert_same(&site, "id, email, price").await;
+        assert_agree(&site);
+        // an index is no reason to go on before it is made
+        users(&site, "id", WIDE, "indexes: [[price]]\n");
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        reader
+            .batch_execute("begin; lock table cleansed.users in row exclusive mode")
+            .await
+            .unwrap();
+        let mut apply = site.spawn(&["apply"]);
+        site.until("held", held).await;
+        assert_flows_beside(&site, 13).await;
+        reader.batch_execute("commit").await.unwrap();
+        assert!(apply.wait().unwrap().success());
+        site.until("streaming", STREAMING).await;
+        running.stop().await.unwrap();
         assert_same(&site, "id, email, price").await;
         assert_agree(&site);
     });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use siltstone::demo::cluster::{Cluster, ClusterOptions};
-use siltstone::postgres::{Session, Side, connect};
+use siltstone::postgres::{Endpoint, Session, Side, connect};
 
 use crate::support::{Site, block_on, clusters, env};
 
@@ -139,13 +139,8 @@ fn a_delete_overtakes_its_chunk() {
         let site = Site::new("overtakes").await;
         site.shop(TABLE).await;
         site.catch_up().await;
-        let blocker = connect(
-            Side::Warehouse,
-            &siltstone::postgres::Endpoint::parse(&site.warehouse_url).unwrap(),
-            "test",
-        )
-        .await
-        .unwrap();
+        let endpoint = Endpoint::parse(&site.warehouse_url).unwrap();
+        let blocker = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
         // the rows are read and staged; the merge waits for us
         blocker.batch_execute("begin; lock table cleansed.t in share mode").await.unwrap();
         let asked = site.command(&["table", "resync", "cleansed.t", "--yes"]).status().unwrap();
@@ -166,6 +161,136 @@ fn a_delete_overtakes_its_chunk() {
         assert_same(&site).await;
         assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
         assert!(running.stop().await.is_ok());
+    });
+}
+
+/// Waits until the apply lane waits for a lock of a kind.
+async fn lane_waits(site: &Site, what: &str, event: &str) {
+    let waits = format!(
+        "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'
+            and wait_event {event} and application_name = 'siltstone {} apply'",
+        site.name
+    );
+    site.until(what, &waits).await;
+}
+
+const STREAMING: &str = "select coalesce(bool_and(state = 'streaming'), false) from audit.tables";
+
+fn ask(site: &Site, words: &[&str]) {
+    assert!(site.command(words).status().unwrap().success(), "{words:?}");
+}
+
+/// Pauses the table and lets it go on, up to where the batch waits that carries the last of it. It waits for
+/// the session that is returned; `kept` changes wait for something else.
+async fn about_to_go_on(site: &Site, kept: u32) -> Session {
+    ask(site, &["table", "pause", "cleansed.t"]);
+    site.until("paused", "select state = 'paused' from audit.tables").await;
+    site.shop("update t set v = 'kept' where id = 1").await;
+    let is_kept = format!("select count(*) = {} from audit.pending", kept + 1);
+    site.until("kept", &is_kept).await;
+    let endpoint = Endpoint::parse(&site.warehouse_url).unwrap();
+    let (rows, position) = tokio::join!(
+        connect(Side::Warehouse, &endpoint, "test"),
+        connect(Side::Warehouse, &endpoint, "test")
+    );
+    let (rows, position) = (rows.unwrap(), position.unwrap());
+    // its kept change waits for us; then the batch does that lets it go on
+    rows.batch_execute("begin; lock table cleansed.t in exclusive mode").await.unwrap();
+    ask(site, &["table", "resume", "cleansed.t"]);
+    lane_waits(site, "the kept change waits", "= 'relation'").await;
+    position.batch_execute("begin; select from audit.progress for update").await.unwrap();
+    rows.batch_execute("commit").await.unwrap();
+    site.until("applied", &format!("select count(*) = {kept} from audit.pending")).await;
+    lane_waits(site, "the batch waits", "<> 'relation'").await;
+    position
+}
+
+#[test]
+fn a_table_is_to_be_read_just_as_it_goes_on() {
+    block_on(async {
+        let site = Site::new("goeson").await;
+        site.shop(TABLE).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let position = about_to_go_on(&site, 0).await;
+        ask(&site, &["table", "resync", "cleansed.t", "--yes"]);
+        site.until("to be read", "select state = 'resyncing' from audit.tables").await;
+        site.shop("update t set v = 'behind' where id = 2").await;
+        position.batch_execute("commit").await.unwrap();
+        site.until("read again", "select bool_and(state = 'done') from audit.snapshot_chunks")
+            .await;
+        site.until("streaming", STREAMING).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_letter_is_dropped_just_as_its_table_goes_on() {
+    block_on(async {
+        let site = Site::new("dropson").await;
+        site.shop(TABLE).await;
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\n\
+             columns:\n  id: { type: int }\n  v: { type: varchar(20) }\n",
+        );
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        site.shop_each(&[
+            "update t set v = 'longer than the column' where id = 5",
+            "update t set v = 'behind it' where id = 5",
+        ])
+        .await;
+        site.until("waits", "select count(*) = 1 from audit.pending where waits").await;
+        let position = about_to_go_on(&site, 1).await;
+        ask(&site, &["dead-letter", "drop", "--all", "--yes"]);
+        let dropped = "select bool_and(state = 'dropped') from audit.dead_letters";
+        site.until("dropped", dropped).await;
+        position.batch_execute("commit").await.unwrap();
+        site.until("nothing waits", "select count(*) = 0 from audit.pending").await;
+        site.until("streaming", STREAMING).await;
+        assert!(running.stop().await.is_ok());
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn somebody_else_makes_the_leaf_at_the_same_time() {
+    block_on(async {
+        let site = Site::new("leafrace").await;
+        site.shop(TABLE).await;
+        site.shop("alter table t add column day date not null default '2024-01-01'").await;
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\n\
+             partition: { by: day, every: month, range: [\"2020-01-01\", \"+1y\"] }\n\
+             columns:\n  id: { type: int }\n  v: { type: text }\n  day: { type: date, required: true }\n",
+        );
+        let running = site.start();
+        let streaming = "select coalesce(bool_and(state = 'streaming' and reason is null), false) \
+            from audit.tables";
+        site.until("streaming", streaming).await;
+        let endpoint = Endpoint::parse(&site.warehouse_url).unwrap();
+        let other = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
+        other
+            .batch_execute(
+                "begin; create table cleansed.t_p202105 (like cleansed.t including defaults);
+                 alter table cleansed.t attach partition cleansed.t_p202105
+                   for values from ('2021-05-01') to ('2021-06-01')",
+            )
+            .await
+            .unwrap();
+        site.shop("insert into t values (1000, 'of May', '2021-05-05')").await;
+        let waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' \
+            and application_name like 'siltstone%ddl'";
+        site.until("the leaf is waited for", waits).await;
+        other.batch_execute("commit").await.unwrap();
+        site.until("the row", "select exists (select from cleansed.t where id = 1000)").await;
+        assert_eq!(site.at_warehouse(streaming).await, ["t"]);
+        assert!(running.stop().await.is_ok());
+        assert_same(&site).await;
     });
 }
 

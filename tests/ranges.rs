@@ -161,7 +161,7 @@ fn a_killed_snapshot_goes_on_where_it_was() {
                 kill + 1,
                 kills + 1
             );
-            for _ in 0..3_000 {
+            for _ in 0..60_000 {
                 change(&site, &mut dice, u64::from(rows)).await;
                 let answer = site.warehouse.query_one(&more, &[]).await;
                 if answer.is_ok_and(|row| row.get(0)) {

@@ -159,6 +159,33 @@ async fn read(mode: &Mode, way: Way) {
         site.catch_up().await;
     }
     compare(&site, mode).await;
+    if way == Way::AtOnce {
+        // the mock keeps members that left for a while
+        connect("asked");
+        nothing_is_read_again(&site).await;
+    }
+}
+
+/// A topic cannot be asked for rows, nor does its raw table tell them: who asks is told so, and what to do.
+async fn nothing_is_read_again(site: &Site) {
+    let query = "select table_name from audit.tables where state = 'streaming' order by 1 limit 1";
+    let table = site.at_warehouse(query).await.remove(0);
+    for from in ["source", "raw"] {
+        let arguments = ["table", "resync", &table, "--from", from, "--yes"];
+        assert!(site.command(&arguments).status().unwrap().success(), "{arguments:?}");
+    }
+    let where_ = ["table", "resync", &table, "--where", "true", "--yes"];
+    assert!(!site.command(&where_).status().unwrap().success());
+    site.catch_up().await;
+    let answers = site.at_warehouse("select state, answer from audit.requests order by id").await;
+    let expected =
+        ["come by topics: let Debezium read them again", "nothing is rebuilt from those yet"];
+    assert_eq!(answers.len(), expected.len(), "{answers:?}");
+    for (answer, words) in answers.iter().zip(expected) {
+        assert!(answer.starts_with("failed|") && answer.contains(words), "{answer}");
+    }
+    let query = format!("select state from audit.tables where table_name = '{table}'");
+    assert_eq!(site.at_warehouse(&query).await, ["streaming"]);
 }
 
 async fn compare(site: &Site, mode: &Mode) {

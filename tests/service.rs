@@ -16,13 +16,24 @@ pub fn free_port() -> u16 {
 
 /// A request; the status code and the body.
 pub fn http(port: u16, method: &str, path: &str, token: &str) -> (u16, String) {
+    http_with(port, method, path, (token, ""))
+}
+
+/// The same with a body.
+pub fn http_with(
+    port: u16,
+    method: &str,
+    path: &str,
+    (token, body): (&str, &str),
+) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let authorization = match token {
         "" => String::new(),
         token => format!("Authorization: Bearer {token}\r\n"),
     };
     let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-    write!(stream, "{head}{authorization}Content-Length: 0\r\n\r\n").unwrap();
+    let length = body.len();
+    write!(stream, "{head}{authorization}Content-Length: {length}\r\n\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let code = answer.split(' ').nth(1).unwrap().parse().unwrap();

@@ -39,3 +39,7 @@ select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._or
 {%- if topics %}
     on conflict do nothing
 {%- endif %}
+
+-- statement: clear
+-- A table that is rebuilt from its events.
+delete from {{ table }}

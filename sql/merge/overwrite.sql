@@ -23,11 +23,16 @@ select p.seq, p.ord
    and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
  where p.table_name = {{ literal }} and p.comes_from is not null
 
+-- statement: remember_empty
+-- The source table was emptied: a delete of every key, under none.
+insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }}, '', $1, $2, 'd', $3)
+    on conflict (table_name, key, seq, ord) do nothing
+
 -- statement: drop_gone
--- An event that came behind the delete of its row.
+-- An event that came behind the delete of its row, or of all rows.
 delete from {{ stage }} s
  using audit.quiet q
- where s._op <> 'd' and q.table_name = {{ literal }} and q.key = {{ text_of("key") }}
+ where s._op <> 'd' and q.table_name = {{ literal }} and q.key = any (array[{{ text_of("key") }}, ''])
    and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
 
 -- statement: fill_left
@@ -78,8 +83,9 @@ update {{ stage }} s
 
 -- statement: delete
 {% if soft -%}
+-- whoever reads the table again only finds that the row is gone, not when it went
 update {{ table }} t
-   set _deleted_at = s._at, _seq = s._seq, _ord = s._ord, _synced_at = now()
+   set _deleted_at = {{ "s._at" if dated else "coalesce(t._deleted_at, s._at)" }}, _seq = s._seq, _ord = s._ord, _synced_at = now()
   from {{ stage }} s
  where s._op = 'd' and {{ same_key() }}{{ not_older() }}
 {%- else -%}
@@ -126,6 +132,10 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
   from {{ table }} t
  where not exists (select from {{ stage }} s where {{ same_key() }})
 {{ within }}{%- if soft %} and t._deleted_at is null{% endif %}
+
+-- statement: untouched
+-- A table that is rebuilt from its events: rows that none of them spoke of.
+delete from {{ table }} t where t._synced_at <> now()
 
 -- statement: many
 -- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.

@@ -52,6 +52,11 @@ update {{ stage }} s
  where s._keep is not null and (t._last_seq, t._last_ord) <= (s._seq, s._ord)
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
+-- statement: remember_empty
+-- The source table was emptied: a delete of every key, under none.
+insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }}, '', $1, $2, 'd', $3)
+    on conflict (table_name, key, seq, ord) do nothing
+
 -- statement: remember_gone
 insert into audit.quiet (table_name, key, seq, ord, op, at, row)
 select {{ literal }}, {{ text_of("staged") }}, s._seq, s._ord, 'd', s._at,
@@ -103,6 +108,11 @@ with event as (
              limit 1) l on true
 {%- if guard %}
      where (s._seq, s._ord) > (coalesce(t._last_seq, l._end_seq, -1), coalesce(t._last_ord, l._end_ord, 0))
+{%- if topics %}
+       -- one that came behind the emptying of its table is late, whatever is known of its key
+       and not exists (select from audit.quiet q
+                        where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) > (s._seq, s._ord))
+{%- endif %}
 {%- endif %}
 ),
 {%- if chains %}
@@ -290,7 +300,7 @@ select {% for c in columns %}d.{{ c.name }}, {% endfor %}'u', d._seq, d._ord, d.
   from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
 union all
 select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}{{ c.kept }}{% endif %}, {% endfor %}q.op, q.seq, q.ord, q.at, false
-  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = {{ text_of("event") }}
+  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ text_of("event") }}, ''])
 
 -- statement: late_beyond
 -- Events that are older than the newest of their key by more than is remembered.
@@ -425,3 +435,7 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
 -- statement: rebase
 -- A table that is read again from a source that counts from lower positions.
 update {{ table }} d set _end_seq = $1, _end_ord = 0 where d._end_seq > $1
+
+-- statement: clear
+-- A table that is rebuilt from its events.
+delete from {{ table }}

@@ -1,4 +1,5 @@
-//! `siltstone bench`: measures on two throw-away clusters, beside Postgres' own logical replication.
+//! `siltstone bench`: measures on throw-away servers, beside Postgres' own logical replication and Debezium's
+//! JDBC sink.
 //!
 //! Everything is measured, nothing is estimated; durability is on everywhere it can be.
 
@@ -8,14 +9,18 @@ mod mirror;
 mod native;
 mod report;
 mod site;
+mod topics;
 mod usage;
 
 use crate::error::{Error, Kind, Result};
 use crate::spec::Env;
 use site::Site;
 
-/// What is measured.
+/// What is measured of a Postgres source.
 pub const NAMES: [&str; 6] = ["snapshot", "stream", "versions", "raw", "facts", "freshness"];
+
+/// What is measured of topics.
+pub const TOPIC_NAMES: [&str; 5] = topics::NAMES;
 
 /// How much is measured.
 pub struct Options {
@@ -23,9 +28,13 @@ pub struct Options {
     pub rows: u64,
     /// Changes of the backlog.
     pub changes: u64,
-    /// One of [`NAMES`]; everything where none is given.
+    /// Measures topics of a Kafka in place of a Postgres source.
+    pub kafka: bool,
+    /// Events of a topic's backlog.
+    pub events: u64,
+    /// One of [`NAMES`] or [`TOPIC_NAMES`]; everything where none is given.
     pub only: Option<String>,
-    /// Leaves Postgres' own replication out.
+    /// Leaves out what we are compared with.
     pub ours: bool,
     /// `batch.max_rows`, where it is not the default.
     pub batch: Option<usize>,
@@ -41,13 +50,23 @@ impl Options {
 
     fn check(&self) -> Result<()> {
         let refuse = |what: &str| Err(Error::new(Kind::Usage, what.to_owned()));
-        if self.changes > self.rows * 5 / 2 {
+        let (changes, option) = match self.kafka {
+            true => (self.events, "--events"),
+            false => (self.changes, "--changes"),
+        };
+        if changes > self.rows * 5 / 2 {
             return refuse(
                 "a tenth of the changes deletes, and a quarter of the rows may go: give more --rows",
             );
         }
-        if self.rows < 1000 || self.changes < 100 {
-            return refuse("at least 1000 --rows and 100 --changes are needed");
+        if self.rows < 1000 || changes < 100 {
+            return refuse(&format!("at least 1000 --rows and 100 {option} are needed"));
+        }
+        if let Some(only) = &self.only {
+            let names: &[&str] = if self.kafka { &TOPIC_NAMES } else { &NAMES };
+            if !names.contains(&only.as_str()) {
+                return refuse(&format!("--only is one of {}", names.join(", ")));
+            }
         }
         Ok(())
     }
@@ -56,6 +75,9 @@ impl Options {
 /// Measures, and says each line of the report.
 pub async fn run(options: &Options, env: &Env, say: Say<'_>) -> Result<()> {
     options.check()?;
+    if options.kafka {
+        return topics::run(options, env, say).await;
+    }
     let site = Site::start(env, options.batch).await?;
     say(&format!(
         "{} cores, Postgres {} (fsync and synchronous_commit on), {} rows, {} changes in transactions of 10",

@@ -130,22 +130,8 @@ impl Installation<'_> {
 
     /// Starts the service.
     pub(super) fn spawn(&self, arguments: &[&str]) -> Result<Running> {
-        let failed = |error| Error::new(Kind::Config, "the service cannot be run").because(error);
-        let log = self.folder.0.join("log");
-        let child = Command::new(std::env::current_exe().map_err(failed)?)
-            .arg("--config")
-            .arg(self.folder.0.join("siltstone.yaml"))
-            .args(["--log-level", "warn", "run"])
-            .args(arguments)
-            .env("SHOP_URL", &self.shop_url)
-            .env("TARGET_URL", &self.target_url)
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).map_err(failed)?)
-            .spawn()
-            .map_err(failed)?;
-        Ok(Running { child, log, peak_kib: 0 })
+        let urls = [("SHOP_URL", &*self.shop_url), ("TARGET_URL", &*self.target_url)];
+        Running::start((&self.folder, "log"), &urls, arguments)
     }
 
     /// Runs the service until it has caught up. It counts as done when `applied` answers true, and
@@ -191,6 +177,29 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Starts it with the files of a folder, and writes its log there.
+    pub(super) fn start(
+        (folder, log): (&Folder, &str),
+        urls: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Running> {
+        let failed = |error| Error::new(Kind::Config, "the service cannot be run").because(error);
+        let log = folder.0.join(log);
+        let child = Command::new(std::env::current_exe().map_err(failed)?)
+            .arg("--config")
+            .arg(folder.0.join("siltstone.yaml"))
+            .args(["--log-level", "warn", "run"])
+            .args(arguments)
+            .envs(urls.iter().copied())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).map_err(failed)?)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Running { child, log, peak_kib: 0 })
+    }
+
     /// Whether it still runs; notes its memory.
     pub(super) fn is_there(&mut self) -> Result<bool> {
         self.peak_kib = peak_kib(self.child.id()).unwrap_or(self.peak_kib);
@@ -231,17 +240,17 @@ impl Drop for Running {
 }
 
 /// A folder that is removed in the end.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Result<Folder> {
+    pub(super) fn new(name: &str) -> Result<Folder> {
         let name = format!("siltstone-bench-{}-{name}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
         Ok(Folder(folder))
     }
 
-    fn write(&self, path: &str, text: &str) -> Result<()> {
+    pub(super) fn write(&self, path: &str, text: &str) -> Result<()> {
         let path = self.0.join(path);
         let made = path.parent().map_or(Ok(()), fs::create_dir_all);
         made.and_then(|()| fs::write(&path, text)).map_err(|error| unwritable(&path, error))

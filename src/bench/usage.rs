@@ -63,17 +63,42 @@ impl Meter {
 
 impl Cpu {
     fn so_far(site: &Site) -> Result<Cpu> {
-        let own = stat(&fs::read_to_string("/proc/self/stat").map_err(unreadable)?);
         Ok(Cpu {
-            ours: own.map_or(0.0, |own| own.of_children) / TICKS,
+            ours: children()?,
             source: server(&site.source.data_dir())?,
             warehouse: server(&site.warehouse.data_dir())?,
         })
     }
 }
 
+/// CPU seconds of our children that have ended.
+pub(super) fn children() -> Result<f64> {
+    let own = stat(&fs::read_to_string("/proc/self/stat").map_err(unreadable)?);
+    Ok(own.map_or(0.0, |own| own.of_children) / TICKS)
+}
+
+/// A process and its children.
+pub(super) fn family(pid: u32) -> Result<Vec<u32>> {
+    let is_child = |child: &u32| {
+        let text = fs::read_to_string(format!("/proc/{child}/stat")).ok();
+        text.and_then(|text| stat(&text)).is_some_and(|stat| stat.parent == pid)
+    };
+    let names = fs::read_dir("/proc").map_err(unreadable)?.flatten();
+    let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    Ok(std::iter::once(pid).chain(pids.filter(is_child)).collect())
+}
+
+/// CPU seconds of processes.
+pub(super) fn cpu_of(pids: &[u32]) -> f64 {
+    let of = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat(&text).map(|stat| stat.of_itself)
+    };
+    pids.iter().filter_map(of).sum::<f64>() / TICKS
+}
+
 /// CPU seconds of a server: its postmaster, the children that are there and those that have ended.
-fn server(data: &Path) -> Result<f64> {
+pub(super) fn server(data: &Path) -> Result<f64> {
     let text = fs::read_to_string(data.join("postmaster.pid")).map_err(unreadable)?;
     let postmaster = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok());
     let mut ticks = 0.0;

@@ -13,7 +13,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::alter;
+use super::admin;
 use super::topics::configuration;
 use crate::error::{Error, Kind, Result};
 use crate::spec::{Kafka, Topic};
@@ -164,7 +164,7 @@ impl Brokers {
         let asked = tokio::task::spawn_blocking(move || {
             let settings: Vec<(&str, &str)> =
                 settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            alter::set(admin.inner(), &topic, &settings, ANSWERED_WITHIN)
+            admin::set(admin.inner(), &topic, &settings, ANSWERED_WITHIN)
         });
         let answer = asked.await.map_err(|error| Error::bug("a question broke off").because(error));
         answer?.map_err(|refused| {

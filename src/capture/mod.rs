@@ -11,9 +11,10 @@
     )
 )]
 
-mod alter;
+mod admin;
 pub mod brokers;
 pub mod catalog;
+pub mod condition;
 mod group;
 mod log;
 pub mod outlet;

@@ -8,6 +8,7 @@ use tokio_postgres::GenericClient;
 
 use super::catalog::SourceTable;
 use crate::error::{Error, Result};
+use crate::names::TableName;
 use crate::postgres::quote;
 
 /// A range holds about this much of a table's main fork: a second's work, more or less.
@@ -104,4 +105,21 @@ pub async fn bounds(
     let mut bounds: Vec<String> = bounds.unwrap_or_default().into_iter().flatten().collect();
     bounds.dedup();
     Ok(bounds)
+}
+
+/// The first and the last day of a column's values, since 2000-01-01; none where the source cannot tell.
+pub async fn days(
+    source: &impl GenericClient,
+    table: &TableName,
+    column: &str,
+) -> Option<(i64, i64)> {
+    let (by, table) = (quote::ident(column), quote::table(table));
+    let query = format!(
+        "select (min({by})::date - date '2000-01-01')::int8, \
+                (max({by})::date - date '2000-01-01')::int8 from {table}"
+    );
+    let row = source.query_one(&query, &[]).await.ok()?;
+    let first: Option<i64> = row.try_get(0).ok()?;
+    let last: Option<i64> = row.try_get(1).ok()?;
+    Some((first?, last?))
 }

@@ -8,6 +8,7 @@
 //!
 //! Source: librdkafka, INTRODUCTION.md, "Rebalancing" and "Partition queues".
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 
+use super::admin;
 pub use super::group::{Assignment, Partition};
 use super::group::{Group, list_of, partitions_of};
 use crate::error::{Error, Kind, Result};
@@ -50,6 +52,8 @@ pub fn configuration(connector: &Kafka) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("fetch.wait.max.ms", "100")
+        // our queues are small: with the default of a second they would stand empty for most of it
+        .set("fetch.queue.backoff.ms", "5")
         .set("statistics.interval.ms", "2000");
     for (name, value) in &connector.properties {
         config.set(name, value.expose());
@@ -125,6 +129,32 @@ impl Member {
         });
         let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
         answer.map_err(|error| away(format!("asking for the ends of {}", partition.name()), error))
+    }
+
+    /// The ids of topics, as far as the brokers tell them; none where they do not answer. Asks a broker.
+    pub async fn topic_ids(
+        &self,
+        topics: Vec<Arc<str>>,
+    ) -> Result<Option<HashMap<String, String>>> {
+        const WITHIN: Duration = Duration::from_secs(3);
+        let consumer = self.consumer.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            admin::topic_ids(consumer.client(), &topics, WITHIN)
+        });
+        let answer = answer.await.map_err(|e| Error::bug("a question broke off").because(e))?;
+        match answer {
+            Ok(ids) => Ok(Some(ids)),
+            // older ones have none
+            Err(refused) if refused.code == Some(RDKafkaErrorCode::UnsupportedFeature) => {
+                Ok(Some(HashMap::new()))
+            }
+            Err(refused) if refused.code == Some(RDKafkaErrorCode::OperationTimedOut) => Ok(None),
+            Err(refused) => {
+                let what = "Kafka failed while asking for the ids of its topics";
+                Err(Error::new(Kind::SourceAway, what).because(refused))
+            }
+        }
     }
 
     /// Reads partitions from these offsets on; who reads lets go when it is told of another assignment.
@@ -245,7 +275,7 @@ pub enum Next<'q> {
 
 impl Queue {
     /// The next record that has been fetched.
-    pub fn next(&mut self) -> Result<Next<'_>> {
+    pub fn take(&mut self) -> Result<Next<'_>> {
         if let Some(message) = self.back.take() {
             return Ok(Next::Record(Record { message: Fetched::PutBack(message) }));
         }
@@ -265,10 +295,47 @@ impl Queue {
         let name = self.partition.name();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                let what = format!("the stored offset of {name} is not in the topic any more");
-                Error::new(Kind::PositionLost, what).because(error)
+                // whoever begins anew finds out what became of it
+                let what =
+                    format!("the offset that {name} is read from is not in the topic any more");
+                Error::new(Kind::Busy, what).because(error)
             }
             _ => away(format!("reading {name}"), error),
+        }
+    }
+}
+
+/// The headers of a record, of which it mostly has so few that they need no room of their own.
+#[derive(Default)]
+pub struct RecordHeaders<'r> {
+    few: [(&'r str, Option<&'r [u8]>); 8],
+    count: usize,
+    many: Vec<(&'r str, Option<&'r [u8]>)>,
+}
+
+impl<'r> RecordHeaders<'r> {
+    fn of<H: Headers>(given: Option<&'r H>) -> RecordHeaders<'r> {
+        let mut headers = RecordHeaders::default();
+        let Some(given) = given else { return headers };
+        let pair = |at: usize| {
+            let header = given.get(at);
+            (header.key, header.value)
+        };
+        match headers.few.get_mut(..given.count()) {
+            Some(few) => {
+                few.iter_mut().enumerate().for_each(|(at, place)| *place = pair(at));
+                headers.count = given.count();
+            }
+            None => headers.many = (0..given.count()).map(pair).collect(),
+        }
+        headers
+    }
+
+    /// All of them, in their order.
+    pub fn all(&self) -> &[(&'r str, Option<&'r [u8]>)] {
+        match self.many.is_empty() {
+            true => self.few.get(..self.count).unwrap_or_default(),
+            false => &self.many,
         }
     }
 }
@@ -293,10 +360,10 @@ impl Record<'_> {
     }
 
     /// Its headers.
-    pub fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
+    pub fn headers(&self) -> RecordHeaders<'_> {
         match &self.message {
-            Fetched::Now(message) => headers(message.headers()),
-            Fetched::PutBack(message) => headers(message.headers()),
+            Fetched::Now(message) => RecordHeaders::of(message.headers()),
+            Fetched::PutBack(message) => RecordHeaders::of(message.headers()),
         }
     }
 
@@ -314,13 +381,6 @@ impl Record<'_> {
             Fetched::Now(message) => message.detach(),
             Fetched::PutBack(message) => message,
         }
-    }
-}
-
-fn headers<H: Headers>(of: Option<&H>) -> Vec<(&str, Option<&[u8]>)> {
-    match of {
-        None => Vec::new(),
-        Some(headers) => headers.iter().map(|header| (header.key, header.value)).collect(),
     }
 }
 

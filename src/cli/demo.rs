@@ -1,6 +1,9 @@
 //! `siltstone demo`: two throw-away Postgres clusters, a shop with live traffic, the service between
 //! them, and a proof of equality at the end. Leaves nothing behind.
 
+mod kafka;
+mod rest;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,18 +13,20 @@ use tokio::task::JoinHandle;
 
 use super::Files;
 use super::run::stop_on_signals;
-use super::verify::add;
 use crate::demo::cluster::{Cluster, ClusterOptions};
 use crate::demo::files::{self, SHOP_URL, WAREHOUSE_URL};
-use crate::demo::screen::{Lag, Phase, TableProgress, Verdict, View};
+use crate::demo::kafka::java;
+use crate::demo::screen::{Lag, Phase, TableProgress, View};
 use crate::demo::shop::{self, DATABASE, ShopOptions};
 use crate::demo::terminal::Screen;
 use crate::demo::traffic::{DEFAULT_RATE, Traffic};
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::{Options, Service, verify_connector};
+use crate::pipeline::{Options, Service};
 use crate::postgres::{Session, Side, connect};
 use crate::serve::{Board, Phase as Doing};
 use crate::spec::{Env, Span, load};
+use kafka::Road;
+use rest::Rest;
 
 /// The warehouse's database.
 const WAREHOUSE: &str = "warehouse";
@@ -31,9 +36,6 @@ const FRAME: Duration = Duration::from_millis(250);
 
 /// Rates are taken over this long.
 const RATED: Duration = Duration::from_secs(1);
-
-/// What is left when the traffic has stopped is applied within this time, or something is wrong.
-const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
 #[derive(clap::Args)]
@@ -50,6 +52,9 @@ pub(super) struct Demo {
     /// What the traffic does.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Takes the way through a throw-away Kafka and Debezium; needs Java 17 or newer, and downloads the rest.
+    #[arg(long)]
+    kafka: bool,
 }
 
 impl Demo {
@@ -58,6 +63,10 @@ impl Demo {
         let env = Env::of_process(&files.clock);
         let mut screen = Screen::stdout(&env);
         let started = Instant::now();
+        if self.kafka {
+            // before anything is made
+            java::find(&env)?;
+        }
         say(&mut screen, "making two Postgres clusters and a shop …")?;
         let source = Cluster::start(options("demo-shop", &env)).await?;
         let warehouse = Cluster::start(options("demo-warehouse", &env)).await?;
@@ -66,6 +75,16 @@ impl Demo {
         shop::create(&source, shop).await?;
         let folder = tempdir()?;
         files::write(&folder.0)?;
+        let road = match self.kafka {
+            true => {
+                say(&mut screen, "starting Kafka and Debezium …")?;
+                let road = Road::start(&env, &source).await?;
+                road.write(&folder.0)?;
+                say(&mut screen, &road.places())?;
+                Some(road)
+            }
+            false => None,
+        };
         let env = env
             .with(SHOP_URL, &source.url(DATABASE))
             .with(WAREHOUSE_URL, &warehouse.url(WAREHOUSE));
@@ -102,7 +121,7 @@ impl Demo {
             rates: Rates::default(),
         };
         let code = stage.play(&mut screen, self.lasts, stop, end_service).await;
-        drop((source, warehouse));
+        drop((road, source, warehouse));
         code
     }
 }
@@ -295,69 +314,4 @@ fn progress(view: &crate::serve::View) -> Vec<TableProgress> {
         .collect();
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     tables
-}
-
-/// What is left on the stage when the traffic has stopped.
-struct Rest {
-    service: Service,
-    shop: Session,
-    board: Board,
-    view: View,
-    started: Instant,
-}
-
-impl Rest {
-    /// Waits until everything that the source has sent is applied.
-    async fn drain(&mut self, screen: &mut Screen) -> Result<()> {
-        const SENT: &str = "select coalesce(bool_and(sent_lsn >= pg_current_wal_flush_lsn()), false) \
-            from pg_stat_replication where application_name = 'siltstone stream'";
-        let from = Instant::now();
-        self.view.phase = Phase::Draining;
-        while from.elapsed() < DRAINED_WITHIN {
-            self.view.elapsed = self.started.elapsed();
-            let sent = self.shop.query_one(SENT, &[]).await;
-            let sent: bool = sent
-                .and_then(|row| row.try_get(0))
-                .map_err(|error| Error::source("asking what it has sent", error))?;
-            let views = self.board.views();
-            let applied = views.iter().all(|view| !view.backlog());
-            if let Some(shown) = views.first() {
-                self.view.lag = Some(Lag {
-                    milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
-                    bytes: shown.lag_bytes(),
-                });
-            }
-            draw(&self.view, screen)?;
-            if sent && applied {
-                return Ok(());
-            }
-            tokio::time::sleep(FRAME).await;
-        }
-        let what = format!("the rest was not applied within {} s", DRAINED_WITHIN.as_secs());
-        Err(Error::new(Kind::Differs, what))
-    }
-
-    /// Compares everything, and shows the verdict.
-    async fn verify(&mut self, screen: &mut Screen) -> Result<bool> {
-        self.view.phase = Phase::Verifying;
-        self.view.elapsed = self.started.elapsed();
-        draw(&self.view, screen)?;
-        let mut verdict = Verdict::default();
-        let mut passed = true;
-        for connector in &self.service.spec.connectors {
-            let report = verify_connector(&self.service.spec, connector, None).await?;
-            passed &= report.passed();
-            add(&mut verdict, &report);
-            for line in report.findings() {
-                say(screen, &line)?;
-            }
-        }
-        passed &= verdict.passed();
-        self.view.elapsed = self.started.elapsed();
-        self.view.psql.clear();
-        self.view.admin = None;
-        self.view.phase = Phase::Verified(verdict);
-        draw(&self.view, screen)?;
-        Ok(passed)
-    }
 }

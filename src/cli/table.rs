@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::Files;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
+use crate::pipeline::check_condition;
 use crate::postgres::{Session, Side, connect};
-use crate::progress::requests::{self, About, Verb};
+use crate::progress::requests::{self, About, Argument, Verb};
 use crate::progress::tables::{self, TableRecord};
 use crate::spec::Spec;
 use crate::warehouse::migrate;
@@ -28,7 +29,30 @@ pub(super) enum Table {
     /// Lets a stopped or paused table go on with the changes kept for it.
     Resume(Ask),
     /// Reads a table again, or all of a connector's tables under a new slot.
-    Resync(Ask),
+    Resync(Resync),
+}
+
+/// What is read again of which table.
+#[derive(clap::Args)]
+pub(super) struct Resync {
+    #[command(flatten)]
+    ask: Ask,
+    /// Reads again only the rows that meet this condition over the source's columns, at the source or in
+    /// the warehouse as they are now: each of these is then as the source has it, or gone if it is gone
+    /// there. All others stay. It is judged at the source; names of functions take their schema.
+    #[arg(long = "where", value_name = "SQL", conflicts_with = "all")]
+    condition: Option<String>,
+    /// What its rows are taken from. `raw`: from the events that the raw table of its source table keeps,
+    /// without reading the source, history included; or why raw cannot tell all of it.
+    #[arg(long, value_name = "WHAT", default_value = "source", conflicts_with_all = ["condition", "all"])]
+    from: From,
+}
+
+/// What a table's rows are taken from.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum From {
+    Source,
+    Raw,
 }
 
 /// What is asked of which table.
@@ -59,20 +83,27 @@ impl Table {
         migrate(&mut warehouse).await?;
         match self {
             Table::List { json } => list(&spec, &warehouse, json).await,
-            Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, ask).await,
-            Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, ask).await,
-            Table::Resync(ask) => request(&spec, &warehouse, Verb::Resync, ask).await,
+            Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, (ask, None)).await,
+            Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, (ask, None)).await,
+            Table::Resync(Resync { ask, condition, from }) => {
+                let verb = match (from, &condition) {
+                    (From::Raw, _) => Verb::Rebuild,
+                    (From::Source, Some(_)) => Verb::ResyncWhere,
+                    (From::Source, None) => Verb::Resync,
+                };
+                request(&spec, &warehouse, verb, (ask, condition)).await
+            }
         }
     }
 }
 
 async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> {
-    for connector in &spec.connectors {
-        let mut records = tables::read(&**warehouse, &connector.name).await?;
+    for connector in names(spec) {
+        let mut records = tables::read(&**warehouse, connector).await?;
         records.sort_by(|a, b| a.table.cmp(&b.table));
         for record in records {
             if json {
-                println!("{}", as_json(&connector.name, &record));
+                println!("{}", as_json(connector, &record));
                 continue;
             }
             println!("{:<40} {}", record.table.to_string(), record.state.word());
@@ -87,6 +118,12 @@ async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// All connectors, whatever they read.
+fn names(spec: &Spec) -> impl Iterator<Item = &str> {
+    let logs = spec.connectors.iter().map(|connector| connector.name.as_str());
+    logs.chain(spec.kafka.iter().map(|connector| connector.name.as_str()))
+}
+
 fn as_json(connector: &str, record: &TableRecord) -> serde_json::Value {
     serde_json::json!({
         "connector": connector,
@@ -97,12 +134,25 @@ fn as_json(connector: &str, record: &TableRecord) -> serde_json::Value {
     })
 }
 
-async fn request(spec: &Spec, warehouse: &Session, verb: Verb, ask: Ask) -> Result<ExitCode> {
+async fn request(
+    spec: &Spec,
+    warehouse: &Session,
+    verb: Verb,
+    (ask, condition): (Ask, Option<String>),
+) -> Result<ExitCode> {
     let connector = connector_of(spec, warehouse, &ask).await?;
-    if verb == Verb::Resync && !ask.yes {
-        confirm(warehouse, &connector, ask.table.as_ref()).await?;
+    let table = ask.table.as_ref();
+    if let (Some(condition), Some(table)) = (&condition, table) {
+        check_condition(spec, &connector, table, condition).await?;
     }
-    let about = About { table: ask.table.as_ref(), ..About::default() };
+    if verb == Verb::Rebuild && !ask.yes {
+        println!("{} will be rebuilt from raw", table.map(ToString::to_string).unwrap_or_default());
+        confirmed()?;
+    } else if matches!(verb, Verb::Resync | Verb::ResyncWhere) && !ask.yes {
+        confirm(warehouse, &connector, (table, condition.as_deref())).await?;
+    }
+    let argument = condition.as_deref().map_or(Argument::Nothing, Argument::Condition);
+    let about = About { table, argument, ..About::default() };
     let id = requests::ask(&**warehouse, verb, &connector, &about).await?;
     wait_for(warehouse, &[id], ask.wait).await
 }
@@ -135,19 +185,19 @@ pub(super) async fn wait_for(warehouse: &Session, asked: &[i64], wait: bool) -> 
 async fn connector_of(spec: &Spec, warehouse: &Session, ask: &Ask) -> Result<String> {
     let named = ask.connector.as_ref();
     let mut found = Vec::new();
-    for connector in &spec.connectors {
-        if named.is_some_and(|name| *name != connector.name) {
+    for connector in names(spec) {
+        if named.is_some_and(|name| *name != connector) {
             continue;
         }
         let feeds = match &ask.table {
             None => true,
             Some(table) => {
-                let records = tables::read(&**warehouse, &connector.name).await?;
+                let records = tables::read(&**warehouse, connector).await?;
                 records.iter().any(|record| record.table == *table)
             }
         };
         if feeds {
-            found.push(connector.name.clone());
+            found.push(connector.to_owned());
         }
     }
     let refuse = |what: String| Err(Error::new(Kind::Usage, what));
@@ -162,7 +212,16 @@ async fn connector_of(spec: &Spec, warehouse: &Session, ask: &Ask) -> Result<Str
 }
 
 /// Shows what is at stake and asks.
-async fn confirm(warehouse: &Session, connector: &str, table: Option<&TableName>) -> Result<()> {
+async fn confirm(
+    warehouse: &Session,
+    connector: &str,
+    (table, condition): (Option<&TableName>, Option<&str>),
+) -> Result<()> {
+    if let (Some(table), Some(condition)) = (table, condition) {
+        println!("the rows of {table} will be read again from the source that meet this:");
+        println!("    {condition}");
+        return confirmed();
+    }
     let records = tables::read(&**warehouse, connector).await?;
     let concerned: Vec<&TableRecord> =
         records.iter().filter(|record| table.is_none_or(|table| record.table == *table)).collect();

@@ -14,6 +14,7 @@
 mod composite;
 mod convert;
 mod declared;
+mod document;
 mod envelope;
 mod fields;
 mod order;
@@ -25,13 +26,14 @@ mod survey;
 mod times;
 mod transaction;
 mod veil;
+mod written;
 
+pub use document::{Image, Layout};
 pub use envelope::{Boundary, Form, RowChange, Shapes, Told, Topic, Unreadable};
 pub use order::{Memory, Origin, OtherSource, Place};
-pub use pgoutput::{
-    Message, Old, RelationColumn, RelationMessage, Streamed, halves, insert_message, read_message,
-};
+pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, Streamed, halves, read_message};
 pub use plan::{Hints, Plan, Poison};
 pub use survey::{Declared, Loss, Survey};
 pub use transaction::{Decoded, Decoder};
 pub use veil::Veil;
+pub use written::{delete_message, insert_message};

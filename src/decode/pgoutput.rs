@@ -8,7 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::position::Lsn;
-use crate::value::{Cell, Row};
+use crate::value::Row;
 
 /// A message of the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -192,28 +192,6 @@ pub fn halves(update: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     behind.row()?;
     let (old, new) = rows.split_at_checked(rows.len().checked_sub(behind.0.len())?)?;
     Some(([b"D", relation, old].concat(), [b"I", relation, new].concat()))
-}
-
-/// A row that was read, as the message of its insert.
-pub fn insert_message(relation: u32, row: Row<'_>) -> Result<Vec<u8>> {
-    let too_long = |_| Error::bug("a row is longer than a message can say");
-    let columns = i16::try_from(row.cells().count()).map_err(too_long)?;
-    let mut message = [&b"I"[..], &relation.to_be_bytes(), b"N", &columns.to_be_bytes()].concat();
-    for cell in row.cells() {
-        let (tag, bytes) = match cell {
-            Cell::Null => (b'n', None),
-            Cell::Unchanged => (b'u', None),
-            Cell::Text(bytes) => (b't', Some(bytes)),
-            Cell::Binary(bytes) => (b'b', Some(bytes)),
-        };
-        message.push(tag);
-        if let Some(bytes) = bytes {
-            let length = i32::try_from(bytes.len()).map_err(too_long)?;
-            message.extend_from_slice(&length.to_be_bytes());
-            message.extend_from_slice(bytes);
-        }
-    }
-    Ok(message)
 }
 
 /// Reads one message of a whole transaction.

@@ -28,6 +28,11 @@ impl Schemas {
     /// Finds the payload of a value or key that may have its schema in front.
     pub(super) fn split<'a>(&mut self, bytes: &'a [u8]) -> Result<Parts<'a>, Unreadable> {
         const HEAD: &[u8] = b"{\"schema\":";
+        /// How an envelope begins that has no schema: it is read once, as what it is.
+        const BARE: &[u8] = b"{\"before\":";
+        if bytes.starts_with(BARE) {
+            return Ok(Parts { schema: 0, payload: bytes });
+        }
         if !bytes.starts_with(HEAD) {
             return self.split_otherwise(bytes);
         }

@@ -222,6 +222,11 @@ impl Server {
         drop(self.watchdog.stdin.take());
     }
 
+    /// The watchdog's process, of which the server is a child.
+    pub(super) fn pid(&self) -> u32 {
+        self.watchdog.id()
+    }
+
     /// Whether the server has ended; its log is complete then, too.
     pub(super) fn ended(&mut self) -> bool {
         !matches!(self.watchdog.try_wait(), Ok(None))

@@ -308,12 +308,17 @@ impl Window {
             last_seq: closed.last_seq,
             routing,
             before: closed.before,
-            tables: tables.filter(|table| table.folded.has_rows()).collect(),
+            tables: tables.filter(|table| has_rows(&table.folded)).collect(),
             held: closed.held,
             transactions: closed.transactions,
             committed_at: closed.committed_at,
         }
     }
+}
+
+/// Whether there is anything to stage.
+fn has_rows(folded: &Folded) -> bool {
+    !(folded.rows.is_empty() && folded.late.is_empty() && folded.left.is_empty())
 }
 
 impl TableFold {

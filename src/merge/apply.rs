@@ -50,13 +50,27 @@ pub struct Piece {
     pub batch: Batch,
     /// Its rows.
     pub tables: Vec<Encoded>,
+    /// Which stored rows give way to its own.
+    pub overrules: Overrules,
+}
+
+/// Which stored rows give way to those of a piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Overrules {
+    /// Those that are not newer.
+    #[default]
+    Older,
+    /// All: the rows were read. Of one that is gone nobody knows when it went.
+    AllForRead,
+    /// All: their events are told anew, each with its time.
+    AllForTold,
 }
 
 /// Encodes a batch's rows. The work of a processor, done while another batch is merged.
 pub fn encode_batch(mut batch: Batch) -> Result<Piece> {
     let tables = std::mem::take(&mut batch.tables);
     let tables = tables.into_iter().map(|table| Encoded::of(&table, &batch.name));
-    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch })
+    Ok(Piece { tables: tables.collect::<Result<_>>()?, batch, overrules: Overrules::Older })
 }
 
 impl Encoded {
@@ -111,7 +125,7 @@ pub struct Apply {
 /// What a table's statements depend on beside the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Variant {
-    guard: bool,
+    overrules: Overrules,
     chains: bool,
 }
 
@@ -154,7 +168,7 @@ impl Apply {
         if target.arrival != Arrival::MayBeLate || !keyed {
             return Ok(HashSet::new());
         }
-        let form = Variant { guard: true, chains: false };
+        let form = Variant { overrules: Overrules::Older, chains: false };
         let merge = self.merge(transaction, target, form).await?;
         let rows = merge.query(transaction, "arrived", &[]).await?;
         let place = |row: &tokio_postgres::Row| -> Result<Order, tokio_postgres::Error> {
@@ -172,6 +186,7 @@ impl Apply {
         for before in &piece.batch.before {
             self.before(transaction, before).await?;
         }
+        let overrules = piece.overrules;
         let cut = Cut { continues: piece.batch.continues, unfinished: piece.batch.unfinished };
         let mut applied = Vec::with_capacity(piece.tables.len());
         for table in piece.tables {
@@ -181,7 +196,7 @@ impl Apply {
                 |before| matches!(before, Before::Truncate { target, .. } if target.index == index),
             );
             let cut = Cut { continues: cut.continues || emptied, ..cut };
-            applied.push((index, self.table(transaction, table, cut).await?));
+            applied.push((index, self.table(transaction, table, (cut, overrules)).await?));
             if cut.unfinished != 0 && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);
             }
@@ -197,7 +212,7 @@ impl Apply {
         &mut self,
         transaction: &Transaction<'_>,
         table: Encoded,
-        cut: Cut,
+        (cut, overrules): (Cut, Overrules),
     ) -> Result<Applied> {
         let Encoded { target, events, rows, late, left } = table;
         match rows {
@@ -216,7 +231,7 @@ impl Apply {
                 let shape = Shape::of(&target);
                 if let Some(left) = left {
                     self.staging.fill(transaction, &shape, left).await?;
-                    let form = Variant { guard: true, chains };
+                    let form = Variant { overrules, chains };
                     self.merge(transaction, &target, form).await?.left(transaction).await?;
                 }
                 self.staging
@@ -225,7 +240,7 @@ impl Apply {
                     .map_err(|error| error.on_table(target.model.table.to_string()))?;
                 // of a topic any transaction may be cut
                 let cut = Cut { continues: cut.continues || may_be_late, ..cut };
-                let form = Variant { guard: true, chains };
+                let form = Variant { overrules, chains };
                 let merge = self.merge(transaction, &target, form).await?;
                 let mut applied = merge.run(transaction, counts, cut).await?;
                 if may_be_late && applied.stale > 0 {
@@ -244,7 +259,7 @@ impl Apply {
     /// The end of a transaction that came in several pieces.
     async fn settle(&mut self, transaction: &Transaction<'_>, seq: i64) -> Result<()> {
         for (_, target) in std::mem::take(&mut self.unsettled) {
-            let form = Variant { guard: true, chains: false };
+            let form = Variant { overrules: Overrules::Older, chains: false };
             self.merge(transaction, &target, form).await?.settle(transaction, seq).await?;
         }
         Ok(())
@@ -253,7 +268,7 @@ impl Apply {
     async fn before(&mut self, transaction: &Transaction<'_>, before: &Before) -> Result<()> {
         match before {
             Before::Truncate { target, order, mark } => {
-                let form = Variant { guard: true, chains: false };
+                let form = Variant { overrules: Overrules::Older, chains: false };
                 let merge = self.merge(transaction, target, form).await?;
                 merge.truncate(transaction, *order, *mark).await
             }
@@ -287,7 +302,8 @@ impl Apply {
         if !known {
             let rendered = Form {
                 stage: Staging::quoted(&Shape::of(target)),
-                guard: form.guard,
+                guard: form.overrules == Overrules::Older,
+                dated: form.overrules != Overrules::AllForRead,
                 chains: form.chains,
                 range: None,
             };
@@ -360,6 +376,9 @@ impl Merge {
             }
         }
         self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
+        if self.may_be_late() && self.target().model.history != History::Bag {
+            self.execute(transaction, "remember_empty", &[&order.seq, &order.ord, &at]).await?;
+        }
         if !in_order && self.target().model.history == History::Bag {
             self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;
         }

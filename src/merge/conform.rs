@@ -136,6 +136,18 @@ impl Standing {
         self.key = Some((String::new(), model.key.clone()));
     }
 
+    /// The table as it stands once its rows are in: they bring its key, and what its columns refuse.
+    pub fn once_read(mut self, model: &Model, unfed: &[String]) -> Standing {
+        if self.is_unkeyed(model) {
+            self.give_key(model);
+        }
+        let required = |name: &String| {
+            model.column(name).is_some_and(|known| known.required) && !unfed.contains(name)
+        };
+        self.columns.iter_mut().for_each(|column| column.required |= required(&column.name));
+        self
+    }
+
     /// Notes that what a table of the model has beside the model's columns is about to be given.
     pub(super) fn note_ours(&mut self, model: &Model) {
         if model.partition.is_some() && model.history == History::Overwrite && self.key.is_none() {
@@ -151,6 +163,12 @@ impl Standing {
     pub(super) fn required(&self) -> impl Iterator<Item = &str> {
         let required = self.columns.iter().filter(|column| column.required && !column.generated);
         required.map(|column| column.name.as_str())
+    }
+
+    /// The columns that do not compute themselves.
+    pub(super) fn given(&self) -> impl Iterator<Item = &str> {
+        let given = self.columns.iter().filter(|column| !column.generated);
+        given.map(|column| column.name.as_str())
     }
 
     /// Whether it has a column of that name.

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
 
 use super::stored::is_there;
 use crate::error::{Error, Kind, Result};
@@ -147,13 +148,20 @@ fn date(day: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// What Postgres says where somebody else has made the same table since it was looked for.
+const MADE_TWICE: [SqlState; 3] =
+    [SqlState::DUPLICATE_TABLE, SqlState::DUPLICATE_OBJECT, SqlState::UNIQUE_VIOLATION];
+
 /// Makes the leaves that are not there yet. The transaction has a short lock_timeout: whoever holds
 /// the table against us is not queued behind.
 pub async fn create(transaction: &impl GenericClient, leaves: &[Leaf]) -> Result<()> {
     for leaf in leaves {
-        let failed = |error| {
-            Error::warehouse(format!("making the leaf {}", leaf.name), error)
-                .on_table(leaf.parent.to_string())
+        let failed = |error: tokio_postgres::Error| {
+            let twice = error.code().is_some_and(|code| MADE_TWICE.contains(code));
+            let error = Error::warehouse(format!("making the leaf {}", leaf.name), error)
+                .on_table(leaf.parent.to_string());
+            // it is there the next time
+            if twice { error.with_kind(Kind::Busy) } else { error }
         };
         let found = transaction
             .query_opt(

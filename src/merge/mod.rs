@@ -15,9 +15,12 @@ mod drift;
 mod evolve;
 mod late;
 mod leaves;
+mod pages;
 mod partitioned;
 mod raw;
 mod reading;
+mod rebuilding;
+mod recall;
 mod render;
 mod stage;
 mod staging;
@@ -26,7 +29,7 @@ mod table;
 mod wider;
 
 pub use adopt::{Adopted, Terms, adopt, obstacles};
-pub use apply::{Apply, Encoded, Piece, encode_batch};
+pub use apply::{Apply, Encoded, Overrules, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, Standing, conform, is_ours};
 pub use define::{
@@ -36,10 +39,13 @@ pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
+pub use pages::{Page, Pages};
 pub use reading::{
     Finished, Point, Reading, Straight, Stretch, Way, goes_straight, merge as merge_reading,
     rebase, way,
 };
+pub use rebuilding::{Rebuilding, foreign_column, has_older};
+pub use recall::{Events, Extent, Recalled};
 pub use render::Templates;
 pub use stored::{
     StoredColumn, columns, count_rows, estimate_rows, extension_types, missing_indexes,

@@ -222,7 +222,7 @@ pub async fn merge(
         lower: stretch.lower.is_some(),
         upper: stretch.upper.is_some(),
     });
-    let form = Form { stage, guard: false, chains: false, range };
+    let form = Form { stage, guard: false, dated: false, chains: false, range };
     let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
     let deletes = !matches!(target.model.deletes, Deletes::Ignore | Deletes::Row);
     if !fresh && target.model.history == History::Bag {
@@ -255,7 +255,7 @@ pub async fn rebase(
         return Ok(());
     }
     let stage = Staging::quoted(&Shape::of(target));
-    let form = Form { stage, guard: false, chains: false, range: None };
+    let form = Form { stage, guard: false, dated: false, chains: false, range: None };
     let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
     let seq = Order::of_snapshot(as_of).seq;
     if model.history == History::Versions || model.has_locator() {

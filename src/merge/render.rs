@@ -71,6 +71,8 @@ pub(super) struct Form {
     pub stage: String,
     /// Whether older changes lose against newer rows; a table that is read again takes every row.
     pub guard: bool,
+    /// Whether deletes tell when a row went; a table that is read again only finds that it is gone.
+    pub dated: bool,
     /// Whether a key may have several versions in the batch.
     pub chains: bool,
     /// The range of a key that the staged rows are all of; none where they are all of the table's.
@@ -100,6 +102,7 @@ struct Context {
     leaf: &'static str,
     locator: Option<String>,
     guard: bool,
+    dated: bool,
     chains: bool,
     /// what a stored row's key meets if it is of the range
     within: String,
@@ -210,6 +213,7 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         leaf: LEAF,
         locator: model.has_locator().then(|| quote::table(&model.locator())),
         guard: form.guard && target.arrival != Arrival::Untold,
+        dated: form.dated,
         chains: form.chains,
         within: form.range.as_ref().map_or(String::new(), |range| within(range, stored)),
         soft: model.deletes == Deletes::Soft,

@@ -12,6 +12,7 @@ use crate::postgres::Session;
 use crate::progress::dead_letters::{self, Fate, Which};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{self, State, TableRecord};
+use crate::progress::turns;
 use crate::warehouse::Fenced;
 
 /// Pauses a table or lets it go on; whether that was done, and what is answered.
@@ -32,7 +33,8 @@ pub(super) async fn hold_or_let_go(
         Verb::Pause => Ok((false, format!("{table} is {word}; pause it when it streams"))),
         _ if !record.is_held() => Ok((false, format!("{table} is {word}, not stopped"))),
         _ => {
-            let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
+            let unread = record.chunk_open || record.part_open;
+            let state = if unread { State::Resyncing } else { State::CatchingUp };
             tables::set(transaction, table, state, None, None).await?;
             tables::answer(transaction, table).await?;
             Ok((true, format!("{table} goes on with its kept changes")))
@@ -66,10 +68,10 @@ pub(super) async fn settle(
     };
     for table in meant {
         let which =
-            Which { table, id: request.letter, numbers: core.numbers(), request: request.id };
+            Which { table, id: request.letter(), numbers: core.numbers(), request: request.id };
         let settled = dead_letters::settle(&transaction, &which, fate).await?;
         if settled.letters > 0 && states.get(table) == Some(&State::Streaming) {
-            tables::set(&*transaction, table, State::CatchingUp, None, None).await?;
+            turns::catch_up(&*transaction, table).await?;
         }
         // those that nobody could read are read again when a session begins
         restart |= settled.letters + settled.unread > 0;

@@ -7,14 +7,15 @@ use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 
 use super::pairs::{verify_connector, verify_topics};
+use super::resync::check_condition;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
-use crate::progress::requests::{self, About, Span, Verb};
+use crate::progress::requests::{self, About, Argument, Span, Verb};
 use crate::progress::{account, dead_letters, listed, poison, schemas};
 use crate::relation::{Relation, Wire};
-use crate::serve::{Books, Later, Letters};
+use crate::serve::{Asked, Books, Later, Letters};
 use crate::spec::{Settings, Spec};
 use crate::types::write_text;
 use crate::value::{Cell, Row};
@@ -34,13 +35,28 @@ impl WarehouseBooks {
 }
 
 impl Books for WarehouseBooks {
-    fn ask(&self, verb: String, connector: String, table: Option<TableName>) -> Later<i64> {
+    fn ask(
+        &self,
+        verb: String,
+        connector: String,
+        table: Option<TableName>,
+        argument: Asked,
+    ) -> Later<i64> {
         let settings = self.settings.clone();
+        let spec = self.files.borrow().clone();
         Box::pin(async move {
+            if let (Asked::Condition(condition), Some(table)) = (&argument, &table) {
+                check_condition(&spec, &connector, table, condition).await?;
+            }
+            let verb = verb_of(&verb)?;
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
-            let about = About { table: table.as_ref(), ..About::default() };
-            requests::ask(&*warehouse, verb_of(&verb)?, &connector, &about).await
+            let argument = match &argument {
+                Asked::Nothing => Argument::Nothing,
+                Asked::Condition(condition) => Argument::Condition(condition),
+            };
+            let about = About { table: table.as_ref(), argument, ..About::default() };
+            requests::ask(&*warehouse, verb, &connector, &about).await
         })
     }
 
@@ -119,7 +135,8 @@ pub async fn ask_for_letters(
     }
     let mut asked = Vec::new();
     for (connector, table, _) in places {
-        let about = About { table: Some(&table), letter: *id, span };
+        let argument = id.map_or(Argument::Nothing, Argument::Letter);
+        let about = About { table: Some(&table), argument, span };
         asked.push(requests::ask(client, verb, &connector, &about).await?);
     }
     Ok(asked)

@@ -6,41 +6,26 @@
 //! A standby that rows are read from and that fails keeps its tables waiting, not the stream.
 
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use futures_util::SinkExt;
 use tokio::sync::{Mutex, mpsc};
-use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
 use super::cutting::{Job, cut_all};
-use super::fit::fit;
-use super::held::HeldKeys;
-use super::refused::RefusedRows;
-use super::shared::{CaughtUp, Shared, Then, writer};
+use super::note::Then;
+use super::parts::give_up;
+use super::rebuild::rebuild_all;
+use super::shared::{CaughtUp, Shared, writer};
 use super::standby::Origin;
 use crate::capture::Pace;
-use crate::capture::catalog::{self, SourceTable};
 use crate::capture::slot::Created;
-use crate::capture::snapshot::{self, Part};
-use crate::decode::Veil;
+use crate::capture::snapshot;
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Applied, Target};
-use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
 use crate::names::TableName;
-use crate::position::{Lsn, Positions};
-use crate::postgres::{Session, Side, connect};
-use crate::progress::chunks::{self, Range};
+use crate::position::Lsn;
+use crate::postgres::{Side, connect};
 use crate::progress::tables::State;
-use crate::relation::Wire;
-use crate::value::Row;
-use crate::warehouse::{Fenced, ddl};
-
-/// Progress is reported after so many rows.
-const REPORT_EVERY: u64 = 5_000;
 
 pub(super) const APPLICATION: &str = "siltstone snapshot";
 
@@ -56,8 +41,23 @@ pub(super) async fn run(
     exported: Option<Created>,
     done: mpsc::Sender<CaughtUp>,
 ) -> Result<()> {
+    let (rebuilt, read): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| job.chunk.origin.is_some());
+    let reading = Box::pin(read_all(&shared, read, exported, &done));
+    let rebuilding = Box::pin(rebuild_all(&shared, rebuilt, &done));
+    let ((), unsaid) = tokio::try_join!(reading, rebuilding)?;
+    Box::pin(read_all(&shared, unsaid, None, &done)).await
+}
+
+/// Reads all jobs from the source, or its standby.
+async fn read_all(
+    shared: &Arc<Shared>,
+    jobs: Vec<Job>,
+    exported: Option<Created>,
+    done: &mpsc::Sender<CaughtUp>,
+) -> Result<()> {
     let mut left = jobs;
-    let mut origin = Origin::new(&shared);
+    let mut origin = Origin::new(shared);
     let mut exported = exported.filter(|_| !origin.is_standby());
     while !left.is_empty() {
         let created = match exported.take() {
@@ -67,7 +67,7 @@ pub(super) async fn run(
         let failed = match created {
             Ok(created) => {
                 origin.answers(&left).await?;
-                round(&shared, &mut left, created, &done).await?
+                round(shared, &mut left, created, done).await?
             }
             Err(error) => Some(error),
         };
@@ -116,7 +116,7 @@ async fn round(
 }
 
 /// What became of a job.
-enum Read {
+pub(super) enum Read {
     /// Its rows are in, those of other ranges are not; or somebody asked for all to be read anew.
     InPart,
     /// All rows of its table are in.
@@ -127,17 +127,17 @@ enum Read {
     Anew,
 }
 
-struct Worker {
-    shared: Arc<Shared>,
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
     jobs: Jobs,
     /// tables that this snapshot cannot show
     again: Jobs,
     failed: Failed,
     done: mpsc::Sender<CaughtUp>,
-    as_of: Lsn,
-    taken_at: i64,
+    pub(super) as_of: Lsn,
+    pub(super) taken_at: i64,
     snapshot: String,
-    pace: Arc<Pace>,
+    pub(super) pace: Arc<Pace>,
     number: usize,
 }
 
@@ -158,7 +158,10 @@ impl Worker {
             let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
             // a transaction a table: the source's own DDL waits for one table at most
             let read = match snapshot::under(&mut source, &self.snapshot).await {
-                Ok(under) => self.read(&under, &mut warehouse, &job).await,
+                Ok(under) => match &job.chunk.condition {
+                    None => self.read(&under, &mut warehouse, &job).await,
+                    Some(text) => self.read_part(&under, &mut warehouse, (&job, text)).await,
+                },
                 Err(error) => Err(error),
             };
             match read {
@@ -170,6 +173,14 @@ impl Worker {
                 }
                 Ok(Read::Later) => self.again.lock().await.push_back(job),
                 Ok(Read::Anew) => self.anew(&job).await?,
+                Err(error) if job.chunk.condition.is_some() && stops_a_table(&error) => {
+                    let table = give_up(&self.shared, &mut warehouse, &job, &error).await?;
+                    if let Some(table) = table
+                        && self.done.send(table).await.is_err()
+                    {
+                        return Ok(());
+                    }
+                }
                 // dropped or renamed since the snapshot: a newer one shows what is there now
                 Err(error)
                     if matches!(
@@ -209,154 +220,6 @@ impl Worker {
         again.push_back(Job { chunk, ..job.clone() });
         Ok(())
     }
-
-    /// Reads a table or a range of it and merges it.
-    async fn read(
-        &self,
-        under: &Transaction<'_>,
-        warehouse: &mut Session,
-        job: &Job,
-    ) -> Result<Read> {
-        let (shared, chunk) = (&*self.shared, &job.chunk);
-        let name = &job.target.model.table;
-        let now = catalog::table(under, job.source.relation.oid).await;
-        let Some(mut now) = shared.of_rows(now)? else {
-            return Err(gone(name, &job.source.relation.table));
-        };
-        shared.connector().shape(&job.source.relation.table, &mut now.relation);
-        if !shared.of_rows(snapshot::is_readable(under, &now.relation).await)? {
-            return Ok(Read::Later);
-        }
-        let point = Point { as_of: self.as_of, taken_at: self.taken_at };
-        let transaction =
-            Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
-        let relation = Arc::new(now.relation.clone());
-        let mut fitted = fit(shared, &transaction, (&job.target, chunk.fresh), &relation).await?;
-        let target = fitted.target;
-        if chunk.range.is_some()
-            && (chunk.schema_id != Some(target.schema_id) || !fitted.statements.is_empty())
-        {
-            return Ok(Read::Anew);
-        }
-        let failed =
-            |error| Error::warehouse("making it fit the source", error).on_table(name.to_string());
-        if chunk.empties && chunk.range.is_none() {
-            ddl(&transaction, &[emptying(&target.model)]).await.map_err(failed)?;
-        }
-        let untouched = chunk.fresh && fitted.statements.is_empty();
-        let straight = straight(untouched, chunk.range.is_some(), fitted.key.is_some());
-        let way = way(&transaction, &target, straight).await?;
-        let (finished, refused) =
-            self.copy(under, &transaction, (&target, &now), (point, job), &way).await?;
-        shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))], None).await?;
-        let fresh = chunk.fresh || fitted.empties;
-        // behind the copy, so that nobody waits for its locks longer than the merge takes
-        ddl(&transaction, &fitted.statements).await.map_err(failed)?;
-        if chunk.range.is_none() {
-            ddl(&transaction, fitted.key.take().as_slice()).await.map_err(failed)?;
-        }
-        let stretch = job.stretch(&target);
-        let how = (point, fresh, stretch.as_ref());
-        let templates = &shared.setup.templates;
-        let applied = merge_reading(&transaction, templates, &target, &finished, how).await?;
-        let mut read = Read::InPart;
-        refused.write(&transaction, &shared.connector().name, &target).await?;
-        let loaded = chunks::load(&transaction, chunk, self.as_of, applied.events).await?;
-        let Some(last) = loaded else { return Ok(read) };
-        if last {
-            let statements = [fitted.key.as_slice(), &fitted.last].concat();
-            ddl(&transaction, &statements).await.map_err(failed)?;
-            if !fresh {
-                rebase(&transaction, templates, &target, self.as_of).await?;
-            }
-            let floor = chunks::close(&transaction, name, target.schema_id).await?.as_i64();
-            let (held, not_before) = (HeldKeys::default(), Positions::default());
-            let (arriving, target) = (HeldKeys::default(), target.clone());
-            read = Read::All(CaughtUp { target, floor, held, arriving, not_before });
-        }
-        transaction.commit().await?;
-        self.tell(job, &applied, last);
-        Ok(read)
-    }
-
-    fn tell(&self, job: &Job, applied: &Applied, last: bool) {
-        let (board, table) = (&self.shared.setup.board, &job.chunk.table);
-        let rows = job.rows.load(Ordering::Relaxed);
-        board.rows_read(table, rows, if last { rows } else { job.source.estimated_rows });
-        board.applied(job.target.index, applied);
-        if last {
-            tracing::info!(%table, rows, as_of = %self.as_of, "the table is read");
-        }
-    }
-
-    /// Brings the rows over, to the staging table or straight into their own.
-    async fn copy(
-        &self,
-        under: &Transaction<'_>,
-        transaction: &Transaction<'_>,
-        (target, source): (&Target, &SourceTable),
-        (point, job): (Point, &Job),
-        way: &Way,
-    ) -> Result<(Finished, RefusedRows)> {
-        let (shared, name) = (&*self.shared, &target.model.table);
-        let failed = |error| {
-            Error::warehouse("taking the rows of a snapshot", error).on_table(name.to_string())
-        };
-        if target.model.history == crate::spec::History::Raw {
-            let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
-            let days = vec![today, today + 1];
-            shared.ensure_leaves(&[(target.model.clone(), days)], None).await?;
-        }
-        let mut sink = pin!(transaction.copy_in::<_, Bytes>(&way.statement).await.map_err(failed)?);
-        let range = job.chunk.range.as_ref();
-        let condition = range.map(|Range { column, lower, upper }| {
-            snapshot::range(column, lower.as_deref(), upper.as_deref())
-        });
-        let part = Part { partitioned: source.partitioned, condition: condition.as_deref() };
-        let relation = &target.relation;
-        let wires = relation.columns.iter().map(|column| column.source_wire(shared.binary));
-        let wires: Vec<Wire> = wires.collect();
-        let mut veil = Veil::of(relation, shared.connector().masks.key());
-        let mut masked = Vec::new();
-        let rows = snapshot::read(under, relation, &wires, part).await;
-        let mut rows = shared.of_rows(rows)?;
-        let mut reading = Reading::new(target, point, way);
-        let mut refused = RefusedRows::new(&job.chunk, point, shared.connector().held_keys);
-        let (mut told, mut unpaced) = (0, 0);
-        while let Some(cells) = shared.of_rows(rows.next().await)? {
-            unpaced += cells.len();
-            let mut row = Row::from_bytes(cells);
-            if let Some(veil) = &mut veil {
-                masked.clear();
-                veil.row(row, &mut masked)?;
-                row = Row::from_bytes(&masked);
-            }
-            if refused.takes(target, shared.binary, row)? {
-                continue;
-            }
-            reading.push(row)?;
-            for chunk in reading.take() {
-                self.pace.keep(std::mem::take(&mut unpaced)).await;
-                sink.feed(chunk).await.map_err(failed)?;
-            }
-            if reading.count() - told >= REPORT_EVERY {
-                self.report((name, job), reading.count() - told, source.estimated_rows);
-                told = reading.count();
-            }
-        }
-        self.report((name, job), reading.count() - told, source.estimated_rows);
-        let mut finished = reading.finish();
-        for chunk in finished.take() {
-            sink.feed(chunk).await.map_err(failed)?;
-        }
-        sink.finish().await.map_err(failed)?;
-        Ok((finished, refused))
-    }
-
-    fn report(&self, (table, job): (&TableName, &Job), more: u64, estimated: u64) {
-        let rows = job.rows.fetch_add(more, Ordering::Relaxed) + more;
-        self.shared.setup.board.rows_read(table, rows, estimated);
-    }
 }
 
 pub(super) fn stops_a_table(error: &Error) -> bool {
@@ -376,17 +239,8 @@ pub(super) async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()
     Ok(())
 }
 
-fn gone(table: &TableName, source: &TableName) -> Error {
+pub(super) fn gone(table: &TableName, source: &TableName) -> Error {
     Error::new(Kind::TableStops, format!("the source has no table {source} any more"))
         .on_table(table.to_string())
         .remedy(format!("exclude {source}, or make it and siltstone table resync {table}"))
-}
-
-/// Whether rows may go straight into a table that nobody has written to.
-fn straight(untouched: bool, in_ranges: bool, has_key_to_come: bool) -> Straight {
-    match (untouched, in_ranges) {
-        (true, false) => Straight::IfEmpty,
-        (true, true) if has_key_to_come => Straight::Beside,
-        _ => Straight::No,
-    }
 }

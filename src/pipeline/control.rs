@@ -22,12 +22,11 @@ use crate::capture::catalog::{self, SourceTable};
 use crate::capture::{LogEnd, publication, slot};
 use crate::error::Result;
 use crate::names::TableName;
-use crate::position::Lsn;
 use crate::postgres::Session;
 use crate::progress::dead_letters;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
-use crate::progress::{chunks, forget, pending, tables};
+use crate::progress::{chunks, pending, tables};
 use crate::serve::Phase;
 use crate::spec::{Connector, Deletes, Model};
 use crate::warehouse::Fenced;
@@ -47,7 +46,7 @@ const DROPPED: &str = "the slot kept more log than wal.drop_slot, and was droppe
 
 /// The controlling task.
 pub(super) struct Control {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Control {
@@ -74,7 +73,7 @@ impl Control {
     /// Runs until a change asks for a new session, or everything is caught up where that was asked.
     pub(super) async fn run(
         self,
-        source: Session,
+        mut source: Session,
         mut warehouse: Session,
         progress: watch::Receiver<Progress>,
         resolved: Resolved,
@@ -90,7 +89,7 @@ impl Control {
         let mut unseen = Unseen::default();
         loop {
             ticks.tick().await;
-            if self.carry_out(&mut warehouse).await? {
+            if self.carry_out((&mut source, &mut warehouse), &planned).await? {
                 return Ok(End::Restart);
             }
             if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
@@ -211,10 +210,18 @@ impl Control {
     }
 
     /// Carries out what is asked; true where a new session has to take it up.
-    async fn carry_out(&self, warehouse: &mut Session) -> Result<bool> {
+    async fn carry_out(
+        &self,
+        (source, warehouse): (&mut Session, &mut Session),
+        planned: &[Planned],
+    ) -> Result<bool> {
         let connector = &self.shared.connector().name;
         let mut restart = false;
         for request in requests::open(&**warehouse, connector).await? {
+            if matches!(request.verb, Verb::ResyncWhere | Verb::Rebuild) {
+                restart |= self.mend((source, warehouse), planned, &request).await?;
+                continue;
+            }
             restart = true;
             match (request.verb, &request.table) {
                 // the next session does it, before it looks at the slot
@@ -281,42 +288,11 @@ impl Control {
     }
 
     /// Whether the rows of a table are events, which a snapshot cannot bring back.
-    fn logs_events(&self, table: &TableName) -> bool {
+    pub(super) fn logs_events(&self, table: &TableName) -> bool {
         let models = &self.shared.setup.models;
         models.iter().any(|model: &Model| {
             model.table == *table && (model.history.logs_events() || model.deletes == Deletes::Row)
         })
-    }
-
-    /// Every table is read again under a new slot.
-    async fn resync_all(&self, warehouse: &mut Session, id: Option<i64>, why: &str) -> Result<()> {
-        let connector = &self.shared.connector().name;
-        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
-        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
-        let records = tables::read(&*transaction, connector).await?;
-        let stored = self.shared.stored(&transaction).await?;
-        for record in &records {
-            if self.logs_events(&record.table) && self.shared.was_read(record) {
-                let gap = (stored, None);
-                tables::note_gap(&transaction, &record.table, gap, why).await?;
-                tables::set(&*transaction, &record.table, State::Streaming, None, None).await?;
-            } else {
-                let (table, state) = (&record.table, State::Resyncing);
-                chunks::open_table(&transaction, table, state, Some(why)).await?;
-            }
-        }
-        forget(&transaction, connector).await?;
-        self.shared.setup.lately.forget_beyond(Lsn(0));
-        // the slot is made anew: it is found in this state and dropped first
-        let slot = &self.shared.connector().slot;
-        crate::progress::record_creating(&transaction, connector, slot).await?;
-        let answer = format!("{} tables are read again under a new slot", records.len());
-        if let Some(id) = id {
-            requests::answer(&*transaction, id, true, &answer).await?;
-        }
-        transaction.commit().await?;
-        tracing::info!("{answer}");
-        Ok(())
     }
 }
 

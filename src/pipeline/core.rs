@@ -9,8 +9,9 @@ use tokio_postgres::Transaction;
 
 use super::follow::not_ours;
 use super::held::HeldKeys;
+use super::note::Then;
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Leaf, Leaves, Templates, absent, create_leaves};
 use crate::names::TableName;
@@ -18,7 +19,7 @@ use crate::position::{Lsn, Positions};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::chunks::{self, Chunk};
 use crate::progress::leaves::want;
-use crate::progress::{Checkpoint, schemas, tables};
+use crate::progress::{Checkpoint, schemas};
 use crate::relation::Relation;
 use crate::serve::ConnectorBoard;
 use crate::spec::{Common, HORIZON, Model, Settings};
@@ -65,6 +66,8 @@ pub(super) struct Core {
     /// the session for short transactions beside the apply lane
     side: Mutex<SideSession>,
     pub(super) flows: watch::Sender<Flows>,
+    /// a position that a table waits for: an idle source's is stored at once then
+    pub(super) awaited: watch::Sender<Lsn>,
 }
 
 /// What of a connector its tables' notes depend on.
@@ -81,7 +84,7 @@ pub(super) struct Reads {
 
 impl Reads {
     /// The stored position; zero before the first.
-    async fn stored(&self, transaction: &Transaction<'_>) -> Result<Lsn> {
+    pub(super) async fn stored(&self, transaction: &Transaction<'_>) -> Result<Lsn> {
         let stored = Checkpoint::read(transaction, &self.connector, &self.partition).await?;
         Ok(stored.map_or(Lsn(0), |stored| stored.lsn()))
     }
@@ -125,6 +128,16 @@ pub(super) struct CaughtUp {
     /// its changes do not come with the batches before these positions are stored: what it refused a
     /// moment ago is to be among the kept ones when it comes again
     pub(super) not_before: Positions,
+    /// its kept changes are applied when this position is stored: rows that were read there are among them
+    pub(super) joins: Lsn,
+}
+
+impl CaughtUp {
+    /// A table whose rows have what is below `floor`, and whose kept changes are all that is behind it.
+    pub(super) fn at(target: Arc<Target>, floor: i64) -> CaughtUp {
+        let (held, arriving) = (HeldKeys::default(), HeldKeys::default());
+        CaughtUp { target, floor, held, arriving, not_before: Positions::default(), joins: Lsn(0) }
+    }
 }
 
 /// How long DDL waits for a lock before it gives way.
@@ -151,6 +164,7 @@ impl Core {
             reads,
             side: Mutex::new(SideSession { session, leaves: Leaves::default() }),
             flows: watch::Sender::new(Flows::default()),
+            awaited: watch::Sender::new(Lsn(0)),
         })
     }
 
@@ -185,14 +199,26 @@ impl Core {
         }
         // one transaction must not hold the locks of hundreds of new leaves
         const LEAVES_AT_ONCE: usize = 50;
+        const TRIES: u32 = 3;
         for part in missing.chunks(LEAVES_AT_ONCE) {
-            let transaction =
-                Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
-            create_leaves(&*transaction, part).await?;
-            transaction.commit().await?;
+            let mut tries = 1;
+            // somebody else may make the same ones just now
+            while let Err(error) = self.make_leaves(session, part).await {
+                if tries == TRIES || error.kind() != Kind::Busy {
+                    return Err(error);
+                }
+                tries += 1;
+            }
             leaves.note(part);
         }
         Ok(())
+    }
+
+    async fn make_leaves(&self, session: &mut Session, part: &[Leaf]) -> Result<()> {
+        let transaction =
+            Fenced::begin(session, &self.fence, "leaves", &self.setup.durations).await?;
+        create_leaves(&*transaction, part).await?;
+        transaction.commit().await
     }
 
     /// Looks for leaves that somebody else is to make; what is not there is noted and stops its table.
@@ -278,99 +304,6 @@ impl Core {
     /// The stored position that gaps are named by; zero before the first.
     pub(super) async fn stored(&self, transaction: &Transaction<'_>) -> Result<Lsn> {
         self.reads.stored(transaction).await
-    }
-}
-
-/// What is noted of a table beside its definition.
-#[derive(Clone, Copy)]
-pub(super) enum Then<'a> {
-    /// It is new; its rows are to be read if the connector reads any.
-    Add { source: &'a TableName, schema_id: i32, state: tables::State },
-    /// Its rows are to be read.
-    OpenChunk(tables::State),
-    /// A human is asked about the transaction of this `seq`.
-    Ask(i64),
-    /// What is read of it is to be read anew.
-    ReadAnew,
-    /// Nothing feeds it: should it be fed again, its rows are to be read.
-    Shelve { reason: &'a str, remedy: Option<&'a str>, again: bool },
-    /// It goes on with the changes from now on; what it missed is named.
-    Gap,
-    /// The same for a table that still has kept changes before it.
-    NameGap,
-    /// It cannot go on; `unread` if a change is lost but for its being read again.
-    Stop { reason: &'a str, remedy: &'a str, unread: bool },
-    /// It refuses a row, which is looked for; where its rows are being read, it stops.
-    Sift { reason: &'a str, remedy: &'a str },
-    /// It has the shape of this number now.
-    Shape(i32),
-    /// It goes on.
-    GoOn(tables::State),
-    /// It was changed by the file of this digest; none once that was seen.
-    MadeFor(Option<&'a str>),
-}
-
-impl Then<'_> {
-    /// Writes it down.
-    pub(super) async fn note(
-        self,
-        transaction: &Transaction<'_>,
-        reads: &Reads,
-        table: &TableName,
-    ) -> Result<()> {
-        match self {
-            Then::Add { source, schema_id, state } => {
-                tables::add(transaction, &reads.connector, table, source, schema_id).await?;
-                // in the same transaction: a table without it would count as read
-                if reads.rows {
-                    chunks::open_table(transaction, table, state, None).await?;
-                }
-            }
-            Then::OpenChunk(state) => {
-                chunks::open_table(transaction, table, state, None).await?;
-            }
-            Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
-            Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,
-            Then::Shelve { reason, remedy, again: true } => {
-                let state = tables::State::Paused;
-                tables::set(transaction, table, state, Some(reason), remedy).await?;
-            }
-            Then::Shelve { reason, remedy, again: false } => {
-                let state = tables::State::Paused;
-                chunks::open_table(transaction, table, state, Some(reason)).await?;
-                tables::set(transaction, table, state, Some(reason), remedy).await?;
-                // where a gap begins, should the table keep events
-                let now = reads.stored(transaction).await?;
-                tables::set_floor(transaction, table, now).await?;
-            }
-            Then::NameGap => {
-                let now = reads.stored(transaction).await?;
-                tables::name_gap(transaction, table, now, "it was not published").await?;
-            }
-            Then::Gap => {
-                let now = reads.stored(transaction).await?;
-                tables::note_gap(transaction, table, (now, Some(now)), "nothing fed it").await?;
-            }
-            Then::Stop { reason, remedy, unread } => {
-                let state = tables::State::Stopped;
-                if unread {
-                    chunks::ask_for_reading(transaction, table).await?;
-                }
-                tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
-            }
-            Then::Sift { reason, remedy } => {
-                if !tables::sift(transaction, table, reason).await? {
-                    let state = tables::State::Stopped;
-                    tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
-                }
-            }
-            Then::Shape(schema_id) => {
-                tables::set_schema(transaction, table, schema_id).await?;
-            }
-            Then::MadeFor(digest) => tables::set_made_for(transaction, table, digest).await?,
-            Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
-        }
-        Ok(())
     }
 }
 

@@ -115,7 +115,7 @@ async fn cut(
     (source, warehouse): (&Session, &mut Session),
     job: Job,
 ) -> Result<Vec<Job>> {
-    if job.chunk.range.is_some() {
+    if job.chunk.range.is_some() || job.chunk.condition.is_some() {
         return Ok(vec![job]);
     }
     match ranges_of(shared, (source, warehouse), &job).await? {

@@ -17,8 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::Apply;
 use crate::names::TableName;
-use crate::position::{Order, Positions};
-use crate::progress::{chunks, dead_letters, pending, tables};
+use crate::position::{Lsn, Order, Positions};
+use crate::progress::{chunks, dead_letters, pending, tables, turns};
 
 /// Microseconds of a day.
 pub(super) const DAY: i64 = 86_400_000_000;
@@ -31,12 +31,16 @@ pub(super) struct Drain {
     floor: i64,
     /// the table goes on with the batches behind this position
     not_before: Positions,
+    /// its kept changes are applied when the stream has come so far: before it others may come
+    joins: Lsn,
     /// whether it is drained because it refused a change
     sifted: bool,
     /// the points of its ranges, once they have been read
     points: Option<Arc<Points>>,
     /// the last of them: the stream may still be before it
     points_end: i64,
+    /// when its table's state had changed last, as it began
+    since: Option<String>,
     /// behind it nothing was applied or set aside
     after: Order,
     /// the keys that wait, once they have been read
@@ -60,12 +64,22 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        let CaughtUp { target, floor, not_before, .. } = table;
+        let CaughtUp { target, floor, not_before, joins, .. } = table;
         let after = Order { seq: -1, ord: -1 };
         let sifted = not_before != Positions::default();
-        let (points, points_end, held) = (None, 0, None);
-        let arriving = HeldKeys::default();
-        Drain { target, floor, not_before, sifted, points, points_end, after, held, arriving }
+        Drain {
+            target,
+            floor,
+            not_before,
+            joins,
+            sifted,
+            points: None,
+            points_end: 0,
+            since: None,
+            after,
+            held: None,
+            arriving: HeldKeys::default(),
+        }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -83,9 +97,9 @@ impl Drain {
         let bound = bind(*index, model, relation, *schema_id, shared.binary)?;
         let held = self.held.clone().unwrap_or_default();
         let target = Arc::new(bound.target.standing_as(&self.target));
-        let not_before = self.not_before.clone();
-        let (floor, arriving) = (self.floor, self.arriving.clone());
-        Ok(CaughtUp { target, floor, held, arriving, not_before })
+        let (floor, joins, not_before) = (self.floor, self.joins, self.not_before.clone());
+        let arriving = self.arriving.clone();
+        Ok(CaughtUp { target, floor, held, arriving, not_before, joins })
     }
 
     /// Whether it is drained because it refused a change.
@@ -93,10 +107,47 @@ impl Drain {
         self.sifted
     }
 
+    /// Whether its kept changes are all there that come before those that it may apply, when so much is
+    /// stored.
+    pub(super) fn may_begin(&self, stored: &Positions) -> bool {
+        stored.lsn() >= self.joins
+    }
+
     /// Whether its changes may come with the batches, when so much is stored.
     pub(super) fn may_go_on(&self, stored: &Positions) -> bool {
         let behind_all = |position: i64| position >= self.points_end;
         stored.reach(&self.not_before) && stored.iter().all(|(_, position)| behind_all(position))
+    }
+
+    /// Lets its table go on, in the transaction that applied the last of its kept changes; false where
+    /// somebody has asked for something else since it began.
+    pub(super) async fn end(&self, transaction: &Transaction<'_>) -> Result<bool> {
+        let since = self.since.as_deref().unwrap_or_default();
+        turns::stream(transaction, self.table(), since).await
+    }
+
+    /// What is to be known before the kept changes are looked at.
+    async fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(HeldKeys, Arc<Points>)> {
+        let table = self.table().clone();
+        if self.since.is_none() {
+            // what is put among the kept changes from now on is not looked for
+            self.since = Some(turns::changed_at(transaction, &table).await?);
+        }
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
+        };
+        let points = match self.points.take() {
+            Some(points) => points,
+            None => {
+                let points = chunks::points(transaction, &table, self.floor).await?;
+                Arc::new(Points::new(points))
+            }
+        };
+        // the stream may still be before the snapshot of some of its ranges
+        self.points_end = points.last();
+        self.points = Some(points.clone());
+        Ok((held, points))
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
@@ -110,22 +161,9 @@ impl Drain {
         limit: Option<u64>,
     ) -> Result<Drained> {
         let table = self.table().clone();
-        let held = match self.held.take() {
-            Some(held) => held,
-            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
-        };
+        let (held, points) = self.begin(transaction).await?;
         let known = held.len();
         let arrived = apply.arrived(transaction, &self.target).await?;
-        let points = match self.points.take() {
-            Some(points) => points,
-            None => {
-                let points = chunks::points(transaction, &table, self.floor).await?;
-                Arc::new(Points::new(points))
-            }
-        };
-        // the stream may still be before the snapshot of some of its ranges
-        self.points_end = points.last();
-        self.points = Some(points.clone());
         let mut pass = Pass {
             sift: Sift {
                 transaction,

@@ -71,6 +71,22 @@ pub(super) async fn fit(
     Ok(Fitted { target: Arc::new(target), statements, empties, key, last })
 }
 
+/// What comes behind all rows of a table that has its model's columns already: the indexes that it lacks,
+/// and the NULLs that it refuses.
+pub(super) async fn behind_rows(
+    shared: &Shared,
+    transaction: &Transaction<'_>,
+    target: &Target,
+) -> Result<Vec<String>> {
+    if shared.setup.no_ddl {
+        return Ok(Vec::new());
+    }
+    let standing = Standing::of(transaction, &target.model.table).await?;
+    let mut last = missing_indexes(transaction, &target.model).await?;
+    last.extend(requirements(&target.model, &standing, &target.unfed()));
+    Ok(last)
+}
+
 /// The model of a table as the source has it now: a declared table's is its file's.
 pub(super) fn present_model(
     connector: &Connector,

@@ -40,6 +40,11 @@ impl Folding {
         self.gate.reach.stretches.first().map_or(Lsn(0), |stretch| Lsn::from_i64(stretch.until))
     }
 
+    /// Behind what was handed over.
+    pub(super) fn sent_until(&self) -> Lsn {
+        self.gate.reach.stretches.first().map_or(Lsn(0), |stretch| Lsn::from_i64(stretch.after))
+    }
+
     /// Notes how far the log was read.
     pub(super) fn set_until(&mut self, until: Lsn) {
         if let Some(stretch) = self.gate.reach.stretches.first_mut() {

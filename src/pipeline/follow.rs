@@ -3,7 +3,9 @@
 
 use super::core::Core;
 use super::fit::{present_model, renames};
-use super::shared::{Shared, Then, was_read};
+use super::note::Then;
+use super::recall::raw_of;
+use super::shared::{Shared, was_read};
 use super::tables::Planned;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::journey::Target;
@@ -44,7 +46,11 @@ pub(super) async fn follow_file(
         return Ok(standing);
     }
     let (unfed, readers) = (target.unfed(), &shared.setup.settings.readers);
-    let found = differences(&**warehouse, (&target.model, &standing), &unfed, readers).await;
+    let judged = match record.chunk_open || record.part_open {
+        true => standing.clone().once_read(&target.model, &unfed),
+        false => standing.clone(),
+    };
+    let found = differences(&**warehouse, (&target.model, &judged), &unfed, readers).await;
     let steps = match found {
         Ok(steps) => steps,
         Err(error) if error.kind().policy() == Policy::Retry => return Err(error),
@@ -70,9 +76,12 @@ pub(super) async fn follow_file(
     let table = record.table.clone();
     let statements: Vec<String> = steps.iter().flat_map(|step| &step.statements).cloned().collect();
     if steps.iter().any(|step| step.reads) {
-        shared.define(&statements, &table, Then::OpenChunk(State::Resyncing)).await?;
-        (record.state, record.chunk_open) = (State::Resyncing, true);
-        tracing::info!(%table, "its file has new columns: the table is read again");
+        let raw = raw_of(&shared.setup.models, &target.model);
+        let then = raw.map_or(Then::OpenChunk(State::Resyncing), |raw| Then::Rebuild(&raw.table));
+        shared.define(&statements, &table, then).await?;
+        record.state = State::Resyncing;
+        (record.chunk_open, record.part_open) = (raw.is_none(), raw.is_some());
+        tracing::info!(%table, "its file has new columns: they are filled");
     } else {
         if !statements.is_empty() {
             shared.define(&statements, &table, Then::Shape(target.schema_id)).await?;
@@ -88,7 +97,7 @@ pub(super) async fn follow_file(
 }
 
 /// Whether the service goes by the file by which `siltstone apply` changed the table. One that has read an
-/// older file would bring rows in without what that one asks for: the table waits.
+/// older file would bring rows in without what that one asks for: the table waits, and files are read again.
 pub(super) async fn goes_by_file(
     shared: &Shared,
     model: &Model,
@@ -99,6 +108,7 @@ pub(super) async fn goes_by_file(
         shared.define(&[], &record.table, Then::MadeFor(None)).await?;
         return Ok(true);
     }
+    shared.setup.reread.notify_one();
     let why = "siltstone apply changed it by another file than the service has read";
     let remedy = "siltstone apply, where the service's file is the right one; else restart the service \
                   with the other";
@@ -186,7 +196,8 @@ async fn stop_for(shared: &Shared, record: &mut TableRecord, steps: &[&Step]) ->
 
 /// A table that waited for `siltstone apply` goes on with its kept changes.
 pub(super) async fn go_on(shared: &Shared, record: &mut TableRecord) -> Result<()> {
-    let state = if record.chunk_open { State::Resyncing } else { State::CatchingUp };
+    let unread = record.chunk_open || record.part_open;
+    let state = if unread { State::Resyncing } else { State::CatchingUp };
     shared.define(&[], &record.table, Then::GoOn(state)).await?;
     tracing::info!(table = %record.table, "its table and its file agree: it goes on");
     record.state = state;

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::core::{Core, Then};
+use super::core::Core;
+use super::note::Then;
 use super::router::Router;
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;

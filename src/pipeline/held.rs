@@ -48,6 +48,16 @@ impl HeldKeys {
         self.keys.insert(digests.old);
     }
 
+    /// Whether a key waits.
+    pub(super) fn has(&self, key: i64) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// Nothing of a key waits any more.
+    pub(super) fn release(&mut self, key: i64) {
+        self.keys.remove(&key);
+    }
+
     /// Refuses more keys than may wait.
     pub(super) fn refuse_too_many(&self, table: &TableName, at_most: usize) -> Result<()> {
         if self.keys.len() <= at_most {

@@ -1,8 +1,9 @@
 //! What becomes of a table that cannot go on: it is taken out of the stream, its changes are kept, and the
 //! others flow. Errors that name no table, or that waiting mends, are the connector's.
 
-use super::core::{Core, Then};
+use super::core::Core;
 use super::intake::End;
+use super::note::Then;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::names::TableName;
 use crate::progress::tables::State;

@@ -15,6 +15,7 @@ use super::streamed::Streams;
 use super::wall::Wall;
 use crate::capture::replication::{Frame, Reader};
 use crate::error::Result;
+use crate::position::Lsn;
 
 /// An idle source's position is stored this often: each time is a warehouse transaction, and where
 /// both are one cluster it makes the log that it confirms.
@@ -41,6 +42,7 @@ pub(super) struct Intake {
     streams: Streams,
     wall: Wall,
     progress: watch::Receiver<Progress>,
+    awaited: watch::Receiver<Lsn>,
     /// changes when the source asks for an answer
     asked: watch::Sender<u64>,
     stop: watch::Receiver<bool>,
@@ -64,7 +66,8 @@ impl Intake {
         asked: watch::Sender<u64>,
         stop: watch::Receiver<bool>,
     ) -> Intake {
-        Intake { reader, folding, streams, wall, progress, asked, stop, arrived: 0 }
+        let awaited = folding.shared.awaited.subscribe();
+        Intake { reader, folding, streams, wall, progress, awaited, asked, stop, arrived: 0 }
     }
 
     /// Reads until told to stop, or until the connection or the lane fails.
@@ -88,6 +91,7 @@ impl Intake {
                 filled = self.reader.fill() => filled?,
                 changed = self.progress.changed() => lane_lives(changed)?,
                 changed = gate.flows.changed() => lane_lives(changed)?,
+                changed = self.awaited.changed() => lane_lives(changed)?,
                 stopped = self.stop.changed() => lane_lives(stopped)?,
                 () = tokio::time::sleep_until(sent_at + IDLE_STORE_EVERY), if is_beyond => {}
             }
@@ -119,7 +123,9 @@ impl Intake {
     fn idle_store_is_due(&self) -> bool {
         let Folding { gate, shared, .. } = &self.folding;
         let behind = self.folding.behind();
-        let hurried = shared.setup.until_caught_up || *self.stop.borrow();
+        let awaited = *self.awaited.borrow();
+        let awaited = self.folding.sent_until() < awaited && awaited <= self.folding.until();
+        let hurried = shared.setup.until_caught_up || *self.stop.borrow() || awaited;
         behind >= IDLE_STORE_BYTES
             || (behind > 0 && (hurried || gate.sent_at.elapsed() >= IDLE_STORE_EVERY))
     }

@@ -60,8 +60,8 @@ struct Draining {
 const CALM: Duration = Duration::from_secs(10);
 
 impl Draining {
-    fn has_work(&self) -> bool {
-        self.live_from.is_none() && !self.rests
+    fn has_work(&self, stored: &Positions) -> bool {
+        self.live_from.is_none() && !self.rests && self.drain.may_begin(stored)
     }
 
     /// Whether its changes may come with the batches, as far as they are all applied.
@@ -75,7 +75,7 @@ impl Draining {
 
 /// The planner must not hash or sort a table because a staging table has no statistics. For the same
 /// reason its costs are far too high, and compiling a statement would take longer than running it.
-const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
+pub(super) const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
     set plan_cache_mode to force_generic_plan; set work_mem to '64MB'; \
     set jit to off";
 
@@ -118,7 +118,8 @@ impl Lane {
         let mut chunks_open = true;
         loop {
             let lands = *landing.borrow_and_update();
-            let drains = !lands && self.draining.iter().any(Draining::has_work);
+            let stored = self.ledger.positions();
+            let drains = !lands && self.draining.iter().any(|table| table.has_work(&stored));
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
@@ -144,6 +145,7 @@ impl Lane {
 
     fn begin_drain(&mut self, table: CaughtUp) {
         let target = &table.target;
+        self.shared.awaited.send_modify(|awaited| *awaited = table.joins.max(*awaited));
         self.shared.setup.board.table_state(
             &target.model.table,
             State::CatchingUp.word(),
@@ -179,13 +181,15 @@ impl Lane {
             }
             !now
         });
+        let mut streaming = Vec::new();
         for drain in &mut live {
             let drained = drain.run(&begun, apply, shared, None).await?;
             receipt.drained += drained.bytes;
             altered |= drained.altered;
             receipt.add(drain.index(), drained.applied);
-            let table = drain.table().clone();
-            tables::set(&*begun, &table, State::Streaming, None, None).await?;
+            if drain.end(&begun).await? {
+                streaming.push(drain.table().clone());
+            }
         }
         let mut piece = first;
         let mut pieces = 1;
@@ -218,9 +222,8 @@ impl Lane {
         begun.commit().await?;
         ledger.note(&stretches);
         draining.iter_mut().for_each(|table| table.rests = false);
-        for drain in live {
-            let board = &shared.setup.board;
-            board.table_state(drain.table(), State::Streaming.word(), None, None);
+        for table in streaming {
+            shared.setup.board.table_state(&table, State::Streaming.word(), None, None);
         }
         self.report(receipt, pieces)
     }
@@ -250,7 +253,7 @@ impl Lane {
         let mut live = Vec::new();
         let Lane { shared, session, apply, ledger, draining, kept_bytes, .. } = self;
         let stored = ledger.positions();
-        for table in draining.iter_mut().filter(|table| table.has_work()) {
+        for table in draining.iter_mut().filter(|table| table.has_work(&stored)) {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;

@@ -2,8 +2,10 @@
 //! control tables.
 //!
 //! Beside a running service: the transaction waits for the service's open ones and raises the epoch, so
-//! that no statement prepared for the old shape can write any more; the service begins a new session. What
-//! lasts as long as the table is large is done to a table that is held, so that the others flow.
+//! that no statement prepared for the old shape can write any more; the service begins a new session. The
+//! change, what is noted of it and what ends the service's session are one transaction, always. What lasts
+//! as long as the table is large comes before the epoch in it, and is done to a table that is held, so that
+//! the others flow meanwhile; nobody but us or a human lets that one go on.
 
 use std::time::Duration;
 
@@ -11,21 +13,27 @@ use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
 use super::core::Reads;
-use super::follow::{apply_line, missed};
-use super::planning::{ConnectorPlan, Plan, TablePlan};
-use super::shared::Then;
+use super::differences::{ConnectorPlan, Plan, TablePlan};
+use super::follow::missed;
+use super::note::Then;
 use crate::capture::publication;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{Class, Leaf, Step, create_leaves};
 use crate::postgres::{Session, Side, connect};
-use crate::progress::tables::{State, TableRecord};
-use crate::progress::{leaves, schemas};
+use crate::progress::tables::State;
+use crate::progress::{leaves, schemas, turns};
 use crate::spec::{Connector, Spec};
 use crate::warehouse::{interrupt, migrate};
 
 /// How often a transaction is tried, each time with locks that are waited for a second.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What was long is not given up for a transaction of the service that is soon over.
+const PATIENT: &str = "set local lock_timeout to '30s'";
+
+/// Why a table is held meanwhile.
+const HELD: &str = "siltstone apply changes it";
 
 /// Makes the differences of the classes that are allowed. `say` is told each that was made. A table that
 /// cannot be changed is named, and the others are; the first failure is the answer then.
@@ -78,8 +86,8 @@ struct Work<'w> {
     connector: &'w Connector,
     table: &'w TablePlan,
     statements: Vec<&'w String>,
-    /// whether the service begins anew behind it
-    interrupts: bool,
+    /// whether they last as long as the table is large
+    long: bool,
     /// whether the table is as its file says behind it
     stamps: bool,
     noted: Noted<'w>,
@@ -89,6 +97,10 @@ struct Work<'w> {
 #[derive(Clone, Copy)]
 enum Noted<'w> {
     Nothing,
+    /// its changes are kept until we are through
+    Held,
+    /// we are through, or cannot come through
+    LetGo,
     /// it is new
     New,
     /// so, as far as the table is known
@@ -105,7 +117,8 @@ impl Making<'_> {
         if !steps.is_empty() {
             let long = steps.iter().any(|step| step.long);
             if long {
-                self.hold(connector, table).await?;
+                // so that the connector need not wait for it
+                self.note(connector, table, Noted::Held).await?;
             }
             let noted = match &table.record {
                 None => Noted::New,
@@ -113,12 +126,15 @@ impl Making<'_> {
                 Some(_) => Noted::Nothing,
             };
             let statements = steps.iter().flat_map(|step| &step.statements).collect();
-            let interrupts = !long;
-            let work = Work { connector, table, statements, interrupts, stamps: true, noted };
-            self.run(&work).await?;
-            if long {
-                self.interrupt(connector, table).await?;
+            let work = Work { connector, table, statements, long, stamps: true, noted };
+            let made = self.run(&work).await;
+            if made.is_err() && long {
+                // it goes on as it was, or stops for what its file asks
+                self.note(connector, table, Noted::LetGo).await.unwrap_or_else(|error| {
+                    tracing::warn!(table = name, "it stays held: {}", error.reason());
+                });
             }
+            made?;
             steps.iter().for_each(|step| (self.say)(&name, step));
         }
         if table.leaves.is_empty() || steps.len() < table.steps.len() {
@@ -129,22 +145,6 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Lets a table's changes be kept, so that the connector need not wait for it.
-    async fn hold(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
-        let remedy = apply_line(&table.steps);
-        let reason = "siltstone apply changes it";
-        let held = table.record.as_ref().is_none_or(TableRecord::is_held);
-        let noted = match held {
-            true => Noted::Nothing,
-            false => Noted::Then(Then::Stop { reason, remedy: &remedy, unread: false }),
-        };
-        self.note(connector, table, noted).await
-    }
-
-    async fn interrupt(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
-        self.note(connector, table, Noted::Nothing).await
-    }
-
     /// Notes something, and nothing else.
     async fn note(
         &mut self,
@@ -152,38 +152,46 @@ impl Making<'_> {
         table: &TablePlan,
         noted: Noted<'_>,
     ) -> Result<()> {
-        let (statements, stamps) = (Vec::new(), false);
-        self.run(&Work { connector, table, statements, interrupts: true, stamps, noted }).await
+        let (statements, long, stamps) = (Vec::new(), false, false);
+        self.run(&Work { connector, table, statements, long, stamps, noted }).await
     }
 
+    /// Makes leaves; the service begins anew with the last of them.
     async fn leaves(&mut self, connector: &Connector, table: &TablePlan) -> Result<()> {
         // one transaction must not hold the locks of hundreds of new leaves
         const LEAVES_AT_ONCE: usize = 50;
-        let failed = |error| Error::warehouse("making leaves", error);
-        for part in table.leaves.chunks(LEAVES_AT_ONCE) {
+        let mut parts = table.leaves.chunks(LEAVES_AT_ONCE).peekable();
+        while let Some(part) = parts.next() {
+            let last = parts.peek().is_none();
             let mut tries = 1;
-            loop {
-                let transaction = self.warehouse.transaction().await.map_err(failed)?;
-                transaction
-                    .batch_execute("set local lock_timeout to '1s'")
-                    .await
-                    .map_err(failed)?;
-                match create_leaves(&transaction, part).await {
-                    Ok(()) => {
-                        let days: Vec<i64> = part.iter().map(Leaf::first_day).collect();
-                        leaves::made(&transaction, &table.model.table, &days).await?;
-                        transaction.commit().await.map_err(failed)?;
-                        break;
-                    }
-                    // the service may make the same ones just now
-                    Err(error) if tries < TRIES && may_pass(error.code()) => tries += 1,
-                    Err(error) => return Err(error),
+            // the service may make the same ones just now
+            while let Err(error) = self.make_leaves(connector, table, (part, last)).await {
+                if tries == TRIES || error.kind() != Kind::Busy {
+                    return Err(error);
                 }
-                drop(transaction);
+                tries += 1;
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        self.interrupt(connector, table).await
+        Ok(())
+    }
+
+    async fn make_leaves(
+        &mut self,
+        connector: &Connector,
+        table: &TablePlan,
+        (part, last): (&[Leaf], bool),
+    ) -> Result<()> {
+        let failed = |error| Error::warehouse("making leaves", error);
+        let transaction = self.warehouse.transaction().await.map_err(failed)?;
+        transaction.batch_execute("set local lock_timeout to '1s'").await.map_err(failed)?;
+        if last {
+            interrupt(&transaction, &resource(connector)).await.map_err(failed)?;
+        }
+        create_leaves(&transaction, part).await?;
+        let days: Vec<i64> = part.iter().map(Leaf::first_day).collect();
+        leaves::made(&transaction, &table.model.table, &days).await?;
+        transaction.commit().await.map_err(failed)
     }
 
     /// What the stream has not told of a table must be known before it is told to.
@@ -212,7 +220,7 @@ impl Making<'_> {
             (self.say)(&format!("publication {}", wanted.name), &step);
         }
         match plan.tables.first() {
-            Some(table) => self.interrupt(connector, table).await,
+            Some(table) => self.note(connector, table, Noted::Nothing).await,
             None => Ok(()),
         }
     }
@@ -242,6 +250,10 @@ impl Making<'_> {
     }
 }
 
+fn resource(connector: &Connector) -> String {
+    format!("connector:{}", connector.name)
+}
+
 /// Whether the same may succeed in a moment.
 fn may_pass(code: Option<&SqlState>) -> bool {
     let passing =
@@ -263,17 +275,24 @@ impl Work<'_> {
             if depends { error.remedy(remedy) } else { error }
         };
         transaction.batch_execute("set local lock_timeout to '1s'").await.map_err(failed)?;
-        if self.interrupts {
-            let resource = format!("connector:{}", connector.name);
+        let resource = resource(connector);
+        if !self.long {
             interrupt(transaction, &resource).await.map_err(failed)?;
         }
         for statement in &self.statements {
             transaction.batch_execute(statement).await.map_err(failed)?;
         }
+        if self.long {
+            // the others flowed until now
+            transaction.batch_execute(PATIENT).await.map_err(failed)?;
+            interrupt(transaction, &resource).await.map_err(failed)?;
+        }
         self.write_down(transaction).await?;
         if !self.stamps {
             return Ok(());
         }
+        // also what an apply held that did not come to its end
+        turns::let_go(transaction, name, HELD).await?;
         let reads = Reads::of(connector);
         Then::MadeFor(Some(&table.model.digest())).note(transaction, &reads, name).await
     }
@@ -283,6 +302,11 @@ impl Work<'_> {
         let (name, reads) = (&table.model.table, Reads::of(connector));
         match (self.noted, table.record.as_ref()) {
             (Noted::Nothing, _) | (Noted::Read, None) => Ok(()),
+            (Noted::Held, _) => {
+                let remedy = format!("siltstone table resume {name}");
+                turns::hold(transaction, name, HELD, &remedy).await
+            }
+            (Noted::LetGo, _) => turns::let_go(transaction, name, HELD).await,
             (Noted::New, _) => {
                 let (connector_name, relation) = (&connector.name, &table.relation);
                 let schema_id = schemas::number(transaction, connector_name, relation).await?;
@@ -299,7 +323,11 @@ impl Work<'_> {
                 }
                 // whatever it was stopped for
                 let state = if remade { State::Snapshotting } else { State::Resyncing };
-                Then::OpenChunk(state).note(transaction, &reads, name).await
+                let then = match &table.raw {
+                    Some(raw) if table.gets_columns_alone() => Then::Rebuild(raw),
+                    _ => Then::OpenChunk(state),
+                };
+                then.note(transaction, &reads, name).await
             }
         }
     }

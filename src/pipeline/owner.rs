@@ -52,6 +52,10 @@ pub(super) async fn become_owner(
                         tracing::warn!(connector = name, "the owner is gone: taking over");
                     }
                     let fence = taken?;
+                    if matches!(claim, Claim::Again(held) if held + 1 != fence.epoch()) {
+                        // somebody told it to begin anew while it was about to
+                        setup.reread.notify_one();
+                    }
                     setup.epoch.store(fence.epoch(), Ordering::SeqCst);
                     return Ok(Some(fence));
                 }

@@ -17,7 +17,7 @@ use crate::journey::{Arrival, Batch, Before, Digests, Op, Target};
 use crate::merge::encode_batch;
 use crate::position::Order;
 use crate::progress::pending::{self, Kept};
-use crate::progress::schemas;
+use crate::progress::{dead_letters, schemas};
 use crate::spec::History;
 
 /// One pass over kept changes.
@@ -105,8 +105,13 @@ impl Pass<'_> {
             if kept.order.seq < self.floor && !kept.was_read() {
                 continue;
             }
-            if !self.fits(kept) {
+            // rows that were read overrule the stored ones, and are merged apart
+            let apart =
+                items.last().is_some_and(|item: &Item<'_>| item.kept.was_read() != kept.was_read());
+            if apart || !self.fits(kept) {
                 self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
+            }
+            if !self.fits(kept) {
                 self.fit(kept).await?;
             }
             if self.waits_for_delete(kept)? {
@@ -119,6 +124,11 @@ impl Pass<'_> {
             }
             let logs = self.sift.target.model.history.logs_events();
             let looked = self.sift.look(kept)?;
+            if let Some((digests, _)) = &looked
+                && kept.was_read()
+            {
+                self.supersede(kept, digests.new).await?;
+            }
             // what came to its former key since is not before it
             let own = |(digests, refused): (Digests, _)| match alone {
                 true => (digests.alone(), refused),
@@ -149,6 +159,25 @@ impl Pass<'_> {
         self.merge(items, next).await
     }
 
+    /// A row that was read takes the place of what waits of its key alone.
+    async fn supersede(&mut self, kept: &Kept, key: i64) -> Result<()> {
+        let target = &self.sift.target;
+        let waits_alone = |(_, digests): &Aside| {
+            let (new, old) = (digests.new == key, digests.old == key);
+            new == old
+        };
+        if !self.sift.held.has(key) || target.has_loose_key() || !self.aside.iter().all(waits_alone)
+        {
+            return Ok(());
+        }
+        let table = &target.model.table;
+        if dead_letters::supersede(self.sift.transaction, table, key, kept.order).await? {
+            self.sift.held.release(key);
+            self.aside.retain(|(_, digests)| digests.new != key);
+        }
+        Ok(())
+    }
+
     /// Sets aside a row that comes from another key, as long as the delete there was not applied.
     fn waits_for_delete(&mut self, kept: &Kept) -> Result<bool> {
         if kept.comes_from.is_none() || self.arrived.contains(&kept.place) {
@@ -164,7 +193,7 @@ impl Pass<'_> {
 
     /// Asks a human where the table loses more rows than it may, unless this was asked.
     async fn ask_about(&mut self, kept: &Kept) -> Result<()> {
-        if kept.order.seq <= self.answered || !kept.is_delete() {
+        if kept.order.seq <= self.answered || !kept.is_delete() || kept.was_read() {
             return Ok(());
         }
         let (shared, target) = (self.sift.shared, self.sift.target.clone());
@@ -301,6 +330,10 @@ impl Pass<'_> {
 /// Where the last transaction of a portion begins.
 fn last_begins(portion: &[Kept]) -> usize {
     let Some(last) = portion.last() else { return 0 };
+    // each row that was read stands by itself
+    if last.was_read() {
+        return portion.len();
+    }
     portion.iter().rposition(|kept| kept.mark.seq != last.mark.seq).map_or(0, |at| at + 1)
 }
 

@@ -4,142 +4,28 @@
 use std::sync::Arc;
 
 use super::adopt::made;
+use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::fit::suit;
-use super::follow::{apply_line, mirrored_step};
+use super::follow::mirrored_step;
+use super::recall::raw_of;
 use super::rights::leave_out_unowned;
 use super::tables::{Fed, Resolved, resolve};
 use crate::binding::bind;
-use crate::capture::publication::{self, Wanted};
-use crate::capture::{catalog, preflight, slot};
+use crate::capture::publication;
+use crate::capture::{catalog, preflight, ranges, slot};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
     differences, estimate_rows, extension_types,
 };
-use crate::names::TableName;
-use crate::postgres::{Endpoint, Session, Side, connect, quote};
+use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::leaves::wanted;
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{schemas, tables};
 use crate::relation::Relation;
 use crate::spec::{Connector, Model, Spec};
 use crate::warehouse::outstanding;
-
-/// A difference, for people.
-#[derive(Clone, Debug)]
-pub struct Difference {
-    /// What it is a difference of: a table, a publication, the control tables.
-    pub subject: String,
-    /// How many rows are there, as the planner knows.
-    pub rows: u64,
-    /// What mends it.
-    pub step: Step,
-}
-
-/// Every difference between files, warehouse and source.
-pub struct Plan {
-    /// the control migrations that are missing
-    pub(super) control: Vec<String>,
-    pub(super) connectors: Vec<ConnectorPlan>,
-    calendars: Vec<(TableName, Vec<String>)>,
-    /// What no statement of ours mends, and what only a start does.
-    pub notes: Vec<String>,
-}
-
-/// The differences of a connector.
-pub(super) struct ConnectorPlan {
-    pub(super) connector: Connector,
-    pub(super) tables: Vec<TablePlan>,
-    pub(super) publications: Vec<(Wanted, Vec<String>)>,
-    /// the tables that are fed, with what the stream has not told of them so far
-    pub(super) untold: Vec<(Arc<Model>, TableRecord)>,
-    /// the source's version
-    pub(super) version: i32,
-}
-
-/// The differences of a table.
-pub(super) struct TablePlan {
-    pub(super) model: Arc<Model>,
-    /// what its source is now
-    pub(super) relation: Relation,
-    /// what is noted of it; nothing of one that is new
-    pub(super) record: Option<TableRecord>,
-    /// what one that is new does first
-    pub(super) first: State,
-    pub(super) steps: Vec<Step>,
-    pub(super) leaves: Vec<Leaf>,
-    pub(super) rows: u64,
-}
-
-impl Plan {
-    /// The differences, in the order in which they are mended.
-    pub fn differences(&self) -> Vec<Difference> {
-        let mut all = Vec::new();
-        let mut add = |subject: String, rows: u64, step: Step| {
-            all.push(Difference { subject, rows, step });
-        };
-        self.control_steps().for_each(|(subject, step)| add(subject, 0, step));
-        for connector in &self.connectors {
-            for table in &connector.tables {
-                let (name, rows) = (table.model.table.to_string(), table.rows);
-                let steps = table.steps.iter().cloned().chain(table.leaf_step());
-                steps.for_each(|step| add(name.clone(), rows, step));
-            }
-            for (wanted, step) in connector.publication_steps() {
-                add(format!("publication {}", wanted.name), 0, step);
-            }
-        }
-        self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
-        all
-    }
-
-    pub(super) fn control_steps(&self) -> impl Iterator<Item = (String, Step)> {
-        self.control.iter().map(|name| {
-            let statements = vec![format!("-- sql/migrations/{name}.sql")];
-            let step = Step::new(format!("migration {name}"), statements, Lock::AccessExclusive);
-            ("audit".to_owned(), step)
-        })
-    }
-
-    pub(super) fn calendar_steps(&self) -> impl Iterator<Item = (String, Step)> {
-        self.calendars.iter().map(|(table, statements)| {
-            let what = "make and fill the calendar".to_owned();
-            (table.to_string(), Step::new(what, statements.clone(), Lock::None))
-        })
-    }
-
-    /// The command that makes all of them.
-    pub fn apply_line(&self) -> String {
-        apply_line(self.differences().iter().map(|difference| &difference.step))
-    }
-
-    /// Whether the control tables are to be made or changed first.
-    pub fn lacks_control_tables(&self) -> bool {
-        !self.control.is_empty()
-    }
-}
-
-impl ConnectorPlan {
-    pub(super) fn publication_steps(&self) -> impl Iterator<Item = (&Wanted, Step)> {
-        self.publications.iter().map(|(wanted, statements)| {
-            let what = format!("publish what {} takes", self.connector.name);
-            (wanted, Step::new(what, statements.clone(), Lock::ShareUpdateExclusive))
-        })
-    }
-}
-
-impl TablePlan {
-    pub(super) fn leaf_step(&self) -> Option<Step> {
-        let (first, last) = (self.leaves.first()?, self.leaves.last()?);
-        let what = match self.leaves.len() {
-            1 => format!("make the leaf {}", first.name),
-            many => format!("make {many} leaves, {} to {}", first.name, last.name),
-        };
-        let statements = self.leaves.iter().map(Leaf::statement).collect();
-        Some(Step::new(what, statements, Lock::ShareUpdateExclusive))
-    }
-}
 
 /// Looks for every difference.
 pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
@@ -290,7 +176,7 @@ impl Look<'_> {
         let steps = vec![step];
         let leaves = self.leaves(model, relation, true).await?;
         let (model, relation) = (model.clone(), relation.clone());
-        Ok(TablePlan { model, relation, record: None, first, steps, leaves, rows: 0 })
+        Ok(TablePlan { model, relation, record: None, first, steps, raw: None, leaves, rows: 0 })
     }
 
     fn make(&self, model: &Model, relation: &Relation) -> Step {
@@ -312,13 +198,18 @@ impl Look<'_> {
         if !standing.is_there() {
             let step = self.make(model, relation);
             steps.push(Step { reads: true, remakes: true, ..step });
-        } else if !model.mirrored && (!record.chunk_open || record.awaits_apply()) {
-            let shape = Arc::new(shape.unwrap_or(relation).clone());
-            let bound = bind(0, model, &shape, 0, true)
+        } else if !model.mirrored {
+            // one that is being read gets the shape that its source has now
+            let shape = shape.filter(|_| !record.chunk_open).unwrap_or(relation);
+            let bound = bind(0, model, &Arc::new(shape.clone()), 0, true)
                 .or_else(|_| bind(0, model, &Arc::new(relation.clone()), 0, true));
             let unfed = bound?.target.unfed();
-            steps = self.of_model(model, &standing, &unfed).await?;
-        } else if model.mirrored && record.awaits_apply() {
+            let reads = record.chunk_open || record.part_open;
+            let judged = if reads { standing.once_read(model, &unfed) } else { standing };
+            steps = self.of_model(model, &judged, &unfed).await?;
+            // its indexes come behind its rows
+            steps.retain(|step| !(reads && step.long && step.later));
+        } else if record.awaits_apply() {
             // any other one follows by itself
             let was = shape.unwrap_or(relation);
             match mirrored_step(model, standing.clone(), was, relation) {
@@ -326,7 +217,7 @@ impl Look<'_> {
                 // it takes another table
                 Err(_) => steps = self.of_model(model, &standing, &[]).await?,
             }
-        } else if model.mirrored {
+        } else {
             steps = self.of_model(model, &standing, &[]).await?;
             steps.retain(|step| step.later);
         }
@@ -345,6 +236,7 @@ impl Look<'_> {
             relation: relation.clone(),
             record: Some(record.clone()),
             first: State::Snapshotting,
+            raw: raw_of(&self.spec.models, model).map(|raw| raw.table.clone()),
             steps,
             leaves,
         })
@@ -379,18 +271,8 @@ impl Look<'_> {
         const LEAVES_AT_MOST: usize = 10_000;
         let Some(partition) = &model.partition else { return Vec::new() };
         let from = model.column(&partition.by).map_or("", |column| column.from.as_str());
-        let (by, table) = (quote::ident(from), quote::table(&relation.table));
-        let query = format!(
-            "select (min({by})::date - date '2000-01-01')::int8, \
-                    (max({by})::date - date '2000-01-01')::int8 from {table}"
-        );
-        let read = async {
-            let row = self.source.query_one(&query, &[]).await.ok()?;
-            let first: Option<i64> = row.try_get(0).ok()?;
-            let last: Option<i64> = row.try_get(1).ok()?;
-            Some((first?, last?))
-        };
-        let Some((first, last)) = read.await else { return Vec::new() };
+        let days = ranges::days(&**self.source, &relation.table, from).await;
+        let Some((first, last)) = days else { return Vec::new() };
         let (first, last) = (first.max(partition.range.0), last.min(partition.range.1));
         let starts = std::iter::successors(Some(first), |day| {
             Some(partition.every.next(partition.every.start(*day)))

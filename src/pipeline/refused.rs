@@ -26,6 +26,13 @@ const BYTES_AT_MOST: usize = 64 << 20;
 /// A chunk has fewer refused rows than this, so that each has a place of its own.
 const PLACES: i64 = 1 << 24;
 
+/// The place among the kept changes of the `nth` of a chunk's rows that go there: below those of its
+/// snapshot's commits, and of no other chunk. None where there are too many.
+pub(super) fn place(chunk: i64, nth: usize) -> Option<i64> {
+    let nth = i64::try_from(nth).ok().filter(|nth| *nth < PLACES)?;
+    Some(-1 - (chunk * PLACES + nth))
+}
+
 /// The refused rows of one chunk.
 pub(super) struct RefusedRows {
     point: Point,
@@ -50,8 +57,8 @@ impl RefusedRows {
         }
         let seq = Order::of_snapshot(self.point.as_of).seq;
         let mark = Mark { seq, committed_at: self.point.taken_at, xid: 0 };
-        let place = i64::try_from(self.rows.len()).unwrap_or(PLACES);
-        let order = Order { seq, ord: -1 - (self.chunk * PLACES + place) };
+        let place = place(self.chunk, self.rows.len());
+        let order = Order { seq, ord: place.unwrap_or_default() };
         let relation = target.relation.clone();
         let (op, new) = (Op::Read, Some(row));
         let event =
@@ -59,7 +66,7 @@ impl RefusedRows {
         let Some(refused) = refusal(target, &event) else { return Ok(false) };
         let message = insert_message(target.relation.oid, row)?;
         self.bytes += message.len();
-        if self.rows.len() >= self.at_most || self.bytes > BYTES_AT_MOST || place >= PLACES {
+        if self.rows.len() >= self.at_most || self.bytes > BYTES_AT_MOST || place.is_none() {
             return Err(self.too_many(target, &refused.reason));
         }
         let schema_id = target.schema_id;

@@ -136,13 +136,7 @@ impl Router {
             }
             arriving.asked = true;
             arriving.since.retain(|(_, piece)| *piece > done);
-            asked.push(CaughtUp {
-                target: route.target.clone(),
-                floor: route.floor,
-                held: HeldKeys::default(),
-                arriving: HeldKeys::default(),
-                not_before: Positions::default(),
-            });
+            asked.push(CaughtUp::at(route.target.clone(), route.floor));
         }
         asked
     }
@@ -162,13 +156,7 @@ impl Router {
         let held = self.routes.iter().filter(|route| route.flow == Flow::Hold);
         let drained = held.filter_map(|route| {
             let not_before = may(&route.target.model.table)?;
-            Some(CaughtUp {
-                target: route.target.clone(),
-                floor: route.floor,
-                held: HeldKeys::default(),
-                arriving: HeldKeys::default(),
-                not_before,
-            })
+            Some(CaughtUp { not_before, ..CaughtUp::at(route.target.clone(), route.floor) })
         });
         drained.collect()
     }

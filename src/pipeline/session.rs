@@ -14,7 +14,6 @@ use super::cutting::Job;
 use super::folding::Folding;
 use super::follow::leaves_ahead;
 use super::gate::{Gate, Reach};
-use super::held::HeldKeys;
 use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
@@ -172,7 +171,7 @@ fn show(shared: &Shared, planned: &[Planned], left_out: &[LeftOut]) {
             record.reason.as_deref(),
             record.remedy.as_deref(),
         );
-        if record.chunk_open {
+        if record.chunk_open || record.part_open {
             board.rows_read(name, 0, table.source.estimated_rows);
         }
         if record.state == State::Stopped {
@@ -366,17 +365,12 @@ fn announce_caught_up(planned: &[Planned], end: &Positions, caught_up: &mpsc::Se
         .iter()
         .filter(|table| table.record.state == State::CatchingUp && !table.record.chunk_open);
     for table in catching_up {
-        let ready = CaughtUp {
-            target: table.target.clone(),
-            floor: table.record.floor,
-            held: HeldKeys::default(),
-            arriving: HeldKeys::default(),
-            // only a table that is sifted has a reason
-            not_before: match table.record.reason {
-                Some(_) => end.clone(),
-                None => Positions::default(),
-            },
-        };
+        let mut ready = CaughtUp::at(table.target.clone(), table.record.floor);
+        ready.joins = table.record.joins;
+        // only a table that is sifted has a reason
+        if table.record.reason.is_some() {
+            ready.not_before = end.clone();
+        }
         // room for every table is made below if there are more than the queue holds
         let sender = caught_up.clone();
         tokio::spawn(async move { drop(sender.send(ready).await) });

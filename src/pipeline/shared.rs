@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::confirm::Lately;
 use super::core::{Basis, Core, Reads};
-pub(super) use super::core::{CaughtUp, Then, writer};
+pub(super) use super::core::{CaughtUp, writer};
 use super::ladder::Step;
 use crate::capture::preflight::Source;
 use crate::capture::spool::Quota;

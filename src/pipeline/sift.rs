@@ -16,7 +16,7 @@ use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Window, digests, key_document, refusal, text_of};
 use crate::journey::{Applied, Digests, Flow, Op, Refused, Route, Target};
-use crate::merge::{Apply, Checks, encode_batch};
+use crate::merge::{Apply, Checks, Overrules, encode_batch};
 use crate::position::{Lsn, Order};
 use crate::progress::dead_letters::{self, DeadLetter};
 use crate::progress::pending::Kept;
@@ -282,7 +282,8 @@ impl Sift<'_> {
             match self.decoder.decode(&kept.message)? {
                 Decoded::Change(mut event) => {
                     if kept.was_read() {
-                        (event.op, event.order.ord) = (Op::Read, 0);
+                        event.order.ord = 0;
+                        event.op = if event.op == Op::Create { Op::Read } else { event.op };
                     }
                     window.push(&route, &event, &kept.message)?;
                 }
@@ -298,7 +299,10 @@ impl Sift<'_> {
             window.commit(0);
         }
         let name = items.last().map_or(String::new(), |item| name_of(item.kept));
-        let piece = encode_batch(window.close((Vec::new(), name), 0))?;
+        let mut piece = encode_batch(window.close((Vec::new(), name), 0))?;
+        if items.iter().all(|item| item.kept.was_read()) {
+            piece.overrules = Overrules::AllForRead;
+        }
         let today = self.shared.setup.clock.now_postgres().div_euclid(DAY);
         let days = piece.tables.iter().map(|table| (table.target.model.clone(), table.days(today)));
         let wanted: Vec<_> = days.collect();

@@ -120,7 +120,7 @@ impl Shared {
 pub(super) async fn refuse_other(shared: &Shared, planned: &[Planned]) -> Result<()> {
     let connector = shared.connector();
     let Some(standby) = &connector.snapshot.standby else { return Ok(()) };
-    if !planned.iter().any(|table| table.record.chunk_open) {
+    if !planned.iter().any(|table| table.record.chunk_open || table.record.part_open) {
         return Ok(());
     }
     match standby::inspect(standby, &connector.endpoint).await {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::adopt::made;
 use super::fit::suit;
 use super::follow::{follow_file, follow_source, goes_by_file, missed, stop};
-use super::shared::{Shared, Then};
+use super::note::Then;
+use super::shared::Shared;
 use crate::binding::bind;
 use crate::capture::catalog::SourceTable;
 use crate::capture::publication::{Wanted, column_list};
@@ -15,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Standing, define};
 use crate::names::TableName;
+use crate::position::Lsn;
 use crate::postgres::{Session, quote};
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{schemas, tables};
@@ -343,6 +345,8 @@ async fn fresh(
         floor: 0,
         schema_id: Some(schema_id),
         chunk_open: shared.connector().snapshot.initial,
+        part_open: false,
+        joins: Lsn(0),
         was_read: !shared.connector().snapshot.initial,
         made_for: None,
     };

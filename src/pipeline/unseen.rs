@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::shared::{Shared, Then};
+use super::note::Then;
+use super::shared::Shared;
 use super::tables::Planned;
 use crate::capture::{LogEnd, catalog};
 use crate::error::Result;

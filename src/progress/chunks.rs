@@ -35,6 +35,12 @@ pub struct Chunk {
     pub fresh: bool,
     /// Whether a first reading broke off, whose rows are still there.
     pub empties: bool,
+    /// What its rows meet, over the source's columns; none for all of the table or range.
+    pub condition: Option<String>,
+    /// The raw table whose events are taken in the place of the source's rows.
+    pub origin: Option<TableName>,
+    /// The request that asked for it, if it is answered when they are in.
+    pub request: Option<i64>,
 }
 
 /// The chunks of a connector's tables that are to be read, in the order of their ranges.
@@ -42,13 +48,15 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Ch
     let failed = |error| Error::warehouse("reading what is to be read", error);
     let rows = client
         .query(
-            "select id, table_name, key_column, lower, upper, schema_id, fresh, empties
+            "select id, table_name, key_column, lower, upper, schema_id, fresh, empties, condition,
+                    origin, request
                from audit.snapshot_chunks
               where connector = $1 and state in ('waiting', 'open') order by id",
             &[&connector],
         )
         .await
         .map_err(failed)?;
+    let origin = |name: Option<String>| name.and_then(|name| name.parse().ok());
     let chunk = |row: &tokio_postgres::Row| -> Result<Chunk> {
         let name: String = row.try_get(1).map_err(failed)?;
         let column: Option<String> = row.try_get(2).map_err(failed)?;
@@ -62,6 +70,9 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Ch
             schema_id: row.try_get(5).map_err(failed)?,
             fresh: row.try_get(6).map_err(failed)?,
             empties: row.try_get(7).map_err(failed)?,
+            condition: row.try_get(8).map_err(failed)?,
+            origin: origin(row.try_get(9).map_err(failed)?),
+            request: row.try_get(10).map_err(failed)?,
         })
     };
     rows.iter().map(chunk).collect()
@@ -93,19 +104,7 @@ pub async fn open_table(
 pub async fn ask_for_reading(transaction: &Transaction<'_>, table: &TableName) -> Result<()> {
     let failed = |error| Error::warehouse(format!("noting that {table} is to be read"), error);
     let name = table.to_string();
-    lock(transaction, &name).await?;
-    let row = transaction
-        .query_one(
-            "with gone as (delete from audit.snapshot_chunks
-                            where table_name = $1 and state <> 'done'
-                        returning fresh, empties or (fresh and state = 'loaded') as empties)
-             select coalesce(bool_or(fresh), false), coalesce(bool_or(empties), false) from gone",
-            &[&name],
-        )
-        .await
-        .map_err(failed)?;
-    let fresh: bool = row.try_get(0).map_err(failed)?;
-    let empties: bool = row.try_get(1).map_err(failed)?;
+    let (fresh, empties) = withdraw(transaction, &name).await?;
     transaction
         .execute(
             "insert into audit.snapshot_chunks
@@ -119,8 +118,30 @@ pub async fn ask_for_reading(transaction: &Transaction<'_>, table: &TableName) -
     Ok(())
 }
 
+/// Takes back what is yet to be read of a table. Returns whether those were its first rows, and whether
+/// some of them are in.
+pub(super) async fn withdraw(transaction: &Transaction<'_>, name: &str) -> Result<(bool, bool)> {
+    let failed = |error| Error::warehouse(format!("noting what is not read of {name}"), error);
+    lock(transaction, name).await?;
+    let row = transaction
+        .query_one(
+            "with gone as (delete from audit.snapshot_chunks
+                            where table_name = $1 and state <> 'done'
+                        returning fresh, empties or (fresh and state = 'loaded') as empties, request),
+                  told as (update audit.requests r
+                              set state = 'failed', answered_at = now(),
+                                  answer = 'all of ' || $1 || ' is read again before it was done'
+                             from gone where r.id = gone.request and r.state = 'taken')
+             select coalesce(bool_or(fresh), false), coalesce(bool_or(empties), false) from gone",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
+    Ok((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?))
+}
+
 /// Whoever changes a table's chunks holds its row: two that are the last ones see each other.
-async fn lock(transaction: &Transaction<'_>, name: &str) -> Result<()> {
+pub(super) async fn lock(transaction: &Transaction<'_>, name: &str) -> Result<()> {
     transaction
         .execute("select from audit.tables where table_name = $1 for update", &[&name])
         .await

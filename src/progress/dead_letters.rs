@@ -9,6 +9,7 @@ use super::pending::Kept;
 use crate::error::{Error, Result};
 use crate::journey::{Digests, Letter};
 use crate::names::TableName;
+use crate::position::Order;
 
 /// A change that a table refuses.
 pub struct DeadLetter<'k> {
@@ -127,6 +128,61 @@ pub async fn keys(transaction: &Transaction<'_>, table: &TableName) -> Result<Ve
         .await
         .map_err(|error| Error::warehouse("reading the keys of dead letters", error))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Settles what waits of a key, where all of it is older than `order` and of no other key: a row that was
+/// read there takes its place. Whether nothing of the key waits any more.
+pub async fn supersede(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    key: i64,
+    order: Order,
+) -> Result<bool> {
+    let failed = |error| Error::warehouse("settling what a row that was read replaces", error);
+    let name = table.to_string();
+    let row = transaction
+        .query_one(
+            "select coalesce(bool_and(key_hash = $2 and old_key_hash = $2 and (seq, ord) < ($3, $4)), true)
+               from (select key_hash, old_key_hash, seq, ord from audit.dead_letters
+                      where table_name = $1 and state = 'open'
+                     union all
+                     select key_hash, old_key_hash, seq, ord from audit.pending
+                      where table_name = $1 and waits) w
+              where $2 in (key_hash, old_key_hash)",
+            &[&name, &key, &order.seq, &order.ord],
+        )
+        .await
+        .map_err(failed)?;
+    if !row.try_get(0).map_err(failed)? {
+        return Ok(false);
+    }
+    for statement in [
+        "update audit.dead_letters set state = 'read', changed_at = now()
+          where table_name = $1 and state = 'open' and key_hash = $2",
+        "delete from audit.pending where table_name = $1 and waits and key_hash = $2",
+    ] {
+        transaction.execute(statement, &[&name, &key]).await.map_err(failed)?;
+    }
+    Ok(true)
+}
+
+/// Whether a table has open dead letters, and the places of those that were dropped for good.
+pub async fn settled(client: &impl GenericClient, table: &TableName) -> Result<(bool, Vec<Order>)> {
+    let failed = |error| Error::warehouse(format!("reading the dead letters of {table}"), error);
+    let query = "select state = 'open', seq, ord from audit.dead_letters
+                  where table_name = $1 and state in ('open', 'dropped')";
+    let rows = client.query(query, &[&table.to_string()]).await.map_err(failed)?;
+    let (mut open, mut dropped) = (false, Vec::new());
+    for row in rows {
+        match row.try_get(0).map_err(failed)? {
+            true => open = true,
+            false => dropped.push(Order {
+                seq: row.try_get(1).map_err(failed)?,
+                ord: row.try_get(2).map_err(failed)?,
+            }),
+        }
+    }
+    Ok((open, dropped))
 }
 
 /// What becomes of dead letters that an operator has looked at.

@@ -20,12 +20,14 @@ pub mod leaves;
 pub mod listed;
 pub mod masks;
 pub mod partitions;
+pub mod parts;
 pub mod pending;
 pub mod poison;
 pub mod requests;
 pub mod schemas;
 mod store;
 pub mod tables;
+pub mod turns;
 pub mod waiting;
 pub mod wanted;
 

@@ -60,17 +60,18 @@ pub async fn begin(
     Ok(Stored { position, number, memory, system_id: system_id.to_owned() })
 }
 
-/// Sets an offset that was lost.
+/// Sets an offset that was lost, and the topic by its id.
 pub async fn set(
     transaction: &Transaction<'_>,
     connector: &str,
     partition: &str,
-    position: i64,
+    to: &Stored,
 ) -> Result<()> {
-    let statement = "update audit.progress set position = $3, moved_at = now() \
+    let statement = "update audit.progress \
+                     set position = $3, system_id = $4, moved_at = now() \
                      where connector = $1 and partition = $2";
     transaction
-        .execute(statement, &[&connector, &partition, &position])
+        .execute(statement, &[&connector, &partition, &to.position, &to.system_id])
         .await
         .map_err(|error| Error::warehouse("storing an offset", error))?;
     Ok(())

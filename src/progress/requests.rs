@@ -15,6 +15,10 @@ pub enum Verb {
     Resume,
     /// A table, or every table, is read again.
     Resync,
+    /// The rows of a table that meet a condition are read again.
+    ResyncWhere,
+    /// A table is rebuilt from the raw table of its source table.
+    Rebuild,
     /// A table's dead letters, or one of them, are tried again.
     Replay,
     /// A table's dead letters, or one of them, are left out for good.
@@ -30,10 +34,12 @@ pub enum Verb {
 }
 
 /// Every verb and its word in `audit.requests`.
-const VERBS: [(Verb, &str); 9] = [
+const VERBS: [(Verb, &str); 11] = [
     (Verb::Pause, "pause"),
     (Verb::Resume, "resume"),
     (Verb::Resync, "resync"),
+    (Verb::ResyncWhere, "resync where"),
+    (Verb::Rebuild, "resync from raw"),
     (Verb::Replay, "replay"),
     (Verb::Drop, "drop"),
     (Verb::PauseConnector, "pause connector"),
@@ -63,8 +69,47 @@ pub struct Request {
     pub verb: Verb,
     /// The table; none for all of the connector's.
     pub table: Option<TableName>,
-    /// The dead letter; none for all of the table's.
-    pub letter: Option<i64>,
+    /// What it is about beside the table, as in [`Argument`].
+    pub argument: Option<String>,
+}
+
+/// What a request is about beside its table.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Argument<'a> {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A dead letter.
+    Letter(i64),
+    /// A condition over the source's columns.
+    Condition(&'a str),
+}
+
+impl Argument<'_> {
+    fn text(self) -> Option<String> {
+        match self {
+            Argument::Nothing => None,
+            Argument::Letter(id) => Some(id.to_string()),
+            Argument::Condition(condition) => Some(condition.to_owned()),
+        }
+    }
+}
+
+impl Request {
+    /// The dead letter it is about; none for all of the table's.
+    pub fn letter(&self) -> Option<i64> {
+        self.argument.as_deref()?.parse().ok()
+    }
+
+    /// Whether it says what its verb needs.
+    fn is_whole(&self) -> bool {
+        match self.verb {
+            Verb::Replay | Verb::Drop => self.argument.is_none() || self.letter().is_some(),
+            Verb::ResyncWhere => self.table.is_some() && self.argument.is_some(),
+            Verb::Rebuild => self.table.is_some(),
+            _ => true,
+        }
+    }
 }
 
 /// A span of time in which dead letters were noticed first.
@@ -81,8 +126,8 @@ pub struct Span {
 pub struct About<'r> {
     /// The table; none for all of the connector's.
     pub table: Option<&'r TableName>,
-    /// The dead letter; none for all of the table's.
-    pub letter: Option<i64>,
+    /// What beside it.
+    pub argument: Argument<'r>,
     /// When the dead letters were noticed.
     pub span: Span,
 }
@@ -104,7 +149,7 @@ pub async fn ask(
                 &verb.word(),
                 &connector,
                 &about.table.map(ToString::to_string),
-                &about.letter.map(|letter| letter.to_string()),
+                &about.argument.text(),
                 &about.span.since,
                 &about.span.until,
             ],
@@ -129,14 +174,14 @@ pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Re
     for row in rows {
         let (id, verb): (i64, String) = (row.get(0), row.get(1));
         let table: Option<String> = row.get(2);
-        let argument: Option<String> = row.get(3);
         let table = table.map(|table| table.parse()).transpose();
-        let letter = argument.map(|letter| letter.parse()).transpose();
-        match (Verb::of(&verb), table, letter) {
-            (Some(verb), Ok(table), Ok(letter)) => {
-                requests.push(Request { id, verb, table, letter });
-            }
-            _ => answer(client, id, false, "this version does not know the request").await?,
+        let request = match (Verb::of(&verb), table) {
+            (Some(verb), Ok(table)) => Some(Request { id, verb, table, argument: row.get(3) }),
+            _ => None,
+        };
+        match request.filter(Request::is_whole) {
+            Some(request) => requests.push(request),
+            None => answer(client, id, false, "this version does not know the request").await?,
         }
     }
     Ok(requests)
@@ -168,12 +213,21 @@ pub async fn answer(client: &impl GenericClient, id: i64, done: bool, text: &str
     Ok(())
 }
 
+/// Takes a request that is answered when it is done.
+pub async fn take(client: &impl GenericClient, id: i64) -> Result<()> {
+    client
+        .execute("update audit.requests set state = 'taken' where id = $1", &[&id])
+        .await
+        .map_err(|error| Error::warehouse("taking a request", error))?;
+    Ok(())
+}
+
 /// A request's answer, once there is one: whether it was done, and what was said.
 pub async fn answered(client: &impl GenericClient, id: i64) -> Result<Option<(bool, String)>> {
     let row = client
         .query_opt(
             "select state = 'done', coalesce(answer, '') from audit.requests
-              where id = $1 and state <> 'open'",
+              where id = $1 and state in ('done', 'failed')",
             &[&id],
         )
         .await

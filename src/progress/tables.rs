@@ -68,6 +68,10 @@ pub struct TableRecord {
     pub schema_id: Option<i32>,
     /// Whether its rows are yet to be read.
     pub chunk_open: bool,
+    /// Whether a part of its rows is yet to be read again, or raw is to be read in the source's place.
+    pub part_open: bool,
+    /// Its kept changes are applied when the stream has come so far.
+    pub joins: Lsn,
     /// Whether they were read before, or are not to be.
     pub was_read: bool,
     /// The digest of the file by which `siltstone apply` changed it last, until the service has seen it.
@@ -116,11 +120,20 @@ async fn read_some(
         .query(
             "select t.table_name, t.state, t.reason, t.remedy, t.floor_seq, t.schema_id,
                     exists (select from audit.snapshot_chunks c
-                             where c.table_name = t.table_name and c.state in ('waiting', 'open')),
+                             where c.table_name = t.table_name and c.state in ('waiting', 'open')
+                               and coalesce(to_jsonb(c) ->> 'condition', to_jsonb(c) ->> 'origin')
+                                   is null),
                     coalesce((select bool_or(c.state = 'done' and c.as_of is not null)
                                 from audit.snapshot_chunks c where c.table_name = t.table_name),
                              true),
-                    t.source_table, to_jsonb(t) ->> 'made_for'
+                    t.source_table, to_jsonb(t) ->> 'made_for',
+                    exists (select from audit.snapshot_chunks c
+                             where c.table_name = t.table_name and c.state = 'open'
+                               and coalesce(to_jsonb(c) ->> 'condition', to_jsonb(c) ->> 'origin')
+                                   is not null),
+                    coalesce((select max(c.as_of) from audit.snapshot_chunks c
+                               where c.table_name = t.table_name and c.state = 'done'
+                                 and to_jsonb(c) ->> 'condition' is not null), 0)
                from audit.tables t
               where t.connector = $1 and ($2::text is null or t.table_name = $2)",
             &[&connector, &only.map(TableName::to_string)],
@@ -144,6 +157,8 @@ async fn read_some(
             chunk_open: row.try_get(6).map_err(failed)?,
             was_read: row.try_get(7).map_err(failed)?,
             made_for: row.try_get(9).map_err(failed)?,
+            part_open: row.try_get(10).map_err(failed)?,
+            joins: Lsn::from_i64(row.try_get(11).map_err(failed)?),
         });
     }
     Ok(records)
@@ -208,15 +223,18 @@ pub async fn set_made_for(
 }
 
 /// Lets a table apply its changes from the kept ones, so that what it refuses can be set aside; false
-/// where its rows are still to be read.
+/// where its rows are still to be read. One of which a part is to be read does that anyway, behind it.
 pub async fn sift(transaction: &Transaction<'_>, table: &TableName, reason: &str) -> Result<bool> {
     let updated = transaction
         .execute(
-            "update audit.tables t
-                set state = 'catching_up', reason = $2, remedy = null, changed_at = now()
+            "with open as (select coalesce(condition, origin) as part from audit.snapshot_chunks
+                            where table_name = $1 and state in ('waiting', 'open'))
+             update audit.tables t
+                set state = case when exists (select from open) then t.state else 'catching_up' end,
+                    reason = case when exists (select from open) then t.reason else $2 end,
+                    remedy = null, changed_at = now()
               where t.table_name = $1
-                and not exists (select from audit.snapshot_chunks c
-                                 where c.table_name = $1 and c.state in ('waiting', 'open'))",
+                and not exists (select from open where part is null)",
             &[&table.to_string(), &reason],
         )
         .await

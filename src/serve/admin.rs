@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -28,10 +30,25 @@ use crate::names::TableName;
 /// What will be there.
 pub type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
+/// What is asked beside a verb and a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing.
+    Nothing,
+    /// A condition over the source's columns.
+    Condition(String),
+}
+
 /// What the server needs of the warehouse.
 pub trait Books: Send + Sync {
-    /// Writes a request down: the verb, the connector, the table. Returns its number.
-    fn ask(&self, verb: String, connector: String, table: Option<TableName>) -> Later<i64>;
+    /// Writes a request down: the verb, the connector, the table, what is asked beside. Returns its number.
+    fn ask(
+        &self,
+        verb: String,
+        connector: String,
+        table: Option<TableName>,
+        argument: Asked,
+    ) -> Later<i64>;
 
     /// Writes down what is asked for dead letters; the numbers of the requests, none where none is meant.
     fn settle(&self, verb: String, letters: Letters) -> Later<Vec<i64>>;
@@ -219,7 +236,29 @@ fn unknown_table(name: &str) -> Response {
     failure(StatusCode::NOT_FOUND, &message, Some("see /tables"))
 }
 
-async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>) -> Response {
+/// What a table is to be resynced by.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resync {
+    r#where: Option<String>,
+    #[serde(default)]
+    from: From,
+}
+
+/// What a table is read from.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum From {
+    #[default]
+    Source,
+    Raw,
+}
+
+async fn ask(
+    State(app): State<App>,
+    Path((name, verb)): Path<(String, String)>,
+    body: Bytes,
+) -> Response {
     if !matches!(verb.as_str(), "pause" | "resume" | "resync") {
         let message = format!("{verb} is no verb of a table: pause, resume, resync");
         return failure(StatusCode::NOT_FOUND, &message, None);
@@ -230,7 +269,26 @@ async fn ask(State(app): State<App>, Path((name, verb)): Path<(String, String)>)
         Some((view.name.clone(), table.clone()))
     });
     let Some((connector, table)) = found else { return unknown_table(&name) };
-    write_down(&app, verb, connector, Some(table)).await
+    let resync: Resync = match verb.as_str() {
+        "resync" if !body.trim_ascii().is_empty() => match serde_json::from_slice(&body) {
+            Ok(resync) => resync,
+            Err(_) => {
+                let message = "the body is no JSON object as the document names it";
+                return failure(StatusCode::BAD_REQUEST, message, Some("see /openapi.json"));
+            }
+        },
+        _ => Resync::default(),
+    };
+    let (verb, argument) = match (resync.r#where, resync.from) {
+        (Some(_), From::Raw) => {
+            let message = "a table is rebuilt from raw as a whole: `where` is for the source";
+            return failure(StatusCode::BAD_REQUEST, message, Some("leave one of the two out"));
+        }
+        (Some(condition), From::Source) => ("resync where".to_owned(), Asked::Condition(condition)),
+        (None, From::Raw) => ("resync from raw".to_owned(), Asked::Nothing),
+        (None, From::Source) => (verb, Asked::Nothing),
+    };
+    write_down(&app, verb, connector, Some(table), argument).await
 }
 
 /// Compares a table with its source, and answers when that is done.
@@ -256,9 +314,13 @@ pub(super) async fn write_down(
     verb: String,
     connector: String,
     table: Option<TableName>,
+    argument: Asked,
 ) -> Response {
-    match app.books.ask(verb, connector, table).await {
+    match app.books.ask(verb, connector, table, argument).await {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "request": id }))).into_response(),
+        Err(error) if error.kind() == Kind::Usage => {
+            failure(StatusCode::BAD_REQUEST, &error.reason(), error.remedy_text())
+        }
         Err(error) => no_answer(&error),
     }
 }

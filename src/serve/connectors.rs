@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::{App, failure, write_down};
+use super::admin::{App, Asked, failure, write_down};
 use super::status;
 use super::view::Phase;
 
@@ -59,14 +59,14 @@ pub(super) async fn ask_connector(
     if !knows(&app, &name) {
         return unknown_connector(&name);
     }
-    write_down(&app, format!("{verb} connector"), name, None).await
+    write_down(&app, format!("{verb} connector"), name, None, Asked::Nothing).await
 }
 
 pub(super) async fn restart(State(app): State<App>, Path(name): Path<String>) -> Response {
     if !knows(&app, &name) {
         return unknown_connector(&name);
     }
-    write_down(&app, "restart connector".to_owned(), name, None).await
+    write_down(&app, "restart connector".to_owned(), name, None, Asked::Nothing).await
 }
 
 fn knows(app: &App, name: &str) -> bool {
@@ -100,7 +100,7 @@ pub(super) async fn forget_offsets(State(app): State<App>, Path(name): Path<Stri
         let message = format!("{name} is {}, not stopped", view.phase.word());
         return failure(StatusCode::BAD_REQUEST, &message, Some(&remedy));
     }
-    write_down(&app, "resync".to_owned(), name, None).await
+    write_down(&app, "resync".to_owned(), name, None, Asked::Nothing).await
 }
 
 pub(super) async fn keep_offsets(State(app): State<App>, Path(name): Path<String>) -> Response {

@@ -13,7 +13,7 @@ mod metrics;
 mod status;
 mod view;
 
-pub use admin::{Books, Later, start};
+pub use admin::{Asked, Books, Later, start};
 pub use auth::Tokens;
 pub use board::{Board, ConnectorBoard};
 pub use health::{Readiness, readiness};

@@ -142,8 +142,6 @@ pub enum OffsetLost {
     Stop,
     /// It goes on with the first record that is there.
     Earliest,
-    /// The same, and rows that were not told again are taken out.
-    Resync,
 }
 
 #[derive(Deserialize)]
@@ -289,11 +287,18 @@ fn start(file: &File<'_>, raw: &RawKafka) -> Result<StartAt> {
 
 fn offset_lost(file: &File<'_>, raw: &RawKafka) -> Result<OffsetLost> {
     let choices = ["stop", "earliest", "resync"];
-    Ok(match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
-        "earliest" => OffsetLost::Earliest,
-        "resync" => OffsetLost::Resync,
-        _ => OffsetLost::Stop,
-    })
+    match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
+        "earliest" => Ok(OffsetLost::Earliest),
+        "resync" => {
+            let remedy = "write stop, or earliest and let Debezium read the tables again";
+            Err(file.refuse(
+                "offset_lost",
+                "this version does not read topics' tables by itself yet",
+                remedy,
+            ))
+        }
+        _ => Ok(OffsetLost::Stop),
+    }
 }
 
 fn properties(file: &File<'_>, raw: &BTreeMap<String, Given>) -> Result<BTreeMap<String, Secret>> {

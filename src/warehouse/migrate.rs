@@ -9,14 +9,15 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 7] = [
+const MIGRATIONS: [(i32, &str, &str); 8] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
     (4, "connectors", include_str!("../../sql/migrations/0004_connectors.sql")),
     (5, "questions", include_str!("../../sql/migrations/0005_questions.sql")),
     (6, "apply", include_str!("../../sql/migrations/0006_apply.sql")),
-    (7, "topics", include_str!("../../sql/migrations/0007_topics.sql")),
+    (7, "resync", include_str!("../../sql/migrations/0007_resync.sql")),
+    (8, "topics", include_str!("../../sql/migrations/0008_topics.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -200,9 +200,15 @@ impl Site {
         command
     }
 
-    /// Starts the real binary.
+    /// Starts the real binary. What it logs is kept in the folder that `SILTSTONE_TEST_LOGS` names, if any.
     pub fn spawn(&self, arguments: &[&str]) -> Child {
-        self.command(arguments).spawn().unwrap()
+        let mut command = self.command(arguments);
+        if let Some(folder) = env().get("SILTSTONE_TEST_LOGS") {
+            let path = format!("{folder}/{}.{}", self.name, std::process::id());
+            let log = std::fs::File::options().create(true).append(true).open(path).unwrap();
+            command.stderr(Stdio::from(log)).env("RUST_LOG", "siltstone=debug");
+        }
+        command.spawn().unwrap()
     }
 
     /// Runs statements at the source, as one transaction unless they say otherwise.
@@ -239,7 +245,8 @@ impl Site {
 
     /// Waits until a query at the warehouse answers `true`.
     pub async fn until(&self, what: &str, query: &str) {
-        for _ in 0..600 {
+        // far longer than a loaded machine takes: no test is about how long
+        for _ in 0..6_000 {
             // the tables it asks for may be yet to come
             if let Ok(answer) = self.warehouse.simple_query(query).await
                 && rows_of(answer) == ["t"]
@@ -249,7 +256,7 @@ impl Site {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         let tables = self.at_warehouse("select t from audit.tables t").await;
-        panic!("{what}: not within 30 s; tables: {tables:#?}");
+        panic!("{what}: not within five minutes; tables: {tables:#?}");
     }
 
     /// A table's state, reason and remedy.

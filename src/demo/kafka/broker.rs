@@ -114,6 +114,11 @@ impl Broker {
         self.jvm.folder().join("data")
     }
 
+    /// A process of which the broker's is a child, to measure both; none where it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.jvm.pid()
+    }
+
     /// Where everything that it writes is kept while it lives.
     pub fn log_file(&self) -> PathBuf {
         self.jvm.log_file()

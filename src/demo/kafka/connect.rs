@@ -143,6 +143,11 @@ impl Connect {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// A process of which the worker's is a child, to measure both; none where it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.jvm.pid()
+    }
+
     /// Where everything that it writes is kept while it lives.
     pub fn log_file(&self) -> PathBuf {
         self.jvm.log_file()

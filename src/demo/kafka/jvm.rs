@@ -158,6 +158,11 @@ impl Jvm {
         self.server.as_mut().is_some_and(|server| !server.ended())
     }
 
+    /// The process above its own, whose only other child it is; none where it does not run.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::pid)
+    }
+
     /// Its folder: the log, the data, the plugins.
     pub(super) fn folder(&self) -> &Path {
         &self.folder

@@ -199,7 +199,8 @@ impl Control {
         let (mut done, mut answers) = (true, Vec::new());
         for record in records.iter().filter(meant) {
             let (carried_out, answer) = match request.verb {
-                Verb::Resync => (false, cannot_read(&record.table)),
+                Verb::Resync | Verb::ResyncWhere => (false, cannot_read(&record.table)),
+                Verb::Rebuild => (false, cannot_rebuild(&record.table)),
                 verb => asked::hold_or_let_go(&transaction, verb, record).await?,
             };
             done &= carried_out;
@@ -217,6 +218,15 @@ impl Control {
         tracing::info!(done, "{answer}");
         Ok(done)
     }
+}
+
+/// What raw keeps of topics is every delivery, in the order in which it came: late and doubled ones would have
+/// to be told apart anew.
+fn cannot_rebuild(table: &TableName) -> String {
+    format!(
+        "{table} is fed by topics, whose raw tables keep every delivery: nothing is rebuilt from those yet. {}",
+        cannot_read(table)
+    )
 }
 
 /// A topic cannot be asked for a table's rows.

@@ -1,64 +1,30 @@
-//! From the queues of partitions to the window: reads what has been fetched, and hands a batch to the apply
-//! lane as soon as the lane is idle, or when the window is full.
-//!
-//! It stops taking records while both hands are full, so Kafka itself is the buffer.
+//! Takes one record: reads it, finds its tables and its place, and hands it to the gate; or keeps it as a dead
+//! letter.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
-
-use super::super::core::{CaughtUp, Core};
-use super::super::gate::{Gate, lane_is_gone};
-use super::super::intake::End;
-use super::super::lane::Progress;
+use super::super::core::Core;
+use super::super::gate::Gate;
+use super::letters;
 use super::places::Place;
-use super::plans::Topics;
+use super::plans::{Fed, Planner, Topics};
 use super::tables::Tables;
-use super::taking::Here;
 use super::whole::{Step, Whole};
-use crate::capture::topics::{Next, Queue, Reading};
-use crate::decode::Memory;
-use crate::error::{Error, Result};
+use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
+use crate::error::{Error, Kind, Result};
+use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
 use crate::position::Order;
 use crate::spec::Kafka;
-
-/// Records of one partition that are taken before the next one has its turn.
-const TURN: usize = 2_000;
-
-/// How often rows that wait for a delete under their former key are looked after.
-const ARRIVALS_EVERY: Duration = Duration::from_millis(200);
-
-/// The reading task's state.
-pub(super) struct Intake {
-    pub(super) shared: Arc<Core>,
-    pub(super) connector: Arc<Kafka>,
-    pub(super) gate: Gate,
-    pub(super) tables: Tables,
-    pub(super) reading: Reading,
-    pub(super) partitions: Vec<Partition>,
-    pub(super) topics: Topics,
-    /// where transactions are applied as a whole
-    pub(super) whole: Option<Whole>,
-    pub(super) progress: watch::Receiver<Progress>,
-    pub(super) caught_up: mpsc::Sender<CaughtUp>,
-    pub(super) stop: watch::Receiver<bool>,
-    /// when arrivals were looked after last
-    pub(super) looked: Instant,
-    /// the records that came and are not committed: of people's interest only
-    pub(super) scratch: Vec<u8>,
-}
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
     /// its place among the queues
-    pub(super) at: usize,
-    pub(super) number: i64,
+    at: usize,
+    number: i64,
     pub(super) memory: Memory,
     /// the order of its last change
-    pub(super) last: Order,
-    pub(super) topic: usize,
+    last: Order,
+    topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
 }
@@ -72,165 +38,216 @@ impl Partition {
     }
 }
 
-/// What came of a look at a queue.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    Records,
-    Nothing,
+/// What taking a record touches.
+pub(super) struct Here<'i> {
+    pub(super) shared: &'i Arc<Core>,
+    pub(super) connector: &'i Kafka,
+    pub(super) gate: &'i mut Gate,
+    pub(super) tables: &'i mut Tables,
+    pub(super) topics: &'i mut Topics,
+    pub(super) whole: &'i mut Option<Whole>,
+    pub(super) scratch: &'i mut Vec<u8>,
 }
 
-impl Intake {
-    /// Reads until told to stop, or until a queue or the lane fails.
-    pub(super) async fn run(mut self) -> Result<End> {
-        loop {
-            let mut taken = Taken::Nothing;
-            for at in 0..self.partitions.len() {
-                if self.turn(at).await? == Taken::Records {
-                    taken = Taken::Records;
-                }
-                if *self.stop.borrow() {
-                    break;
-                }
-            }
-            self.look_after_arrivals().await?;
-            if *self.stop.borrow() {
-                self.finish().await?;
-                return Ok(End::Stopped);
-            }
-            if taken == Taken::Records {
-                // those who wait for the processor have their turn as well
-                tokio::task::yield_now().await;
-                continue;
-            }
-            self.when_drained().await?;
-            let arrivals = self.looked + ARRIVALS_EVERY;
-            tokio::select! {
-                () = self.reading.filled() => {}
-                changed = self.progress.changed() => lane_lives(changed)?,
-                changed = self.gate.flows.changed() => lane_lives(changed)?,
-                stopped = self.stop.changed() => lane_lives(stopped)?,
-                () = tokio::time::sleep_until(arrivals) => {}
+impl Here<'_> {
+    /// Takes a record.
+    pub(super) async fn take(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &mut Partition,
+    ) -> Result<Step> {
+        let longest = self.shared.setup.settings.max_row_bytes;
+        if let Some(why) = letters::too_long(record, longest) {
+            self.bury(record, partition, &why).await?;
+            return Ok(Step::Taken);
+        }
+        let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
+            return Err(Error::bug("a partition of a topic that is not read"));
+        };
+        match topic.read(record) {
+            Ok(Told::Change(change)) => self.change(record, partition, &change).await,
+            Ok(Told::Transaction(boundary)) => self.bound(partition, &boundary),
+            Ok(Told::Nothing) => Ok(Step::Taken),
+            Err(unreadable) => {
+                self.bury(record, partition, &unreadable.to_string()).await?;
+                Ok(Step::Taken)
             }
         }
     }
 
-    /// Takes what a queue has, up to a number of records.
-    async fn turn(&mut self, at: usize) -> Result<Taken> {
-        let mut taken = Taken::Nothing;
-        let version = self.whole.as_ref().map(Whole::version);
-        if self.partitions.get(at).is_some_and(|it| it.waits.is_some() && it.waits == version) {
-            return Ok(Taken::Nothing);
-        }
-        for _ in 0..TURN {
-            let Some(queue) = self.reading.queues.get_mut(at) else { break };
-            // of a queue only the record is borrowed
-            let next = Queue::next(queue)?;
-            let record = match next {
-                Next::Record(record) => record,
-                Next::Nothing => break,
-            };
-            let mut here = Here {
-                shared: &self.shared,
-                connector: &self.connector,
-                gate: &mut self.gate,
-                tables: &mut self.tables,
-                topics: &mut self.topics,
-                whole: &mut self.whole,
-                scratch: &mut self.scratch,
-            };
-            let Some(partition) = self.partitions.get_mut(at) else { break };
-            let headers = record.headers();
-            let step = here.take(&record.with(&headers), partition).await?;
-            if step == Step::Waits {
-                drop(headers);
-                let record = record.detach();
-                partition.waits = self.whole.as_ref().map(Whole::version);
-                if let Some(queue) = self.reading.queues.get_mut(at) {
-                    queue.put_back(record);
-                }
-                break;
-            }
-            taken = Taken::Records;
-            partition.waits = None;
-            let Some(stretch) = self.gate.reach.stretches.get_mut(at) else { break };
-            stretch.until = record.offset() + 1;
-            self.settle_whole().await?;
-            self.gate.hand_over_if_full().await?;
-        }
-        Ok(taken)
+    /// Takes the begin or the end of a transaction.
+    fn bound(&mut self, partition: &Partition, boundary: &Boundary<'_>) -> Result<Step> {
+        let Some(whole) = self.whole else { return Ok(Step::Taken) };
+        let room = !self.gate.window.is_full() && !self.gate.is_midway;
+        whole.bound(boundary, partition.at, room)
     }
 
-    /// Lets the batch end where every transaction of it has come as a whole.
-    async fn settle_whole(&mut self) -> Result<()> {
-        let Some(whole) = &self.whole else { return Ok(()) };
-        let complete = whole.is_complete();
-        self.gate.window.set_unfinished(!complete);
-        if !complete {
-            return Ok(());
-        }
-        if let Some(at) = whole.ends_come_by()
-            && let Some(partition) = self.partitions.get_mut(at)
-            && partition.memory.ended != whole.passed()
+    async fn change(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &mut Partition,
+        change: &RowChange<'_>,
+    ) -> Result<Step> {
+        let before = partition.memory.clone();
+        let memory = (&mut partition.memory, partition.last);
+        let place = change.origin.place(record, change.op == Op::Read, memory);
+        let place = place.map_err(|other| self.other_source(change, &other))?;
+        if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
+            && whole.take(place.order.seq, number) == Step::Waits
         {
-            partition.memory.ended = whole.passed();
-            if let Some(stretch) = self.gate.reach.stretches.get_mut(at) {
-                stretch.memory = Some(remembered(&partition.memory)?);
+            partition.memory = before;
+            return Ok(Step::Waits);
+        }
+        if before != partition.memory {
+            self.remember(record, &partition.memory)?;
+        }
+        partition.last = partition.last.max(place.order);
+        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
+        let fed = match self.topics.plan(partition.topic, change) {
+            Some(fed) => fed,
+            None => match self.planner().plan(partition.topic, change, arrival).await {
+                Ok(fed) => fed,
+                Err(error) if error.kind() == Kind::TableStops => {
+                    self.bury(record, partition, &error.to_string()).await?;
+                    return Ok(Step::Taken);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let mut message = std::mem::take(self.scratch);
+        let taken = self.fold(record, (&fed, change), (&place, partition), &mut message);
+        let taken = taken.await;
+        *self.scratch = message;
+        match taken {
+            Ok(None) => Ok(Step::Taken),
+            Ok(Some(poison)) => {
+                self.bury(record, partition, &poison).await?;
+                Ok(Step::Taken)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a change through the gate; why its row is none, if so.
+    async fn fold(
+        &mut self,
+        record: &TopicRecord<'_>,
+        (fed, change): (&Fed, &RowChange<'_>),
+        (place, partition): (&crate::decode::Place, &Partition),
+        message: &mut Vec<u8>,
+    ) -> Result<Option<String>> {
+        if let Err(poison) = fed.plan.write(change, message) {
+            return Ok(Some(poison.to_string()));
+        }
+        fed.mask(self.shared, message)?;
+        let at = Order { seq: partition.number, ord: record.offset };
+        let event: ChangeEvent<'_> = fed
+            .plan
+            .event(change.op, message, (place, at))
+            .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
+        let routes = self.gate.router.of(&event.relation);
+        if event.op == Op::Truncate {
+            self.gate.truncate(&event, message).await?;
+            for route in routes.iter() {
+                self.gate.router.raise_floor(*route, event.order.seq);
+            }
+        } else {
+            self.gate.take(&event, message).await?;
+        }
+        let tables = &self.tables;
+        self.gate.window.attach(
+            event.place,
+            |target| tables.is_sifted(&target.model.table),
+            || letters::letter(record, fed.masked),
+        );
+        self.gate.window.note(event.mark.seq, event.mark.committed_at);
+        let board = &self.shared.setup.board;
+        board.heard(event.mark.committed_at);
+        Ok(None)
+    }
+
+    fn planner(&mut self) -> Planner<'_> {
+        Planner {
+            shared: self.shared,
+            connector: self.connector,
+            tables: self.tables,
+            topics: self.topics,
+            router: &mut self.gate.router,
+        }
+    }
+
+    fn remember(&mut self, record: &TopicRecord<'_>, memory: &Memory) -> Result<()> {
+        let name = format!("{}/{}", record.topic, record.partition);
+        let json = remembered(memory)?;
+        let stretches = &mut self.gate.reach.stretches;
+        if let Some(stretch) = stretches.iter_mut().find(|stretch| *stretch.partition == *name) {
+            stretch.memory = Some(json);
+        }
+        Ok(())
+    }
+
+    fn other_source(&mut self, change: &RowChange<'_>, other: &OtherSource) -> Error {
+        let what = format!(
+            "the connector was made again for another source, so that old and new changes cannot be told \
+             apart: {other}"
+        );
+        Error::new(Kind::SourceLacks, what).remedy(format!(
+            "let Debezium write {} to other topics (topic.prefix), and name those in the connector's file",
+            change.table
+        ))
+    }
+
+    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
+    async fn bury(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &Partition,
+        why: &str,
+    ) -> Result<()> {
+        if let Some(whole) = &mut *self.whole {
+            whole.note_unread();
+        }
+        let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
+        let (table, fed) = (topic.table().clone(), last.clone());
+        let (place, mark) = letters::unplaced(record, partition.number);
+        let (fed, routes) = match fed {
+            Some(fed) => {
+                let routes = self.gate.router.of(&fed.plan.relation);
+                (Some(fed), routes)
+            }
+            None => self.planner().recall(partition.topic, record.key).await?,
+        };
+        tracing::warn!(
+            topic = record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            why,
+            "a record cannot be read: it becomes a dead letter"
+        );
+        // what may not be seen cannot be told from the rest
+        let masked = self.shared.connector().masks.covers(&table);
+        let why = if masked { format!("{why}{}", letters::NOT_KEPT) } else { why.to_owned() };
+        let mut apart = Vec::new();
+        for at in routes.iter() {
+            let Some(route) = self.gate.router.route(*at) else { continue };
+            let target = route.target.clone();
+            let keys = letters::keys(self.shared, fed.as_ref(), &target, record)?;
+            self.gate.router.hold_keys(*at, keys.0);
+            apart.push((target, keys));
+        }
+        if apart.is_empty() {
+            let declared = self.tables.declared(&table);
+            let names = declared.iter().map(Some);
+            for name in names.chain(declared.is_empty().then_some(None)) {
+                let target = letters::nameless(self.shared.connector(), &table, name);
+                let keys = letters::keys(self.shared, None, &target, record)?;
+                apart.push((target, keys));
             }
         }
-        // the warehouse transaction that waits must not wait for more
-        if self.gate.is_midway { self.gate.hand_over().await } else { Ok(()) }
-    }
-
-    fn lane_is_idle(&self) -> bool {
-        self.progress.borrow().done == self.gate.sent
-    }
-
-    /// Everything that had been fetched is folded: it leaves, if the lane can take it.
-    async fn when_drained(&mut self) -> Result<()> {
-        if !self.lane_is_idle() {
-            return Ok(());
-        }
-        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
-            return Ok(());
-        }
-        let gate = &mut self.gate;
-        if !gate.window.is_empty() {
-            gate.hand_over().await?;
-        } else if gate.routing_changed() {
-            gate.adopt_flows();
-            gate.hand_over().await?;
-        } else if gate.reach.is_beyond() {
-            // records that were about nothing
-            gate.hand_over().await?;
-        }
-        Ok(())
-    }
-
-    /// Asks for the kept changes of tables in which rows wait for a delete under their former key.
-    async fn look_after_arrivals(&mut self) -> Result<()> {
-        if self.looked.elapsed() < ARRIVALS_EVERY {
-            return Ok(());
-        }
-        self.looked = Instant::now();
-        if let Some(whole) = &mut self.whole {
-            whole.look(self.partitions.iter().any(|partition| partition.waits.is_some()));
-        }
-        self.settle_whole().await?;
-        let done = self.progress.borrow().done;
-        for table in self.gate.router.ask_for_arrivals(done) {
-            self.caught_up.send(table).await.map_err(|_| lane_is_gone())?;
-        }
-        Ok(())
-    }
-
-    /// We are told to stop: what was read is stored.
-    async fn finish(&mut self) -> Result<()> {
-        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
-            // what has come of it comes again
-            return Ok(());
-        }
-        if !self.gate.window.is_empty() || self.gate.reach.is_beyond() {
-            self.gate.hand_over().await?;
+        for (target, (digests, key)) in apart {
+            let refused = Refused { reason: why.clone(), key };
+            let letter = letters::letter(record, masked);
+            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
         }
         Ok(())
     }
@@ -239,8 +256,4 @@ impl Intake {
 pub(super) fn remembered(memory: &Memory) -> Result<String> {
     serde_json::to_string(memory)
         .map_err(|error| Error::bug("what is remembered is no JSON").because(error))
-}
-
-fn lane_lives(changed: Result<(), watch::error::RecvError>) -> Result<()> {
-    changed.map_err(|_| lane_is_gone())
 }

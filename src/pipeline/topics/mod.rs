@@ -14,7 +14,7 @@ mod places;
 mod plans;
 mod session;
 mod tables;
-mod taking;
+mod turns;
 mod whole;
 
 use std::ops::Deref;

@@ -4,6 +4,7 @@
 //! Every way in which offset and topic can have lost each other ends here or in the files' `offset_lost`,
 //! never in a silent reset.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::TopicSetup;
@@ -40,18 +41,36 @@ pub(super) async fn find(
 ) -> Result<Vec<Place>> {
     let connector = &setup.connector;
     let mut stored = partitions::read(&**warehouse, &connector.name).await?;
+    let topics: BTreeSet<Arc<str>> =
+        assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
+    let ids = member.topic_ids(topics.into_iter().collect()).await?;
+    let told = |partition: &Partition| {
+        stored.get(&*partition.name()).is_some_and(|known| !known.system_id.is_empty())
+    };
+    if ids.is_none() && assignment.partitions.iter().any(told) {
+        let what = "the brokers do not answer what the ids of the topics are: whether they are the \
+                    same ones cannot be told";
+        return Err(Error::new(Kind::SourceAway, what));
+    }
+    let ids = ids.unwrap_or_default();
     let mut places = Vec::new();
     let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
+        let id = ids.get(&*partition.topic).map_or("", String::as_str);
         let at = match stored.remove(&*name) {
-            Some(known) if (first..=end).contains(&known.position) => known,
             Some(known) => {
-                let position = resume(connector.offset_lost, &name, &known, (first, end))?;
-                let known = Stored { position, ..known };
-                note(setup, (warehouse, fence), &name, &known).await?;
-                known
+                let position = match lost(&name, &known, (first, end), id) {
+                    None => known.position,
+                    Some(what) => resume(connector.offset_lost, &name, what, first)?,
+                };
+                let system_id = if id.is_empty() { known.system_id.clone() } else { id.to_owned() };
+                let new = Stored { position, system_id, ..known.clone() };
+                if new != known {
+                    note(setup, (warehouse, fence), &name, &new).await?;
+                }
+                new
             }
             None => {
                 // one that was added to a topic that we read: all of it was written meanwhile
@@ -61,7 +80,7 @@ pub(super) async fn find(
                     StartAt::Latest | StartAt::Earliest => first,
                 };
                 tracing::info!(partition = %name, position, end, "a partition is new to us");
-                begin(setup, (warehouse, fence), &name, position).await?
+                begin(setup, (warehouse, fence), (&name, id), position).await?
             }
         };
         let Stored { position: offset, number, memory, system_id } = at;
@@ -71,10 +90,14 @@ pub(super) async fn find(
         let partition = partition.clone();
         places.push(Place { partition, name, number, offset, memory, system_id, end });
     }
-    if let Some(other) = stored.keys().min().filter(|_| connector.atomic) {
+    let is_of_ours = |name: &&String| {
+        let of = |partition: &Partition| name.starts_with(&format!("{}/", partition.topic));
+        assignment.partitions.iter().any(of)
+    };
+    let other = stored.keys().filter(is_of_ours).min();
+    if let Some(other) = other.filter(|_| connector.atomic) {
         let what = format!(
-            "atomic: true needs all partitions in one process, and another member of the group {} has {other} \
-             (or it is not there any more)",
+            "atomic: true needs all partitions in one process, and another member of the group {} has {other}",
             connector.group
         );
         return Err(Error::new(Kind::Busy, what)
@@ -83,27 +106,43 @@ pub(super) async fn find(
     Ok(places)
 }
 
-/// Where a partition goes on whose stored offset is not in the topic.
-fn resume(policy: OffsetLost, name: &str, known: &Stored, (first, end): (i64, i64)) -> Result<i64> {
-    let at = known.position;
-    let what = match at < first {
-        true => format!(
+/// Why the stored offset of a partition is none of its topic's, where that is so.
+fn lost(name: &str, known: &Stored, (first, end): (i64, i64), id: &str) -> Option<String> {
+    let (at, was) = (known.position, known.system_id.as_str());
+    if !was.is_empty() && !id.is_empty() && was != id {
+        return Some(format!(
+            "the topic of {name} was deleted and made again (its id was {was} and is {id}): the stored \
+             offset {at} is one of the former topic's"
+        ));
+    }
+    if at < first {
+        return Some(format!(
             "the stored offset {at} of {name} is before the topic's first record {first}: {} records \
              were deleted by its retention before they were read",
             first - at
-        ),
-        false => format!(
+        ));
+    }
+    (at > end).then(|| {
+        format!(
             "the stored offset {at} of {name} is behind the topic's end {end}: the topic was deleted and \
              made again, or the warehouse belongs to another cluster"
-        ),
-    };
+        )
+    })
+}
+
+/// Where a partition goes on whose stored offset is lost.
+fn resume(policy: OffsetLost, name: &str, what: String, first: i64) -> Result<i64> {
     if policy == OffsetLost::Stop {
         return Err(Error::new(Kind::PositionLost, what).remedy(
             "let Debezium read the tables again (an incremental or a new snapshot), and set \
              offset_lost: earliest in the connector's file to go on with what is there",
         ));
     }
-    tracing::error!(partition = name, "{what}; going on with its first record, by offset_lost");
+    tracing::error!(
+        partition = name,
+        first,
+        "{what}; going on with its first record, by offset_lost"
+    );
     Ok(first)
 }
 
@@ -114,19 +153,19 @@ async fn note(
     known: &Stored,
 ) -> Result<()> {
     let transaction = Fenced::begin(warehouse, fence, "partition", &setup.durations).await?;
-    partitions::set(&transaction, &setup.connector.name, name, known.position).await?;
+    partitions::set(&transaction, &setup.connector.name, name, known).await?;
     transaction.commit().await
 }
 
 async fn begin(
     setup: &TopicSetup,
     (warehouse, fence): (&mut Session, &Fence),
-    name: &str,
+    (name, id): (&str, &str),
     position: i64,
 ) -> Result<Stored> {
     let transaction = Fenced::begin(warehouse, fence, "partition", &setup.durations).await?;
     let begun =
-        partitions::begin(&transaction, &setup.connector.name, (name, ""), position).await?;
+        partitions::begin(&transaction, &setup.connector.name, (name, id), position).await?;
     transaction.commit().await?;
     Ok(begun)
 }

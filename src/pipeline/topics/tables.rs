@@ -22,8 +22,9 @@ use crate::relation::Relation;
 use crate::spec::{History, Model, mirror};
 
 use super::super::adopt::made;
-use super::super::core::{CaughtUp, Core, Then};
+use super::super::core::{CaughtUp, Core};
 use super::super::held::HeldKeys;
+use super::super::note::Then;
 use super::super::router::{Entry, Router};
 use crate::position::Positions;
 

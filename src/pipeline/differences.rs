@@ -1,0 +1,134 @@
+//! What differs between files, warehouse and source, table by table: what `plan` shows and `apply` makes.
+
+use std::sync::Arc;
+
+use super::follow::apply_line;
+use crate::capture::publication::Wanted;
+use crate::merge::{Class, Leaf, Lock, Step};
+use crate::names::TableName;
+use crate::progress::tables::{State, TableRecord};
+use crate::relation::Relation;
+use crate::spec::{Connector, Model};
+
+/// A difference, for people.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// What it is a difference of: a table, a publication, the control tables.
+    pub subject: String,
+    /// How many rows are there, as the planner knows.
+    pub rows: u64,
+    /// What mends it.
+    pub step: Step,
+}
+
+/// Every difference between files, warehouse and source.
+pub struct Plan {
+    /// the control migrations that are missing
+    pub(super) control: Vec<String>,
+    pub(super) connectors: Vec<ConnectorPlan>,
+    pub(super) calendars: Vec<(TableName, Vec<String>)>,
+    /// What no statement of ours mends, and what only a start does.
+    pub notes: Vec<String>,
+}
+
+/// The differences of a connector.
+pub(super) struct ConnectorPlan {
+    pub(super) connector: Connector,
+    pub(super) tables: Vec<TablePlan>,
+    pub(super) publications: Vec<(Wanted, Vec<String>)>,
+    /// the tables that are fed, with what the stream has not told of them so far
+    pub(super) untold: Vec<(Arc<Model>, TableRecord)>,
+    /// the source's version
+    pub(super) version: i32,
+}
+
+/// The differences of a table.
+pub(super) struct TablePlan {
+    pub(super) model: Arc<Model>,
+    /// what its source is now
+    pub(super) relation: Relation,
+    /// what is noted of it; nothing of one that is new
+    pub(super) record: Option<TableRecord>,
+    /// what one that is new does first
+    pub(super) first: State,
+    pub(super) steps: Vec<Step>,
+    /// the raw table that keeps the events of its source, if there is one
+    pub(super) raw: Option<TableName>,
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) rows: u64,
+}
+
+impl Plan {
+    /// The differences, in the order in which they are mended.
+    pub fn differences(&self) -> Vec<Difference> {
+        let mut all = Vec::new();
+        let mut add = |subject: String, rows: u64, step: Step| {
+            all.push(Difference { subject, rows, step });
+        };
+        self.control_steps().for_each(|(subject, step)| add(subject, 0, step));
+        for connector in &self.connectors {
+            for table in &connector.tables {
+                let (name, rows) = (table.model.table.to_string(), table.rows);
+                let steps = table.steps.iter().cloned().chain(table.leaf_step());
+                steps.for_each(|step| add(name.clone(), rows, step));
+            }
+            for (wanted, step) in connector.publication_steps() {
+                add(format!("publication {}", wanted.name), 0, step);
+            }
+        }
+        self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
+        all
+    }
+
+    pub(super) fn control_steps(&self) -> impl Iterator<Item = (String, Step)> {
+        self.control.iter().map(|name| {
+            let statements = vec![format!("-- sql/migrations/{name}.sql")];
+            let step = Step::new(format!("migration {name}"), statements, Lock::AccessExclusive);
+            ("audit".to_owned(), step)
+        })
+    }
+
+    pub(super) fn calendar_steps(&self) -> impl Iterator<Item = (String, Step)> {
+        self.calendars.iter().map(|(table, statements)| {
+            let what = "make and fill the calendar".to_owned();
+            (table.to_string(), Step::new(what, statements.clone(), Lock::None))
+        })
+    }
+
+    /// The command that makes all of them.
+    pub fn apply_line(&self) -> String {
+        apply_line(self.differences().iter().map(|difference| &difference.step))
+    }
+
+    /// Whether the control tables are to be made or changed first.
+    pub fn lacks_control_tables(&self) -> bool {
+        !self.control.is_empty()
+    }
+}
+
+impl ConnectorPlan {
+    pub(super) fn publication_steps(&self) -> impl Iterator<Item = (&Wanted, Step)> {
+        self.publications.iter().map(|(wanted, statements)| {
+            let what = format!("publish what {} takes", self.connector.name);
+            (wanted, Step::new(what, statements.clone(), Lock::ShareUpdateExclusive))
+        })
+    }
+}
+
+impl TablePlan {
+    /// Whether its rows are read again for nothing but the columns that it gets.
+    pub(super) fn gets_columns_alone(&self) -> bool {
+        let reads = self.steps.iter().filter(|step| step.reads);
+        reads.clone().count() > 0 && reads.into_iter().all(|step| step.class == Class::Safe)
+    }
+
+    pub(super) fn leaf_step(&self) -> Option<Step> {
+        let (first, last) = (self.leaves.first()?, self.leaves.last()?);
+        let what = match self.leaves.len() {
+            1 => format!("make the leaf {}", first.name),
+            many => format!("make {many} leaves, {} to {}", first.name, last.name),
+        };
+        let statements = self.leaves.iter().map(Leaf::statement).collect();
+        Some(Step::new(what, statements, Lock::ShareUpdateExclusive))
+    }
+}

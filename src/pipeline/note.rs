@@ -1,0 +1,107 @@
+//! What is noted of a table in the control tables, in the transaction that changes its definition.
+
+use tokio_postgres::Transaction;
+
+use super::core::Reads;
+use crate::error::Result;
+use crate::names::TableName;
+use crate::progress::parts::{self, What};
+use crate::progress::{chunks, tables};
+
+/// What is noted of a table beside its definition.
+#[derive(Clone, Copy)]
+pub(super) enum Then<'a> {
+    /// It is new; its rows are to be read if the connector reads any.
+    Add { source: &'a TableName, schema_id: i32, state: tables::State },
+    /// Its rows are to be read.
+    OpenChunk(tables::State),
+    /// It is to be rebuilt from this raw table, or its rows are to be read.
+    Rebuild(&'a TableName),
+    /// A human is asked about the transaction of this `seq`.
+    Ask(i64),
+    /// What is read of it is to be read anew.
+    ReadAnew,
+    /// Nothing feeds it: should it be fed again, its rows are to be read.
+    Shelve { reason: &'a str, remedy: Option<&'a str>, again: bool },
+    /// It goes on with the changes from now on; what it missed is named.
+    Gap,
+    /// The same for a table that still has kept changes before it.
+    NameGap,
+    /// It cannot go on; `unread` if a change is lost but for its being read again.
+    Stop { reason: &'a str, remedy: &'a str, unread: bool },
+    /// It refuses a row, which is looked for; where its rows are being read, it stops.
+    Sift { reason: &'a str, remedy: &'a str },
+    /// It has the shape of this number now.
+    Shape(i32),
+    /// It goes on.
+    GoOn(tables::State),
+    /// It was changed by the file of this digest; none once that was seen.
+    MadeFor(Option<&'a str>),
+}
+
+impl Then<'_> {
+    /// Writes it down.
+    pub(super) async fn note(
+        self,
+        transaction: &Transaction<'_>,
+        reads: &Reads,
+        table: &TableName,
+    ) -> Result<()> {
+        match self {
+            Then::Add { source, schema_id, state } => {
+                tables::add(transaction, &reads.connector, table, source, schema_id).await?;
+                // in the same transaction: a table without it would count as read
+                if reads.rows {
+                    chunks::open_table(transaction, table, state, None).await?;
+                }
+            }
+            Then::OpenChunk(state) => {
+                chunks::open_table(transaction, table, state, None).await?;
+            }
+            Then::Rebuild(raw) => {
+                parts::open(transaction, table, (What::Raw(raw), None), None).await?;
+            }
+            Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
+            Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,
+            Then::Shelve { reason, remedy, again: true } => {
+                let state = tables::State::Paused;
+                tables::set(transaction, table, state, Some(reason), remedy).await?;
+            }
+            Then::Shelve { reason, remedy, again: false } => {
+                let state = tables::State::Paused;
+                chunks::open_table(transaction, table, state, Some(reason)).await?;
+                tables::set(transaction, table, state, Some(reason), remedy).await?;
+                // where a gap begins, should the table keep events
+                let now = reads.stored(transaction).await?;
+                tables::set_floor(transaction, table, now).await?;
+            }
+            Then::NameGap => {
+                let now = reads.stored(transaction).await?;
+                tables::name_gap(transaction, table, now, "it was not published").await?;
+            }
+            Then::Gap => {
+                let now = reads.stored(transaction).await?;
+                tables::note_gap(transaction, table, (now, Some(now)), "nothing fed it").await?;
+            }
+            Then::Stop { reason, remedy, unread } => {
+                let state = tables::State::Stopped;
+                if unread {
+                    chunks::ask_for_reading(transaction, table).await?;
+                }
+                tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
+            }
+            Then::Sift { reason, remedy } => {
+                if !tables::sift(transaction, table, reason).await? {
+                    let state = tables::State::Stopped;
+                    tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
+                }
+            }
+            Then::Shape(schema_id) => {
+                tables::set_schema(transaction, table, schema_id).await?;
+            }
+            Then::MadeFor(digest) => tables::set_made_for(transaction, table, digest).await?,
+            Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
+        }
+        Ok(())
+    }
+}

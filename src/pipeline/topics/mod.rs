@@ -66,13 +66,14 @@ impl TopicSetup {
         TopicSetup { basis, member, ..new }
     }
 
-    /// Says, once and beside everything else, what of the topics people should know.
-    fn check(&self) {
+    /// Says, once, what of the topics people should know: beside everything else, unless the service ends as
+    /// soon as it has caught up.
+    async fn check(&self) {
         if self.checked.swap(true, Ordering::SeqCst) {
             return;
         }
         let setup = self.clone();
-        tokio::spawn(async move {
+        let said = tokio::spawn(async move {
             let name = &setup.connector.name;
             let declared = setup.declared.as_deref();
             match checks::at_start(&setup.connector, declared, &setup.models).await {
@@ -95,6 +96,9 @@ impl TopicSetup {
                 }
             }
         });
+        if self.until_caught_up {
+            drop(said.await);
+        }
     }
 
     /// The membership; joins the group where there is none.

@@ -70,7 +70,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
         setup.leave();
         return Ok(End::Stopped);
     };
-    setup.check();
+    setup.check().await;
     let ended = match as_owner(setup, (&member, assignment), warehouse, stop).await {
         // another member has been given a partition of ours, or `siltstone apply` asks us to begin anew
         Err(error) if error.kind() == Kind::Fenced => Ok(End::Restart),

@@ -39,8 +39,6 @@ pub struct Kafka {
     pub types: Types,
     /// Whether a source transaction is applied as one, whatever its partitions and tables.
     pub atomic: bool,
-    /// Where dead letters are sent beside `audit.dead_letters`.
-    pub dead_letter_topic: Option<String>,
     /// Where `verify` finds the source.
     pub endpoint: Option<Endpoint>,
 }
@@ -66,7 +64,7 @@ impl PartialEq for Kafka {
             && (self.format, self.start, self.offset_lost)
                 == (other.format, other.start, other.offset_lost)
             && self.types == other.types
-            && (self.atomic, &self.dead_letter_topic) == (other.atomic, &other.dead_letter_topic)
+            && self.atomic == other.atomic
             && self.endpoint == other.endpoint
     }
 }
@@ -213,6 +211,13 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         let remedy = "name the topics to take, such as topics: [\"shop.public.*\"]";
         return Err(file.refuse("topics", "no topic is taken", remedy));
     }
+    if let Some(given) = &raw.dead_letter_topic
+        && file.text("dead_letter_topic", given)? != "none"
+    {
+        let why = "this version does not send dead letters to a topic yet";
+        let remedy = "remove it: they are in audit.dead_letters, see siltstone dead-letter list";
+        return Err(file.refuse_given("dead_letter_topic", given, why, remedy));
+    }
     let format = format(file, &raw)?;
     if let Some(lanes) = &raw.lanes {
         file.choice("lanes", Some(lanes), &["1"])?;
@@ -236,12 +241,6 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         offset_lost: offset_lost(file, &raw)?,
         types: raw.types.as_ref().map_or(Ok(Types::default()), |raw| types(file, raw))?,
         atomic: raw.atomic == Some(true),
-        dead_letter_topic: raw
-            .dead_letter_topic
-            .as_ref()
-            .map(|given| file.text("dead_letter_topic", given))
-            .transpose()?
-            .filter(|topic| topic != "none"),
         endpoint: endpoint.transpose()?,
     })
 }

@@ -18,6 +18,7 @@ mod whole;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::core::Basis;
 use crate::capture::topics::Member;
@@ -114,12 +115,20 @@ impl TopicSetup {
         Ok(joined)
     }
 
-    /// Leaves the group.
-    fn leave(&self) {
+    /// Leaves the group, and waits until it knows: else the partitions are nobody's until the session of a
+    /// member that is not there any more times out.
+    async fn leave(&self) {
+        const WITHIN: Duration = Duration::from_secs(5);
         let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(member) = member else { return };
         // it waits for librdkafka's threads
-        if let Some(member) = member {
-            drop(tokio::task::spawn_blocking(move || drop(member)));
+        let left = tokio::task::spawn_blocking(move || drop(member));
+        if tokio::time::timeout(WITHIN, left).await.is_err() {
+            let group = &self.connector.group;
+            tracing::warn!(
+                group,
+                "the group does not answer: it finds out by itself that we are gone"
+            );
         }
     }
 }

@@ -6,35 +6,7 @@
 {% if guard %} and (t._seq, t._ord) <= (s._seq, s._ord){% endif %}
 {%- endmacro %}
 
-{%- macro text_of(alias) -%}
-jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value if alias == "key" else k.origin }})::text{% endfor %})::text
-{%- endmacro %}
-{% if topics %}
--- statement: newest_gone
--- The order of the newest delete: events that are newer need not be compared with any.
-select seq, ord from audit.quiet where table_name = {{ literal }} and op = 'd' order by seq desc, ord desc limit 1
-
--- statement: arrived
--- Kept rows that come from another key, whose delete there was applied.
-select p.seq, p.ord
-  from audit.pending p
-  join audit.quiet q
-    on q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
-   and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
- where p.table_name = {{ literal }} and p.comes_from is not null
-
--- statement: remember_empty
--- The source table was emptied: a delete of every key, under none.
-insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }}, '', $1, $2, 'd', $3)
-    on conflict (table_name, key, seq, ord) do nothing
-
--- statement: drop_gone
--- An event that came behind the delete of its row, or of all rows.
-delete from {{ stage }} s
- using audit.quiet q
- where s._op <> 'd' and q.table_name = {{ literal }} and q.key = any (array[{{ text_of("key") }}, ''])
-   and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
-
+{% if topics -%}
 -- statement: fill_left
 -- A row that goes on under another key: its values, as far as no event of the batch told them.
 update {{ stage }} s
@@ -46,29 +18,7 @@ update {{ stage }} s
  where s._op = 'l' and s._keep is not null{{ not_older() }}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
--- statement: remember_gone
-insert into audit.quiet (table_name, key, seq, ord, op, at, row)
-select {{ literal }}, {{ text_of("key") }}, s._seq, s._ord, 'd', s._at,
-       case when s._op = 'l' and s._keep is null then
-            jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ c.value }})::text{% endfor %}) end
-  from {{ stage }} s
- where s._op in ('d', 'l')
-    on conflict (table_name, key, seq, ord) do update
-   set row = coalesce(excluded.row, audit.quiet.row)
-
--- statement: fill_gone
--- A row that comes from another key, whose delete was applied before.
-update {{ stage }} s
-   set {% for c in columns if not c.key -%}
-       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.recalled }} else s.{{ c.stage }} end,
-       {% endfor -%}
-       _keep = null
-  from audit.quiet q
- where s._op <> 'd' and s._keep is not null and s.o0 is not null
-   and q.table_name = {{ literal }} and q.key = {{ text_of("origin") }}
-   and (q.seq, q.ord) = (s._seq, s._ord) and q.row is not null
-{% endif %}
-
+{% endif -%}
 -- statement: fill
 -- A row that moved from another key takes its unchanged columns from there, before anything is
 -- deleted: in a permutation of keys the other row is about to go.

@@ -7,8 +7,8 @@
 {%- macro tracked_of(alias) -%}
 ({% for c in columns if c.tracked %}{{ ", " if not loop.first }}{{ alias }}.{{ c.name }}{{ c.compare }}{% endfor %})
 {%- endmacro -%}
-{%- macro text_of(value) -%}
-jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value if value == "staged" else k.origin if value == "origin" else "e." ~ k.name if value == "event" else "d." ~ k.name }})::text{% endfor %})::text
+{%- macro event_text() -%}
+jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}(e.{{ k.name }})::text{% endfor %})::text
 {%- endmacro -%}
 {%- macro image_of(alias) -%}
 jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ alias }}.{{ c.name }})::text{% endfor %})
@@ -29,18 +29,6 @@ update {{ stage }} s
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
 {% if topics -%}
--- statement: fill_gone
--- A row that comes from another key, whose delete was applied before.
-update {{ stage }} s
-   set {% for c in columns if not c.key -%}
-       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.recalled }} else s.{{ c.stage }} end,
-       {% endfor -%}
-       _keep = null
-  from audit.quiet q
- where s._op <> 'd' and s._keep is not null and s.o0 is not null
-   and q.table_name = {{ literal }} and q.key = {{ text_of("origin") }}
-   and (q.seq, q.ord) = (s._seq, s._ord) and q.row is not null
-
 -- statement: fill_left
 -- A row that goes on under another key: its values, as far as no event of the batch told them.
 update {{ stage }} s
@@ -51,20 +39,6 @@ update {{ stage }} s
   from {{ current }} t
  where s._keep is not null and (t._last_seq, t._last_ord) <= (s._seq, s._ord)
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
-
--- statement: remember_empty
--- The source table was emptied: a delete of every key, under none.
-insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }}, '', $1, $2, 'd', $3)
-    on conflict (table_name, key, seq, ord) do nothing
-
--- statement: remember_gone
-insert into audit.quiet (table_name, key, seq, ord, op, at, row)
-select {{ literal }}, {{ text_of("staged") }}, s._seq, s._ord, 'd', s._at,
-       case when s._keep is null then
-            jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ c.value }})::text{% endfor %}) end
-  from {{ stage }} s
-    on conflict (table_name, key, seq, ord) do update
-   set row = coalesce(excluded.row, audit.quiet.row)
 
 {% endif -%}
 -- statement: undo_open
@@ -182,12 +156,12 @@ quiet as (
     -- what opens no version is known by nothing else: an event that comes late finds its place by it
     insert into audit.quiet (table_name, key, seq, ord, op, at, row)
 {%- if chains %}
-    select {{ literal }}, {{ text_of("event") }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+    select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
            case when e._op <> 'd' then {{ image_of("e") }} end
       from changed e
      where e._op = 'd' or not e._changes
 {%- else %}
-    select {{ literal }}, {{ text_of("event") }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+    select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
            case when e._op <> 'd' then {{ image_of("e") }} end
       from event e
      where e._op = 'd' or not e._differs
@@ -250,15 +224,6 @@ select (select count(*) from event) as events,
        (select count(*) from gone) as gone
 
 {% if topics -%}
--- statement: arrived
--- Kept rows that come from another key, whose delete there was applied.
-select p.seq, p.ord
-  from audit.pending p
-  join audit.quiet q
-    on q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
-   and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
- where p.table_name = {{ literal }} and p.comes_from is not null
-
 -- statement: late
 -- Staged events that are not in the history yet.
 create temporary table late_event on commit drop as
@@ -275,7 +240,7 @@ select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
                or (d._end_seq = s._seq and d._end_ord > s._ord)))
    and not exists (
        select from audit.quiet q
-        where q.table_name = {{ literal }} and q.key = {{ text_of("staged") }}
+        where q.table_name = {{ literal }} and q.key = {{ key_text() }}
           and q.seq = s._seq and q.ord >= s._ord)
 
 -- statement: late_fill
@@ -300,7 +265,7 @@ select {% for c in columns %}d.{{ c.name }}, {% endfor %}'u', d._seq, d._ord, d.
   from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
 union all
 select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}{{ c.kept }}{% endif %}, {% endfor %}q.op, q.seq, q.ord, q.at, false
-  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ text_of("event") }}, ''])
+  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ event_text() }}, ''])
 
 -- statement: late_beyond
 -- Events that are older than the newest of their key by more than is remembered.
@@ -375,7 +340,7 @@ select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
 -- statement: late_note
 -- Events that came late and opened no version of their own.
 insert into audit.quiet (table_name, key, seq, ord, op, at, row)
-select {{ literal }}, {{ text_of("event") }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
        case when e._op <> 'd' then {{ image_of("e") }} end
   from late_event e
  where e._new

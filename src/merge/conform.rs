@@ -11,25 +11,8 @@ use super::stored::{StoredColumn, columns};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
-use crate::spec::{Deletes, History, Model};
+use crate::spec::{Deletes, History, Model, OURS};
 use crate::types::Limit;
-
-/// The columns that are ours, whatever the model says.
-const OURS: [&str; 13] = [
-    "_seq",
-    "_ord",
-    "_synced_at",
-    "_deleted_at",
-    "_row",
-    "_op",
-    "_end_seq",
-    "_end_ord",
-    "_last_seq",
-    "_last_ord",
-    "valid_from",
-    "valid_to",
-    "is_current",
-];
 
 /// Whether a table of the model has a column of that name beside the model's.
 pub fn is_ours(model: &Model, name: &str) -> bool {

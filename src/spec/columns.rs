@@ -60,11 +60,14 @@ pub(super) fn known_columns(
     Ok(columns)
 }
 
-/// Column names that every kept table has from us.
-const OURS: [&str; 12] = [
+/// The names of columns that tables have from us, each as its history asks for.
+pub const OURS: [&str; 13] = [
     "_seq",
     "_ord",
     "_synced_at",
+    "_deleted_at",
+    "_row",
+    "_op",
     "_end_seq",
     "_end_ord",
     "_last_seq",
@@ -72,8 +75,6 @@ const OURS: [&str; 12] = [
     "valid_from",
     "valid_to",
     "is_current",
-    "_op",
-    "_deleted_at",
 ];
 
 /// Reads `columns:`; a table without any is refused.

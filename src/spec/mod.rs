@@ -31,6 +31,7 @@ mod tree;
 mod units;
 mod wal;
 
+pub use columns::OURS;
 pub use common::{Common, Truncates};
 pub use connector::Connector;
 pub use debezium::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};

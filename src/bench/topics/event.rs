@@ -77,8 +77,9 @@ fn payload(change: &Change, out: &mut String) {
     };
     let micros = BEGAN * 1_000 + transaction * 500;
     let millis = micros / 1_000;
-    let (before, lsn) = (200_000_000 + transaction * 2_048, 200_000_000 + transaction * 2_048);
-    let (lsn, tx) = (lsn + 128 * (place + 1), 1_000 + transaction);
+    // where the log of a server stands that has worked for a while
+    let before = 28_000_000_000 + transaction * 2_048;
+    let (lsn, tx) = (before + 128 * (place + 1), 4_000_000 + transaction);
     let order = place + 1;
     put(
         out,

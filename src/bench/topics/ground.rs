@@ -109,8 +109,8 @@ impl<'g> Target<'g> {
         target.run(include_str!("../../../sql/bench/topics.sql")).await?;
         target
             .run(&format!(
-                "insert into mirror.items (id, quantity, name, note, price, placed_at, _seq, _ord) \
-                 select i.*, 0, 0 from generate_series(2, {rows}::bigint) n, bench.item(n, n) i"
+                "insert into mirror.items (id, quantity, name, note, price, placed_at, _seq, _ord, _synced_at) \
+                 select i.*, 0, 0, now() from generate_series(2, {rows}::bigint) n, bench.item(n, n) i"
             ))
             .await?;
         target.run("vacuum analyze mirror.items").await?;

@@ -63,9 +63,12 @@ async fn traffic_keeps_its_rate_and_survives_a_crash_of_the_shop() {
     let mut cluster = shop().await;
     let traffic = Traffic::start(cluster.endpoint(shop::DATABASE), 600, 11);
     tokio::time::sleep(Duration::from_secs(3)).await;
+    // a machine that has other things to do is late
+    while traffic.counts().transactions < 600 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let before = traffic.counts();
-    // a machine that has other things to do may be late, but never ahead
-    assert!((1..=2_200).contains(&before.transactions), "{before:?}");
+    assert!((600..=2_200).contains(&before.transactions), "{before:?}");
     assert!(before.changes > before.transactions);
     cluster.restart_immediate().await.unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;

@@ -20,6 +20,7 @@ mod whole;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::core::Basis;
 use crate::capture::topics::Member;
@@ -68,13 +69,14 @@ impl TopicSetup {
         TopicSetup { basis, member, ..new }
     }
 
-    /// Says, once and beside everything else, what of the topics people should know.
-    fn check(&self) {
+    /// Says, once, what of the topics people should know: beside everything else, unless the service ends as
+    /// soon as it has caught up.
+    async fn check(&self) {
         if self.checked.swap(true, Ordering::SeqCst) {
             return;
         }
         let setup = self.clone();
-        tokio::spawn(async move {
+        let said = tokio::spawn(async move {
             let name = &setup.connector.name;
             let declared = setup.declared.as_deref();
             match checks::at_start(&setup.connector, declared, &setup.models).await {
@@ -97,6 +99,9 @@ impl TopicSetup {
                 }
             }
         });
+        if self.until_caught_up {
+            drop(said.await);
+        }
     }
 
     /// The membership; joins the group where there is none.
@@ -112,12 +117,20 @@ impl TopicSetup {
         Ok(joined)
     }
 
-    /// Leaves the group.
-    fn leave(&self) {
+    /// Leaves the group, and waits until it knows: else the partitions are nobody's until the session of a
+    /// member that is not there any more times out.
+    async fn leave(&self) {
+        const WITHIN: Duration = Duration::from_secs(5);
         let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(member) = member else { return };
         // it waits for librdkafka's threads
-        if let Some(member) = member {
-            drop(tokio::task::spawn_blocking(move || drop(member)));
+        let left = tokio::task::spawn_blocking(move || drop(member));
+        if tokio::time::timeout(WITHIN, left).await.is_err() {
+            let group = &self.connector.group;
+            tracing::warn!(
+                group,
+                "the group does not answer: it finds out by itself that we are gone"
+            );
         }
     }
 }

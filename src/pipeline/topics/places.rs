@@ -4,7 +4,7 @@
 //! Every way in which offset and topic can have lost each other ends here or in the files' `offset_lost`,
 //! never in a silent reset.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::TopicSetup;
@@ -44,15 +44,7 @@ pub(super) async fn find(
     let topics: BTreeSet<Arc<str>> =
         assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
     let ids = member.topic_ids(topics.into_iter().collect()).await?;
-    let told = |partition: &Partition| {
-        stored.get(&*partition.name()).is_some_and(|known| !known.system_id.is_empty())
-    };
-    if ids.is_none() && assignment.partitions.iter().any(told) {
-        let what = "the brokers do not answer what the ids of the topics are: whether they are the \
-                    same ones cannot be told";
-        return Err(Error::new(Kind::SourceAway, what));
-    }
-    let ids = ids.unwrap_or_default();
+    let ids = known_or_new(ids, assignment, &stored)?;
     let mut places = Vec::new();
     let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
@@ -104,6 +96,23 @@ pub(super) async fn find(
             .remedy(format!("run one process for {}, or set atomic: false", connector.name)));
     }
     Ok(places)
+}
+
+/// The ids of the topics. Where nobody tells them, none may have been told before.
+fn known_or_new(
+    ids: Option<HashMap<String, String>>,
+    assignment: &Assignment,
+    stored: &HashMap<String, Stored>,
+) -> Result<HashMap<String, String>> {
+    let told = |partition: &Partition| {
+        stored.get(&*partition.name()).is_some_and(|known| !known.system_id.is_empty())
+    };
+    if ids.is_none() && assignment.partitions.iter().any(told) {
+        let what = "the brokers do not answer what the ids of the topics are: whether they are the \
+                    same ones cannot be told";
+        return Err(Error::new(Kind::SourceAway, what));
+    }
+    Ok(ids.unwrap_or_default())
 }
 
 /// Why the stored offset of a partition is none of its topic's, where that is so.

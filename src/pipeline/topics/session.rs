@@ -44,6 +44,9 @@ use super::super::{halt, owner};
 /// Everything is waited for that the topics hold, but not that they begin to exist.
 const GIVEN_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a member whose partition another one has taken waits to be told so by the group.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
 /// How often a member that was given nothing says why.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -59,7 +62,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
     }
     if wanted::read(&*warehouse, &setup.connector.name).await? != Wanted::Running {
         // others may have its partitions, but they see the same
-        setup.leave();
+        setup.leave().await;
         // nothing is read, so there is nothing to own
         let (none, paused) = (Fence::default(), (&mut warehouse, stop.clone()));
         let ended = halt::until_wanted(setup, &none, paused, None).await?;
@@ -69,19 +72,27 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
     }
     let member = setup.member()?;
     let Some(assignment) = given(setup, &member, stop.clone()).await? else {
-        setup.leave();
+        drop(member);
+        setup.leave().await;
         return Ok(End::Stopped);
     };
-    setup.check();
+    setup.check().await;
+    let version = assignment.version;
     let ended = match as_owner(setup, (&member, assignment), warehouse, stop).await {
         // another member has been given a partition of ours, or `siltstone apply` asks us to begin anew
-        Err(error) if error.kind() == Kind::Fenced => Ok(End::Restart),
+        Err(error) if error.kind() == Kind::Fenced => {
+            // the group tells us as well; who took it back before would end the other's session in turn
+            let mut given = member.given();
+            let told = given.wait_for(|now| now.version != version);
+            drop(tokio::time::timeout(TOLD_WITHIN, told).await);
+            Ok(End::Restart)
+        }
         ended => ended,
     };
     let goes_on = matches!(ended, Ok(End::Restart)) || setup.reloading.load(Ordering::SeqCst);
     if !goes_on {
         drop(member);
-        setup.leave();
+        setup.leave().await;
     }
     ended
 }

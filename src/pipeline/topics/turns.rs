@@ -43,7 +43,7 @@ pub(super) struct Intake {
     pub(super) stop: watch::Receiver<bool>,
     /// when arrivals were looked after last
     pub(super) looked: Instant,
-    /// the records that came and are not committed: of people's interest only
+    /// the row that is being written, in the form in which it is kept
     pub(super) scratch: Vec<u8>,
 }
 

@@ -39,6 +39,8 @@ pub struct Kafka {
     pub types: Types,
     /// Whether a source transaction is applied as one, whatever its partitions and tables.
     pub atomic: bool,
+    /// Where dead letters are sent beside `audit.dead_letters`.
+    pub dead_letter_topic: Option<String>,
     /// Where `verify` finds the source.
     pub endpoint: Option<Endpoint>,
 }
@@ -64,7 +66,7 @@ impl PartialEq for Kafka {
             && (self.format, self.start, self.offset_lost)
                 == (other.format, other.start, other.offset_lost)
             && self.types == other.types
-            && self.atomic == other.atomic
+            && (self.atomic, &self.dead_letter_topic) == (other.atomic, &other.dead_letter_topic)
             && self.endpoint == other.endpoint
     }
 }

@@ -260,6 +260,15 @@ pub enum Before {
         /// Its transaction.
         mark: Mark,
     },
+    /// The first reading of a topic's table was broken off and begun again: what it had brought is void.
+    ReadAnew {
+        /// The table.
+        target: Arc<Target>,
+        /// The `seq` of what is read now.
+        seq: i64,
+        /// Its transaction.
+        mark: Mark,
+    },
     /// The source table changed shape: statements that make the warehouse table follow.
     Reshape {
         /// The table in its new shape.

@@ -12,6 +12,7 @@
 
 mod adopt;
 mod alters;
+mod anew;
 mod compose;
 mod dead_letters;
 mod debezium;

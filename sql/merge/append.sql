@@ -40,6 +40,12 @@ select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._or
     on conflict do nothing
 {%- endif %}
 
+{% if topics -%}
+-- statement: read_anew
+-- What a first reading had brought before it was broken off and begun again.
+delete from {{ table }} t where t._ord < 0 and t._seq < $1
+
+{% endif -%}
 -- statement: clear
 -- A table that is rebuilt from its events.
 delete from {{ table }}

@@ -99,6 +99,12 @@ select {{ columns | map(attribute="value") | join(", ") }}, {{ content() }}, s._
  cross join generate_series(1, s._n)
  where s._n > 0
 
+{% if topics -%}
+-- statement: read_anew
+-- What a first reading had brought before it was broken off and begun again.
+delete from {{ table }} t where t._ord < 0 and t._seq < $1
+
+{% endif -%}
 -- statement: many
 -- Whether there are more rows than a DELETE is meant for; TRUNCATE is not safe for older snapshots.
 select count(*) > 100000 from (select from {{ table }} limit 100001) t

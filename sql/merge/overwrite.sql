@@ -101,6 +101,12 @@ update {{ table }} t
 delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null
 {%- endif %}
 
+{% if topics -%}
+-- statement: read_anew
+-- What a first reading had brought before it was broken off and begun again.
+delete from {{ table }} t where t._ord < 0 and t._seq < $1
+
+{% endif -%}
 -- statement: empty
 truncate {{ table }}
 

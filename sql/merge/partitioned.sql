@@ -7,6 +7,18 @@
 {%- macro not_older(a) -%}
 {% if guard %} and ({{ a }}._seq, {{ a }}._ord) <= (s._seq, s._ord){% endif %}
 {%- endmacro -%}
+{%- macro take_out(which) -%}
+{% if locator -%}
+with gone as (
+    delete from {{ table }} t where {{ which }} returning {% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}{% endfor %}
+)
+delete from {{ locator }} l
+ using gone g
+ where {% for k in key %}{{ " and " if not loop.first }}l.{{ k.name }} = g.{{ k.name }}{% endfor %}
+{%- else -%}
+delete from {{ table }} t where {{ which }}
+{%- endif %}
+{%- endmacro -%}
 {%- macro day(value) -%}
 (({{ value }})::date - date '2000-01-01')
 {%- endmacro %}
@@ -145,9 +157,14 @@ update {{ table }} t
    set _deleted_at = $3, _seq = $1, _ord = $2, _synced_at = now()
  where (t._seq, t._ord) < ($1, $2) and t._deleted_at is null and $3::timestamptz is not null
 {%- else -%}
-{% if locator %}with forgotten as (delete from {{ locator }}){% endif %}
-delete from {{ table }} t where (t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null
+{{ take_out("(t._seq, t._ord) < ($1, $2) and $3::timestamptz is not null") }}
 {%- endif %}
+
+{% if topics -%}
+-- statement: read_anew
+-- What a first reading had brought before it was broken off and begun again.
+{{ take_out("t._ord < 0 and t._seq < $1") }}
+{% endif %}
 
 {% if locator %}
 -- statement: rebase

@@ -391,6 +391,12 @@ select {{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, greates
  -- what the same transaction had opened, nobody could see
  where _seq <> $1
 
+{% if topics -%}
+-- statement: read_anew
+-- What a first reading had brought before it was broken off and begun again.
+delete from {{ current }} t where t._ord < 0 and t._seq < $1
+
+{% endif -%}
 -- statement: missing
 insert into {{ stage }} ({{ key | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _at)
 select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2

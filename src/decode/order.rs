@@ -128,6 +128,19 @@ pub struct Memory {
     /// Of the partition of the ends of transactions: the last one up to which all were applied as a whole.
     #[serde(skip_serializing_if = "is_zero")]
     pub ended: i64,
+    /// Whether changes of a Postgres have followed what a snapshot read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub streamed: bool,
+}
+
+impl Memory {
+    /// Whether a first snapshot was broken off and begun again: it reads the table at a later place, and no
+    /// change has come meanwhile. What happened between the two places is told by nothing but the rows that
+    /// are read now.
+    #[must_use]
+    pub fn is_read_anew(&self, before: &Memory) -> bool {
+        before.read > 0 && self.read > before.read && !before.streamed
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
@@ -190,12 +203,16 @@ impl<'a> Origin<'a> {
                 (order, true, false)
             }
             (None, _, Some(before)) if read => (self.of_read(before, record), true, false),
-            (None, Some(lsn), Some(before)) => (Order { seq: before, ord: lsn }, true, false),
+            (None, Some(lsn), Some(before)) => {
+                memory.streamed = true;
+                (Order { seq: before, ord: lsn }, true, false)
+            }
             (None, Some(lsn), None) if read => {
                 memory.read = memory.read.max(lsn);
                 (self.of_read(lsn, record), true, false)
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {
+                memory.streamed = true;
                 (Order { seq: memory.read, ord: lsn }, true, true)
             }
             // a flattened record with the row's own place: rows of one key are in the order of it

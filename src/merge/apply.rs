@@ -272,6 +272,11 @@ impl Apply {
                 let merge = self.merge(transaction, target, form).await?;
                 merge.truncate(transaction, *order, *mark).await
             }
+            Before::ReadAnew { target, seq, mark } => {
+                let form = Variant { overrules: Overrules::Older, chains: false };
+                let merge = self.merge(transaction, target, form).await?;
+                merge.read_anew(transaction, *seq, *mark).await
+            }
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;
                 ddl(transaction, statements).await.map_err(|error| {
@@ -381,6 +386,22 @@ impl Merge {
         }
         if !in_order && self.target().model.history == History::Bag {
             self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes out what a first reading had brought before it was begun again, and bars what is still to come
+    /// of it from other partitions.
+    async fn read_anew(
+        &mut self,
+        transaction: &Transaction<'_>,
+        seq: i64,
+        mark: Mark,
+    ) -> Result<()> {
+        self.execute(transaction, "read_anew", &[&seq]).await?;
+        if matches!(self.target().model.history, History::Overwrite | History::Versions) {
+            let at = crate::clock::from_postgres_micros(mark.committed_at);
+            self.execute(transaction, "remember_empty", &[&seq, &i64::MIN, &at]).await?;
         }
         Ok(())
     }

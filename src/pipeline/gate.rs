@@ -12,10 +12,11 @@ use super::guard::{Guard, ignores_truncate};
 use super::router::Router;
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
-use crate::journey::{Before, ChangeEvent, Flow, Route, Stretch};
+use crate::journey::{Before, ChangeEvent, Flow, Mark, Route, Stretch};
 use crate::merge::{Piece, encode_batch};
 use crate::position::Order;
 use crate::relation::Relation;
+use crate::spec::History;
 
 /// The gate of a session.
 pub(super) struct Gate {
@@ -226,6 +227,34 @@ impl Gate {
                 order: event.order,
                 mark: event.mark,
             });
+        }
+        Ok(())
+    }
+
+    /// A first reading of a table that was broken off and begun again at a later place: what it had brought
+    /// goes before the rows that follow. A raw table keeps every delivery.
+    pub(super) async fn read_anew(
+        &mut self,
+        relation: &Arc<Relation>,
+        (seq, mark): (i64, Mark),
+    ) -> Result<()> {
+        let routes = self.router.of(relation);
+        self.follow(relation, &routes, seq).await?;
+        for at in routes.iter() {
+            let Some(route) = self.router.route(*at).cloned() else { continue };
+            let raw = route.target.model.history == History::Raw;
+            if raw || route.flow == Flow::Hold || seq < route.floor {
+                continue;
+            }
+            if self.window.has_rows() {
+                self.hand_over().await?;
+            }
+            tracing::warn!(
+                table = %route.target.model.table,
+                "Debezium's first snapshot was broken off and begun again: what it had brought is read anew"
+            );
+            self.window.first(Before::ReadAnew { target: route.target, seq, mark });
+            self.router.raise_floor(*at, seq);
         }
         Ok(())
     }

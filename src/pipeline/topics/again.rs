@@ -133,7 +133,7 @@ impl<'r> Reader<'r> {
             places,
             tables: Tables::read(shared, warehouse).await?,
             router: Router::empty(setup.connector.held_keys),
-            topics: Topics::new(setup.connector.format),
+            topics: Topics::new(setup.connector.format, places),
         })
     }
 

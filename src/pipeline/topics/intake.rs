@@ -98,9 +98,8 @@ impl Here<'_> {
             partition.memory = before;
             return Ok(Step::Waits);
         }
-        if before != partition.memory {
-            self.remember(record, &partition.memory)?;
-        }
+        self.topics.streamed |= partition.memory.streamed;
+        let anew = partition.memory.is_read_anew(&before) && !self.topics.streamed;
         partition.last = partition.last.max(place.order);
         let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
@@ -108,12 +107,18 @@ impl Here<'_> {
             None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
+                    self.remember(record, (&before, &partition.memory))?;
                     self.bury(record, partition, &error.to_string()).await?;
                     return Ok(Step::Taken);
                 }
                 Err(error) => return Err(error),
             },
         };
+        // what leaves before the table is emptied must not take along that it was
+        if anew {
+            self.gate.read_anew(&fed.plan.relation, (place.order.seq, place.mark)).await?;
+        }
+        self.remember(record, (&before, &partition.memory))?;
         let mut message = std::mem::take(self.scratch);
         let taken = self.fold(record, (&fed, change), (&place, partition), &mut message);
         let taken = taken.await;
@@ -176,7 +181,15 @@ impl Here<'_> {
         }
     }
 
-    fn remember(&mut self, record: &TopicRecord<'_>, memory: &Memory) -> Result<()> {
+    /// Keeps what is known of a partition with the position behind the record.
+    fn remember(
+        &mut self,
+        record: &TopicRecord<'_>,
+        (before, memory): (&Memory, &Memory),
+    ) -> Result<()> {
+        if before == memory {
+            return Ok(());
+        }
         let name = format!("{}/{}", record.topic, record.partition);
         let json = remembered(memory)?;
         let stretches = &mut self.gate.reach.stretches;

@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 use super::super::core::Core;
 use super::super::router::Router;
 use super::letters;
+use super::places::Place;
 use super::tables::Tables;
 use crate::decode::{Origin, Plan, RowChange, Shapes, Topic, Veil};
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub(super) struct Topics {
     pub(super) topics: Vec<(Arc<str>, Topic, Option<Fed>)>,
     /// every plan that was made, by topic, table and shapes
     pub(super) plans: HashMap<(usize, Arc<TableName>, Shapes), Fed>,
+    /// whether a change has followed what Debezium read at first
+    pub(super) streamed: bool,
 }
 
 /// How the records of a table are read, and where they go.
@@ -33,8 +36,9 @@ pub(super) struct Fed {
 }
 
 impl Topics {
-    pub(super) fn new(form: Format) -> Topics {
-        Topics { form, topics: Vec::new(), plans: HashMap::new() }
+    pub(super) fn new(form: Format, places: &[Place]) -> Topics {
+        let streamed = places.iter().any(|place| place.memory.streamed);
+        Topics { form, topics: Vec::new(), plans: HashMap::new(), streamed }
     }
 
     pub(super) fn place(&mut self, name: &Arc<str>) -> usize {

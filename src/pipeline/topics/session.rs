@@ -193,7 +193,7 @@ async fn run_tasks(
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
     let reading = member.read(&assignment, &positions)?;
-    let mut topics = Topics::new(connector.format);
+    let mut topics = Topics::new(connector.format, &places);
     let partitions = partitions(&reading, &places, &mut topics)?;
     let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
     let window = Window::new(limits(&setup.settings));

@@ -1,0 +1,100 @@
+//! A first snapshot of Debezium that was broken off and begun again: what happened between the two is told by
+//! no event, only by the rows that are read the second time.
+
+use serde_json::json;
+
+use crate::support::{Mock, Record, Site, block_on};
+
+const TOPIC: &str = "shop.public.t";
+
+/// Every history that a topic can feed.
+const TABLES: [(&str, &str); 4] = [
+    ("t", ""),
+    ("t_versions", "history: versions\n"),
+    ("t_events", "history: append\n"),
+    (
+        "t_facts",
+        "partition: { by: day, every: month, range: [\"2024-01-01\", \"2024-12-31\"], ahead: 0 }\n",
+    ),
+];
+
+/// Each run is a group of its own: the mock keeps members that left for a while.
+fn connect(site: &Site, mock: &Mock, run: u32) {
+    site.file(
+        "connectors/shop.yaml",
+        &format!(
+            "name: {}\nkind: kafka\nsource: shop\nbrokers: {}\ngroup: anew-{run}\ntopics: [\"{TOPIC}\"]\n\
+             properties: {{ broker.address.family: v4 }}\n",
+            site.name,
+            mock.address()
+        ),
+    );
+}
+
+/// A row that a snapshot read when the log had come to `lsn`, before any commit was seen; or, with the end of
+/// the commit before, a change.
+fn record(id: i64, v: &str, lsn: u32, before: Option<u32>) -> Record {
+    let before = before.map_or("null".to_owned(), |before| format!("\"{before}\""));
+    let value = json!({
+        "op": if before == "null" { "r" } else { "c" }, "before": null, "ts_ms": 1,
+        "after": { "id": id, "day": format!("2024-0{}-01", 1 + id % 6), "v": v },
+        "source": {
+            "connector": "postgresql", "schema": "public", "table": "t", "txId": 7, "lsn": lsn,
+            "sequence": format!("[{before},\"{lsn}\"]"), "ts_ms": 1_700_000_000_000_i64 + i64::from(lsn),
+        },
+    });
+    let partition = i32::from(id % 2 == 1);
+    Record::new(TOPIC, &json!({ "id": id }).to_string(), &value.to_string()).at(partition)
+}
+
+fn reads(ids: std::ops::Range<i64>, v: &str, lsn: u32) -> Vec<Record> {
+    ids.map(|id| record(id, v, lsn, None)).collect()
+}
+
+async fn rows(site: &Site, table: &str) -> String {
+    let query = format!(
+        "select coalesce(string_agg(id || v, ' ' order by id, v), '') from cleansed.{table}"
+    );
+    site.at_warehouse(&query).await.remove(0)
+}
+
+#[test]
+fn a_first_snapshot_that_was_begun_again_leaves_nothing_of_the_one_before() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(TOPIC, 2);
+        let topics = mock.topics();
+        let site = Site::new("anew").await;
+        for (table, more) in TABLES {
+            let columns = "columns:\n  id: { type: bigint }\n  day: { type: date, required: true }\n  \
+                 v: { type: text }\n";
+            let text =
+                format!("table: cleansed.{table}\nfrom: shop.public.t\nkey: [id]\n{more}{columns}");
+            site.file(&format!("schemas/{table}.yaml"), &text);
+        }
+        let mut run = 0;
+        let mut catch_up = async |records: Vec<Record>| {
+            run += 1;
+            connect(&site, &mock, run);
+            topics.write(records).await;
+            site.catch_up().await;
+        };
+        catch_up(reads(0..5, "x", 1_000)).await;
+        // 0 and 2 are deleted before it begins again, 1 is changed, and 6 of the first time is late
+        let mut again = vec![record(6, "x", 1_000, None), record(1, "y", 2_000, None)];
+        again.extend(reads(3..5, "x", 2_000));
+        catch_up(again).await;
+        for (table, _) in TABLES {
+            assert_eq!(rows(&site, table).await, "1y 3x 4x", "{table}");
+        }
+        catch_up(vec![record(7, "z", 2_110, Some(2_100)), record(8, "z", 2_111, Some(2_100))]).await;
+        // of tables that changes have followed nothing is taken: their source was only read once more
+        catch_up(reads(3..4, "x", 5_000)).await;
+        for (table, _) in &TABLES[..2] {
+            assert_eq!(rows(&site, table).await, "1y 3x 4x 7z 8z", "{table}");
+        }
+        assert_eq!(rows(&site, "t_facts").await, "1y 3x 4x 7z 8z");
+        let places = "select count(*) from audit.locator_cleansed_t_facts";
+        assert_eq!(site.at_warehouse(places).await, ["5"]);
+    });
+}

@@ -87,7 +87,8 @@ fn a_first_snapshot_that_was_begun_again_leaves_nothing_of_the_one_before() {
         for (table, _) in TABLES {
             assert_eq!(rows(&site, table).await, "1y 3x 4x", "{table}");
         }
-        catch_up(vec![record(7, "z", 2_110, Some(2_100)), record(8, "z", 2_111, Some(2_100))]).await;
+        catch_up(vec![record(7, "z", 2_110, Some(2_100)), record(8, "z", 2_111, Some(2_100))])
+            .await;
         // of tables that changes have followed nothing is taken: their source was only read once more
         catch_up(reads(3..4, "x", 5_000)).await;
         for (table, _) in &TABLES[..2] {

@@ -93,7 +93,7 @@ async fn backlog(
     say(&format!("  as expected: {digest}"));
     // it needs the schemas
     if schemas && !options.ours {
-        let (theirs, digest) = sink::run(ground, &target, &topic, (changes, count)).await?;
+        let (theirs, digest) = sink::run(ground, &target, &topic, changes).await?;
         say(&line("  Debezium JDBC sink 3.5.0", count, &theirs));
         let ratio = theirs.took.as_secs_f64() / used.took.as_secs_f64();
         say(&format!("  as expected: {digest}; ours is {ratio:.2} times as fast"));

@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::core::Basis;
 use crate::capture::topics::Member;
 use crate::error::Result;
@@ -39,6 +41,8 @@ pub(super) struct TopicSetup {
     declared: Option<Arc<Topics>>,
     /// the topics were looked at
     checked: Arc<AtomicBool>,
+    /// while they are
+    looking: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// the membership in the group, which outlives a session
     member: Arc<Mutex<Option<Arc<Member>>>>,
 }
@@ -58,8 +62,8 @@ impl TopicSetup {
         connector: Arc<Kafka>,
         declared: Option<Arc<Topics>>,
     ) -> TopicSetup {
-        let (checked, member) = (Arc::default(), Arc::default());
-        TopicSetup { basis, connector, declared, checked, member }
+        let (checked, looking, member) = (Arc::default(), Arc::default(), Arc::default());
+        TopicSetup { basis, connector, declared, checked, looking, member }
     }
 
     /// The same connector with other files.
@@ -69,9 +73,8 @@ impl TopicSetup {
         TopicSetup { basis, member, ..new }
     }
 
-    /// Says, once, what of the topics people should know: beside everything else, unless the service ends as
-    /// soon as it has caught up.
-    async fn check(&self) {
+    /// Says, once, what of the topics people should know, beside everything else.
+    fn check(&self) {
         if self.checked.swap(true, Ordering::SeqCst) {
             return;
         }
@@ -99,8 +102,16 @@ impl TopicSetup {
                 }
             }
         });
-        if self.until_caught_up {
-            drop(said.await);
+        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+    }
+
+    /// Waits until what people should know of the topics is said: a service that ends when it has caught up
+    /// may be through before the brokers have answered.
+    async fn said(&self) {
+        const WITHIN: Duration = Duration::from_secs(2);
+        let looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(looking) = looking.filter(|_| self.until_caught_up) {
+            drop(tokio::time::timeout(WITHIN, looking).await);
         }
     }
 
@@ -122,6 +133,7 @@ impl TopicSetup {
     async fn leave(&self) {
         const WITHIN: Duration = Duration::from_secs(5);
         let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.said().await;
         let Some(member) = member else { return };
         // it waits for librdkafka's threads
         let left = tokio::task::spawn_blocking(move || drop(member));

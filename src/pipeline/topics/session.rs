@@ -76,7 +76,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
         setup.leave().await;
         return Ok(End::Stopped);
     };
-    setup.check().await;
+    setup.check();
     let version = assignment.version;
     let ended = match as_owner(setup, (&member, assignment), warehouse, stop).await {
         // another member has been given a partition of ours, or `siltstone apply` asks us to begin anew

@@ -558,3 +558,90 @@ fn upkeep_runs_on_what_the_patterns_mean() {
         assert!(running.stop().await.is_ok());
     });
 }
+
+#[test]
+fn old_leaves_go_without_anybody_waiting_behind_a_reader() {
+    block_on(async {
+        let site = Site::new("old_leaves").await;
+        site.warehouse
+            .batch_execute(
+                "create schema logs;
+                 create table logs.visits (at timestamptz, page text) partition by range (at);
+                 create table logs.visits_1 partition of logs.visits for values from ('2024-01-01') to ('2024-02-01');
+                 create table logs.visits_2 partition of logs.visits for values from ('2024-02-01') to ('2024-03-01');
+                 create table logs.visits_3 partition of logs.visits for values from ('2024-03-01') to ('2024-04-01');
+                 insert into logs.visits values ('2024-01-05', 'a'), ('2024-02-05', 'b'), ('2024-03-05', 'c')",
+            )
+            .await
+            .unwrap();
+        job(&site, "old", "", "  t: { partitions: [\"logs.*\"], keep: 30d, timeout: 50s }");
+        let analyst = site.another_session().await;
+        analyst
+            .batch_execute(
+                "begin isolation level repeatable read; select count(*) from logs.visits",
+            )
+            .await
+            .unwrap();
+        let running = site.start();
+        site.until("there", "select exists (select from audit.jobs)").await;
+        // the last day of March is about 30 days behind February's end
+        assert_eq!(ask(&site, &["run", "old", "--date", "2024-03-31"]).await.1, 0);
+        site.until(
+            "at work",
+            "select exists (select from audit.task_runs where state = 'running')",
+        )
+        .await;
+        for _ in 0..12 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let seen = "set statement_timeout to '900ms'; insert into logs.visits values ('2024-03-06', 'd'); \
+                select count(*) > 1 from logs.visits where at > '2024-02-28'; reset statement_timeout";
+            assert_eq!(site.at_warehouse(seen).await, ["t"], "somebody waits");
+        }
+        let states = "select state from audit.task_runs";
+        assert_eq!(site.at_warehouse(states).await, ["running"]);
+        analyst.batch_execute("commit").await.unwrap();
+        site.until("gone", "select bool_and(state = 'success') from audit.job_runs").await;
+        let left = "select relname from pg_class where relname like 'visits%' order by 1";
+        assert_eq!(site.at_warehouse(left).await, ["visits", "visits_3"]);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn what_is_given_up_goes_on_or_has_failed_as_its_rule_says() {
+    block_on(async {
+        let site = Site::new("given_up").await;
+        site.warehouse.batch_execute(SPANS).await.unwrap();
+        sql(&site, "slow", "insert into public.spans (task) values ('t'); select pg_sleep(2)");
+        job(&site, "slow", "", "  t: { sql: sql/jobs/slow.sql, retries: 0 }");
+        let at_work = "select exists (select from pg_stat_activity where query like '%pg_sleep(2)%' \
+            and pid <> pg_backend_pid() and datname = current_database() and state = 'active')";
+        let running = site.start();
+        site.until("there", "select exists (select from audit.jobs)").await;
+        assert_eq!(ask(&site, &["run", "slow"]).await.1, 0);
+        site.until("at work", at_work).await;
+        // told to stop it hands back what it has begun
+        assert!(running.stop().await.is_ok());
+        assert_eq!(
+            site.at_warehouse("select state, tries from audit.task_runs").await,
+            ["retrying|0"]
+        );
+        let mut child = site.spawn(&["run"]);
+        site.until("success", "select bool_and(state = 'success') from audit.job_runs").await;
+        assert_eq!(site.at_warehouse("select count(*) from public.spans").await, ["1"]);
+        // killed it is lost, and there is no other try
+        assert_eq!(
+            ask(&site, &["clear", "slow", "--date", &today(&site).await, "--wait"]).await.1,
+            0
+        );
+        site.until("at work", at_work).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let running = site.start();
+        site.until("failed", "select bool_and(state = 'failed') from audit.job_runs").await;
+        assert_eq!(site.at_warehouse("select count(*) from public.spans").await, ["1"]);
+        let attempts = "select attempt, status from audit.etl_logs order by attempt";
+        assert_eq!(site.at_warehouse(attempts).await, ["1|lost", "2|success", "3|lost"]);
+        assert!(running.stop().await.is_ok());
+    });
+}

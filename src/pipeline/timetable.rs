@@ -24,7 +24,7 @@ use crate::warehouse::{
 const RESOURCE: &str = "scheduler";
 
 /// How often the clock is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often an instance that stands by looks after the owner.
 const STAND_BY: Duration = Duration::from_secs(1);
@@ -153,8 +153,7 @@ impl Timetable {
             }
             runner.look(session, &spec.jobs).await?;
             if *stop.borrow() {
-                runner.stop().await;
-                return Ok(());
+                return runner.stop(session).await;
             }
             tokio::select! {
                 waited = runner.wait(session, LOOK_EVERY) => waited?,

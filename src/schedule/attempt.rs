@@ -235,6 +235,18 @@ impl Attempt {
     }
 }
 
+/// Attempts that were given up because the service stops: they do not count, and come first at the next start.
+pub(super) async fn hand_back(transaction: &Transaction<'_>, now: Timestamp) -> Result<()> {
+    let tasks = "update audit.task_runs set state = 'retrying', tries = greatest(tries - 1, 0), \
+                        not_before = $1 where state = 'running'";
+    transaction.execute(tasks, &[&now]).await.map_err(failed)?;
+    let attempts = "update audit.etl_logs set status = 'lost', \
+                           error_message = 'given up: the service stopped' \
+                     where status = 'running' and run is not null";
+    transaction.execute(attempts, &[]).await.map_err(failed)?;
+    Ok(())
+}
+
 fn cut(message: &str) -> String {
     let end = message.char_indices().nth(MESSAGE).map_or(message.len(), |(at, _)| at);
     message.get(..end).unwrap_or_default().to_owned()

@@ -205,14 +205,14 @@ pub(super) async fn of_interval(
     row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose().map_err(failed)
 }
 
-/// Queues a run that is over for another round: of these tasks, or of all.
+/// Queues a run that is over for another round: of these tasks, or of all. One that goes on is left alone.
 pub(super) async fn again(
     transaction: &Transaction<'_>,
     run: i64,
     tasks: Option<&[String]>,
     now: Timestamp,
 ) -> Result<()> {
-    transaction
+    let over = transaction
         .execute(
             "update audit.job_runs set state = 'queued', reason = null, round = round + 1,
                     queued_at = $2, started_at = null, finished_at = null
@@ -221,7 +221,9 @@ pub(super) async fn again(
         )
         .await
         .map_err(not_written)?;
-    // what came behind a task that failed is judged again
+    if over == 0 {
+        return Ok(());
+    }
     transaction
         .execute(
             "update audit.task_runs set state = 'waiting', tries = 0, not_before = null,

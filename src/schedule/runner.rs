@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::attempt::{Attempt, Outcome, take_up};
+use super::attempt::{Attempt, Outcome, hand_back, take_up};
 use super::books::{self, Queued, Run, TaskRun};
 use super::changes;
 use super::judge::{self, States, TaskState, Verdict};
@@ -303,12 +303,16 @@ impl Runner {
         }
     }
 
-    /// Gives up all that goes on, and waits until it has: another owner tries it again.
-    pub async fn stop(mut self) {
+    /// Gives up all that goes on, waits until it has, and hands it back: it goes on with the next owner.
+    pub async fn stop(mut self, session: &mut Session) -> Result<()> {
         for going in self.tokens.values() {
             going.abandon.send_replace(true);
         }
         while self.going.join_next().await.is_some() {}
+        let now = self.hands.clock.now();
+        let transaction = self.transaction(session).await?;
+        hand_back(&transaction, now).await?;
+        transaction.commit().await
     }
 }
 

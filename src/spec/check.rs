@@ -131,6 +131,7 @@ impl Files<'_> {
                 let others: Vec<&str> =
                     names.iter().copied().filter(|name| *name != job.name).collect();
                 let remedy = match others.is_empty() {
+                    true if *of == job.name => "remove it".to_owned(),
                     true => format!("add jobs/{of}.yaml"),
                     false => format!("write {}", listed(&others)),
                 };

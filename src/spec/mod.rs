@@ -57,7 +57,7 @@ pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;
 pub use settings::{Admin, Secret, Settings};
 pub use snapshot::Snapshot;
-pub use tasks::{Task, TaskKind, TriggerRule};
+pub use tasks::{Partitions, Task, TaskKind, TriggerRule};
 pub use topics::{Topic, Topics, same_policy};
 pub use units::{Size, Span};
 pub use wal::Wal;

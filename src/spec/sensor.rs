@@ -47,6 +47,10 @@ pub(super) fn read(
     let Some(RawSignal { job, table, fresh_to, file: path, sql: query }) = raw else {
         return Err(file.refuse(field, "it does nothing", "add a sensor"));
     };
+    if fresh_to.is_some() && table.is_none() {
+        let why = "only a table is fresh to a time";
+        return Err(file.refuse(&at("sensor.fresh_to"), why, "remove the field"));
+    }
     let signal = match (job, table, path, query) {
         (Some(job), None, None, None) => {
             Signal::Job(file.parse::<Identifier>(&at("sensor.job"), job)?.0)

@@ -62,10 +62,21 @@ pub enum TaskKind {
     Analyze(Vec<TablePattern>),
     /// Builds indexes anew, without a lock that writers wait for.
     Reindex(Vec<TablePattern>),
-    /// Makes the leaves ahead of partitioned tables.
-    Partitions(Vec<TablePattern>),
+    /// Makes the leaves of declared tables that are due, and takes old leaves off others.
+    Partitions(Partitions),
     /// Runs a program.
     Command(Vec<String>),
+}
+
+/// Whose leaves are looked after, and what becomes of old ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Partitions {
+    /// The tables.
+    pub tables: Vec<TablePattern>,
+    /// How long before the end of a run's interval a leaf must have ended to be old; none for never.
+    pub keep: Option<Duration>,
+    /// Whether an old leaf is dropped, and not only detached.
+    pub drops: bool,
 }
 
 impl TaskKind {
@@ -152,6 +163,8 @@ pub(super) struct RawTask {
     allow_failure: Option<bool>,
     poll: Option<Given>,
     soft_fail: Option<bool>,
+    keep: Option<Given>,
+    old: Option<Given>,
 }
 
 /// How often a task is tried again.
@@ -279,9 +292,8 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("notify", &raw.notify),
         ("webhook", &raw.webhook),
     ];
-    for (name, given) in to_come.iter().filter(|(_, given)| given.is_some()) {
+    if let Some((name, _)) = to_come.iter().find(|(_, given)| given.is_some()) {
         let why = "this version does not run such tasks yet";
-        debug_assert!(given.is_some());
         return Err(file.refuse(&at(name), why, "remove the task"));
     }
     let kinds = [
@@ -299,9 +311,15 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         let why = format!("a task does one thing, and this one has {} as well", one.unwrap_or(""));
         return Err(file.refuse(&at(other), &why, "write two tasks"));
     }
-    let waits = [("poll", raw.poll.is_some()), ("soft_fail", raw.soft_fail.is_some())];
-    if let Some((name, _)) = waits.iter().find(|(_, given)| *given && one != Some("sensor")) {
-        return Err(file.refuse(&at(name), "only a sensor has it", "remove the field"));
+    let only = [
+        ("poll", raw.poll.is_some(), "sensor"),
+        ("soft_fail", raw.soft_fail.is_some(), "sensor"),
+        ("keep", raw.keep.is_some(), "partitions"),
+        ("old", raw.old.is_some(), "partitions"),
+    ];
+    if let Some((name, _, of)) = only.iter().find(|(_, given, of)| *given && one != Some(of)) {
+        let why = format!("only a task of {of} has it");
+        return Err(file.refuse(&at(name), &why, "remove the field"));
     }
     let tables = |name: &str, given: &Option<Vec<Given>>| {
         super::common::list(file, &at(name), given.as_deref().unwrap_or_default())
@@ -315,7 +333,7 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         Some("vacuum") => Ok(TaskKind::Vacuum(tables("vacuum", &raw.vacuum)?)),
         Some("analyze") => Ok(TaskKind::Analyze(tables("analyze", &raw.analyze)?)),
         Some("reindex") => Ok(TaskKind::Reindex(tables("reindex", &raw.reindex)?)),
-        Some("partitions") => Ok(TaskKind::Partitions(tables("partitions", &raw.partitions)?)),
+        Some("partitions") => partitions(file, field, raw),
         Some("command") => command(file, &at("command"), raw.command.as_deref()),
         _ => {
             let names = kinds.map(|(name, _)| name);
@@ -342,6 +360,17 @@ pub(super) fn sql(
         Error::new(Kind::Config, what).remedy(flaw.remedy)
     })?;
     Ok(TaskKind::Sql { path, script })
+}
+
+fn partitions(file: &File<'_>, field: &str, raw: &RawTask) -> Result<TaskKind> {
+    let at = |below: &str| format!("{field}.{below}");
+    let tables = raw.partitions.as_deref().unwrap_or_default();
+    let keep = raw.keep.as_ref().map(|given| file.parse::<Span>(&at("keep"), given));
+    Ok(TaskKind::Partitions(Partitions {
+        tables: super::common::list(file, &at("partitions"), tables)?,
+        keep: keep.transpose()?.map(|span| span.0),
+        drops: file.choice(&at("old"), raw.old.as_ref(), &["drop", "detach"])? == "drop",
+    }))
 }
 
 fn command(file: &File<'_>, field: &str, given: Option<&[Given]>) -> Result<TaskKind> {

@@ -120,6 +120,12 @@ impl Site {
         self.warehouse_url = url(&self.warehouse_url);
     }
 
+    /// Another session at the warehouse.
+    pub async fn another_session(&self) -> Session {
+        let endpoint = self.spec().settings.warehouse;
+        connect(Side::Warehouse, &endpoint, "another test").await.unwrap()
+    }
+
     /// Writes a file below the root.
     pub fn file(&self, path: &str, text: &str) {
         let path = self.root.path().join(path);

@@ -96,7 +96,7 @@ impl Work<'_> {
             TaskKind::Vacuum(tables) => upkeep::vacuum(self, tables).await,
             TaskKind::Analyze(tables) => upkeep::analyze(self, tables).await,
             TaskKind::Reindex(tables) => upkeep::reindex(self, tables).await,
-            TaskKind::Partitions(tables) => partitions::run(self, tables).await,
+            TaskKind::Partitions(partitions) => partitions::run(self, partitions).await,
             TaskKind::Command(words) => command::run(self, words).await,
         }
     }

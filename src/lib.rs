@@ -20,6 +20,7 @@ pub mod position;
 pub mod postgres;
 pub mod progress;
 pub mod relation;
+pub mod schedule;
 pub mod serve;
 pub mod spec;
 pub mod types;

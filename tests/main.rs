@@ -22,6 +22,7 @@ mod faults;
 mod guard;
 mod init;
 mod init_debezium;
+mod jobs;
 mod journey;
 mod kafka_environment;
 mod mask;

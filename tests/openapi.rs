@@ -29,7 +29,10 @@ const STRANGE: [&str; 13] = [
     "%25s%25n",
 ];
 
-const BODIES: [&str; 10] = [
+const BODIES: [&str; 13] = [
+    "{\"date\": \"2024-03-10\"}",
+    "{\"from\": \"2024-03-10\", \"to\": \"2024-03-12\"}",
+    "{\"date\": \"2024-13-10\"}",
     "{\"value\":\"x\"}",
     "",
     "",
@@ -186,6 +189,7 @@ fn filled(path: &str, dice: &mut Dice, connector: &str, letter: &str) -> String 
     let there = |place: &str| match place {
         "{name}" => connector.to_owned(),
         "{id}" => letter.to_owned(),
+        "{job}" => "upkeep".to_owned(),
         _ => "cleansed.users".to_owned(),
     };
     let part = |part: &str| match part.starts_with('{') {
@@ -207,6 +211,10 @@ fn every_answer_is_one_that_the_document_names() {
             "schemas/small.yaml",
             "table: cleansed.small\nfrom: shop.public.small\nkey: [id]\n\
              columns:\n  id: { type: integer }\n  v: { type: varchar(3) }\n",
+        );
+        site.file(
+            "jobs/upkeep.yaml",
+            "name: upkeep\nschedule: { every: 1h }\ntasks:\n  a: { analyze: [cleansed.small] }\n",
         );
         site.shop(
             "create table users (id bigint primary key, email text);
@@ -297,8 +305,11 @@ fn every_answer_is_one_that_the_document_names() {
 /// A route that the document does not know is not met above.
 #[test]
 fn every_route_is_in_the_document() {
-    let source =
-        concat!(include_str!("../src/serve/admin.rs"), include_str!("../src/serve/letters.rs"));
+    let source = concat!(
+        include_str!("../src/serve/admin.rs"),
+        include_str!("../src/serve/jobs.rs"),
+        include_str!("../src/serve/letters.rs")
+    );
     let document: Value = serde_json::from_str(include_str!("../src/serve/openapi.json")).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let routes: Vec<&str> =

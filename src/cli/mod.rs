@@ -8,6 +8,7 @@ mod connector;
 mod dead_letter;
 mod demo;
 mod init;
+mod job;
 mod logging;
 mod plan;
 mod run;
@@ -67,6 +68,9 @@ enum Verb {
     /// What tables are doing, and what to do with them.
     #[command(subcommand)]
     Table(table::Table),
+    /// How jobs stand, and what to do with them.
+    #[command(subcommand)]
+    Job(job::Job),
     /// Changes that their tables refuse, and what becomes of them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -146,6 +150,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Why(why) => why.run(&files).await,
         Verb::Connector(connector) => connector.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
+        Verb::Job(job) => job.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,
         Verb::Sql(sql) => sql.run(&files).await,

@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 13] = files![
+pub const FILES: [(&str, &str); 14] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -33,6 +33,7 @@ pub const FILES: [(&str, &str); 13] = files![
     "schemas/cleansed/fact_payments.yaml",
     "schemas/cleansed/dim_dates.yaml",
     "schemas/cleansed/holidays.csv",
+    "jobs/maintenance.yaml",
 ];
 
 /// The variables that the files take the two databases from.
@@ -87,6 +88,7 @@ mod tests {
         let calendar = spec.calendars.first().unwrap();
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
+        assert_eq!(spec.jobs.iter().map(|job| &job.name).collect::<Vec<_>>(), ["maintenance"]);
         assert!(spec.settings.admin.token.is_none());
         assert!(write(folder.path()).is_err(), "files that are there are kept");
     }
@@ -95,7 +97,9 @@ mod tests {
     fn the_table_lists_what_lies_in_the_project() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = BTreeSet::from(["siltstone.yaml".to_owned()]);
-        for folder in ["connectors", "connectors/debezium", "schemas/raw", "schemas/cleansed"] {
+        let folders =
+            ["connectors", "connectors/debezium", "schemas/raw", "schemas/cleansed", "jobs"];
+        for folder in folders {
             let entries = fs::read_dir(root.join(folder)).unwrap().map(Result::unwrap);
             for entry in entries.filter(|entry| entry.file_type().unwrap().is_file()) {
                 found.insert(format!("{folder}/{}", entry.file_name().display()));

@@ -8,13 +8,15 @@ use tokio_postgres::GenericClient;
 
 use super::pairs::{verify_connector, verify_topics};
 use super::resync::check_condition;
+use crate::clock::Clock;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
-use crate::progress::requests::{self, About, Argument, Span, Verb};
+use crate::progress::requests::{self, About, Argument, JOBS, Span, Verb};
 use crate::progress::{account, dead_letters, listed, poison, schemas};
 use crate::relation::{Relation, Wire};
+use crate::schedule::{self, Wish};
 use crate::serve::{Asked, Books, Later, Letters};
 use crate::spec::{Settings, Spec};
 use crate::types::write_text;
@@ -25,12 +27,22 @@ pub(super) struct WarehouseBooks {
     settings: Arc<Settings>,
     /// as they were read last
     files: watch::Receiver<Arc<Spec>>,
+    clock: Clock,
 }
 
 impl WarehouseBooks {
+    /// Whether the files have a job.
+    fn has_job(&self, job: &str) -> bool {
+        self.files.borrow().jobs.iter().any(|of| of.name == job)
+    }
+
     /// The books of the warehouse that the service began with.
-    pub(super) fn new(settings: Settings, files: watch::Receiver<Arc<Spec>>) -> WarehouseBooks {
-        WarehouseBooks { settings: Arc::new(settings), files }
+    pub(super) fn new(
+        settings: Settings,
+        files: watch::Receiver<Arc<Spec>>,
+        clock: Clock,
+    ) -> WarehouseBooks {
+        WarehouseBooks { settings: Arc::new(settings), files, clock }
     }
 }
 
@@ -104,6 +116,45 @@ impl Books for WarehouseBooks {
             let warehouse =
                 connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
             dead_letters_as_json(&*warehouse, table.as_ref(), id).await
+        })
+    }
+
+    fn jobs(&self) -> Later<Vec<Value>> {
+        let (settings, clock) = (self.settings.clone(), self.clock.clone());
+        let spec = self.files.borrow().clone();
+        Box::pin(async move {
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            schedule::jobs_as_json(&*warehouse, &spec.jobs, clock.now()).await
+        })
+    }
+
+    fn job_runs(&self, job: String) -> Later<Option<Vec<Value>>> {
+        let (settings, known) = (self.settings.clone(), self.has_job(&job));
+        Box::pin(async move {
+            if !known {
+                return Ok(None);
+            }
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            schedule::runs_as_json(&*warehouse, &job).await.map(Some)
+        })
+    }
+
+    fn ask_job(&self, job: String, wish: Value) -> Later<Option<i64>> {
+        let (settings, known) = (self.settings.clone(), self.has_job(&job));
+        Box::pin(async move {
+            if !known {
+                return Ok(None);
+            }
+            let verb = serde_json::from_value(wish)
+                .map_err(|error| Error::bug("a wish is none of the schedule's").because(error))?;
+            let wish = serde_json::to_string(&Wish { job, verb })
+                .map_err(|error| Error::bug("a wish is no JSON").because(error))?;
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let about = About { argument: Argument::Job(&wish), ..About::default() };
+            requests::ask(&*warehouse, Verb::Job, JOBS, &about).await.map(Some)
         })
     }
 }

@@ -52,6 +52,7 @@ mod standby;
 mod start;
 mod streamed;
 mod tables;
+mod timetable;
 mod topics;
 mod unseen;
 mod wall;

@@ -10,7 +10,8 @@ use tokio::time::MissedTickBehavior;
 use super::core::{Basis, writer};
 use super::intake::End;
 use super::shared::Setup;
-use crate::error::{Kind, Result};
+use crate::clock::from_postgres_micros;
+use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 use crate::serve::Phase;
 use crate::warehouse::{Claim, Fence, LEASE, leased_to, take_over};
@@ -73,8 +74,29 @@ pub(super) async fn keep_lease(setup: &Basis, fence: &Fence) -> Result<End> {
     let session = writer(setup, fence, "lease").await?;
     let mut ticks = tokio::time::interval(LEASE / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = 0;
     loop {
         ticks.tick().await;
         fence.renew(&session).await?;
+        let fresh_to = setup.board.view().fresh_to;
+        if fresh_to != told {
+            tell_freshness(&session, &setup.common.name, fresh_to).await?;
+            told = fresh_to;
+        }
     }
+}
+
+/// Notes to when the connector's tables are fresh, for jobs that wait for it, wherever they run.
+async fn tell_freshness(session: &Session, connector: &str, fresh_to: i64) -> Result<()> {
+    let fresh_to = from_postgres_micros(fresh_to);
+    session
+        .execute(
+            "insert into audit.freshness (connector, fresh_to) values ($1, $2)
+             on conflict (connector) do update
+             set fresh_to = greatest(freshness.fresh_to, excluded.fresh_to)",
+            &[&connector, &fresh_to],
+        )
+        .await
+        .map_err(|error| Error::warehouse("noting how fresh it is", error))?;
+    Ok(())
 }

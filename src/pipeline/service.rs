@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use super::books::WarehouseBooks;
 use super::confirm::Lately;
@@ -13,6 +14,7 @@ use super::core::Basis;
 use super::fleet::Fleet;
 use super::kinds::AnySetup;
 use super::shared::{Setup, WalStep};
+use super::timetable::Timetable;
 use super::topics::TopicSetup;
 use crate::capture::spool::Quota;
 use crate::clock::Clock;
@@ -72,6 +74,8 @@ impl Service {
         name_idleness(&spec);
         let quota = Arc::new(Quota::new(self.spec.settings.spool_bytes));
         fleet.set(self.setups(&spec, &owner, &quota));
+        // dropped, they are given up
+        let mut jobs = self.timetable(&files, &owner, stop.clone());
         let mut last = Ok(());
         let mut ending = stop.clone();
         loop {
@@ -80,7 +84,10 @@ impl Service {
                 && !(self.options.until_caught_up || fleet.is_stopping());
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
-                    None => return last,
+                    None => {
+                        while *stop.borrow() && jobs.join_next().await.is_some() {}
+                        return last;
+                    }
                     Some((_, Err(error))) => {
                         tracing::error!("{error}");
                         last = Err(error);
@@ -98,6 +105,28 @@ impl Service {
                 () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
             }
         }
+    }
+
+    /// Runs the jobs beside the connectors. A run that ends when it has caught up begins none.
+    fn timetable(
+        &self,
+        files: &watch::Receiver<Arc<Spec>>,
+        owner: &Arc<str>,
+        stop: watch::Receiver<bool>,
+    ) -> JoinSet<()> {
+        let timetable = Timetable {
+            files: files.clone(),
+            clock: self.clock.clone(),
+            board: self.board.clone(),
+            durations: self.durations(),
+            owner: owner.clone(),
+            no_ddl: self.options.no_ddl,
+        };
+        let mut jobs = JoinSet::new();
+        if !self.options.until_caught_up {
+            jobs.spawn(timetable.run(stop));
+        }
+        jobs
     }
 
     /// What each connector of the files is run with.
@@ -183,7 +212,7 @@ impl Service {
         let settings = self.spec.settings.clone();
         let (tokens, made) = Tokens::of(&settings.admin)?;
         let listen = settings.admin.listen;
-        let books = Arc::new(WarehouseBooks::new(settings, files));
+        let books = Arc::new(WarehouseBooks::new(settings, files, self.clock.clone()));
         let address = serve::start(listen, self.board.clone(), tokens, books, stop).await?;
         Ok((address, made))
     }

@@ -58,7 +58,27 @@ impl Drop for Session {
     }
 }
 
+/// Gives up what a session is doing, from beside it.
+pub struct Canceller {
+    cancel: CancelToken,
+    tls: MakeRustlsConnect,
+}
+
+impl Canceller {
+    /// Asks the server to give up the statement that is running.
+    pub async fn cancel(&self) {
+        if let Err(error) = self.cancel.cancel_query(self.tls.clone()).await {
+            tracing::debug!(%error, "a running statement could not be cancelled");
+        }
+    }
+}
+
 impl Session {
+    /// What gives up a statement of this session while it is lent out.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { cancel: self.cancel.clone(), tls: self.tls.clone() }
+    }
+
     /// Asks the server to give up the statement that is running.
     pub async fn cancel(&self) {
         if let Err(error) = self.cancel.cancel_query(self.tls.clone()).await {

@@ -31,10 +31,12 @@ pub enum Verb {
     StopConnector,
     /// The connector begins a new session.
     RestartConnector,
+    /// Something of a job, as its argument says.
+    Job,
 }
 
 /// Every verb and its word in `audit.requests`.
-const VERBS: [(Verb, &str); 11] = [
+const VERBS: [(Verb, &str); 12] = [
     (Verb::Pause, "pause"),
     (Verb::Resume, "resume"),
     (Verb::Resync, "resync"),
@@ -46,7 +48,11 @@ const VERBS: [(Verb, &str); 11] = [
     (Verb::ResumeConnector, "resume connector"),
     (Verb::StopConnector, "stop connector"),
     (Verb::RestartConnector, "restart connector"),
+    (Verb::Job, "job"),
 ];
+
+/// What stands in a connector's place where jobs are meant; no connector may be named so.
+pub const JOBS: &str = "(jobs)";
 
 impl Verb {
     /// The word in `audit.requests`.
@@ -83,6 +89,8 @@ pub enum Argument<'a> {
     Letter(i64),
     /// A condition over the source's columns.
     Condition(&'a str),
+    /// What is asked of a job, as JSON.
+    Job(&'a str),
 }
 
 impl Argument<'_> {
@@ -90,7 +98,7 @@ impl Argument<'_> {
         match self {
             Argument::Nothing => None,
             Argument::Letter(id) => Some(id.to_string()),
-            Argument::Condition(condition) => Some(condition.to_owned()),
+            Argument::Condition(text) | Argument::Job(text) => Some(text.to_owned()),
         }
     }
 }
@@ -107,6 +115,7 @@ impl Request {
             Verb::Replay | Verb::Drop => self.argument.is_none() || self.letter().is_some(),
             Verb::ResyncWhere => self.table.is_some() && self.argument.is_some(),
             Verb::Rebuild => self.table.is_some(),
+            Verb::Job => self.argument.is_some(),
             _ => true,
         }
     }

@@ -23,7 +23,7 @@ use super::board::Board;
 use super::health::{Readiness, readiness};
 use super::letters::{self, Letters};
 use super::view::View;
-use super::{connectors, status};
+use super::{connectors, jobs, status};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -61,6 +61,15 @@ pub trait Books: Send + Sync {
 
     /// The open dead letters, of one table or all of them, or the one of a number with its values.
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>>;
+
+    /// The jobs, and how they stand.
+    fn jobs(&self) -> Later<Vec<Value>>;
+
+    /// The last runs of a job; none where there is no such job.
+    fn job_runs(&self, job: String) -> Later<Option<Vec<Value>>>;
+
+    /// Writes down what is asked of a job; the request's number, none where there is no such job.
+    fn ask_job(&self, job: String, wish: Value) -> Later<Option<i64>>;
 }
 
 /// What every handler has.
@@ -113,6 +122,7 @@ fn router(app: App) -> Router {
         .route("/tables/{table}/{verb}", post(ask).put(ask))
         .route("/why/{table}", get(why))
         .merge(letters::routes())
+        .merge(jobs::routes())
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
         .method_not_allowed_fallback(|method: Method| async move {
             failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not for this path"), None)

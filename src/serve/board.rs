@@ -57,6 +57,16 @@ impl Board {
         self.metrics.observe_transaction(name, took);
     }
 
+    /// Notes that a run of a job has ended.
+    pub fn run_ended(&self, job: &str, state: &str, took: Duration) {
+        self.metrics.jobs().run_ended(job, state, took);
+    }
+
+    /// Notes that an attempt at a task has failed.
+    pub fn task_failed(&self, job: &str, task: &str) {
+        self.metrics.jobs().task_failed(job, task);
+    }
+
     /// The time now, microseconds since 2000-01-01 UTC.
     pub fn now(&self) -> i64 {
         self.clock.now_postgres()

@@ -9,6 +9,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::job_metrics::JobFamilies;
 use super::view::View;
 use crate::journey::Applied;
 
@@ -45,12 +46,13 @@ struct Families {
     state: IntGaugeVec,
     memory: IntGaugeVec,
     build: IntGaugeVec,
+    jobs: JobFamilies,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let families = Families::new();
-        for family in families.collectors() {
+        for family in families.collectors().into_iter().chain(families.jobs.collectors()) {
             // names are constants and each is registered once; a duplicate would be a bug of ours,
             // which costs a metric and not the service
             if let Err(error) = families.registry.register(family) {
@@ -198,6 +200,7 @@ impl Families {
                 ["kind"]
             ),
             build: family!(IntGaugeVec, "siltstone_build_info", "1", ["version"]),
+            jobs: JobFamilies::default(),
         }
     }
 
@@ -227,6 +230,10 @@ impl Families {
 impl Metrics {
     pub(super) fn observe_transaction(&self, name: &str, took: Duration) {
         self.0.transactions.with_label_values(&[name]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn jobs(&self) -> &JobFamilies {
+        &self.0.jobs
     }
 
     pub(super) fn spool_gave_up(&self, connector: &str) {

@@ -8,6 +8,8 @@ mod auth;
 mod board;
 mod connectors;
 mod health;
+mod job_metrics;
+mod jobs;
 mod letters;
 mod metrics;
 mod status;

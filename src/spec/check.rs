@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::file::{File, listed};
 use super::model::{History, Model};
 use super::scalar::is_reserved;
-use super::{Common, Connector, Spec};
+use super::{Common, Connector, Job, Schedule, Signal, Spec, TaskKind};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -25,6 +25,7 @@ impl Files<'_> {
         self.connectors(spec)?;
         self.tables(spec)?;
         self.topics(spec)?;
+        self.jobs(&spec.jobs)?;
         self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
         spec.models.iter().try_for_each(|model| self.source(spec, model))
     }
@@ -102,6 +103,52 @@ impl Files<'_> {
             false => format!("write {}", listed(&known)),
         };
         Err(self.refuse(&topics.file, "connector", &why, &remedy))
+    }
+
+    /// Refuses jobs of one name, and those that wait for a job that is not there or for each other.
+    fn jobs(&self, jobs: &[Job]) -> Result<()> {
+        let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+        for (at, job) in jobs.iter().enumerate() {
+            if let Some(other) = jobs.iter().take(at).find(|other| other.name == job.name) {
+                let why = format!("{} is taken by {}", job.name, other.file);
+                return Err(self.refuse(&job.file, "name", &why, "write another name"));
+            }
+            let mut waits: Vec<(String, &str)> = Vec::new();
+            if let Schedule::After(before) = &job.schedule {
+                waits.push(("schedule.after".to_owned(), before));
+            }
+            for task in &job.tasks {
+                if let TaskKind::Sensor { signal: Signal::Job(of), .. } = &task.kind {
+                    waits.push((format!("tasks.{}.sensor.job", task.name), of));
+                }
+            }
+            let unknown = waits.iter().find(|(_, of)| !names.contains(of) || *of == job.name);
+            if let Some((field, of)) = unknown {
+                let why = match *of == job.name {
+                    true => "a job does not wait for itself".to_owned(),
+                    false => format!("there is no job {of}"),
+                };
+                let others: Vec<&str> =
+                    names.iter().copied().filter(|name| *name != job.name).collect();
+                let remedy = match others.is_empty() {
+                    true if *of == job.name => "remove it".to_owned(),
+                    true => format!("add jobs/{of}.yaml"),
+                    false => format!("write {}", listed(&others)),
+                };
+                return Err(self.refuse(&job.file, field, &why, &remedy));
+            }
+            let after = |name: &str| match &jobs.iter().find(|job| job.name == name)?.schedule {
+                Schedule::After(before) => Some(before.as_str()),
+                _ => None,
+            };
+            let chain = std::iter::successors(after(&job.name), |name| after(name));
+            if chain.take(jobs.len()).any(|name| name == job.name) {
+                let why = "the jobs follow each other in a circle";
+                let remedy = "give one of them another schedule";
+                return Err(self.refuse(&job.file, "schedule.after", why, remedy));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a table that no connector feeds, or not with all its columns.

@@ -9,6 +9,7 @@ use super::common::Common;
 use super::connector::{self, Connector, Read};
 use super::env::Env;
 use super::file::File;
+use super::jobs::{self, Job};
 use super::kafka::Kafka;
 use super::mask::Masks;
 use super::model::{Calendar, Model};
@@ -20,6 +21,8 @@ use crate::error::{Error, Kind, Result};
 /// All files of an installation, validated.
 #[derive(Clone, Debug)]
 pub struct Spec {
+    /// The folder that all files lie below.
+    pub root: PathBuf,
     /// `siltstone.yaml`.
     pub settings: Settings,
     /// The enabled connectors of kind postgres.
@@ -30,6 +33,8 @@ pub struct Spec {
     pub models: Vec<Model>,
     /// The declared calendars.
     pub calendars: Vec<Calendar>,
+    /// The jobs.
+    pub jobs: Vec<Job>,
     /// `topics.yaml`, where there is one.
     pub topics: Option<Topics>,
     /// The names of the connectors that are disabled, as they are written.
@@ -39,12 +44,8 @@ pub struct Spec {
 }
 
 /// Folders and files of kinds that other versions run.
-const KINDS_TO_COME: [(&str, &str); 4] = [
-    ("sql/marts", "marts"),
-    ("sql/quality", "quality checks"),
-    ("jobs", "jobs"),
-    ("alerts.yaml", "alerts"),
-];
+const KINDS_TO_COME: [(&str, &str); 3] =
+    [("sql/marts", "marts"), ("sql/quality", "quality checks"), ("alerts.yaml", "alerts")];
 
 const TOPICS: &str = "topics.yaml";
 
@@ -93,7 +94,19 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         files.push(file);
     }
     let topics = declared;
-    let mut spec = Spec { settings, connectors, kafka, models, calendars, topics, disabled, notes };
+    let jobs = read_jobs(root, env, &settings, &mut files)?;
+    let mut spec = Spec {
+        root: root.to_owned(),
+        settings,
+        connectors,
+        kafka,
+        models,
+        calendars,
+        jobs,
+        topics,
+        disabled,
+        notes,
+    };
     Files(files).check(&spec)?;
     let Spec { settings, connectors, kafka, models, .. } = &mut spec;
     let commons = connectors.iter_mut().map(|connector| &mut connector.common);
@@ -110,6 +123,22 @@ impl Spec {
         let postgres = self.connectors.iter().map(|connector| &connector.common);
         postgres.chain(self.kafka.iter().map(|connector| &connector.common))
     }
+}
+
+fn read_jobs<'e>(
+    root: &Path,
+    env: &'e Env,
+    settings: &Settings,
+    files: &mut Vec<File<'e>>,
+) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for path in yaml_files(root, Path::new("jobs"))? {
+        let file = open(root, &path, env)?;
+        let below = |path: &str| fs::read_to_string(root.join(path));
+        jobs.push(jobs::read(&file, &settings.timezone, &below)?);
+        files.push(file);
+    }
+    Ok(jobs)
 }
 
 fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {

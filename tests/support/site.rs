@@ -120,6 +120,12 @@ impl Site {
         self.warehouse_url = url(&self.warehouse_url);
     }
 
+    /// Another session at the warehouse.
+    pub async fn another_session(&self) -> Session {
+        let endpoint = self.spec().settings.warehouse;
+        connect(Side::Warehouse, &endpoint, "another test").await.unwrap()
+    }
+
     /// Writes a file below the root.
     pub fn file(&self, path: &str, text: &str) {
         let path = self.root.path().join(path);
@@ -162,7 +168,16 @@ impl Site {
 
     /// Starts the service in this process with options.
     pub fn start_with(&self, options: Options) -> Stopper {
-        let service = Arc::new(self.service(options));
+        self.run(self.service(options))
+    }
+
+    /// Starts the service in this process by another clock.
+    pub fn start_by(&self, clock: Clock) -> Stopper {
+        self.run(Service { clock, ..self.service(Options::default()) })
+    }
+
+    fn run(&self, service: Service) -> Stopper {
+        let service = Arc::new(service);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move { service.run(stopped).await });
         Stopper { stop, task }

@@ -1,0 +1,252 @@
+//! The schedule's place in the service: one instance owns it, the others stand by. Whatever goes wrong here
+//! stops no connector: it is said, and tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::Clock;
+use crate::error::{Kind, Policy, Result};
+use crate::merge::{Leaves, absent, ahead, create_leaves};
+use crate::postgres::{Session, Side, connect};
+use crate::progress::requests::{self, JOBS, Request, Verb};
+use crate::schedule::{Hands, MakesLeaves, Making, Runner, Watcher, Wish, carry_out, note_run};
+use crate::serve::Board;
+use crate::spec::{Model, Spec};
+use crate::warehouse::{
+    Claim, Durations, Fence, Fenced, LEASE, leased_to, migrate, refuse_outstanding, register,
+    take_over,
+};
+
+/// Who owns this owns the schedule.
+const RESOURCE: &str = "scheduler";
+
+/// How often the clock is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often an instance that stands by looks after the owner.
+const STAND_BY: Duration = Duration::from_secs(1);
+
+/// The first and the longest pause behind a failure.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The schedule of the files.
+pub(super) struct Timetable {
+    pub(super) files: watch::Receiver<Arc<Spec>>,
+    pub(super) clock: Clock,
+    pub(super) board: Board,
+    pub(super) durations: Durations,
+    /// names this run of this process
+    pub(super) owner: Arc<str>,
+    pub(super) no_ddl: bool,
+}
+
+impl Timetable {
+    /// Runs the jobs of the files until `stop` turns true.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut pause = PAUSES.0;
+        loop {
+            tokio::select! {
+                // without jobs there is nothing to own
+                there = self.files.wait_for(|spec| !spec.jobs.is_empty()) => {
+                    if there.is_err() { return }
+                }
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            match self.session(stop.clone()).await {
+                Ok(()) if *stop.borrow() => return,
+                Ok(()) => pause = PAUSES.0,
+                Err(error) if error.kind() == Kind::Fenced => {
+                    tracing::warn!("another instance runs the jobs: standing by");
+                    pause = PAUSES.0;
+                }
+                Err(error) if error.kind().policy() == Policy::Retry => {
+                    tracing::warn!("jobs: {}; trying again", error.reason());
+                }
+                Err(error) => tracing::error!("jobs: {error}"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Becomes the owner and works until something fails or it is told to stop.
+    async fn session(&mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let endpoint = self.files.borrow().settings.warehouse.clone();
+        let mut session = connect(Side::Warehouse, &endpoint, "siltstone scheduler").await?;
+        match self.no_ddl {
+            true => refuse_outstanding(&*session).await?,
+            false => migrate(&mut session).await?,
+        }
+        let Some(fence) = self.become_owner(&mut session, stop.clone()).await? else {
+            return Ok(());
+        };
+        let lease = connect(Side::Warehouse, &endpoint, "siltstone scheduler").await?;
+        register(&lease, &fence).await?;
+        tracing::info!("runs the jobs");
+        let worked = tokio::select! {
+            worked = self.work(&mut session, &fence, &mut stop) => worked,
+            lost = keep_lease(&lease, &fence) => lost,
+        };
+        if worked.is_ok() {
+            fence.release(&lease, false).await?;
+        }
+        worked
+    }
+
+    async fn become_owner(
+        &self,
+        session: &mut Session,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<Option<Fence>> {
+        let mut standing_by = false;
+        loop {
+            match leased_to(session, RESOURCE, &self.owner).await? {
+                Some(other) if !standing_by => {
+                    standing_by = true;
+                    tracing::info!("jobs: standing by: {other} runs them");
+                }
+                Some(_) => {}
+                None => {
+                    match take_over(session, RESOURCE, &self.owner, Claim::Vacant).await {
+                        // another one that stood by was faster
+                        Err(error) if error.kind() == Kind::Fenced => {}
+                        taken => return taken.map(Some),
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(STAND_BY) => {}
+                _ = stop.wait_for(|stop| *stop) => return Ok(None),
+            }
+        }
+    }
+
+    async fn work(
+        &mut self,
+        session: &mut Session,
+        fence: &Fence,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
+        let spec = self.files.borrow_and_update().clone();
+        let hands = Arc::new(Hands {
+            endpoint: spec.settings.warehouse.clone(),
+            fence: fence.clone(),
+            clock: self.clock.clone(),
+            durations: self.durations.clone(),
+            root: spec.root.clone(),
+            models: spec.models.clone().into(),
+            leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
+        });
+        let watcher = Arc::new(OnBoard(self.board.clone()));
+        let mut runner = Runner::begin(hands, watcher, session, &spec.jobs).await?;
+        loop {
+            // runs of before go on by the files as they are now
+            let spec = self.files.borrow_and_update().clone();
+            for request in requests::open(&**session, JOBS).await? {
+                self.carry_out(session, fence, (&spec, &request)).await?;
+            }
+            runner.look(session, &spec.jobs).await?;
+            if *stop.borrow() {
+                return runner.stop(session).await;
+            }
+            tokio::select! {
+                waited = runner.wait(session, LOOK_EVERY) => waited?,
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        session: &mut Session,
+        fence: &Fence,
+        (spec, request): (&Spec, &Request),
+    ) -> Result<()> {
+        let transaction = Fenced::begin(session, fence, "request", &self.durations).await?;
+        if !requests::claim(&*transaction, request.id).await? {
+            return Ok(());
+        }
+        let wish = request.argument.as_deref().filter(|_| request.verb == Verb::Job);
+        let wish = wish.and_then(|wish| serde_json::from_str::<Wish>(wish).ok());
+        let (done, text) = match wish {
+            None => (false, "this version does not know the request".to_owned()),
+            Some(wish) => {
+                let by = ("an operator", self.clock.now());
+                let answer = carry_out(&transaction, &spec.jobs, &wish, by).await?;
+                if let Some(run) = answer.run {
+                    note_run(&transaction, request.id, run).await?;
+                }
+                (answer.done, answer.text)
+            }
+        };
+        requests::answer(&*transaction, request.id, done, &text).await?;
+        transaction.commit().await?;
+        tracing::info!("{text}");
+        Ok(())
+    }
+}
+
+async fn keep_lease(session: &Session, fence: &Fence) -> Result<()> {
+    let mut ticks = tokio::time::interval(LEASE / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        fence.renew(session).await?;
+    }
+}
+
+/// Tells the board what becomes of jobs.
+struct OnBoard(Board);
+
+impl Watcher for OnBoard {
+    fn ended(&self, job: &str, state: &'static str, took: Duration) {
+        self.0.run_ended(job, state, took);
+    }
+
+    fn failed(&self, job: &str, task: &str) {
+        self.0.task_failed(job, task);
+    }
+}
+
+/// Leaves as batches make them.
+struct MergeLeaves {
+    no_ddl: bool,
+}
+
+impl MakesLeaves for MergeLeaves {
+    fn make<'m>(
+        &'m self,
+        session: &'m mut Session,
+        hands: &'m Hands,
+        model: &'m Model,
+    ) -> Making<'m> {
+        Box::pin(async move {
+            const DAY: i64 = 86_400_000_000;
+            let today = hands.clock.now_postgres().div_euclid(DAY);
+            let wanted = Leaves::default().missing(model, ahead(model, today))?;
+            let missing = absent(&**session, wanted).await?;
+            if missing.is_empty() || self.no_ddl {
+                return Ok(0);
+            }
+            let made = u64::try_from(missing.len()).unwrap_or(u64::MAX);
+            // each for itself: a transaction must not hold the locks of many
+            for leaf in missing {
+                let transaction =
+                    Fenced::begin(session, &hands.fence, "leaves", &hands.durations).await?;
+                transaction
+                    .batch_execute("set local lock_timeout to '1s'")
+                    .await
+                    .map_err(|error| crate::error::Error::warehouse("making leaves", error))?;
+                create_leaves(&*transaction, std::slice::from_ref(&leaf)).await?;
+                transaction.commit().await?;
+            }
+            Ok(made)
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! The owner of the schedule at work. A look at the clock and the books decides what is due, what begins, what
+//! is tried and what is over; every change is a transaction that holds the owner's epoch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::attempt::{Attempt, Outcome, hand_back, take_up};
+use super::books::{self, Queued, Run, TaskRun};
+use super::changes;
+use super::judge::{self, States, TaskState, Verdict};
+use super::tasks::{self, Hands};
+use crate::error::{Error, Result};
+use crate::postgres::Session;
+use crate::spec::{Job, Overlap, Schedule, Task, TaskKind};
+use crate::warehouse::Fenced;
+
+/// How many runs of a job go on at once where they may.
+const RUNS: usize = 8;
+
+/// How many tasks of all jobs go on at once: each has a session at the warehouse. Sensors hold none.
+const TASKS: usize = 16;
+
+/// Told what becomes of runs and attempts.
+pub trait Watcher: Send + Sync {
+    /// A run has ended: its state, and how long it took.
+    fn ended(&self, job: &str, state: &'static str, took: Duration);
+    /// An attempt has failed.
+    fn failed(&self, job: &str, task: &str);
+}
+
+/// The owner's work, as long as its epoch stands.
+pub struct Runner {
+    hands: Arc<Hands>,
+    watcher: Arc<dyn Watcher>,
+    going: JoinSet<(Attempt, Outcome, Duration)>,
+    /// the attempts that go on, by run and task, and what gives each up
+    tokens: HashMap<(i64, String), Going>,
+    pub(super) counting: changes::Counting,
+}
+
+struct Going {
+    job: String,
+    sensor: bool,
+    abandon: watch::Sender<bool>,
+}
+
+impl Runner {
+    /// Takes the schedule up: what an owner before has left half done is settled by its rule.
+    pub async fn begin(
+        hands: Arc<Hands>,
+        watcher: Arc<dyn Watcher>,
+        session: &mut Session,
+        jobs: &[Job],
+    ) -> Result<Runner> {
+        let now = hands.clock.now();
+        let transaction =
+            Fenced::begin(session, &hands.fence, "schedule", &hands.durations).await?;
+        let lost = take_up(&transaction, |job, task| retries(jobs, job, task), now).await?;
+        transaction.commit().await?;
+        if lost > 0 {
+            tracing::warn!("attempts that an owner before has left half done: {lost}");
+        }
+        let (going, tokens) = (JoinSet::new(), HashMap::new());
+        Ok(Runner { hands, watcher, going, tokens, counting: changes::Counting::default() })
+    }
+
+    /// Waits until an attempt ends, or for a while; notes how it ended.
+    pub async fn wait(&mut self, session: &mut Session, most: Duration) -> Result<()> {
+        let ended = tokio::select! {
+            Some(ended) = self.going.join_next(), if !self.going.is_empty() => ended,
+            () = tokio::time::sleep(most) => return Ok(()),
+        };
+        let (attempt, outcome, took) =
+            ended.map_err(|error| Error::bug("a task of a job broke off").because(error))?;
+        self.tokens.remove(&(attempt.run, attempt.task.name.clone()));
+        let now = self.hands.clock.now();
+        let transaction = self.transaction(session).await?;
+        let failed = attempt.end(&transaction, &outcome, (now, took)).await?;
+        transaction.commit().await?;
+        let (job, task) = (attempt.job.as_str(), attempt.task.name.as_str());
+        if failed {
+            self.watcher.failed(job, task);
+        }
+        match &outcome {
+            Outcome::Failed(why) | Outcome::FailedForGood(why) => {
+                tracing::warn!(job, task, attempt = attempt.number, "{why}");
+            }
+            _ => tracing::info!(job, task, attempt = attempt.number, "done"),
+        }
+        Ok(())
+    }
+
+    /// One look: what is due, what begins, what is tried, what is over.
+    pub async fn look(&mut self, session: &mut Session, jobs: &[Job]) -> Result<()> {
+        let now = self.hands.clock.now();
+        self.plan(session, jobs, now).await?;
+        let runs = books::open(&**session).await?;
+        self.start_runs(session, jobs, &runs, now).await?;
+        let runs = books::open(&**session).await?;
+        let tasks = books::tasks(&**session).await?;
+        for run in runs.into_iter().filter(|run| run.running) {
+            let Some(tasks) = tasks.get(&run.id) else { continue };
+            match jobs.iter().find(|job| job.name == run.job) {
+                Some(job) => self.advance(session, (jobs, job), &run, tasks).await?,
+                None => self.give_up(session, &run, "its file is gone").await?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn transaction<'s>(&self, session: &'s mut Session) -> Result<Fenced<'s>> {
+        Fenced::begin(session, &self.hands.fence, "schedule", &self.hands.durations).await
+    }
+
+    /// Begins runs that are queued, where nothing is in their way.
+    async fn start_runs(
+        &mut self,
+        session: &mut Session,
+        jobs: &[Job],
+        runs: &[Run],
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut running: HashMap<&str, usize> = HashMap::new();
+        for run in runs.iter().filter(|run| run.running) {
+            *running.entry(&run.job).or_default() += 1;
+        }
+        for run in runs.iter().filter(|run| !run.running) {
+            let Some(job) = jobs.iter().find(|job| job.name == run.job) else {
+                self.give_up(session, run, "its file is gone").await?;
+                continue;
+            };
+            let at_work = running.entry(&run.job).or_default();
+            // also what was given up a moment ago must have ended
+            let lingers = self.tokens.values().any(|going| going.job == run.job);
+            let full = match job.overlap {
+                Overlap::Allow => *at_work >= RUNS,
+                _ => *at_work > 0 || lingers,
+            };
+            if full {
+                continue;
+            }
+            let why = match &job.requires {
+                None => None,
+                Some(requires) => tasks::fresh(&**session, requires, run.about).await?,
+            };
+            if why.is_some() && why == run.reason {
+                continue;
+            }
+            let transaction = self.transaction(session).await?;
+            if let Some(why) = &why {
+                books::waits(&transaction, run.id, why).await?;
+            } else {
+                let tasks: Vec<&str> = job.tasks.iter().map(|task| task.name.as_str()).collect();
+                books::begin(&transaction, run.id, &tasks, now).await?;
+                *at_work += 1;
+                tracing::info!(job = job.name, run = run.id, "begins for {}", run.days.0);
+            }
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Moves a run on: tasks that begin, that never will, and its end.
+    async fn advance(
+        &mut self,
+        session: &mut Session,
+        (jobs, job): (&[Job], &Job),
+        run: &Run,
+        tasks: &BTreeMap<String, TaskRun>,
+    ) -> Result<()> {
+        let now = self.hands.clock.now();
+        let mut states: States<'_> =
+            tasks.iter().map(|(name, task)| (name.as_str(), task.state)).collect();
+        let mut settled: Vec<(&str, TaskState, &str)> = Vec::new();
+        // its file may have changed
+        for (name, task) in tasks {
+            if !job.tasks.iter().any(|of| of.name == *name) && !task.state.is_final() {
+                settled.push((name, TaskState::Skipped, "it is in its file no more"));
+            }
+        }
+        let mut begin = Vec::new();
+        for task in &job.tasks {
+            let Some(known) = tasks.get(&task.name) else { continue };
+            match known.state {
+                TaskState::Waiting => {}
+                TaskState::Retrying if known.not_before.is_none_or(|at| at <= now) => {
+                    begin.push(task);
+                    continue;
+                }
+                _ => continue,
+            }
+            let (state, why) = match judge::judge(&job.tasks, &states, task) {
+                Verdict::Wait => continue,
+                Verdict::Begin => {
+                    begin.push(task);
+                    continue;
+                }
+                Verdict::Skip => (TaskState::Skipped, "its trigger rule"),
+                Verdict::UpstreamFailed => (TaskState::UpstreamFailed, "one before it has failed"),
+            };
+            settled.push((&task.name, state, why));
+            // those behind it are judged with that
+            states.insert(&task.name, state);
+        }
+        if !settled.is_empty() {
+            let transaction = self.transaction(session).await?;
+            for (name, state, why) in settled {
+                books::settle(&transaction, (run.id, name), (state, Some(why)), now).await?;
+            }
+            transaction.commit().await?;
+        }
+        for task in begin {
+            self.attempt(session, job, run, task).await?;
+        }
+        // a task that its file has now and had not when the run began is not part of it
+        let of_run: Vec<Task> =
+            job.tasks.iter().filter(|task| tasks.contains_key(&task.name)).cloned().collect();
+        match judge::ended(&of_run, &states) {
+            Some(well) => self.finish(session, (jobs, job), run, well).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Begins an attempt at a task, where there is room.
+    async fn attempt(
+        &mut self,
+        session: &mut Session,
+        job: &Job,
+        run: &Run,
+        task: &Task,
+    ) -> Result<()> {
+        let sensor = matches!(task.kind, TaskKind::Sensor { .. });
+        let at_work = self.tokens.iter().filter(|(_, going)| !going.sensor);
+        let of_run = at_work.clone().filter(|((of, _), _)| *of == run.id).count();
+        let key = (run.id, task.name.clone());
+        let full = !sensor && (of_run >= job.parallel || at_work.count() >= TASKS);
+        // one that was given up has not ended yet
+        if full || self.tokens.contains_key(&key) {
+            return Ok(());
+        }
+        let now = self.hands.clock.now();
+        let epoch = self.hands.fence.epoch();
+        let transaction = self.transaction(session).await?;
+        let begun = Attempt::begin(&transaction, (job, run, task), (now, epoch)).await?;
+        transaction.commit().await?;
+        let Some(attempt) = begun else { return Ok(()) };
+        let (abandon, abandoned) = watch::channel(false);
+        self.tokens.insert(key, Going { job: job.name.clone(), sensor, abandon });
+        self.going.spawn(tasks::run(self.hands.clone(), attempt, abandoned));
+        Ok(())
+    }
+
+    /// Ends a run, and queues what comes after it.
+    async fn finish(
+        &mut self,
+        session: &mut Session,
+        (jobs, job): (&[Job], &Job),
+        run: &Run,
+        well: bool,
+    ) -> Result<()> {
+        let now = self.hands.clock.now();
+        let state = if well { "success" } else { "failed" };
+        let transaction = self.transaction(session).await?;
+        if !books::finish(&transaction, run.id, (state, None), now).await? {
+            return Ok(());
+        }
+        let after =
+            |other: &&Job| matches!(&other.schedule, Schedule::After(of) if *of == job.name);
+        for next in jobs.iter().filter(after).filter(|_| well) {
+            let queued = Queued { job: next, about: run.about, trigger: "after", now };
+            let there = books::of_interval(&*transaction, &next.name, run.about.start).await?;
+            match there {
+                None => drop(books::queue(&transaction, &queued).await?),
+                Some((id, _)) => books::again(&transaction, id, None, now).await?,
+            }
+        }
+        transaction.commit().await?;
+        let took = run.started_at.map_or(SignedDuration::ZERO, |from| now.duration_since(from));
+        self.watcher.ended(&job.name, state, took.unsigned_abs());
+        tracing::info!(job = job.name, run = run.id, "{state} for {}", run.days.0);
+        Ok(())
+    }
+
+    /// Gives a run up, with its attempts.
+    pub async fn give_up(&mut self, session: &mut Session, run: &Run, why: &str) -> Result<()> {
+        let now = self.hands.clock.now();
+        let transaction = self.transaction(session).await?;
+        books::give_up(&transaction, run.id, why, now).await?;
+        transaction.commit().await?;
+        tracing::warn!(job = run.job, run = run.id, "given up: {why}");
+        self.abandon(&[run.id]);
+        Ok(())
+    }
+
+    pub(super) fn abandon(&self, runs: &[i64]) {
+        for (_, going) in self.tokens.iter().filter(|((run, _), _)| runs.contains(run)) {
+            going.abandon.send_replace(true);
+        }
+    }
+
+    /// Gives up all that goes on, waits until it has, and hands it back: it goes on with the next owner.
+    pub async fn stop(mut self, session: &mut Session) -> Result<()> {
+        for going in self.tokens.values() {
+            going.abandon.send_replace(true);
+        }
+        while self.going.join_next().await.is_some() {}
+        let now = self.hands.clock.now();
+        let transaction = self.transaction(session).await?;
+        hand_back(&transaction, now).await?;
+        transaction.commit().await
+    }
+}
+
+fn retries(jobs: &[Job], job: &str, task: &str) -> Option<u32> {
+    let job = jobs.iter().find(|of| of.name == job)?;
+    let task = job.tasks.iter().find(|of| of.name == task)?;
+    // a sensor's time counts, not its attempts
+    Some(if matches!(task.kind, TaskKind::Sensor { .. }) { u32::MAX } else { task.retries })
+}

@@ -1,0 +1,173 @@
+//! What tasks do, one file a kind, and the limits that all have: time, and being given up.
+
+mod command;
+mod partitions;
+mod sensor;
+mod sql;
+mod upkeep;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::attempt::{Attempt, Outcome};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::names::TableName;
+use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
+use crate::spec::{Model, TablePattern, TaskKind};
+use crate::warehouse::{Durations, Fence, register};
+pub(super) use sensor::fresh;
+
+/// What all tasks of the owner work with.
+pub struct Hands {
+    /// The warehouse.
+    pub endpoint: Endpoint,
+    /// The right to write.
+    pub fence: Fence,
+    /// The time.
+    pub clock: Clock,
+    /// Where the duration of transactions is told.
+    pub durations: Durations,
+    /// The folder of the files.
+    pub root: PathBuf,
+    /// The declared tables.
+    pub models: Arc<[Model]>,
+    /// Makes leaves.
+    pub leaves: Arc<dyn MakesLeaves>,
+}
+
+/// What will have been made, and how much of it.
+pub type Making<'m> = Pin<Box<dyn Future<Output = Result<u64>> + Send + 'm>>;
+
+/// Makes the leaves that a declared table should have ahead of today.
+pub trait MakesLeaves: Send + Sync {
+    /// Makes those of a table that are missing; how many were.
+    fn make<'m>(
+        &'m self,
+        session: &'m mut Session,
+        hands: &'m Hands,
+        model: &'m Model,
+    ) -> Making<'m>;
+}
+
+/// An attempt at work: its sessions are known, so that what they do can be given up.
+struct Work<'w> {
+    hands: &'w Hands,
+    attempt: &'w Attempt,
+    started: Instant,
+    cancellers: Mutex<Vec<Canceller>>,
+}
+
+impl Work<'_> {
+    /// A session that a takeover ends, and whose statements end with the attempt's time.
+    async fn session(&self) -> Result<Session> {
+        let session = connect(Side::Warehouse, &self.hands.endpoint, "siltstone job").await?;
+        register(&session, &self.hands.fence).await?;
+        let left = self.attempt.task.timeout.saturating_sub(self.started.elapsed());
+        let limit = left.as_millis().clamp(1, 2_000_000_000);
+        session
+            .batch_execute(&format!("set statement_timeout to {limit}"))
+            .await
+            .map_err(|error| Error::warehouse("setting up a session", error))?;
+        let mut cancellers = self.cancellers.lock().unwrap_or_else(PoisonError::into_inner);
+        cancellers.push(session.canceller());
+        Ok(session)
+    }
+
+    async fn cancel(&self) {
+        let cancellers =
+            std::mem::take(&mut *self.cancellers.lock().unwrap_or_else(PoisonError::into_inner));
+        for canceller in &cancellers {
+            canceller.cancel().await;
+        }
+    }
+
+    async fn go(&self) -> Result<Outcome> {
+        match &self.attempt.task.kind {
+            TaskKind::Sql { path, script } => sql::run(self, path, script).await,
+            TaskKind::Sensor { signal, poll, soft_fail } => {
+                sensor::run(self, signal, *poll, *soft_fail).await
+            }
+            TaskKind::Vacuum(tables) => upkeep::vacuum(self, tables).await,
+            TaskKind::Analyze(tables) => upkeep::analyze(self, tables).await,
+            TaskKind::Reindex(tables) => upkeep::reindex(self, tables).await,
+            TaskKind::Partitions(partitions) => partitions::run(self, partitions).await,
+            TaskKind::Command(words) => command::run(self, words).await,
+        }
+    }
+}
+
+/// Makes an attempt, until it ends, takes too long or is given up; how it ended, and how long it took.
+pub(super) async fn run(
+    hands: Arc<Hands>,
+    attempt: Attempt,
+    abandoned: watch::Receiver<bool>,
+) -> (Attempt, Outcome, Duration) {
+    let (outcome, took) = limited(&hands, &attempt, abandoned).await;
+    (attempt, outcome, took)
+}
+
+async fn limited(
+    hands: &Hands,
+    attempt: &Attempt,
+    mut abandoned: watch::Receiver<bool>,
+) -> (Outcome, Duration) {
+    // what is given up ends soon; another attempt begins behind it
+    const LAST_WORDS: Duration = Duration::from_secs(5);
+    let started = Instant::now();
+    let work = Work { hands, attempt, started, cancellers: Mutex::default() };
+    // a sensor knows itself how long it waits, over all its attempts
+    let limit = match attempt.task.kind {
+        TaskKind::Sensor { .. } => Duration::MAX,
+        _ => attempt.task.timeout,
+    };
+    let mut going = Box::pin(work.go());
+    let outcome = tokio::select! {
+        ended = &mut going => ended.unwrap_or_else(|error| Outcome::Failed(error.reason())),
+        () = tokio::time::sleep(limit) => {
+            work.cancel().await;
+            let ended = tokio::time::timeout(LAST_WORDS, going).await;
+            match ended {
+                // it came to its end in that moment
+                Ok(Ok(outcome)) => outcome,
+                _ => Outcome::Failed(format!("it took longer than {} s", limit.as_secs())),
+            }
+        }
+        () = told(&mut abandoned) => {
+            work.cancel().await;
+            // what it says changes nothing: the run is over already
+            drop(tokio::time::timeout(LAST_WORDS, going).await);
+            Outcome::FailedForGood("given up".to_owned())
+        }
+    };
+    (outcome, started.elapsed())
+}
+
+async fn told(abandoned: &mut watch::Receiver<bool>) {
+    if abandoned.wait_for(|abandoned| *abandoned).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The tables of the warehouse that patterns mean, leaves aside.
+async fn tables(session: &Session, patterns: &[TablePattern]) -> Result<Vec<TableName>> {
+    let rows = session
+        .query(
+            "select n.nspname::text, c.relname::text
+               from pg_class c join pg_namespace n on n.oid = c.relnamespace
+              where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't'
+                and n.nspname <> 'information_schema' and not starts_with(n.nspname, 'pg_')
+              order by 1, 2",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::warehouse("listing its tables", error))?;
+    let all =
+        rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
+    Ok(all.filter(|table| patterns.iter().any(|pattern| pattern.matches(table))).collect())
+}

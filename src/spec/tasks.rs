@@ -1,0 +1,383 @@
+//! The tasks of a job: what each does, what it depends on, and what becomes of one that fails.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::file::{File, Given, NotYet, listed, nearest};
+use super::pattern::TablePattern;
+use super::scalar::{Identifier, Scalar};
+use super::script::{self, Script};
+use super::sensor::{self, RawSignal, Signal};
+use super::units::Span;
+use crate::error::{Error, Kind, Result};
+
+/// A task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Its name in the job.
+    pub name: String,
+    /// What it does.
+    pub kind: TaskKind,
+    /// The tasks before it.
+    pub depends_on: Vec<String>,
+    /// What of those lets it begin.
+    pub rule: TriggerRule,
+    /// How often it is tried again.
+    pub retries: u32,
+    /// How long it waits before that.
+    pub retry_delay: Duration,
+    /// Whether that grows twice as long each time, up to an hour.
+    pub backoff: bool,
+    /// How long an attempt may take; a sensor, all in all.
+    pub timeout: Duration,
+    /// Whether the run, and what depends on it, go on as if it had gone well.
+    pub allow_failure: bool,
+}
+
+/// What a task does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskKind {
+    /// Runs the statements of a file in one transaction.
+    Sql {
+        /// The file.
+        path: String,
+        /// Its statements.
+        script: Script,
+    },
+    /// Waits for something.
+    Sensor {
+        /// What for.
+        signal: Signal,
+        /// How often it looks.
+        poll: Duration,
+        /// Whether it is skipped, and not failed, where it has waited long enough.
+        soft_fail: bool,
+    },
+    /// Vacuums tables.
+    Vacuum(Vec<TablePattern>),
+    /// Gathers the planner's statistics.
+    Analyze(Vec<TablePattern>),
+    /// Builds indexes anew, without a lock that writers wait for.
+    Reindex(Vec<TablePattern>),
+    /// Makes the leaves of declared tables that are due, and takes old leaves off others.
+    Partitions(Partitions),
+    /// Runs a program.
+    Command(Vec<String>),
+}
+
+/// Whose leaves are looked after, and what becomes of old ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Partitions {
+    /// The tables.
+    pub tables: Vec<TablePattern>,
+    /// How long before the end of a run's interval a leaf must have ended to be old; none for never.
+    pub keep: Option<Duration>,
+    /// Whether an old leaf is dropped, and not only detached.
+    pub drops: bool,
+}
+
+impl TaskKind {
+    /// The word in files.
+    pub fn word(&self) -> &'static str {
+        match self {
+            TaskKind::Sql { .. } => "sql",
+            TaskKind::Sensor { .. } => "sensor",
+            TaskKind::Vacuum(_) => "vacuum",
+            TaskKind::Analyze(_) => "analyze",
+            TaskKind::Reindex(_) => "reindex",
+            TaskKind::Partitions(_) => "partitions",
+            TaskKind::Command(_) => "command",
+        }
+    }
+}
+
+/// What of the tasks before it lets a task begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TriggerRule {
+    /// All went well.
+    AllSuccess,
+    /// All have failed.
+    AllFailed,
+    /// All are at an end.
+    AllDone,
+    /// One went well.
+    OneSuccess,
+    /// One has failed.
+    OneFailed,
+    /// One is at an end, by itself.
+    OneDone,
+    /// All are at an end, and none has failed.
+    NoneFailed,
+    /// None has failed, and one went well.
+    NoneFailedMinOneSuccess,
+    /// All are at an end, and none was skipped.
+    NoneSkipped,
+    /// Nothing: it begins with the run.
+    Always,
+}
+
+const RULES: [(&str, TriggerRule); 10] = [
+    ("all_success", TriggerRule::AllSuccess),
+    ("all_failed", TriggerRule::AllFailed),
+    ("all_done", TriggerRule::AllDone),
+    ("one_success", TriggerRule::OneSuccess),
+    ("one_failed", TriggerRule::OneFailed),
+    ("one_done", TriggerRule::OneDone),
+    ("none_failed", TriggerRule::NoneFailed),
+    ("none_failed_min_one_success", TriggerRule::NoneFailedMinOneSuccess),
+    ("none_skipped", TriggerRule::NoneSkipped),
+    ("always", TriggerRule::Always),
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTask {
+    sql: Option<Given>,
+    sensor: Option<RawSignal>,
+    vacuum: Option<Vec<Given>>,
+    analyze: Option<Vec<Given>>,
+    reindex: Option<Vec<Given>>,
+    partitions: Option<Vec<Given>>,
+    command: Option<Vec<Given>>,
+    extract: Option<NotYet>,
+    into: Option<NotYet>,
+    load: Option<NotYet>,
+    refresh: Option<NotYet>,
+    checks: Option<NotYet>,
+    enrich: Option<NotYet>,
+    retention: Option<NotYet>,
+    backup: Option<NotYet>,
+    restore_drill: Option<NotYet>,
+    report: Option<NotYet>,
+    notify: Option<NotYet>,
+    webhook: Option<NotYet>,
+    depends_on: Option<Vec<Given>>,
+    trigger_rule: Option<Given>,
+    retries: Option<Given>,
+    retry_delay: Option<Given>,
+    backoff: Option<Given>,
+    timeout: Option<Given>,
+    allow_failure: Option<bool>,
+    poll: Option<Given>,
+    soft_fail: Option<bool>,
+    keep: Option<Given>,
+    old: Option<Given>,
+}
+
+/// How often a task is tried again.
+struct Retries(u32);
+
+impl Scalar for Retries {
+    const REMEDY: &'static str = "write a whole number from 0 to 100";
+
+    fn read(text: &str) -> Result<Retries, String> {
+        let number = text.parse().ok().filter(|number| *number <= 100);
+        number.map(Retries).ok_or_else(|| format!("{text:?} is not a number that fits"))
+    }
+}
+
+/// A word or a line of a program's arguments.
+struct Text(String);
+
+impl Scalar for Text {
+    const REMEDY: &'static str = "write a text";
+
+    fn read(text: &str) -> Result<Text, String> {
+        Ok(Text(text.to_owned()))
+    }
+}
+
+pub(super) type Open<'o> = &'o dyn Fn(&str) -> std::io::Result<String>;
+
+/// Reads a job's tasks, and puts each behind those it depends on.
+pub(super) fn read(
+    file: &File<'_>,
+    raw: &IndexMap<String, RawTask>,
+    open: Open<'_>,
+) -> Result<Vec<Task>> {
+    if raw.is_empty() {
+        return Err(file.refuse("tasks", "there is none", "write at least one task"));
+    }
+    let mut tasks = Vec::new();
+    for (name, raw) in raw {
+        let field = format!("tasks.{name}");
+        if let Err(why) = Identifier::read(name) {
+            return Err(file.refuse(&field, &why, Identifier::REMEDY));
+        }
+        tasks.push(task(file, &field, (name, raw), open)?);
+    }
+    let names: Vec<&str> = raw.keys().map(String::as_str).collect();
+    for task in &tasks {
+        let field = format!("tasks.{}.depends_on", task.name);
+        for before in &task.depends_on {
+            if !names.contains(&before.as_str()) {
+                let remedy = match nearest(before, &names) {
+                    Some(near) => format!("write {near}, or remove it"),
+                    None => format!("write {}", listed(&names)),
+                };
+                let why = format!("there is no task {before}");
+                return Err(file.refuse(&field, &why, &remedy));
+            }
+        }
+    }
+    in_order(file, tasks)
+}
+
+/// Each task behind those it depends on; else as they are written.
+fn in_order(file: &File<'_>, mut tasks: Vec<Task>) -> Result<Vec<Task>> {
+    let (mut placed, mut ordered) = (HashSet::new(), Vec::new());
+    while !tasks.is_empty() {
+        let free = tasks
+            .iter()
+            .position(|task| task.depends_on.iter().all(|before| placed.contains(before)));
+        let Some(free) = free else {
+            let first = tasks.first().map(|task| task.name.clone()).unwrap_or_default();
+            let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+            let why = format!("{} wait for each other", listed(&names).replace(" or ", " and "));
+            let field = format!("tasks.{first}.depends_on");
+            return Err(file.refuse(&field, &why, "remove one of the dependencies"));
+        };
+        let task = tasks.remove(free);
+        placed.insert(task.name.clone());
+        ordered.push(task);
+    }
+    Ok(ordered)
+}
+
+fn task(
+    file: &File<'_>,
+    field: &str,
+    (name, raw): (&str, &RawTask),
+    open: Open<'_>,
+) -> Result<Task> {
+    const RETRY_DELAY: Span = Span(Duration::from_mins(5));
+    const TIMEOUT: Span = Span(Duration::from_hours(1));
+    let at = |below: &str| format!("{field}.{below}");
+    let words = RULES.map(|(word, _)| word);
+    let rule = file.choice(&at("trigger_rule"), raw.trigger_rule.as_ref(), &words)?;
+    let rule = RULES.iter().find(|(word, _)| *word == rule).map(|(_, rule)| *rule);
+    let depends_on = raw.depends_on.iter().flatten();
+    let depends_on = depends_on.map(|given| file.text(&at("depends_on"), given));
+    let backoff =
+        file.choice(&at("backoff"), raw.backoff.as_ref(), &["constant", "exponential"])?;
+    Ok(Task {
+        name: name.to_owned(),
+        kind: kind(file, field, raw, open)?,
+        depends_on: depends_on.collect::<Result<_>>()?,
+        rule: rule.unwrap_or(TriggerRule::AllSuccess),
+        retries: file.parse_or(&at("retries"), raw.retries.as_ref(), Retries(3))?.0,
+        retry_delay: file.parse_or(&at("retry_delay"), raw.retry_delay.as_ref(), RETRY_DELAY)?.0,
+        backoff: backoff == "exponential",
+        timeout: file.parse_or(&at("timeout"), raw.timeout.as_ref(), TIMEOUT)?.0,
+        allow_failure: raw.allow_failure.unwrap_or(false),
+    })
+}
+
+fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<TaskKind> {
+    let at = |below: &str| format!("{field}.{below}");
+    let to_come = [
+        ("extract", &raw.extract),
+        ("into", &raw.into),
+        ("load", &raw.load),
+        ("refresh", &raw.refresh),
+        ("checks", &raw.checks),
+        ("enrich", &raw.enrich),
+        ("retention", &raw.retention),
+        ("backup", &raw.backup),
+        ("restore_drill", &raw.restore_drill),
+        ("report", &raw.report),
+        ("notify", &raw.notify),
+        ("webhook", &raw.webhook),
+    ];
+    if let Some((name, _)) = to_come.iter().find(|(_, given)| given.is_some()) {
+        let why = "this version does not run such tasks yet";
+        return Err(file.refuse(&at(name), why, "remove the task"));
+    }
+    let kinds = [
+        ("sql", raw.sql.is_some()),
+        ("sensor", raw.sensor.is_some()),
+        ("vacuum", raw.vacuum.is_some()),
+        ("analyze", raw.analyze.is_some()),
+        ("reindex", raw.reindex.is_some()),
+        ("partitions", raw.partitions.is_some()),
+        ("command", raw.command.is_some()),
+    ];
+    let mut given = kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
+    let (one, other) = (given.next(), given.next());
+    if let Some(other) = other {
+        let why = format!("a task does one thing, and this one has {} as well", one.unwrap_or(""));
+        return Err(file.refuse(&at(other), &why, "write two tasks"));
+    }
+    let only = [
+        ("poll", raw.poll.is_some(), "sensor"),
+        ("soft_fail", raw.soft_fail.is_some(), "sensor"),
+        ("keep", raw.keep.is_some(), "partitions"),
+        ("old", raw.old.is_some(), "partitions"),
+    ];
+    if let Some((name, _, of)) = only.iter().find(|(_, given, of)| *given && one != Some(of)) {
+        let why = format!("only a task of {of} has it");
+        return Err(file.refuse(&at(name), &why, "remove the field"));
+    }
+    let tables = |name: &str, given: &Option<Vec<Given>>| {
+        super::common::list(file, &at(name), given.as_deref().unwrap_or_default())
+    };
+    match one {
+        Some("sql") => sql(file, &at("sql"), raw.sql.as_ref(), open),
+        Some("sensor") => {
+            let given = (raw.sensor.as_ref(), raw.poll.as_ref());
+            sensor::read(file, field, (given, raw.soft_fail.unwrap_or(false)), open)
+        }
+        Some("vacuum") => Ok(TaskKind::Vacuum(tables("vacuum", &raw.vacuum)?)),
+        Some("analyze") => Ok(TaskKind::Analyze(tables("analyze", &raw.analyze)?)),
+        Some("reindex") => Ok(TaskKind::Reindex(tables("reindex", &raw.reindex)?)),
+        Some("partitions") => partitions(file, field, raw),
+        Some("command") => command(file, &at("command"), raw.command.as_deref()),
+        _ => {
+            let names = kinds.map(|(name, _)| name);
+            let remedy = format!("add what it does: {}", listed(&names));
+            Err(file.refuse(field, "it does nothing", &remedy))
+        }
+    }
+}
+
+pub(super) fn sql(
+    file: &File<'_>,
+    field: &str,
+    given: Option<&Given>,
+    open: Open<'_>,
+) -> Result<TaskKind> {
+    let Some(given) = given else { return Err(file.refuse(field, "it is missing", "add it")) };
+    let path = file.text(field, given)?;
+    let text = open(&path).map_err(|error| {
+        let why = format!("{path} cannot be read: {error}");
+        file.refuse_given(field, given, &why, "write a path from the folder of siltstone.yaml")
+    })?;
+    let script = script::read(&text).map_err(|flaw| {
+        let what = format!("{path}:{}: sql: {}", flaw.line, flaw.why);
+        Error::new(Kind::Config, what).remedy(flaw.remedy)
+    })?;
+    Ok(TaskKind::Sql { path, script })
+}
+
+fn partitions(file: &File<'_>, field: &str, raw: &RawTask) -> Result<TaskKind> {
+    let at = |below: &str| format!("{field}.{below}");
+    let tables = raw.partitions.as_deref().unwrap_or_default();
+    let keep = raw.keep.as_ref().map(|given| file.parse::<Span>(&at("keep"), given));
+    Ok(TaskKind::Partitions(Partitions {
+        tables: super::common::list(file, &at("partitions"), tables)?,
+        keep: keep.transpose()?.map(|span| span.0),
+        drops: file.choice(&at("old"), raw.old.as_ref(), &["drop", "detach"])? == "drop",
+    }))
+}
+
+fn command(file: &File<'_>, field: &str, given: Option<&[Given]>) -> Result<TaskKind> {
+    let words: Vec<Text> = super::common::list(file, field, given.unwrap_or_default())?;
+    if words.is_empty() {
+        let remedy = "write a program and its arguments, such as [./load.sh, \"{ds}\"]";
+        return Err(file.refuse(field, "there is no program", remedy));
+    }
+    Ok(TaskKind::Command(words.into_iter().map(|Text(word)| word).collect()))
+}

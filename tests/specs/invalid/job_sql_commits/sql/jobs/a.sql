@@ -1,0 +1,2 @@
+delete from t;
+commit;

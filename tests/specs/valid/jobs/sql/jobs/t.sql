@@ -1,0 +1,2 @@
+delete from mart.t where day = :'ds';
+insert into mart.t select date :'ds';

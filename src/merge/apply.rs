@@ -15,7 +15,7 @@ use super::stage::{Shape, Staged, encode, encode_late, encode_left};
 use super::staging::Staging;
 use super::table::{Counts, Cut, Merge};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Applied, Arrival, Batch, Before, Mark, TableBatch, Target};
+use crate::journey::{Applied, Arrival, Batch, Before, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
@@ -356,53 +356,4 @@ fn failed(target: &Target, error: tokio_postgres::Error) -> Error {
     Error::warehouse("copying events", error)
         .on_table(table.to_string())
         .remedy(format!("mend the cause, then siltstone table resume {table}"))
-}
-
-impl Merge {
-    /// Empties the table as the source's TRUNCATE did.
-    pub(super) async fn truncate(
-        &mut self,
-        transaction: &Transaction<'_>,
-        order: Order,
-        mark: Mark,
-    ) -> Result<()> {
-        let at = crate::clock::from_postgres_micros(mark.committed_at);
-        // the lock that TRUNCATE holds to the end would bar the way to a leaf that the same transaction
-        // needs: a partitioned table is emptied row by row
-        let whole = self.target().model.partition.is_none();
-        // of topics rows that came behind it may be here already
-        let in_order = self.target().arrival == Arrival::InOrder;
-        if whole && in_order && self.target().model.history != History::Versions && !self.is_soft()
-        {
-            let many = self.query(transaction, "many", &[]).await?;
-            if many.first().is_some_and(|row| row.get(0)) {
-                self.execute(transaction, "empty", &[]).await?;
-                return Ok(());
-            }
-        }
-        self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
-        if self.may_be_late() && self.target().model.history != History::Bag {
-            self.execute(transaction, "remember_empty", &[&order.seq, &order.ord, &at]).await?;
-        }
-        if !in_order && self.target().model.history == History::Bag {
-            self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes out what a first reading had brought before it was begun again, and bars what is still to come
-    /// of it from other partitions.
-    async fn read_anew(
-        &mut self,
-        transaction: &Transaction<'_>,
-        seq: i64,
-        mark: Mark,
-    ) -> Result<()> {
-        self.execute(transaction, "read_anew", &[&seq]).await?;
-        if matches!(self.target().model.history, History::Overwrite | History::Versions) {
-            let at = crate::clock::from_postgres_micros(mark.committed_at);
-            self.execute(transaction, "remember_empty", &[&seq, &i64::MIN, &at]).await?;
-        }
-        Ok(())
-    }
 }

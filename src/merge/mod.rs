@@ -12,6 +12,7 @@ mod define;
 mod differ;
 mod direct;
 mod drift;
+mod emptied;
 mod evolve;
 mod late;
 mod leaves;

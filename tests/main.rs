@@ -23,6 +23,7 @@ mod init;
 mod init_debezium;
 mod journey;
 mod kafka_environment;
+mod marts;
 mod mask;
 mod model;
 mod offsets;

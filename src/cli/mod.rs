@@ -9,6 +9,7 @@ mod dead_letter;
 mod demo;
 mod init;
 mod logging;
+mod mart;
 mod plan;
 mod run;
 mod sql;
@@ -67,6 +68,9 @@ enum Verb {
     /// What tables are doing, and what to do with them.
     #[command(subcommand)]
     Table(table::Table),
+    /// How marts stand, computing them anew, and comparing them with a full rebuild.
+    #[command(subcommand)]
+    Mart(mart::Mart),
     /// Changes that their tables refuse, and what becomes of them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -146,6 +150,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Why(why) => why.run(&files).await,
         Verb::Connector(connector) => connector.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
+        Verb::Mart(mart) => mart.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,
         Verb::Sql(sql) => sql.run(&files).await,

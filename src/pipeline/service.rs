@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use super::books::WarehouseBooks;
 use super::confirm::Lately;
 use super::core::Basis;
 use super::fleet::Fleet;
 use super::kinds::AnySetup;
+use super::marts;
 use super::shared::{Setup, WalStep};
 use super::topics::TopicSetup;
 use crate::capture::spool::Quota;
@@ -72,6 +74,14 @@ impl Service {
         name_idleness(&spec);
         let quota = Arc::new(Quota::new(self.spec.settings.spool_bytes));
         fleet.set(self.setups(&spec, &owner, &quota));
+        let settle = watch::Sender::new(false);
+        let mut marts = JoinSet::new();
+        marts.spawn(marts::keep(
+            self.marts(&owner),
+            files.clone(),
+            stop.clone(),
+            settle.subscribe(),
+        ));
         let mut last = Ok(());
         let mut ending = stop.clone();
         loop {
@@ -80,7 +90,7 @@ impl Service {
                 && !(self.options.until_caught_up || fleet.is_stopping());
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
-                    None => return last,
+                    None => break,
                     Some((_, Err(error))) => {
                         tracing::error!("{error}");
                         last = Err(error);
@@ -97,6 +107,21 @@ impl Service {
                 }
                 () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
             }
+        }
+        // what the connectors brought last is to be in the marts as well
+        settle.send_replace(true);
+        marts.join_all().await;
+        last
+    }
+
+    /// What marts are kept with.
+    fn marts(&self, owner: &Arc<str>) -> marts::Ground {
+        marts::Ground {
+            settings: Arc::new(self.spec.settings.clone()),
+            owner: owner.clone(),
+            board: self.board.clone(),
+            durations: self.durations(),
+            no_ddl: self.options.no_ddl,
         }
     }
 

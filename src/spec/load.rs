@@ -10,6 +10,7 @@ use super::connector::{self, Connector, Read};
 use super::env::Env;
 use super::file::File;
 use super::kafka::Kafka;
+use super::marts::{self, Mart};
 use super::mask::Masks;
 use super::model::{Calendar, Model};
 use super::settings::{self, Settings};
@@ -30,6 +31,8 @@ pub struct Spec {
     pub models: Vec<Model>,
     /// The declared calendars.
     pub calendars: Vec<Calendar>,
+    /// The declared marts.
+    pub marts: Vec<Mart>,
     /// `topics.yaml`, where there is one.
     pub topics: Option<Topics>,
     /// The names of the connectors that are disabled, as they are written.
@@ -39,12 +42,8 @@ pub struct Spec {
 }
 
 /// Folders and files of kinds that other versions run.
-const KINDS_TO_COME: [(&str, &str); 4] = [
-    ("sql/marts", "marts"),
-    ("sql/quality", "quality checks"),
-    ("jobs", "jobs"),
-    ("alerts.yaml", "alerts"),
-];
+const KINDS_TO_COME: [(&str, &str); 3] =
+    [("sql/quality", "quality checks"), ("jobs", "jobs"), ("alerts.yaml", "alerts")];
 
 const TOPICS: &str = "topics.yaml";
 
@@ -61,7 +60,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     }
     let (mut connectors, mut kafka, mut disabled) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
-    for path in yaml_files(root, Path::new("connectors"))? {
+    for path in files_below(root, Path::new("connectors"), &YAML)? {
         let file = open(root, &path, env)?;
         match connector::read(&file)? {
             Read::Disabled(name) => disabled.push(name),
@@ -71,7 +70,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         files.push(file);
     }
     let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    for path in yaml_files(root, Path::new("schemas"))? {
+    for path in files_below(root, Path::new("schemas"), &YAML)? {
         let file = open(root, &path, env)?;
         let folder = root.join(path.parent().unwrap_or(Path::new(".")));
         match table::read(&file, &|name| fs::read_to_string(folder.join(name)))? {
@@ -86,6 +85,13 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
+    let mut marts = Vec::new();
+    for path in files_below(root, Path::new("sql/marts"), &["sql"])? {
+        let (shown, bytes) = (path.display().to_string(), bytes(root, &path)?);
+        let (mart, file) = marts::read(shown, bytes, env)?;
+        marts.push(mart);
+        files.push(file);
+    }
     let mut declared = None;
     if root.join(TOPICS).exists() {
         let file = open(root, Path::new(TOPICS), env)?;
@@ -93,7 +99,8 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         files.push(file);
     }
     let topics = declared;
-    let mut spec = Spec { settings, connectors, kafka, models, calendars, topics, disabled, notes };
+    let mut spec =
+        Spec { settings, connectors, kafka, models, calendars, marts, topics, disabled, notes };
     Files(files).check(&spec)?;
     let Spec { settings, connectors, kafka, models, .. } = &mut spec;
     let commons = connectors.iter_mut().map(|connector| &mut connector.common);
@@ -113,18 +120,23 @@ impl Spec {
 }
 
 fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {
-    let shown = path.display().to_string();
-    let bytes = fs::read(root.join(path)).map_err(|error| {
+    File::new(path.display().to_string(), bytes(root, path)?, env)
+}
+
+fn bytes(root: &Path, path: &Path) -> Result<Vec<u8>> {
+    fs::read(root.join(path)).map_err(|error| {
         let what = format!("{} cannot be read", root.join(path).display());
         Error::new(Kind::Config, what)
             .remedy("name the file with --config, or start from the README's example")
             .because(error)
-    })?;
-    File::new(shown, bytes, env)
+    })
 }
 
-/// The YAML files below a folder, in the order of their names.
-fn yaml_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
+/// What YAML files end in.
+const YAML: [&str; 2] = ["yaml", "yml"];
+
+/// The files below a folder that end so, in the order of their names.
+fn files_below(root: &Path, folder: &Path, ends: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(root.join(folder)) else { return Ok(found) };
     for entry in entries {
@@ -134,8 +146,8 @@ fn yaml_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
         let entry = entry.map_err(unreadable)?;
         let path = folder.join(entry.file_name());
         if entry.file_type().map_err(unreadable)?.is_dir() {
-            found.extend(yaml_files(root, &path)?);
-        } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml") {
+            found.extend(files_below(root, &path, ends)?);
+        } else if path.extension().is_some_and(|end| ends.iter().any(|e| end == *e)) {
             found.push(path);
         }
     }

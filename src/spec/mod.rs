@@ -17,6 +17,7 @@ mod file;
 mod guard;
 mod kafka;
 mod load;
+mod marts;
 mod mask;
 mod mirror;
 mod model;
@@ -39,6 +40,7 @@ pub use env::Env;
 pub use guard::DeleteGuard;
 pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
 pub use load::{Spec, load};
+pub use marts::{Mart, MartRead, tokens};
 pub use mask::{MaskKey, Masks};
 pub use mirror::{mirror, mirror_column};
 pub use model::{

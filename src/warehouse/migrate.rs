@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 8] = [
+const MIGRATIONS: [(i32, &str, &str); 9] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -18,6 +18,7 @@ const MIGRATIONS: [(i32, &str, &str); 8] = [
     (6, "apply", include_str!("../../sql/migrations/0006_apply.sql")),
     (7, "resync", include_str!("../../sql/migrations/0007_resync.sql")),
     (8, "topics", include_str!("../../sql/migrations/0008_topics.sql")),
+    (9, "marts", include_str!("../../sql/migrations/0009_marts.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -381,3 +381,86 @@ fn a_mart_that_cannot_be_computed_says_why_and_the_others_go_on() {
         service.stop().await.unwrap();
     });
 }
+
+#[test]
+fn a_change_that_touches_everything_is_computed_in_parts() {
+    block_on(async {
+        let site = Site::new("marts_fan_out").await;
+        files(&site);
+        site.file(
+            "sql/marts/lines.sql",
+            "/* siltstone\ntable: mart.lines\nkey: [order_id]\nrefresh_by: order_id\nmax_age: 1s\nreads:\n  \
+             cleansed.fact_orders: { touches: \"select order_id from changed\" }\n  \
+             cleansed.dim_products: { when: [category], touches: \"select o.order_id from cleansed.fact_orders o join changed c using (product_id)\" }\n*/\n\
+             select o.order_id, p.category from cleansed.fact_orders o left join cleansed.dim_products p using (product_id)\n",
+        );
+        site.shop(TABLES).await;
+        let rows = if is_full() { 1_000_000 } else { 60_000 };
+        site.shop(&format!(
+            "insert into products values (1, 'p', 'books'); insert into users values (1, 'u', 'DE');
+             insert into orders select i, 1, 1, date '2024-01-01' + i % 60, 1 from generate_series(1, {rows}) i"
+        ))
+        .await;
+        site.catch_up().await;
+        let service = site.start();
+        let fresh = "select state = 'fresh' from audit.marts where mart = 'mart.lines'";
+        until(&site, "the lines", fresh).await;
+        site.shop("update products set category = 'toys'").await;
+        let partly = "select exists (select from audit.stale_groups where mart = 'mart.lines')";
+        until(&site, "stale groups", partly).await;
+        // in mid-work it is stopped, and looked at
+        service.stop().await.unwrap();
+        let spec = site.spec();
+        let lines = spec.marts.iter().find(|mart| mart.table.name == "lines").unwrap();
+        let mut looker =
+            connect(Side::Warehouse, &spec.settings.warehouse, "looker").await.unwrap();
+        let verdict = verify(&mut looker, lines).await.unwrap();
+        assert!(matches!(verdict, Verdict::Equal { pending: 1.., .. }), "{verdict:?}");
+        let service = site.start();
+        until(&site, "the lines", fresh).await;
+        until(&site, "all", QUIET).await;
+        assert_rebuilt(&site, "fan-out").await;
+        let toys = "select count(*) from mart.lines where category = 'toys'";
+        assert_eq!(site.at_warehouse(toys).await, [rows.to_string()]);
+        service.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn apply_makes_marts_for_a_service_that_makes_no_tables() {
+    block_on(async {
+        let site = Site::new("marts_no_ddl").await;
+        site.shop(TABLES).await;
+        site.shop("insert into orders values (1, 1, 1, '2024-01-01', 5)").await;
+        files(&site);
+        let marts = ["sales", "countries", "journeys", "stock"];
+        let texts = marts.map(|name| {
+            let path = site.config().parent().unwrap().join(format!("sql/marts/{name}.sql"));
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::remove_file(path).unwrap();
+            text
+        });
+        site.catch_up().await;
+        for (name, text) in marts.iter().zip(&texts) {
+            site.file(&format!("sql/marts/{name}.sql"), text);
+        }
+        let run = |arguments: &[&str]| {
+            let output = site.command(arguments).stdout(Stdio::piped()).output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (code, said) = run(&["plan", "--exit-code"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("mart.sales") && said.contains("create materialized view"), "{said}");
+        let service =
+            site.start_with(siltstone::pipeline::Options { no_ddl: true, ..Default::default() });
+        let told = "select remedy = 'siltstone apply' from audit.marts where mart = 'mart.sales'";
+        until(&site, "what it lacks", told).await;
+        assert_eq!(run(&["apply", "--yes"]).0, Some(0));
+        until(&site, "the marts", FRESH).await;
+        site.shop("insert into orders values (2, 1, 1, '2024-01-02', 5)").await;
+        settled(&site, 1).await;
+        assert_rebuilt(&site, "applied").await;
+        assert_eq!(run(&["plan", "--exit-code"]).0, Some(0));
+        service.stop().await.unwrap();
+    });
+}

@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 13] = files![
+pub const FILES: [(&str, &str); 17] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -33,6 +33,10 @@ pub const FILES: [(&str, &str); 13] = files![
     "schemas/cleansed/fact_payments.yaml",
     "schemas/cleansed/dim_dates.yaml",
     "schemas/cleansed/holidays.csv",
+    "sql/marts/sales_mart.sql",
+    "sql/marts/customer_mart.sql",
+    "sql/marts/kpi_dashboard.sql",
+    "sql/marts/inventory_mart.sql",
 ];
 
 /// The variables that the files take the two databases from.
@@ -84,6 +88,7 @@ mod tests {
         assert_eq!(spec.models.iter().filter(|m| m.history == History::Raw).count(), 4);
         assert_eq!(spec.models.iter().filter(|m| m.history == History::Versions).count(), 1);
         assert_eq!(spec.models.iter().filter(|m| m.partition.is_some()).count(), 2);
+        assert_eq!(spec.marts.len(), 4);
         let calendar = spec.calendars.first().unwrap();
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
@@ -95,7 +100,9 @@ mod tests {
     fn the_table_lists_what_lies_in_the_project() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = BTreeSet::from(["siltstone.yaml".to_owned()]);
-        for folder in ["connectors", "connectors/debezium", "schemas/raw", "schemas/cleansed"] {
+        for folder in
+            ["connectors", "connectors/debezium", "schemas/raw", "schemas/cleansed", "sql/marts"]
+        {
             let entries = fs::read_dir(root.join(folder)).unwrap().map(Result::unwrap);
             for entry in entries.filter(|entry| entry.file_type().unwrap().is_file()) {
                 found.insert(format!("{folder}/{}", entry.file_name().display()));

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::marts::Ground;
+use super::marts::{Ground, RESOURCE};
 use crate::error::{Error, Kind, Policy, Result};
+use crate::merge::{Lock, Step};
 use crate::postgres::{Session, Side, connect};
 use crate::refresh::{self, Shape, Standing, Turn};
 use crate::serve::MartReport;
 use crate::spec::Mart;
-use crate::warehouse::{Fence, Fenced, register};
+use crate::warehouse::{Fence, Fenced, interrupt, register};
 
 /// How often marks are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -46,9 +47,11 @@ impl Keeper {
     /// Until it has settled; an error is that another instance has taken over.
     pub(super) async fn run(self) -> Result<()> {
         let (mut pause, mut tries) = (PAUSES.0, 0);
+        // one for all tries: each that is opened is recorded with the lease
+        let mut session: Option<Session> = None;
         loop {
             let started = Instant::now();
-            let Err(error) = self.follow().await else { return Ok(()) };
+            let Err(error) = self.follow(&mut session).await else { return Ok(()) };
             if error.kind() == Kind::Fenced {
                 return Err(error);
             }
@@ -56,7 +59,7 @@ impl Keeper {
                 pause = PAUSES.0;
             }
             let passes = error.kind().policy() == Policy::Retry;
-            self.note(&error, passes).await;
+            self.note(&mut session, &error, passes).await;
             tries += i32::from(*self.settle.borrow());
             if tries > TRIES_AT_END {
                 return Ok(());
@@ -67,7 +70,7 @@ impl Keeper {
     }
 
     /// Says why it does not go on.
-    async fn note(&self, error: &Error, passes: bool) {
+    async fn note(&self, session: &mut Option<Session>, error: &Error, passes: bool) {
         let (state, reason) = (if passes { "waiting" } else { "stopped" }, error.reason());
         let known =
             self.ground.board.mart_says(&self.mart.table, state, &reason, error.remedy_text());
@@ -75,9 +78,9 @@ impl Keeper {
             tracing::warn!(mart = %self.mart.table, remedy = error.remedy_text(), "{reason}; trying again");
         }
         let noted = async {
-            let mut session = self.session().await?;
+            let session = self.session(session).await?;
             let transaction =
-                Fenced::begin(&mut session, &self.fence, "mart", &self.ground.durations).await?;
+                Fenced::begin(session, &self.fence, "mart", &self.ground.durations).await?;
             let why = (Some(reason.as_str()), error.remedy_text());
             refresh::note(&*transaction, &self.mart.table, state, why, None).await?;
             transaction.commit().await
@@ -87,23 +90,31 @@ impl Keeper {
         }
     }
 
-    async fn session(&self) -> Result<Session> {
+    async fn session<'s>(&self, held: &'s mut Option<Session>) -> Result<&'s mut Session> {
+        match held {
+            Some(session) if !session.is_closed() => {}
+            _ => *held = Some(self.open().await?),
+        }
+        held.as_mut().ok_or_else(|| Error::bug("a session was just opened"))
+    }
+
+    async fn open(&self) -> Result<Session> {
         let name = format!("siltstone mart {}", self.mart.table);
         let session = connect(Side::Warehouse, &self.ground.settings.warehouse, &name).await?;
         register(&session, &self.fence).await?;
         Ok(session)
     }
 
-    async fn follow(&self) -> Result<()> {
-        let mut session = self.session().await?;
+    async fn follow(&self, session: &mut Option<Session>) -> Result<()> {
+        let session = self.session(session).await?;
         let (ground, name) = (&self.ground, self.mart.table.to_string());
-        let shape = prepare(&mut session, &self.mart, &self.fence, ground).await?;
-        Turn::set_up(&session).await?;
+        let shape = prepare(session, &self.mart, &self.fence, ground).await?;
+        Turn::set_up(session).await?;
         let (mut groups, mut stamped, mut reviewed) = (GROUPS.1, Instant::now(), Instant::now());
         let mut last = Duration::ZERO;
         let mut ended = Instant::now();
         loop {
-            let standing = refresh::standings(&*session, Some(&name)).await?.pop();
+            let standing = refresh::standings(&**session, Some(&name)).await?.pop();
             let Some(standing) = standing else {
                 let what = format!("{name} is no longer noted in audit.marts");
                 return Err(Error::new(Kind::Busy, what));
@@ -117,7 +128,7 @@ impl Keeper {
                     return Ok(());
                 }
                 if reviewed.elapsed() >= REVIEW_EVERY {
-                    self.review(&mut session, &shape).await?;
+                    self.review(session, &shape).await?;
                     reviewed = Instant::now();
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -130,7 +141,7 @@ impl Keeper {
                 .map_err(|error| Error::bug("no turns").because(error))?;
             let started = Instant::now();
             let turn = Turn { fence: &self.fence, durations: &ground.durations, groups };
-            let turned = turn.take(&mut session, &shape).await?;
+            let turned = turn.take(session, &shape).await?;
             let took = started.elapsed();
             last = if turned.left { Duration::ZERO } else { took };
             if turned.groups > 0 && took > TURN * 2 {
@@ -201,6 +212,65 @@ async fn prepare(
     Ok(shape)
 }
 
+/// What a mart lacks, as `siltstone plan` tells it; none where it has everything, an error where it waits or
+/// does not fit.
+pub(super) async fn lacks(
+    session: &mut Session,
+    mart: &Mart,
+    readers: &[String],
+) -> Result<Option<Step>> {
+    let shape = {
+        let transaction = begin(session).await?;
+        refresh::describe(&transaction, mart).await?
+    };
+    let definition = refresh::define(&**session, &shape, readers).await?;
+    let mut statements = definition.statements;
+    let unwatched = refresh::unwatched(&**session, &shape).await?;
+    statements.extend(unwatched.into_iter().map(refresh::watching));
+    let what = "make the mart, and let the tables that it reads tell of their changes".to_owned();
+    Ok((!statements.is_empty()).then(|| Step::new(what, statements, Lock::Share)))
+}
+
+/// Makes what a mart lacks, for a service that makes no tables. It begins anew then.
+pub(super) async fn make_for(session: &mut Session, mart: &Mart, readers: &[String]) -> Result<()> {
+    let shape = {
+        let transaction = begin(session).await?;
+        refresh::describe(&transaction, mart).await?
+    };
+    let definition = refresh::define(&**session, &shape, readers).await?;
+    let unwatched: Vec<refresh::Input> =
+        refresh::unwatched(&**session, &shape).await?.into_iter().cloned().collect();
+    let transaction = begin(session).await?;
+    let failed = |error| Error::warehouse(format!("making {}", mart.table), error);
+    interrupt(&transaction, RESOURCE).await.map_err(failed)?;
+    define(&transaction, &shape, &definition).await?;
+    for input in &unwatched {
+        refresh::watch(&transaction, &mart.table, input).await?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+/// Makes its table and notes by which file.
+async fn define(
+    transaction: &tokio_postgres::Transaction<'_>,
+    shape: &Shape,
+    definition: &refresh::Definition,
+) -> Result<()> {
+    let mart = &shape.mart;
+    for statement in &definition.statements {
+        transaction
+            .batch_execute(statement)
+            .await
+            .map_err(|error| Error::warehouse(format!("making {}", mart.table), error))?;
+    }
+    let state = if definition.anew { "building" } else { "stale" };
+    refresh::note(transaction, &mart.table, state, (None, None), Some(&mart.digest())).await?;
+    if definition.anew {
+        refresh::ask(transaction, &mart.table).await?;
+    }
+    Ok(())
+}
+
 async fn make(
     session: &mut Session,
     fence: &Fence,
@@ -211,17 +281,7 @@ async fn make(
 ) -> Result<()> {
     let mart = &shape.mart;
     let transaction = Fenced::begin(session, fence, "mart", &ground.durations).await?;
-    for statement in &definition.statements {
-        transaction
-            .batch_execute(statement)
-            .await
-            .map_err(|error| Error::warehouse(format!("making {}", mart.table), error))?;
-    }
-    let state = if definition.anew { "building" } else { "stale" };
-    refresh::note(&*transaction, &mart.table, state, (None, None), Some(&mart.digest())).await?;
-    if definition.anew {
-        refresh::ask(&*transaction, &mart.table).await?;
-    }
+    define(&transaction, shape, definition).await?;
     transaction.commit().await?;
     if definition.anew {
         tracing::info!(mart = %mart.table, "it is computed from all rows");

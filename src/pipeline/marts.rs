@@ -30,7 +30,7 @@ pub(super) struct Ground {
 }
 
 /// What the lease is of.
-const RESOURCE: &str = "marts";
+pub(super) const RESOURCE: &str = "marts";
 
 /// How often an instance that stands by, or waits for the warehouse, looks again.
 const STAND_BY: Duration = Duration::from_secs(1);

@@ -20,7 +20,7 @@ pub use define::{Definition, define};
 pub use shape::{Input, Shape, describe};
 pub use turn::{Turn, Turned};
 pub use verify::{Finding, Verdict, verify};
-pub use watch::{unwatched, watch};
+pub use watch::{unwatched, watch, watching};
 
 use crate::error::{Error, Kind};
 use crate::names::TableName;

@@ -144,7 +144,9 @@ fn comparison(shape: &Shape, pending: &[String]) -> String {
          select d.surplus, d.row_, (select count(*) from held), (select count(*) from pending)
            from (select 1) one
            left join (select * from differing d
-                       where not exists (select from pending p where p.value is not distinct from d.value_)
+                       where d.value_ is null and not exists (select from pending where value is null)
+                          -- as `in`, which hashes: both may be many
+                          or d.value_ is not null and d.value_ not in (select value from pending where value is not null)
                        order by d.row_, d.surplus limit {TOLD}) d on true",
         pending = pending.join(" union ")
     )

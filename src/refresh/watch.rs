@@ -84,6 +84,16 @@ pub async fn watch(client: &impl GenericClient, mart: &TableName, input: &Input)
     Ok(())
 }
 
+/// What [`watch`] does to the table, for people.
+pub fn watching(input: &Input) -> String {
+    let (table, name) = (quote::table(&input.read.table), input.read.table.to_string());
+    format!(
+        "select audit.watch_one({0}::regclass, {1}, {0})",
+        quote::literal(&table),
+        quote::literal(&name)
+    )
+}
+
 /// What a mark has, and what is compared.
 fn lists(input: &Input) -> (Vec<&str>, Option<&[String]>) {
     let told = input.told.iter().map(|(name, _)| name.as_str()).collect();

@@ -19,6 +19,7 @@ pub mod pipeline;
 pub mod position;
 pub mod postgres;
 pub mod progress;
+pub mod refresh;
 pub mod relation;
 pub mod schedule;
 pub mod serve;

@@ -317,6 +317,7 @@ fn the_installation_of_the_containers_loads() {
     for (from, to) in siltstone.mounts() {
         let inside = Path::new(&to).strip_prefix("/etc/siltstone").unwrap();
         let mounted = folder.path().join(inside);
+        std::fs::create_dir_all(mounted.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(root().join(from), mounted).unwrap();
     }
     let mut env = Env::default().on_day(9_500);

@@ -25,6 +25,7 @@ mod init_debezium;
 mod jobs;
 mod journey;
 mod kafka_environment;
+mod marts;
 mod mask;
 mod model;
 mod offsets;

@@ -16,7 +16,7 @@ use super::run::stop_on_signals;
 use crate::demo::cluster::{Cluster, ClusterOptions};
 use crate::demo::files::{self, SHOP_URL, WAREHOUSE_URL};
 use crate::demo::kafka::java;
-use crate::demo::screen::{Lag, Phase, TableProgress, View};
+use crate::demo::screen::{Lag, Marts, Phase, TableProgress, View};
 use crate::demo::shop::{self, DATABASE, ShopOptions};
 use crate::demo::terminal::Screen;
 use crate::demo::traffic::{DEFAULT_RATE, Traffic};
@@ -270,6 +270,7 @@ impl Stage {
         };
         self.view.notes = shown.reason.iter().cloned().collect();
         self.view.versions = shown.totals.versions;
+        self.view.marts = marts(&self.board);
         let counts = self.traffic.counts();
         self.view.retries = 0;
         let elapsed = self.rates.at.map(|at| at.elapsed());
@@ -294,6 +295,22 @@ impl Stage {
     fn draw(&self, screen: &mut Screen) -> Result<()> {
         draw(&self.view, screen)
     }
+}
+
+/// How the marts follow.
+fn marts(board: &Board) -> Option<Marts> {
+    let reports = board.marts();
+    let count = |reports: usize| u64::try_from(reports).unwrap_or(u64::MAX);
+    let behind = reports.iter().map(|report| report.lag_seconds).fold(0.0, f64::max);
+    (!reports.is_empty()).then(|| Marts {
+        count: count(reports.len()),
+        fresh: count(reports.iter().filter(|report| report.state == "fresh").count()),
+        milliseconds: count(
+            usize::try_from(Duration::from_secs_f64(behind).as_millis()).unwrap_or(usize::MAX),
+        ),
+        written: reports.iter().map(|report| report.rows_written.unsigned_abs()).sum(),
+        different: None,
+    })
 }
 
 fn draw(view: &View, screen: &mut Screen) -> Result<()> {

@@ -10,6 +10,7 @@ mod demo;
 mod init;
 mod job;
 mod logging;
+mod mart;
 mod plan;
 mod run;
 mod sql;
@@ -71,6 +72,9 @@ enum Verb {
     /// How jobs stand, and what to do with them.
     #[command(subcommand)]
     Job(job::Job),
+    /// How marts stand, computing them anew, and comparing them with a full rebuild.
+    #[command(subcommand)]
+    Mart(mart::Mart),
     /// Changes that their tables refuse, and what becomes of them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -151,6 +155,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Connector(connector) => connector.run(&files).await,
         Verb::Table(table) => table.run(&files).await,
         Verb::Job(job) => job.run(&files).await,
+        Verb::Mart(mart) => mart.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,
         Verb::Sql(sql) => sql.run(&files).await,

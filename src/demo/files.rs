@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 14] = files![
+pub const FILES: [(&str, &str); 18] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -34,6 +34,10 @@ pub const FILES: [(&str, &str); 14] = files![
     "schemas/cleansed/dim_dates.yaml",
     "schemas/cleansed/holidays.csv",
     "jobs/maintenance.yaml",
+    "sql/marts/sales_mart.sql",
+    "sql/marts/customer_mart.sql",
+    "sql/marts/kpi_dashboard.sql",
+    "sql/marts/inventory_mart.sql",
 ];
 
 /// The variables that the files take the two databases from.
@@ -85,6 +89,7 @@ mod tests {
         assert_eq!(spec.models.iter().filter(|m| m.history == History::Raw).count(), 4);
         assert_eq!(spec.models.iter().filter(|m| m.history == History::Versions).count(), 1);
         assert_eq!(spec.models.iter().filter(|m| m.partition.is_some()).count(), 2);
+        assert_eq!(spec.marts.len(), 4);
         let calendar = spec.calendars.first().unwrap();
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
@@ -97,8 +102,14 @@ mod tests {
     fn the_table_lists_what_lies_in_the_project() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = BTreeSet::from(["siltstone.yaml".to_owned()]);
-        let folders =
-            ["connectors", "connectors/debezium", "schemas/raw", "schemas/cleansed", "jobs"];
+        let folders = [
+            "connectors",
+            "connectors/debezium",
+            "schemas/raw",
+            "schemas/cleansed",
+            "sql/marts",
+            "jobs",
+        ];
         for folder in folders {
             let entries = fs::read_dir(root.join(folder)).unwrap().map(Result::unwrap);
             for entry in entries.filter(|entry| entry.file_type().unwrap().is_file()) {

@@ -22,6 +22,8 @@ pub struct View {
     pub versions: u64,
     /// How many of them are added in a second.
     pub versions_added: u64,
+    /// How the marts follow, where there are some.
+    pub marts: Option<Marts>,
     /// Transactions that were tried again.
     pub retries: u64,
     /// What a person should know, one sentence each.
@@ -95,6 +97,21 @@ pub struct Lag {
     pub bytes: u64,
 }
 
+/// How the marts follow what is applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marts {
+    /// How many there are.
+    pub count: u64,
+    /// How many of them have all that is applied.
+    pub fresh: u64,
+    /// How far the last one is behind what is applied.
+    pub milliseconds: u64,
+    /// Rows that were written to them.
+    pub written: u64,
+    /// How many differ from a full rebuild, once they were compared.
+    pub different: Option<u64>,
+}
+
 /// What comparing source and warehouse has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
@@ -137,6 +154,9 @@ pub fn render(view: &View, width: usize) -> Vec<String> {
         Phase::Snapshot(tables) => lines.extend(bars(tables, width)),
         _ => lines.extend(wrapped("source", &rates(view), width)),
     }
+    if let Some(marts) = view.marts {
+        lines.extend(wrapped("marts", &following(marts), width));
+    }
     if let Phase::Verified(verdict) = &view.phase {
         lines.extend(verified(verdict, width));
     }
@@ -163,6 +183,7 @@ pub fn render_plain(view: &View) -> String {
                 first.insert_str(0, "source ");
             }
             parts.extend(rates);
+            parts.extend(view.marts.map(|marts| format!("marts {}", following(marts).join(GAP))));
         }
     }
     parts.join(GAP)
@@ -190,6 +211,20 @@ pub fn verified(verdict: &Verdict, width: usize) -> Vec<String> {
         format!("{GAP}{word}"),
     ];
     wrapped("VERIFY", &parts, width)
+}
+
+fn following(marts: Marts) -> Vec<String> {
+    let compared = marts.different.map(|different| match different {
+        0 => "all equal a full rebuild".to_owned(),
+        _ => format!("{} of them differ from a full rebuild", grouped(different)),
+    });
+    let mut parts = vec![
+        format!("{} of {} fresh", grouped(marts.fresh), grouped(marts.count)),
+        format!("{} behind", time(marts.milliseconds)),
+        format!("{} rows written", grouped(marts.written)),
+    ];
+    parts.extend(compared);
+    parts
 }
 
 fn title(view: &View) -> String {

@@ -178,6 +178,10 @@ pub async fn create(transaction: &impl GenericClient, leaves: &[Leaf]) -> Result
             None => {}
         }
         transaction.batch_execute(&statements(leaf)).await.map_err(failed)?;
+        // a statement that names the leaf fires the leaf's triggers alone
+        let watch = "select audit.watch_leaf(to_regclass($1), to_regclass($2))";
+        let (parent, name) = (quote::table(&leaf.parent), quote::table(&leaf.name));
+        transaction.execute(watch, &[&parent, &name]).await.map_err(failed)?;
     }
     Ok(())
 }

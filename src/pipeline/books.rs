@@ -110,6 +110,15 @@ impl Books for WarehouseBooks {
         })
     }
 
+    fn refresh(&self, mart: TableName) -> Later<bool> {
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let warehouse =
+                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            crate::refresh::ask(&*warehouse, &mart).await
+        })
+    }
+
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>> {
         let settings = self.settings.clone();
         Box::pin(async move {

@@ -27,6 +27,7 @@ pub struct Plan {
     pub(super) control: Vec<String>,
     pub(super) connectors: Vec<ConnectorPlan>,
     pub(super) calendars: Vec<(TableName, Vec<String>)>,
+    pub(super) marts: Vec<(TableName, Step)>,
     /// What no statement of ours mends, and what only a start does.
     pub notes: Vec<String>,
 }
@@ -77,6 +78,8 @@ impl Plan {
             }
         }
         self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
+        let marts = self.marts.iter().cloned();
+        marts.for_each(|(mart, step)| add(mart.to_string(), 0, step));
         all
     }
 

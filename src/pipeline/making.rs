@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 use super::core::Reads;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::follow::missed;
+use super::mart;
 use super::note::Then;
 use crate::capture::publication;
 use crate::error::{Error, Kind, Result};
@@ -71,6 +72,19 @@ pub async fn apply(
             making.warehouse.batch_execute(statement).await.map_err(failed)?;
         }
         say(&table, &step);
+    }
+    for declared in &spec.marts {
+        let table = &declared.table;
+        let readers = &spec.settings.readers;
+        // as it is now: the tables that it reads may just have been made
+        match mart::lacks(&mut making.warehouse, declared, readers).await {
+            Ok(None) => {}
+            Ok(Some(step)) => {
+                mart::make_for(&mut making.warehouse, declared, readers).await?;
+                say(&table.to_string(), &step);
+            }
+            Err(error) => tracing::warn!("{table} is not made yet: {}", error.reason()),
+        }
     }
     first
 }

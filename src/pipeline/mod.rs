@@ -28,6 +28,8 @@ mod kinds;
 mod ladder;
 mod lane;
 mod making;
+mod mart;
+mod marts;
 mod note;
 mod owner;
 mod pairs;

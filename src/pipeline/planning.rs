@@ -7,6 +7,7 @@ use super::adopt::made;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::fit::suit;
 use super::follow::mirrored_step;
+use super::mart;
 use super::recall::raw_of;
 use super::rights::leave_out_unowned;
 use super::tables::{Fed, Resolved, resolve};
@@ -14,11 +15,12 @@ use crate::binding::bind;
 use crate::capture::publication;
 use crate::capture::{catalog, preflight, ranges, slot};
 use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
     differences, estimate_rows, extension_types,
 };
+use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::leaves::wanted;
 use crate::progress::tables::{State, TableRecord};
@@ -37,8 +39,13 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
         known.map_err(|error| Error::warehouse("looking for its control tables", error))?;
     let knows_leaves = control.is_empty();
     let today = clock.now_postgres().div_euclid(super::drain::DAY);
-    let mut plan =
-        Plan { control, connectors: Vec::new(), calendars: Vec::new(), notes: Vec::new() };
+    let mut plan = Plan {
+        control,
+        connectors: Vec::new(),
+        calendars: Vec::new(),
+        marts: Vec::new(),
+        notes: Vec::new(),
+    };
     for connector in &spec.connectors {
         let source = reader(Side::Source, &connector.endpoint).await?;
         let look = Look {
@@ -58,7 +65,31 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
             plan.calendars.push((calendar.table.clone(), statements));
         }
     }
+    marts(spec, &mut plan).await?;
     Ok(plan)
+}
+
+/// What marts lack. A view tells what their queries answer, and is gone with its transaction.
+async fn marts(spec: &Spec, plan: &mut Plan) -> Result<()> {
+    let made = |mart: &TableName| format!("{mart} is made when the tables that it reads are there");
+    if spec.marts.is_empty() || !plan.control.is_empty() {
+        plan.notes.extend(spec.marts.iter().map(|mart| made(&mart.table)));
+        return Ok(());
+    }
+    let mut session = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone plan").await?;
+    for mart in &spec.marts {
+        match mart::lacks(&mut session, mart, &spec.settings.readers).await {
+            Ok(None) => {}
+            Ok(Some(step)) => plan.marts.push((mart.table.clone(), step)),
+            Err(error) if error.kind() == Kind::Busy => plan.notes.push(made(&mart.table)),
+            Err(error) if error.kind().policy() == Policy::StopTable => {
+                let remedy = error.remedy_text().map(|remedy| format!(" ({remedy})"));
+                plan.notes.push(format!("{}{}", error.reason(), remedy.unwrap_or_default()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A session that cannot write.

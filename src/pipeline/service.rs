@@ -13,6 +13,7 @@ use super::confirm::Lately;
 use super::core::Basis;
 use super::fleet::Fleet;
 use super::kinds::AnySetup;
+use super::marts;
 use super::shared::{Setup, WalStep};
 use super::timetable::Timetable;
 use super::topics::TopicSetup;
@@ -76,6 +77,14 @@ impl Service {
         fleet.set(self.setups(&spec, &owner, &quota));
         // dropped, they are given up
         let mut jobs = self.timetable(&files, &owner, stop.clone());
+        let settle = watch::Sender::new(false);
+        let mut marts = JoinSet::new();
+        marts.spawn(marts::keep(
+            self.marts(&owner),
+            files.clone(),
+            stop.clone(),
+            settle.subscribe(),
+        ));
         let mut last = Ok(());
         let mut ending = stop.clone();
         loop {
@@ -84,10 +93,7 @@ impl Service {
                 && !(self.options.until_caught_up || fleet.is_stopping());
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
-                    None => {
-                        while *stop.borrow() && jobs.join_next().await.is_some() {}
-                        return last;
-                    }
+                    None => break,
                     Some((_, Err(error))) => {
                         tracing::error!("{error}");
                         last = Err(error);
@@ -104,6 +110,22 @@ impl Service {
                 }
                 () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
             }
+        }
+        while *stop.borrow() && jobs.join_next().await.is_some() {}
+        // what the connectors brought last is to be in the marts as well
+        settle.send_replace(true);
+        marts.join_all().await;
+        last
+    }
+
+    /// What marts are kept with.
+    fn marts(&self, owner: &Arc<str>) -> marts::Ground {
+        marts::Ground {
+            settings: Arc::new(self.spec.settings.clone()),
+            owner: owner.clone(),
+            board: self.board.clone(),
+            durations: self.durations(),
+            no_ddl: self.options.no_ddl,
         }
     }
 

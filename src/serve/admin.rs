@@ -23,7 +23,7 @@ use super::board::Board;
 use super::health::{Readiness, readiness};
 use super::letters::{self, Letters};
 use super::view::View;
-use super::{connectors, jobs, status};
+use super::{connectors, jobs, marts, status};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -58,6 +58,9 @@ pub trait Books: Send + Sync {
 
     /// Compares a table with its source; none where no connector feeds it.
     fn verify(&self, table: TableName) -> Later<Option<Value>>;
+
+    /// Asks for a mart to be computed anew; false where there is none of this name.
+    fn refresh(&self, mart: TableName) -> Later<bool>;
 
     /// The open dead letters, of one table or all of them, or the one of a number with its values.
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>>;
@@ -123,6 +126,7 @@ fn router(app: App) -> Router {
         .route("/why/{table}", get(why))
         .merge(letters::routes())
         .merge(jobs::routes())
+        .merge(marts::routes())
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
         .method_not_allowed_fallback(|method: Method| async move {
             failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not for this path"), None)
@@ -221,7 +225,9 @@ async fn metrics(State(app): State<App>) -> Response {
 }
 
 async fn show_status(State(app): State<App>) -> Json<Value> {
-    Json(status::status(&app.board.views(), app.board.now()))
+    let mut status = status::status(&app.board.views(), app.board.now());
+    status["marts"] = json!(app.board.marts());
+    Json(status)
 }
 
 async fn tables(State(app): State<App>) -> Json<Value> {

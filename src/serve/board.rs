@@ -10,6 +10,7 @@ use crate::journey::{Advanced, Applied};
 use crate::names::TableName;
 use crate::position::Lsn;
 
+use super::marts::MartReport;
 use super::metrics::Metrics;
 use super::view::{PartitionReport, Phase, TableReport, View};
 
@@ -17,6 +18,7 @@ use super::view::{PartitionReport, Phase, TableReport, View};
 #[derive(Clone)]
 pub struct Board {
     connectors: Arc<Mutex<BTreeMap<String, ConnectorBoard>>>,
+    marts: Arc<Mutex<BTreeMap<String, MartReport>>>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -24,7 +26,12 @@ pub struct Board {
 impl Board {
     /// An empty board.
     pub fn new(clock: Clock) -> Board {
-        Board { connectors: Arc::default(), metrics: Metrics::default(), clock }
+        Board {
+            connectors: Arc::default(),
+            marts: Arc::default(),
+            metrics: Metrics::default(),
+            clock,
+        }
     }
 
     /// The board of a connector; made when it is asked for first.
@@ -52,6 +59,39 @@ impl Board {
         lock(&self.connectors).values().map(ConnectorBoard::view).collect()
     }
 
+    /// How every mart stands that this instance keeps.
+    pub fn marts(&self) -> Vec<MartReport> {
+        lock(&self.marts).values().cloned().collect()
+    }
+
+    /// Notes how a mart stands.
+    pub fn mart(&self, report: MartReport) {
+        lock(&self.marts).insert(report.mart.clone(), report);
+    }
+
+    /// Notes why a mart does not go on; whether that was known.
+    pub fn mart_says(
+        &self,
+        mart: &TableName,
+        state: &str,
+        reason: &str,
+        remedy: Option<&str>,
+    ) -> bool {
+        let mut marts = lock(&self.marts);
+        let report = marts.entry(mart.to_string()).or_default();
+        let known = report.reason.as_deref() == Some(reason);
+        report.mart = mart.to_string();
+        state.clone_into(&mut report.state);
+        report.reason = Some(reason.to_owned());
+        report.remedy = remedy.map(str::to_owned);
+        known
+    }
+
+    /// Forgets all marts but these.
+    pub fn keep_marts(&self, names: &[String]) {
+        lock(&self.marts).retain(|name, _| names.contains(name));
+    }
+
     /// Reports how long a transaction took.
     pub fn observe_transaction(&self, name: &'static str, took: Duration) {
         self.metrics.observe_transaction(name, took);
@@ -74,7 +114,7 @@ impl Board {
 
     /// The metrics in Prometheus' text format.
     pub(super) fn metrics_text(&self) -> String {
-        self.metrics.render(&self.views(), self.now())
+        self.metrics.render(&self.views(), &self.marts(), self.now())
     }
 }
 

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::job_metrics::JobFamilies;
+use super::marts::MartReport;
 use super::view::View;
 use crate::journey::Applied;
 
@@ -19,6 +20,9 @@ const TABLES_AT_MOST: usize = 500;
 /// The states of a table, each a series of `siltstone_table_state`.
 const STATES: [&str; 6] =
     ["snapshotting", "catching_up", "streaming", "paused", "stopped", "resyncing"];
+
+/// The states of a mart, each a series of `siltstone_mart_state`.
+const MART_STATES: [&str; 5] = ["waiting", "building", "fresh", "stale", "stopped"];
 
 /// What is done about kept log, each a series of `siltstone_wal_step`.
 const WAL_STEPS: [&str; 4] = ["calm", "warn", "landing", "slot_dropped"];
@@ -44,6 +48,9 @@ struct Families {
     unsent: IntGaugeVec,
     waiting: IntGaugeVec,
     state: IntGaugeVec,
+    mart_lag: GaugeVec,
+    mart_groups: IntGaugeVec,
+    mart_state: IntGaugeVec,
     memory: IntGaugeVec,
     build: IntGaugeVec,
     jobs: JobFamilies,
@@ -134,6 +141,37 @@ fn lag_records() -> IntGaugeVec {
     )
 }
 
+fn mart_lag() -> GaugeVec {
+    family!(
+        GaugeVec,
+        "siltstone_mart_lag_seconds",
+        "Age of the oldest applied change that a mart does not have, else 0",
+        ["mart"]
+    )
+}
+
+fn mart_groups() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_mart_stale_groups",
+        "Groups of a mart that are known to be stale",
+        ["mart"]
+    )
+}
+
+fn mart_state() -> IntGaugeVec {
+    family!(IntGaugeVec, "siltstone_mart_state", "1 for the state a mart is in", ["mart", "state"])
+}
+
+fn waiting() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_waiting_changes",
+        "Changes that wait behind dead letters of their key",
+        ["table"]
+    )
+}
+
 impl Families {
     fn new() -> Families {
         Families {
@@ -181,18 +219,16 @@ impl Families {
                 ["table"]
             ),
             unsent: unsent(),
-            waiting: family!(
-                IntGaugeVec,
-                "siltstone_waiting_changes",
-                "Changes that wait behind dead letters of their key",
-                ["table"]
-            ),
+            waiting: waiting(),
             state: family!(
                 IntGaugeVec,
                 "siltstone_table_state",
                 "1 for the state a table is in",
                 ["table", "state"]
             ),
+            mart_lag: mart_lag(),
+            mart_groups: mart_groups(),
+            mart_state: mart_state(),
             memory: family!(
                 IntGaugeVec,
                 "siltstone_memory_bytes",
@@ -221,6 +257,9 @@ impl Families {
             Box::new(self.unsent.clone()),
             Box::new(self.waiting.clone()),
             Box::new(self.state.clone()),
+            Box::new(self.mart_lag.clone()),
+            Box::new(self.mart_groups.clone()),
+            Box::new(self.mart_state.clone()),
             Box::new(self.memory.clone()),
             Box::new(self.build.clone()),
         ]
@@ -254,14 +293,33 @@ impl Metrics {
         self.0.stale.with_label_values(&[table]).inc_by(applied.stale);
     }
 
+    /// The marts' families; how far the one that lags most is behind what is applied.
+    fn marts(&self, marts: &[MartReport]) -> Option<f64> {
+        let families = &*self.0;
+        families.mart_lag.reset();
+        families.mart_groups.reset();
+        families.mart_state.reset();
+        for report in marts {
+            let name = report.mart.as_str();
+            families.mart_lag.with_label_values(&[name]).set(report.lag_seconds);
+            families.mart_groups.with_label_values(&[name]).set(report.stale_groups);
+            for state in MART_STATES {
+                let is = i64::from(report.state == state);
+                families.mart_state.with_label_values(&[name, state]).set(is);
+            }
+        }
+        marts.iter().map(|report| report.lag_seconds).reduce(f64::max)
+    }
+
     /// Everything, as Prometheus reads it.
-    pub(super) fn render(&self, views: &[View], now: i64) -> String {
+    pub(super) fn render(&self, views: &[View], marts: &[MartReport], now: i64) -> String {
         let families = &*self.0;
         families.pending.reset();
         families.lag_records.reset();
         families.state.reset();
         families.dead_letters.reset();
         families.waiting.reset();
+        let behind = self.marts(marts);
         families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         families.memory.with_label_values(&["resident"]).set(gauge(resident_bytes()));
         let mut tables = 0;
@@ -277,6 +335,10 @@ impl Metrics {
             }
             families.lag_seconds.with_label_values(&[name, "received"]).set(0.0);
             families.lag_seconds.with_label_values(&[name, "applied"]).set(seconds);
+            if let Some(behind) = behind {
+                let seconds = seconds + behind;
+                families.lag_seconds.with_label_values(&[name, "mart"]).set(seconds);
+            }
             families.retained.with_label_values(&[name]).set(gauge(view.retained));
             for step in WAL_STEPS {
                 let taken = if view.wal_step.is_empty() { "calm" } else { view.wal_step };

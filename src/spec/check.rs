@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::file::{File, listed};
+use super::columns::OURS;
+use super::file::{File, listed, nearest};
+use super::marts::Mart;
 use super::model::{History, Model};
 use super::scalar::is_reserved;
 use super::{Common, Connector, Job, Schedule, Signal, Spec, TaskKind};
@@ -24,6 +26,7 @@ impl Files<'_> {
     pub(super) fn check(&self, spec: &Spec) -> Result<()> {
         self.connectors(spec)?;
         self.tables(spec)?;
+        spec.marts.iter().try_for_each(|mart| self.mart(spec, mart))?;
         self.topics(spec)?;
         self.jobs(&spec.jobs)?;
         self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
@@ -62,8 +65,9 @@ impl Files<'_> {
     fn tables(&self, spec: &Spec) -> Result<()> {
         let calendars = spec.calendars.iter().map(|c| (&c.table, c.declared_in.as_str()));
         let models = spec.models.iter().map(|model| (&model.table, model.declared_in.as_str()));
+        let marts = spec.marts.iter().map(|mart| (&mart.table, mart.declared_in.as_str()));
         let mut names: HashMap<&TableName, &str> = HashMap::new();
-        for (table, file) in calendars.chain(models) {
+        for (table, file) in calendars.chain(models).chain(marts) {
             if is_reserved(&table.schema) {
                 let why = format!("schema {} is kept for the service and Postgres", table.schema);
                 return Err(self.refuse(file, "table", &why, "write another schema"));
@@ -80,6 +84,36 @@ impl Files<'_> {
                     let why = format!("{name} comes with {} of {}", model.table, model.declared_in);
                     return Err(self.refuse(file, "table", &why, "write another name"));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a mart that reads itself, or columns that a declared table does not have.
+    fn mart(&self, spec: &Spec, mart: &Mart) -> Result<()> {
+        for read in &mart.reads {
+            let (file, field) = (mart.declared_in.as_str(), format!("reads.{}", read.table));
+            if spec.marts.iter().any(|other| other.table == read.table) {
+                let why = "a mart cannot read a mart";
+                let remedy = "read the tables that it is computed from";
+                return Err(self.refuse(file, &field, why, remedy));
+            }
+            let Some(model) = spec.models.iter().find(|model| model.table == read.table) else {
+                continue;
+            };
+            let unknown = |name: &&String| {
+                model.history != History::Raw
+                    && model.column(name).is_none()
+                    && !OURS.contains(&name.as_str())
+            };
+            if let Some(name) = read.when.iter().find(unknown) {
+                let why = format!("{} of {} has no column {name}", read.table, model.declared_in);
+                let known: Vec<&str> = model.columns.iter().map(|c| c.name.as_str()).collect();
+                let remedy = match nearest(name, &known) {
+                    Some(near) => format!("write {near}"),
+                    None => format!("write one of {}", known.join(", ")),
+                };
+                return Err(self.refuse(file, &format!("{field}.when"), &why, &remedy));
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use super::env::Env;
 use super::file::File;
 use super::jobs::{self, Job};
 use super::kafka::Kafka;
+use super::marts::{self, Mart};
 use super::mask::Masks;
 use super::model::{Calendar, Model};
 use super::settings::{self, Settings};
@@ -35,6 +36,8 @@ pub struct Spec {
     pub calendars: Vec<Calendar>,
     /// The jobs.
     pub jobs: Vec<Job>,
+    /// The declared marts.
+    pub marts: Vec<Mart>,
     /// `topics.yaml`, where there is one.
     pub topics: Option<Topics>,
     /// The names of the connectors that are disabled, as they are written.
@@ -44,8 +47,8 @@ pub struct Spec {
 }
 
 /// Folders and files of kinds that other versions run.
-const KINDS_TO_COME: [(&str, &str); 3] =
-    [("sql/marts", "marts"), ("sql/quality", "quality checks"), ("alerts.yaml", "alerts")];
+const KINDS_TO_COME: [(&str, &str); 2] =
+    [("sql/quality", "quality checks"), ("alerts.yaml", "alerts")];
 
 const TOPICS: &str = "topics.yaml";
 
@@ -62,7 +65,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     }
     let (mut connectors, mut kafka, mut disabled) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
-    for path in yaml_files(root, Path::new("connectors"))? {
+    for path in files_below(root, Path::new("connectors"), &YAML)? {
         let file = open(root, &path, env)?;
         match connector::read(&file)? {
             Read::Disabled(name) => disabled.push(name),
@@ -72,7 +75,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         files.push(file);
     }
     let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    for path in yaml_files(root, Path::new("schemas"))? {
+    for path in files_below(root, Path::new("schemas"), &YAML)? {
         let file = open(root, &path, env)?;
         let folder = root.join(path.parent().unwrap_or(Path::new(".")));
         match table::read(&file, &|name| fs::read_to_string(folder.join(name)))? {
@@ -87,6 +90,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
+    let marts = read_marts(root, env, &mut files)?;
     let mut declared = None;
     if root.join(TOPICS).exists() {
         let file = open(root, Path::new(TOPICS), env)?;
@@ -102,6 +106,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         kafka,
         models,
         calendars,
+        marts,
         jobs,
         topics,
         disabled,
@@ -125,6 +130,17 @@ impl Spec {
     }
 }
 
+fn read_marts<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Vec<Mart>> {
+    let mut marts = Vec::new();
+    for path in files_below(root, Path::new("sql/marts"), &["sql"])? {
+        let (shown, bytes) = (path.display().to_string(), bytes(root, &path)?);
+        let (mart, file) = marts::read(shown, bytes, env)?;
+        marts.push(mart);
+        files.push(file);
+    }
+    Ok(marts)
+}
+
 fn read_jobs<'e>(
     root: &Path,
     env: &'e Env,
@@ -132,7 +148,7 @@ fn read_jobs<'e>(
     files: &mut Vec<File<'e>>,
 ) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
-    for path in yaml_files(root, Path::new("jobs"))? {
+    for path in files_below(root, Path::new("jobs"), &YAML)? {
         let file = open(root, &path, env)?;
         let below = |path: &str| fs::read_to_string(root.join(path));
         jobs.push(jobs::read(&file, &settings.timezone, &below)?);
@@ -142,18 +158,23 @@ fn read_jobs<'e>(
 }
 
 fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {
-    let shown = path.display().to_string();
-    let bytes = fs::read(root.join(path)).map_err(|error| {
+    File::new(path.display().to_string(), bytes(root, path)?, env)
+}
+
+fn bytes(root: &Path, path: &Path) -> Result<Vec<u8>> {
+    fs::read(root.join(path)).map_err(|error| {
         let what = format!("{} cannot be read", root.join(path).display());
         Error::new(Kind::Config, what)
             .remedy("name the file with --config, or start from the README's example")
             .because(error)
-    })?;
-    File::new(shown, bytes, env)
+    })
 }
 
-/// The YAML files below a folder, in the order of their names.
-fn yaml_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
+/// What YAML files end in.
+const YAML: [&str; 2] = ["yaml", "yml"];
+
+/// The files below a folder that end so, in the order of their names.
+fn files_below(root: &Path, folder: &Path, ends: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(root.join(folder)) else { return Ok(found) };
     for entry in entries {
@@ -163,8 +184,8 @@ fn yaml_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
         let entry = entry.map_err(unreadable)?;
         let path = folder.join(entry.file_name());
         if entry.file_type().map_err(unreadable)?.is_dir() {
-            found.extend(yaml_files(root, &path)?);
-        } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml") {
+            found.extend(files_below(root, &path, ends)?);
+        } else if path.extension().is_some_and(|end| ends.iter().any(|e| end == *e)) {
             found.push(path);
         }
     }

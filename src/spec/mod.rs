@@ -19,6 +19,7 @@ mod guard;
 mod jobs;
 mod kafka;
 mod load;
+mod marts;
 mod mask;
 mod mirror;
 mod model;
@@ -46,6 +47,7 @@ pub use guard::DeleteGuard;
 pub use jobs::{Calendared, FreshTo, Interval, Job, Overlap, Requires, Schedule};
 pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
 pub use load::{Spec, load};
+pub use marts::{Mart, MartRead, tokens};
 pub use mask::{MaskKey, Masks};
 pub use mirror::{mirror, mirror_column};
 pub use model::{

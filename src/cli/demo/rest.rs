@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::super::verify::add;
-use super::{FRAME, RATED, draw, say};
+use super::{FRAME, RATED, draw, marts, say};
 use crate::demo::screen::{Lag, Phase, Verdict, View};
 use crate::demo::terminal::Screen;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Service, verify_connector, verify_topics};
-use crate::postgres::Session;
+use crate::postgres::{Session, Side, connect};
+use crate::refresh::{self, Verdict as Verdicts};
 use crate::serve::Board;
 use crate::verify::Report;
 
@@ -78,6 +79,33 @@ impl Rest {
         Ok(())
     }
 
+    /// Waits until the marts have everything, and compares them with a full rebuild; how many differ.
+    async fn compare_marts(&self, screen: &mut Screen) -> Result<u64> {
+        let spec = &self.service.spec;
+        let warehouse = &spec.settings.warehouse;
+        let mut session = connect(Side::Warehouse, warehouse, "siltstone demo").await?;
+        let from = Instant::now();
+        while from.elapsed() < DRAINED_WITHIN {
+            let standings = refresh::standings(&*session, None).await?;
+            let fresh = standings.iter().filter(|standing| standing.state == "fresh").count();
+            if fresh == spec.marts.len() {
+                break;
+            }
+            tokio::time::sleep(FRAME).await;
+        }
+        let mut different = 0;
+        for mart in &spec.marts {
+            match refresh::verify(&mut session, mart).await? {
+                Verdicts::Equal { pending: 0, .. } => {}
+                verdict => {
+                    different += 1;
+                    say(screen, &format!("{}: {verdict:?}", mart.table))?;
+                }
+            }
+        }
+        Ok(different)
+    }
+
     async fn compare(&self) -> Result<Vec<Report>> {
         let spec = &self.service.spec;
         let mut reports = Vec::new();
@@ -105,6 +133,12 @@ impl Rest {
             }
         }
         passed &= verdict.passed();
+        let different = self.compare_marts(screen).await?;
+        passed &= different == 0;
+        self.view.marts = marts(&self.board);
+        if let Some(marts) = &mut self.view.marts {
+            marts.different = Some(different);
+        }
         self.view.elapsed = self.started.elapsed();
         self.view.psql.clear();
         self.view.admin = None;

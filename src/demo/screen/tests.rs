@@ -11,8 +11,22 @@ fn streaming() -> View {
         lag: Some(Lag { milliseconds: 41, bytes: 12_345 }),
         versions: 3_412,
         versions_added: 57,
+        marts: None,
         ..View::default()
     }
+}
+
+#[test]
+fn marts_have_a_line() {
+    let marts = Marts { count: 4, fresh: 3, milliseconds: 210, written: 5_120, different: None };
+    let shown = text(&View { marts: Some(marts), ..streaming() }, 100);
+    assert!(
+        shown.ends_with("marts      3 of 4 fresh   210 ms behind   5,120 rows written"),
+        "{shown}"
+    );
+    let marts = Marts { different: Some(0), ..marts };
+    let shown = render_plain(&View { marts: Some(marts), ..streaming() });
+    assert!(shown.ends_with("rows written   all equal a full rebuild"), "{shown}");
 }
 
 fn text(view: &View, width: usize) -> String {

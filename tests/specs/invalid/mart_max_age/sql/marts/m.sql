@@ -1,0 +1,11 @@
+/* siltstone   m.sql
+table: mart.m
+key: [day]
+refresh_by: day
+max_age: soon
+reads:
+  shop.orders: { touches: "select day from changed" }
+*/
+select day, count(*) as n
+  from shop.orders
+ group by day

@@ -1,0 +1,9 @@
+/* siltstone   m.sql
+table: mart.m
+key: [day]
+refresh_by: day
+reads: {}
+*/
+select day, count(*) as n
+  from shop.orders
+ group by day

@@ -1,0 +1,3 @@
+select day, count(*) as n
+  from shop.orders
+ group by day

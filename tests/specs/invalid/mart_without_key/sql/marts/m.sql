@@ -1,0 +1,10 @@
+/* siltstone   m.sql
+table: mart.m
+key: []
+refresh_by: day
+reads:
+  shop.orders: { touches: "select day from changed" }
+*/
+select day, count(*) as n
+  from shop.orders
+ group by day

@@ -1,0 +1,9 @@
+/* siltstone   m.sql
+table: mart.m
+key: [day]
+reads:
+  shop.orders: { touches: "select day from changed" }
+*/
+select day, count(*) as n
+  from shop.orders
+ group by day

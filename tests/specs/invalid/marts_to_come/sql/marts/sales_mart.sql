@@ -1,4 +1,0 @@
-/* siltstone
-table: mart.sales_mart
-*/
-select 1

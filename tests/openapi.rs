@@ -241,7 +241,7 @@ fn every_answer_is_one_that_the_document_names() {
         let paths: Vec<&str> =
             document.0["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..if is_full() { 20_000 } else { 1_500 } {
+        for _ in 0..if is_full() { 20_000 } else { 2_500 } {
             let path = one(&mut dice, &paths);
             let method = one(&mut dice, &METHODS);
             let mut asked = filled(path, &mut dice, &connector, &letter);

@@ -13,10 +13,20 @@ select seq, ord from audit.quiet where table_name = {{ literal }} and op = 'd' o
 
 -- statement: drop_gone
 -- An event that came behind the delete of its row, or of all rows.
-delete from {{ stage }} s
- using audit.quiet q
- where s._op <> 'd' and q.table_name = {{ literal }} and q.key = any (array[{{ key_text() }}, ''])
-   and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
+delete from {{ stage }} g
+ using (
+       select s.ctid as sid
+         from {{ stage }} s
+         join audit.quiet q on q.key = {{ key_text() }}
+        where s._op <> 'd' and q.table_name = {{ literal }} and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
+        union all
+       select s.ctid
+         from {{ stage }} s
+        cross join (select q.seq, q.ord from audit.quiet q
+                     where q.table_name = {{ literal }} and q.key = '' and q.op = 'd'
+                     order by q.seq desc, q.ord desc limit 1) q
+        where s._op <> 'd' and (q.seq, q.ord) > (s._seq, s._ord)) late
+ where g.ctid = late.sid
 
 -- statement: arrived
 -- Kept rows that come from another key, whose delete there was applied.

@@ -355,6 +355,11 @@ impl Merge {
         }
         let text = self.statements.get(name)?;
         let prepared = transaction.prepare(text).await.map_err(|e| self.failed(name, e))?;
+        // a plan without parameters is kept, and one that was made while nothing was remembered goes through
+        // all of it for every row once much is
+        if ["from audit.quiet", "join audit.quiet"].iter().any(|reads| text.contains(reads)) {
+            return Ok(prepared);
+        }
         self.prepared.insert(name.to_owned(), prepared.clone());
         Ok(prepared)
     }

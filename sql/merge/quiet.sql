@@ -12,18 +12,24 @@ jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.origin }})
 select seq, ord from audit.quiet where table_name = {{ literal }} and op = 'd' order by seq desc, ord desc limit 1
 
 -- statement: drop_gone
--- An event that came behind the delete of its row, or of all rows.
+-- An event that came behind the delete of its row, or of all rows. Each is looked up by itself: the other way
+-- round all of them would be gone through for every delete; and by its key, for which the condition on `op` is
+-- written so that the index of the newest deletes does not serve.
 delete from {{ stage }} g
  using (
        select s.ctid as sid
          from {{ stage }} s
-         join audit.quiet q on q.key = {{ key_text() }}
-        where s._op <> 'd' and q.table_name = {{ literal }} and q.op = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
+        cross join lateral (
+              select from audit.quiet q
+               where q.table_name = {{ literal }} and q.key = {{ key_text() }}
+                 and q.op::text = 'd' and (q.seq, q.ord) > (s._seq, s._ord)
+               limit 1) q
+        where s._op <> 'd'
         union all
        select s.ctid
          from {{ stage }} s
         cross join (select q.seq, q.ord from audit.quiet q
-                     where q.table_name = {{ literal }} and q.key = '' and q.op = 'd'
+                     where q.table_name = {{ literal }} and q.key = '' and q.op::text = 'd'
                      order by q.seq desc, q.ord desc limit 1) q
         where s._op <> 'd' and (q.seq, q.ord) > (s._seq, s._ord)) late
  where g.ctid = late.sid
@@ -55,14 +61,19 @@ select {{ literal }}, {{ key_text() }}, s._seq, s._ord, 'd', s._at,
 
 -- statement: fill_gone
 -- A row that comes from another key, whose delete was applied before.
-update {{ stage }} s
+update {{ stage }} g
    set {% for c in columns if not c.key -%}
-       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.recalled }} else s.{{ c.stage }} end,
+       {{ c.stage }} = case when get_bit(g._keep, {{ c.bit }}) = 1 then {{ c.recalled }} else g.{{ c.stage }} end,
        {% endfor -%}
        _keep = null
-  from audit.quiet q
- where s._op <> 'd' and s._keep is not null and s.o0 is not null
-   and q.table_name = {{ literal }} and q.key = {{ origin_text() }}
-   and (q.seq, q.ord) = (s._seq, s._ord) and q.row is not null
+  from (select s.ctid as sid, gone.row
+          from {{ stage }} s
+         cross join lateral (
+               select q.row from audit.quiet q
+                where q.table_name = {{ literal }} and q.key = {{ origin_text() }}
+                  and (q.seq, q.ord) = (s._seq, s._ord) and q.row is not null
+                limit 1) gone
+         where s._op <> 'd' and s._keep is not null and s.o0 is not null) q
+ where g.ctid = q.sid
 
 {% endif -%}

@@ -41,15 +41,27 @@ pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outc
             let why = format!("{table} is fed by a connector: its leaves are not taken off yet");
             return Ok(Outcome::FailedForGood(why));
         }
+        let is_less = !old.is_empty();
         for leaf in old {
             detach(&session, &table, &leaf, partitions.drops).await?;
             touched += 1;
+        }
+        // an attempt before may have ended behind a leaf and before it said so
+        if is_less || work.attempt.tries > 1 {
+            tell_marts(&session, &table).await?;
         }
     }
     for leaf in marked(&session, partitions).await? {
         patiently(&session, &leaf, &format!("drop table {}", quote::table(&leaf))).await?;
     }
     Ok(Outcome::Done(Some(touched)))
+}
+
+/// Rows that leave with their leaf fire no trigger: the marts that read the table are computed anew.
+async fn tell_marts(session: &Session, table: &TableName) -> Result<()> {
+    let told = session.execute("select audit.touch_all($1)", &[&table.to_string()]).await;
+    told.map(drop)
+        .map_err(|error| Error::warehouse(format!("telling the marts that read {table}"), error))
 }
 
 async fn is_fed(session: &Session, table: &TableName) -> Result<bool> {

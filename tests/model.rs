@@ -20,6 +20,7 @@ use siltstone::spec::{
     Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
 };
 use siltstone::value::{Cell, Row, RowWriter};
+use siltstone::warehouse::migrate;
 
 use crate::support::{Dice, block_on, clusters, env, is_full};
 
@@ -351,9 +352,9 @@ impl World {
         let cluster = &clusters().await.1;
         cluster.create_database(name).await.unwrap();
         let endpoint = cluster.endpoint(name);
-        let session = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
+        let mut session = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
         let side = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
-        side.batch_execute("create schema audit").await.unwrap();
+        migrate(&mut session).await.unwrap();
         session.batch_execute(PLANS).await.unwrap();
         let keyed = relation(Identity::Key, true);
         let full = relation(Identity::Full, false);

@@ -119,6 +119,9 @@ begin
 end
 $$;
 
+-- It runs with its owner's rights, and its arguments are SQL: nobody else makes triggers of it.
+revoke execute on function audit.touch() from public;
+
 -- Lets a table, or a leaf of it, note what its statements change: statements fire the triggers of the table that
 -- they name, and of no other. `input` is the table's name, `root` the same as SQL has it.
 create function audit.watch_one(relation regclass, input text, root text) returns integer

@@ -19,7 +19,7 @@ use crate::journey::{Applied, Arrival, Batch, Before, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
-use crate::warehouse::ddl;
+use crate::warehouse::reshape;
 
 /// A table's rows, encoded for COPY.
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl Apply {
             }
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;
-                ddl(transaction, statements).await.map_err(|error| {
+                reshape(transaction, &table.to_string(), statements).await.map_err(|error| {
                     // a column of that name is there, left from one that was dropped, or in exchange
                     let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
                     let error = Error::warehouse("following a schema change", error)

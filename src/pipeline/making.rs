@@ -24,7 +24,7 @@ use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
 use crate::progress::{leaves, schemas, turns};
 use crate::spec::{Connector, Spec};
-use crate::warehouse::{interrupt, migrate};
+use crate::warehouse::{interrupt, migrate, touch};
 
 /// How often a transaction is tried, each time with locks that are waited for a second.
 const TRIES: u32 = 20;
@@ -295,6 +295,9 @@ impl Work<'_> {
         }
         for statement in &self.statements {
             transaction.batch_execute(statement).await.map_err(failed)?;
+        }
+        if !self.statements.is_empty() {
+            touch(transaction, &name.to_string()).await.map_err(failed)?;
         }
         if self.long {
             // the others flowed until now

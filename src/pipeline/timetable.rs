@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::error::{Kind, Policy, Result};
+use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Leaves, absent, ahead, create_leaves};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, JOBS, Request, Verb};
@@ -149,7 +149,10 @@ impl Timetable {
             // runs of before go on by the files as they are now
             let spec = self.files.borrow_and_update().clone();
             for request in requests::open(&**session, JOBS).await? {
-                self.carry_out(session, fence, (&spec, &request)).await?;
+                if let Err(error) = self.carry_out(session, fence, (&spec, &request)).await {
+                    // what cannot be done must not bar the way to everything behind it
+                    self.refuse(session, fence, (&request, &error)).await?;
+                }
             }
             runner.look(session, &spec.jobs).await?;
             if *stop.borrow() {
@@ -160,6 +163,21 @@ impl Timetable {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
+    }
+
+    /// Answers a request that failed. Where the session or the lease is gone this fails as well.
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        fence: &Fence,
+        (request, error): (&Request, &Error),
+    ) -> Result<()> {
+        let transaction = Fenced::begin(session, fence, "request", &self.durations).await?;
+        if requests::claim(&*transaction, request.id).await? {
+            let why = error.reason().replace('\0', "");
+            requests::answer(&*transaction, request.id, false, &why).await?;
+        }
+        transaction.commit().await
     }
 
     async fn carry_out(
@@ -185,7 +203,7 @@ impl Timetable {
                 (answer.done, answer.text)
             }
         };
-        requests::answer(&*transaction, request.id, done, &text).await?;
+        requests::answer(&*transaction, request.id, done, &text.replace('\0', "")).await?;
         transaction.commit().await?;
         tracing::info!("{text}");
         Ok(())

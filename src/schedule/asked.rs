@@ -109,6 +109,9 @@ pub async fn carry_out(
             let Some(about) = about else {
                 return Ok(Answer::of(false, "no interval begins on that day"));
             };
+            if about.end > now {
+                return Ok(Answer::of(false, "the interval that begins on that day is not over"));
+            }
             run(transaction, job, about, now).await
         }
         JobVerb::Backfill { from, to, again } => {

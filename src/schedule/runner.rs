@@ -174,6 +174,13 @@ impl Runner {
         tasks: &BTreeMap<String, TaskRun>,
     ) -> Result<()> {
         let now = self.hands.clock.now();
+        // a task that its file has had since the run began is one of it: those behind it wait for it
+        if job.tasks.iter().any(|task| !tasks.contains_key(&task.name)) {
+            let names: Vec<&str> = job.tasks.iter().map(|task| task.name.as_str()).collect();
+            let transaction = self.transaction(session).await?;
+            books::begin(&transaction, run.id, &names, now).await?;
+            return transaction.commit().await;
+        }
         let mut states: States<'_> =
             tasks.iter().map(|(name, task)| (name.as_str(), task.state)).collect();
         let mut settled: Vec<(&str, TaskState, &str)> = Vec::new();
@@ -217,10 +224,7 @@ impl Runner {
         for task in begin {
             self.attempt(session, job, run, task).await?;
         }
-        // a task that its file has now and had not when the run began is not part of it
-        let of_run: Vec<Task> =
-            job.tasks.iter().filter(|task| tasks.contains_key(&task.name)).cloned().collect();
-        match judge::ended(&of_run, &states) {
+        match judge::ended(&job.tasks, &states) {
             Some(well) => self.finish(session, (jobs, job), run, well).await,
             None => Ok(()),
         }

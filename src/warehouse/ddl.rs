@@ -3,13 +3,32 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{GenericClient, Transaction};
 
 /// How often a lock is tried for, each time for `TIMEOUT`, before the transaction gives way.
 const TRIES: u32 = 20;
 const TIMEOUT: &str = "1s";
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Changes a table's definition as [`ddl`] does. What a definition does to rows fires no trigger: the marts that
+/// read the table are computed anew.
+pub async fn reshape(
+    transaction: &Transaction<'_>,
+    table: &str,
+    statements: &[String],
+) -> Result<(), tokio_postgres::Error> {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    ddl(transaction, statements).await?;
+    touch(transaction, table).await
+}
+
+/// Marks a table for all marts that read it.
+pub async fn touch(client: &impl GenericClient, table: &str) -> Result<(), tokio_postgres::Error> {
+    client.execute("select audit.touch_all($1)", &[&table]).await.map(drop)
+}
 
 /// Runs statements, all or none. A lock that is not granted soon is let go of and tried for again, a
 /// number of times; the last error is the caller's.

@@ -7,7 +7,7 @@ mod preflight;
 mod role;
 mod transaction;
 
-pub use ddl::ddl;
+pub use ddl::{ddl, reshape, touch};
 pub use fence::{Claim, Fence, LEASE, interrupt, leased_to, register, take_over};
 pub use migrate::{migrate, outstanding, refuse_outstanding};
 pub use preflight::refuse_unfit;

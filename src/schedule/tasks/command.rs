@@ -30,8 +30,10 @@ exit "$status"
 
 pub(super) async fn run(work: &Work<'_>, words: &[String]) -> Result<Outcome> {
     let attempt = work.attempt;
+    // its other words may be secrets
+    let program = words.first().map_or("", String::as_str);
     let failed = |error: std::io::Error| {
-        Error::new(Kind::Config, format!("{} cannot be run", words.join(" "))).because(error)
+        Error::new(Kind::Config, format!("{program} cannot be run")).because(error)
     };
     let mut command = Command::new("sh");
     command
@@ -57,7 +59,7 @@ pub(super) async fn run(work: &Work<'_>, words: &[String]) -> Result<Outcome> {
     }
     let said = if err.trim().is_empty() { out } else { err };
     let how = status.code().map_or("a signal".to_owned(), |code| format!("exit code {code}"));
-    Ok(Outcome::Failed(format!("{} ended with {how}: {}", words.join(" "), said.trim())))
+    Ok(Outcome::Failed(format!("{program} ended with {how}: {}", said.trim())))
 }
 
 /// The end of what it says.

@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Session, quote};
 use crate::spec::Partitions;
+use crate::warehouse::touch;
 
 /// How long a lock is waited for, and for how long it is then let be.
 const LOCK_TIMEOUT: &str = "set lock_timeout to '1s'";
@@ -34,21 +35,23 @@ pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outc
     let failed = |error| Error::warehouse("setting up a session", error);
     session.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
     let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
-    let until = work.attempt.about.end.checked_sub(keep).unwrap_or(Timestamp::MIN);
+    // a run for a day that is yet to come would take what is new
+    let end = work.attempt.about.end.min(work.hands.clock.now());
+    let until = end.checked_sub(keep).unwrap_or(Timestamp::MIN);
     for table in tables(&session, &partitions.tables).await? {
         let old = old_leaves(&session, &table, until).await?;
         if !old.is_empty() && is_fed(&session, &table).await? {
             let why = format!("{table} is fed by a connector: its leaves are not taken off yet");
             return Ok(Outcome::FailedForGood(why));
         }
-        let is_less = !old.is_empty();
+        // an attempt before may have ended behind a leaf and before it said so
+        if work.attempt.tries > 1 {
+            tell_marts(&session, &table).await?;
+        }
         for leaf in old {
             detach(&session, &table, &leaf, partitions.drops).await?;
-            touched += 1;
-        }
-        // an attempt before may have ended behind a leaf and before it said so
-        if is_less || work.attempt.tries > 1 {
             tell_marts(&session, &table).await?;
+            touched += 1;
         }
     }
     for leaf in marked(&session, partitions).await? {
@@ -59,8 +62,8 @@ pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outc
 
 /// Rows that leave with their leaf fire no trigger: the marts that read the table are computed anew.
 async fn tell_marts(session: &Session, table: &TableName) -> Result<()> {
-    let told = session.execute("select audit.touch_all($1)", &[&table.to_string()]).await;
-    told.map(drop)
+    touch(&**session, &table.to_string())
+        .await
         .map_err(|error| Error::warehouse(format!("telling the marts that read {table}"), error))
 }
 

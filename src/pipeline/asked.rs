@@ -70,7 +70,9 @@ pub(super) async fn settle(
         let which =
             Which { table, id: request.letter(), numbers: core.numbers(), request: request.id };
         let settled = dead_letters::settle(&transaction, &which, fate).await?;
-        if settled.letters > 0 && states.get(table) == Some(&State::Streaming) {
+        // also one that is about to go on, with what waited still there
+        let flows = matches!(states.get(table), Some(State::Streaming | State::CatchingUp));
+        if settled.letters > 0 && flows {
             turns::catch_up(&*transaction, table).await?;
         }
         // those that nobody could read are read again when a session begins

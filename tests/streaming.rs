@@ -431,7 +431,11 @@ fn free_port() -> u16 {
 }
 
 fn get(port: u16, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // the service may be just about to listen
+    let connect = || TcpStream::connect(("127.0.0.1", port));
+    let mut stream = (0..300)
+        .find_map(|_| connect().map_err(|_| std::thread::sleep(Duration::from_millis(100))).ok())
+        .unwrap();
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
     write!(stream, "{head}Authorization: Bearer s3cret\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -174,7 +174,8 @@ mod tests {
             assert_eq!(whole["payload"], plain);
             let key: serde_json::Value = serde_json::from_str(&with.key).unwrap();
             assert_eq!(key["payload"]["id"], change.id);
-            assert!((3_500..4_100).contains(&with.value.len()), "{}", with.value.len());
+            // 3.5 kB on average; the first ones have the shortest numbers
+            assert!((3_400..4_100).contains(&with.value.len()), "{}", with.value.len());
             assert!((550..850).contains(&without.value.len()), "{}", without.value.len());
         }
     }

@@ -19,7 +19,7 @@ use crate::spec::Model;
 use crate::types::Limit;
 use crate::value::Row;
 
-pub use held::{Digests, Held, Letter, Refused};
+pub use held::{Digests, Held, Letter, Refused, read_headers, written_headers};
 pub use op::Op;
 pub use record::{RawRecord, TopicRecord};
 

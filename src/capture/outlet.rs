@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -14,7 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::Letter;
+use crate::journey::{Letter, read_headers};
 use crate::spec::Kafka;
 
 /// How long the brokers may take for a letter.
@@ -119,11 +117,8 @@ impl Outlet {
 }
 
 fn headers(letter: &Letter, context: &Context<'_>) -> OwnedHeaders {
-    let own: Vec<(String, Option<String>)> =
-        serde_json::from_str(&letter.headers).unwrap_or_default();
     let mut headers = OwnedHeaders::new();
-    for (name, value) in own {
-        let value = value.and_then(|value| STANDARD.decode(value).ok());
+    for (name, value) in read_headers(&letter.headers) {
         headers = headers.insert(Header { key: &name, value: value.as_deref() });
     }
     let (partition, offset) = (letter.partition.to_string(), letter.offset.to_string());

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Mark, Target};
 use crate::position::Order;
 
@@ -64,6 +67,23 @@ impl Letter {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         length(&self.key) + length(&self.value) + self.headers.len()
     }
+}
+
+/// Headers as a [`Letter`] keeps them.
+pub fn written_headers(headers: &[(&str, Option<&[u8]>)]) -> String {
+    let header = |(name, value): &(&str, Option<&[u8]>)| {
+        // a JSON text of Postgres has no place for it
+        let name = name.replace('\0', "\u{fffd}");
+        serde_json::json!([name, value.map(|value| STANDARD.encode(value))])
+    };
+    serde_json::Value::Array(headers.iter().map(header).collect()).to_string()
+}
+
+/// The headers that a [`Letter`] keeps; none where they are none of ours.
+pub fn read_headers(kept: &str) -> Vec<(String, Option<Vec<u8>>)> {
+    let headers: Vec<(String, Option<String>)> = serde_json::from_str(kept).unwrap_or_default();
+    let decoded = |value: Option<String>| value.and_then(|value| STANDARD.decode(value).ok());
+    headers.into_iter().map(|(name, value)| (name, decoded(value))).collect()
 }
 
 /// A change that its table would refuse.

@@ -1,8 +1,6 @@
 //! What operators ask for of tables, whatever feeds them: that their changes are kept, that they go on, and what
 //! becomes of their dead letters.
 
-use std::collections::HashMap;
-
 use tokio_postgres::Transaction;
 
 use super::core::Core;
@@ -59,20 +57,16 @@ pub(super) async fn settle(
     let records = tables::read(&*transaction, &core.connector().name).await?;
     let (mut restart, mut left) = (false, 0);
     let mut outcome = (0, 0);
-    let states: HashMap<&TableName, State> =
-        records.iter().map(|record| (&record.table, record.state)).collect();
     let meant: Vec<&TableName> = match table {
         // it may be one whose first record nobody could read
         Some(table) => vec![table],
-        None => states.keys().copied().collect(),
+        None => records.iter().map(|record| &record.table).collect(),
     };
     for table in meant {
         let which =
             Which { table, id: request.letter(), numbers: core.numbers(), request: request.id };
         let settled = dead_letters::settle(&transaction, &which, fate).await?;
-        // also one that is about to go on, with what waited still there
-        let flows = matches!(states.get(table), Some(State::Streaming | State::CatchingUp));
-        if settled.letters > 0 && flows {
+        if settled.letters > 0 {
             turns::catch_up(&*transaction, table).await?;
         }
         // those that nobody could read are read again when a session begins

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
-use crate::postgres::{Side, connect};
+use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, JOBS, Span, Verb};
 use crate::progress::{account, dead_letters, listed, poison, schemas};
 use crate::relation::{Relation, Wire};
@@ -61,8 +61,7 @@ impl Books for WarehouseBooks {
                 check_condition(&spec, &connector, table, condition).await?;
             }
             let verb = verb_of(&verb)?;
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             let argument = match &argument {
                 Asked::Nothing => Argument::Nothing,
                 Asked::Condition(condition) => Argument::Condition(condition),
@@ -75,8 +74,7 @@ impl Books for WarehouseBooks {
     fn settle(&self, verb: String, letters: Letters) -> Later<Vec<i64>> {
         let settings = self.settings.clone();
         Box::pin(async move {
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             ask_for_letters(&*warehouse, verb_of(&verb)?, &letters).await
         })
     }
@@ -84,8 +82,7 @@ impl Books for WarehouseBooks {
     fn why(&self, table: TableName) -> Later<Option<Value>> {
         let settings = self.settings.clone();
         Box::pin(async move {
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             account::table(&*warehouse, &table).await
         })
     }
@@ -113,8 +110,7 @@ impl Books for WarehouseBooks {
     fn refresh(&self, mart: TableName) -> Later<bool> {
         let settings = self.settings.clone();
         Box::pin(async move {
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             crate::refresh::ask(&*warehouse, &mart).await
         })
     }
@@ -122,8 +118,7 @@ impl Books for WarehouseBooks {
     fn dead_letters(&self, table: Option<TableName>, id: Option<i64>) -> Later<Vec<Value>> {
         let settings = self.settings.clone();
         Box::pin(async move {
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             dead_letters_as_json(&*warehouse, table.as_ref(), id).await
         })
     }
@@ -132,8 +127,7 @@ impl Books for WarehouseBooks {
         let (settings, clock) = (self.settings.clone(), self.clock.clone());
         let spec = self.files.borrow().clone();
         Box::pin(async move {
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             schedule::jobs_as_json(&*warehouse, &spec.jobs, clock.now()).await
         })
     }
@@ -144,8 +138,7 @@ impl Books for WarehouseBooks {
             if !known {
                 return Ok(None);
             }
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             schedule::runs_as_json(&*warehouse, &job).await.map(Some)
         })
     }
@@ -160,12 +153,16 @@ impl Books for WarehouseBooks {
                 .map_err(|error| Error::bug("a wish is none of the schedule's").because(error))?;
             let wish = serde_json::to_string(&Wish { job, verb })
                 .map_err(|error| Error::bug("a wish is no JSON").because(error))?;
-            let warehouse =
-                connect(Side::Warehouse, &settings.warehouse, "siltstone request").await?;
+            let warehouse = session(&settings).await?;
             let about = About { argument: Argument::Job(&wish), ..About::default() };
             requests::ask(&*warehouse, Verb::Job, JOBS, &about).await.map(Some)
         })
     }
+}
+
+/// A session of its own for each request: people ask seldom.
+async fn session(settings: &Settings) -> Result<Session> {
+    connect(Side::Warehouse, &settings.warehouse, "siltstone request").await
 }
 
 fn verb_of(word: &str) -> Result<Verb> {

@@ -9,6 +9,7 @@ use tokio_postgres::{GenericClient, Row};
 
 use super::requests::Span;
 use crate::error::{Error, Result};
+use crate::journey::read_headers;
 use crate::names::TableName;
 
 /// A dead letter as it is listed.
@@ -109,13 +110,10 @@ fn shown(row: &Row) -> Result<Value, tokio_postgres::Error> {
     let (topic, partition, offset): (String, Option<i32>, Option<i64>) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let headers: Option<String> = row.try_get(5)?;
-    let headers: Vec<(String, Option<String>)> =
-        headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
-    let header = |(name, value): (String, Option<String>)| {
-        let value = value.and_then(|value| STANDARD.decode(value).ok());
-        json!([name, readable(value.as_deref())])
-    };
-    let headers: Vec<Value> = headers.into_iter().map(header).collect();
+    let headers = headers.as_deref().map(read_headers).unwrap_or_default();
+    let header =
+        |(name, value): &(String, Option<Vec<u8>>)| json!([name, readable(value.as_deref())]);
+    let headers: Vec<Value> = headers.iter().map(header).collect();
     let mut shown = json!({
         "topic": topic, "partition": partition, "offset": offset, "key": bytes(3)?, "value": bytes(4)?,
         "headers": headers,

@@ -9,9 +9,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use super::TopicSetup;
 use super::letters;
 use super::places::Place;
@@ -20,14 +17,13 @@ use super::tables::Tables;
 use crate::decode::{RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{digests, key_texts};
-use crate::journey::{Arrival, ChangeEvent, Digests, Held, Op, Target, TopicRecord};
+use crate::journey::{Arrival, ChangeEvent, Digests, Held, Op, Target, TopicRecord, read_headers};
 use crate::names::TableName;
 use crate::position::Order;
 use crate::postgres::Session;
 use crate::progress::poison::{self, Unread};
 use crate::progress::requests::{self, Request, Verb};
-use crate::progress::tables::State;
-use crate::progress::{pending, tables};
+use crate::progress::{pending, turns};
 use crate::warehouse::Fenced;
 
 use super::super::core::Core;
@@ -100,10 +96,8 @@ async fn write(
     }
     pending::keep(&transaction, connector, &kept, shared.binary).await?;
     let meant: HashSet<&TableName> = kept.iter().map(|held| &held.target.model.table).collect();
-    for record in tables::read(&*transaction, connector).await? {
-        if meant.contains(&record.table) && record.state == State::Streaming {
-            tables::set(&*transaction, &record.table, State::CatchingUp, None, None).await?;
-        }
+    for table in meant {
+        turns::catch_up(&*transaction, table).await?;
     }
     transaction.commit().await?;
     tracing::info!(request = request.id, read, unread, "dead letters were read again");
@@ -139,7 +133,7 @@ impl<'r> Reader<'r> {
 
     /// Reads a letter.
     async fn read(&mut self, letter: &Unread) -> Result<Again> {
-        let headers = headers(&letter.record.headers);
+        let headers = read_headers(&letter.record.headers);
         let headers: Vec<(&str, Option<&[u8]>)> =
             headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
         let record = TopicRecord {
@@ -252,11 +246,4 @@ fn held(target: &Arc<Target>, event: &ChangeEvent<'_>) -> Held {
         letter: None,
         readable: true,
     }
-}
-
-/// The headers of a record as they came.
-fn headers(kept: &str) -> Vec<(String, Option<Vec<u8>>)> {
-    let headers: Vec<(String, Option<String>)> = serde_json::from_str(kept).unwrap_or_default();
-    let decoded = |value: Option<String>| value.and_then(|value| STANDARD.decode(value).ok());
-    headers.into_iter().map(|(name, value)| (name, decoded(value))).collect()
 }

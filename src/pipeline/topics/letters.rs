@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -13,7 +11,7 @@ use super::super::core::Core;
 use super::plans::Fed;
 use crate::error::Result;
 use crate::fold::{digests, key_document};
-use crate::journey::{Arrival, Digests, Letter, Mark, Target, TopicRecord};
+use crate::journey::{Arrival, Digests, Letter, Mark, Target, TopicRecord, written_headers};
 use crate::names::{TableName, fingerprint};
 use crate::position::Order;
 use crate::relation::{Identity, Relation};
@@ -36,11 +34,6 @@ pub(super) fn too_long(record: &TopicRecord<'_>, longest: u64) -> Option<String>
 
 /// A record as a dead letter keeps it; of one with values that nobody may see, where it is.
 pub(super) fn letter(record: &TopicRecord<'_>, masked: bool) -> Letter {
-    let header = |(name, value): &(&str, Option<&[u8]>)| {
-        // a JSON text of Postgres has no place for it
-        let name = name.replace('\0', "\u{fffd}");
-        serde_json::json!([name, value.map(|value| STANDARD.encode(value))])
-    };
     let open = |bytes: Option<&[u8]>| bytes.filter(|_| !masked).map(<[u8]>::to_vec);
     Letter {
         topic: record.topic.to_owned(),
@@ -49,7 +42,7 @@ pub(super) fn letter(record: &TopicRecord<'_>, masked: bool) -> Letter {
         at: record.timestamp,
         key: open(record.key),
         value: open(record.value),
-        headers: serde_json::Value::Array(record.headers.iter().map(header).collect()).to_string(),
+        headers: written_headers(record.headers),
     }
 }
 

@@ -298,7 +298,7 @@ fn a_mock_cluster_keeps_records_and_refuses_on_demand() {
 
 /// Run by the test below in a process of its own, which it then kills.
 #[test]
-#[ignore = "sleeps until it is killed"]
+#[ignore = "no test of its own: a_broker_and_its_folder_go_when_we_are_killed runs and kills it"]
 fn holds_a_broker() {
     block_on(async {
         let broker = own_broker("orphan", &[]).await;

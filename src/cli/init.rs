@@ -2,7 +2,10 @@
 //! files that replicate it. Writes over no file, writes no part of the URL into any, and changes nothing at
 //! the source.
 
+mod config;
 mod debezium;
+mod included;
+mod modes;
 mod registered;
 mod writing;
 

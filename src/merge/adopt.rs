@@ -6,8 +6,9 @@
 
 use tokio_postgres::GenericClient;
 
-use super::conform::{Standing, conform};
+use super::conform::conform;
 use super::define::{event_key, grants, key_statement, locator};
+use super::standing::Standing;
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::names::TableName;

@@ -6,8 +6,9 @@
 
 use tokio_postgres::GenericClient;
 
-use super::conform::{Standing, conform, left, nullable};
+use super::conform::{conform, left, nullable};
 use super::define::{add_column, current_leaf_statement, define, grants, view_statement};
+use super::standing::Standing;
 use super::stored::{canonical, columns, is_there, missing_indexes, strangers};
 use super::wider::is_wider;
 use crate::error::Result;

@@ -8,8 +8,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::conform::{Standing, nullable};
+use super::conform::nullable;
 use super::define::{add_column, view_statement};
+use super::standing::Standing;
 use super::wider::union;
 use crate::postgres::quote;
 use crate::relation::{Column, Relation};

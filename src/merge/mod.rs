@@ -25,6 +25,7 @@ mod recall;
 mod render;
 mod stage;
 mod staging;
+mod standing;
 mod stored;
 mod table;
 mod wider;
@@ -32,7 +33,7 @@ mod wider;
 pub use adopt::{Adopted, Terms, adopt, obstacles};
 pub use apply::{Apply, Encoded, Overrules, Piece, encode_batch};
 pub use checks::Checks;
-pub use conform::{Conform, Standing, conform, is_ours};
+pub use conform::{Conform, conform};
 pub use define::{
     define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement, order_index,
 };
@@ -48,6 +49,7 @@ pub use reading::{
 pub use rebuilding::{Rebuilding, foreign_column, has_older};
 pub use recall::{Events, Extent, Recalled};
 pub use render::Templates;
+pub use standing::{Standing, is_ours};
 pub use stored::{
     StoredColumn, columns, count_rows, estimate_rows, extension_types, missing_indexes,
 };

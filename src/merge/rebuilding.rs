@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use tokio_postgres::Transaction;
 
-use super::conform::{Standing, is_ours};
 use super::render::{Form, Templates};
 use super::stage::Shape;
 use super::staging::Staging;
+use super::standing::{Standing, is_ours};
 use super::table::Merge;
 use crate::error::{Error, Result};
 use crate::journey::Target;

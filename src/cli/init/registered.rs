@@ -2,10 +2,11 @@
 //! topics are called and written. Only what is named here is ever looked at: whatever else stands there, a
 //! password too, goes nowhere.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
+use super::config::{Config, find};
+use super::included::topics;
+use super::modes::{modes, types};
 use crate::capture::preflight::Finding;
 use crate::decode::Loss;
 use crate::error::{Error, Kind, Result};
@@ -82,106 +83,6 @@ pub(super) fn read(text: &str, what: &str) -> Result<Registered> {
     Ok(Registered { name, prefix: prefix.to_owned(), topics, flat, schemas, types, findings })
 }
 
-/// The fields of a configuration, as texts.
-struct Config(BTreeMap<String, String>);
-
-impl Config {
-    /// Of a bare configuration, or of one with its name beside.
-    fn of(json: &Value) -> Option<Config> {
-        let outer = json.as_object()?;
-        let fields = outer.get("config").and_then(Value::as_object).unwrap_or(outer);
-        let text = |value: &Value| match value {
-            Value::String(text) => Some(text.trim().to_owned()),
-            Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
-            _ => None,
-        };
-        let mut config: BTreeMap<String, String> =
-            fields.iter().filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect();
-        if let Some(name) = outer.get("name").and_then(text) {
-            config.insert("name".to_owned(), name);
-        }
-        Some(Config(config))
-    }
-
-    /// A field that has a value.
-    fn get(&self, field: &str) -> Option<&str> {
-        self.0.get(field).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.get("name")
-    }
-
-    /// A list, by commas.
-    fn list(&self, field: &str) -> Vec<&str> {
-        let parts = self.get(field).unwrap_or_default().split(',').map(str::trim);
-        parts.filter(|part| !part.is_empty()).collect()
-    }
-}
-
-fn find(findings: &mut Vec<Finding>, what: String, remedy: &str) {
-    findings.push(Finding { fatal: false, what, remedy: remedy.to_owned() });
-}
-
-/// The topics, by what it includes. Without anything it is all that begin with its prefix.
-fn topics(config: &Config, prefix: &str, findings: &mut Vec<Finding>) -> Vec<String> {
-    let delimiter = config.get("topic.delimiter").unwrap_or(".");
-    let whole = vec![format!("{}{delimiter}*", written(prefix))];
-    let field = ["table.include.list", "schema.include.list", "database.include.list"]
-        .into_iter()
-        .find(|field| config.get(field).is_some());
-    let strategy = config.get("topic.naming.strategy");
-    let known = ["SchemaTopicNamingStrategy", "DefaultTopicNamingStrategy"];
-    if let Some(strategy) = strategy.filter(|name| !known.iter().any(|end| name.ends_with(end))) {
-        let what =
-            format!("topic.naming.strategy={strategy}: what it calls topics is not known here");
-        find(findings, what, "edit topics in the connector's file");
-    }
-    let Some(field) = field else { return whole };
-    let mut topics = Vec::new();
-    for item in config.list(field) {
-        let Some(pattern) = topic_of(item) else {
-            let what = format!(
-                "{field} says more than a list of topics can: every topic that begins with {prefix} is taken"
-            );
-            find(findings, what, "edit topics in the connector's file");
-            return whole;
-        };
-        let pattern = pattern.replace('.', delimiter);
-        let behind = if field == "table.include.list" { "" } else { "*" };
-        let between = if behind.is_empty() { "" } else { delimiter };
-        topics.push(format!("{}{delimiter}{pattern}{between}{behind}", written(prefix)));
-    }
-    topics
-}
-
-/// A regular expression of Debezium's lists as a part of a topic's name, with `*` for any run of
-/// characters. None where it says more.
-fn topic_of(expression: &str) -> Option<String> {
-    let mut out = String::new();
-    let mut letters = expression.trim_start_matches('^').trim_end_matches('$').chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => out
-                .push_str(&written(&letters.next().filter(|c| !c.is_alphanumeric())?.to_string())),
-            '.' if letters.next_if_eq(&'*').is_some() => out.push('*'),
-            // unescaped it means any character, and nobody means that
-            '.' => out.push('.'),
-            c if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ' ') => {
-                out.push_str(&written(&c.to_string()));
-            }
-            _ => return None,
-        }
-    }
-    (!out.is_empty()).then_some(out)
-}
-
-/// As Debezium writes a name in a topic's.
-fn written(name: &str) -> String {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    name.chars().map(|c| if legal(c) { c } else { '_' }).collect()
-}
-
 /// What its transforms do to the records; whether one flattens them.
 fn transforms(config: &Config, findings: &mut Vec<Finding>) -> bool {
     let mut flat = false;
@@ -242,98 +143,10 @@ fn flattened(config: &Config, name: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The modes of values as a connector's file says them, where they are not the defaults.
-fn types(config: &Config, findings: &mut Vec<Finding>) -> Vec<(&'static str, String)> {
-    const MODES: [(&str, &str, &[&str]); 6] = [
-        ("decimal.handling.mode", "decimal", &["precise", "double", "string"]),
-        (
-            "time.precision.mode",
-            "time",
-            &[
-                "adaptive",
-                "adaptive_time_microseconds",
-                "microseconds",
-                "nanoseconds",
-                "connect",
-                "isostring",
-            ],
-        ),
-        ("binary.handling.mode", "binary", &["bytes", "base64", "base64-url-safe", "hex"]),
-        ("interval.handling.mode", "interval", &["numeric", "string"]),
-        ("hstore.handling.mode", "hstore", &["json", "map"]),
-        ("unavailable.value.placeholder", "placeholder", &[]),
-    ];
-    const PLACEHOLDER: &str = "__debezium_unavailable_value";
-    let mut types = Vec::new();
-    for (field, ours, words) in MODES {
-        let Some(value) = config.get(field) else { continue };
-        let word = if words.is_empty() { value.to_owned() } else { value.to_lowercase() };
-        let default = words.first().copied().unwrap_or(PLACEHOLDER);
-        if !words.is_empty() && !words.contains(&word.as_str()) {
-            let what = format!("{field}: this version does not know the mode {value:?}");
-            find(findings, what, "set one of Debezium's documented modes");
-        } else if word != default {
-            types.push((ours, word));
-        }
-    }
-    types
-}
-
-/// Modes that lose something, or leave something untold.
-fn modes(config: &Config, findings: &mut Vec<Finding>) {
-    let is = |field: &str, value: &str| {
-        config.get(field).is_some_and(|is| is.eq_ignore_ascii_case(value))
-    };
-    let lossy = [
-        ("decimal.handling.mode", "double", "a decimal", Loss::Digits),
-        ("time.precision.mode", "connect", "a time or timestamp", Loss::Microseconds),
-        ("interval.handling.mode", "numeric", "an interval", Loss::Months),
-        ("binary.handling.mode", "base64", "bytea", Loss::Bytes),
-        ("binary.handling.mode", "base64-url-safe", "bytea", Loss::Bytes),
-    ];
-    for (field, value, subject, loss) in lossy {
-        if is(field, value) {
-            find(findings, format!("{subject} {}", loss.what()), loss.remedy());
-        }
-    }
-    if ["never", "no_data", "schema_only"].iter().any(|mode| is("snapshot.mode", mode)) {
-        let what = "snapshot.mode: rows that were there before Debezium are in no topic".to_owned();
-        find(
-            findings,
-            what,
-            "let Debezium read the tables by an incremental snapshot (execute-snapshot)",
-        );
-    }
-    let skipped = config.list("skipped.operations");
-    let untold: Vec<&str> =
-        [("c", "inserts"), ("u", "updates"), ("d", "deletes"), ("t", "TRUNCATE")]
-            .into_iter()
-            // TRUNCATE is skipped unless something else is said
-            .filter(|(op, _)| skipped.contains(op) || (*op == "t" && skipped.is_empty()))
-            .map(|(_, what)| what)
-            .collect();
-    if !untold.is_empty() {
-        let what = format!("skipped.operations: Debezium does not tell {}", untold.join(", "));
-        find(findings, what, "set skipped.operations=none in Debezium's connector");
-    }
-    if config.get("value.converter").is_none() {
-        let what = "value.converter is Kafka Connect's own setting: JSON is assumed".to_owned();
-        find(findings, what, "siltstone validate --connect looks at records, once there are some");
-    }
-    if is("value.converter.schemas.enable", "false") {
-        let what =
-            "its records carry no schema: a table without a file in schemas/ stops".to_owned();
-        find(
-            findings,
-            what,
-            "declare its tables in schemas/, or set value.converter.schemas.enable=true in Debezium's \
-             connector",
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const CLASS: &str = "io.debezium.connector.postgresql.PostgresConnector";

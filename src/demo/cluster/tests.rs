@@ -65,9 +65,9 @@ async fn a_setting_that_postgres_refuses_is_shown() {
     assert!(error.to_string().contains("invalid value for parameter \"wal_level\""), "{error}");
 }
 
-/// `cargo test -- --ignored a_downloaded_version` downloads 15 MB into the cache.
+/// What it downloads stays in the cache.
 #[tokio::test]
-#[ignore = "needs Maven Central"]
+#[ignore = "downloads 15 MB from Maven Central: cargo test --lib a_downloaded_version -- --ignored"]
 async fn a_downloaded_version_runs() {
     let options = ClusterOptions { version: Some(18), ..options("downloaded") };
     let cluster = Cluster::start(options).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_downloaded_version_runs() {
 
 /// Run by the test below in a process of its own, which it then kills.
 #[tokio::test]
-#[ignore = "sleeps until it is killed"]
+#[ignore = "no test of its own: the_server_and_its_folder_go_when_we_are_killed runs and kills it"]
 async fn holds_a_cluster() {
     let cluster = Cluster::start(options("orphan")).await.unwrap();
     println!("\ncluster {} {}", cluster.port(), cluster.folder.display());

@@ -146,9 +146,8 @@ mod tests {
         assert!(GROUPS[2..].iter().all(|group| !has(*group, "jackson-")));
     }
 
-    /// Downloads 120 MB: `cargo test -- --ignored every_jar`.
     #[tokio::test]
-    #[ignore = "needs Maven Central"]
+    #[ignore = "downloads 120 MB from Maven Central: cargo test --lib every_jar -- --ignored"]
     async fn every_jar_is_what_its_digest_says() {
         let cache = tempfile::tempdir().unwrap();
         for group in GROUPS {

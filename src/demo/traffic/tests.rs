@@ -78,9 +78,9 @@ async fn traffic_keeps_its_rate_and_survives_a_crash_of_the_shop() {
     assert!(after.reconnects > 0 && after.rolled_back > 0, "{after:?}");
 }
 
-/// `cargo test -- --ignored --nocapture the_default_rate` shows what this machine reaches.
+/// Shows what this machine reaches.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
+#[ignore = "measures, asserts nothing: cargo test --lib the_default_rate -- --ignored --nocapture"]
 async fn the_default_rate() {
     let cluster = shop().await;
     let traffic = Traffic::start(cluster.endpoint(shop::DATABASE), DEFAULT_RATE, 1);

@@ -63,7 +63,7 @@ pub fn configuration(connector: &Kafka) -> ClientConfig {
 }
 
 impl Member {
-    /// Joins the group. `buffer` bytes of records may wait to be read.
+    /// Joins the group. `buffer` bytes of records may wait to be read in each partition.
     pub fn join(connector: &Kafka, buffer: u64) -> Result<Member> {
         let mut config = configuration(connector);
         // librdkafka takes at least 1 KiB

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::core::Basis;
+use crate::capture::brokers::Brokers;
 use crate::capture::topics::Member;
 use crate::error::Result;
 use crate::spec::{Kafka, Topics};
@@ -116,16 +117,29 @@ impl TopicSetup {
     }
 
     /// The membership; joins the group where there is none.
-    fn member(&self) -> Result<Arc<Member>> {
+    async fn member(&self) -> Result<Arc<Member>> {
         /// Records that are fetched may take this share of the memory.
         const SHARE: u64 = 4;
-        let mut member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(member) = &*member {
+        let known = || self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = &*known() {
             return Ok(member.clone());
         }
-        let joined = Arc::new(Member::join(&self.connector, self.settings.memory / SHARE)?);
-        *member = Some(joined.clone());
+        // a member may be given all partitions, and each has a queue of its own
+        let buffer = self.settings.memory / SHARE / self.partitions().await;
+        let joined = Arc::new(Member::join(&self.connector, buffer)?);
+        *known() = Some(joined.clone());
         Ok(joined)
+    }
+
+    /// How many partitions the topics have, or may well have where the brokers do not answer.
+    async fn partitions(&self) -> u64 {
+        const UNKNOWN: u64 = 16;
+        let Ok(brokers) = Brokers::of(&self.connector) else { return UNKNOWN };
+        let Ok(topics) = brokers.topics().await else { return UNKNOWN };
+        let ours = |name: &str| self.connector.topics.iter().any(|pattern| pattern.matches(name));
+        let ours = topics.iter().filter(|(name, _)| ours(name));
+        let count: i64 = ours.map(|(_, found)| i64::from(found.partitions)).sum();
+        u64::try_from(count).unwrap_or(UNKNOWN).max(1)
     }
 
     /// Leaves the group, and waits until it knows: else the partitions are nobody's until the session of a

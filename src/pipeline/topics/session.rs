@@ -70,7 +70,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
             return Ok(end);
         }
     }
-    let member = setup.member()?;
+    let member = setup.member().await?;
     let Some(assignment) = given(setup, &member, stop.clone()).await? else {
         drop(member);
         setup.leave().await;

@@ -281,6 +281,69 @@ fn a_killed_service_finishes_its_run_with_each_effect_once() {
     });
 }
 
+#[test]
+fn what_is_asked_for_is_in_the_schedules_way_only_where_it_went_well() {
+    block_on(async {
+        let site = Site::new("asked_first").await;
+        site.warehouse
+            .batch_execute("create table flag (up boolean); insert into flag values (false)")
+            .await
+            .unwrap();
+        sql(&site, "flag", "select up from public.flag");
+        sql(&site, "needs", "select 1 / up::int from public.flag");
+        let waits = "  t: { sensor: { sql: sql/jobs/flag.sql }, poll: 100ms, timeout: 30d }";
+        let daily = "schedule: { cron: \"0 2 * * *\", timezone: UTC, interval: day }";
+        job(&site, "fails", daily, "  t: { sql: sql/jobs/needs.sql, retries: 0 }");
+        job(&site, "skips", daily, waits);
+        job(&site, "replaces", &format!("{daily}\noverlap: replace"), waits);
+        job(&site, "paused", "schedule: { after: fails }", "  t: { command: [\"true\"] }");
+        let hand = Hand::at("2024-03-03T01:00:00Z");
+        let running = site.start_by(hand.clock());
+        site.until("seen", "select count(*) = 4 from audit.jobs").await;
+        assert_eq!(ask(&site, &["pause", "paused", "--wait"]).await.1, 0);
+        assert_eq!(ask(&site, &["run", "fails", "--date", "2024-03-02", "--wait"]).await.1, 65);
+        for waiting in ["skips", "replaces"] {
+            let range = ["--from", "2024-02-01", "--to", "2024-02-02", "--wait"];
+            assert_eq!(ask(&site, &[&["backfill", waiting][..], &range].concat()).await.1, 0);
+        }
+        // its time comes: what has failed for it is no run of it, and what was asked for is no run before
+        hand.turn("2024-03-03T02:30:00Z");
+        let again = "select round = 2 and state = 'failed' and \"trigger\" = 'schedule' \
+            from audit.job_runs where job = 'fails'";
+        site.until("again", again).await;
+        for waiting in ["skips", "replaces"] {
+            until_runs(
+                &site,
+                waiting,
+                &["2024-02-01 running", "2024-02-02 queued", "2024-03-02 queued"],
+            )
+            .await;
+        }
+        site.warehouse.batch_execute("update flag set up = true").await.unwrap();
+        for waiting in ["skips", "replaces"] {
+            until_runs(
+                &site,
+                waiting,
+                &["2024-02-01 success", "2024-02-02 success", "2024-03-02 success"],
+            )
+            .await;
+        }
+        // a clock that was a year ahead, and is right again
+        hand.turn("2025-03-03T02:30:00Z");
+        until_runs(&site, "fails", &["2024-03-02 failed", "2025-03-02 success"]).await;
+        hand.turn("2024-03-03T03:00:00Z");
+        site.until("taken back", "select bool_and(decided_to < '2024-04-01') from audit.jobs")
+            .await;
+        hand.turn("2024-03-04T02:30:00Z");
+        let runs_now = ["2024-03-02 failed", "2024-03-03 success", "2025-03-02 success"];
+        until_runs(&site, "fails", &runs_now).await;
+        assert!(runs(&site, "paused").await.is_empty());
+        let known = "select jsonb_array_length(backends) < 20 from audit.owner where resource = 'scheduler'";
+        assert_eq!(site.at_warehouse(known).await, ["t"], "sessions that are at an end");
+        assert!(running.stop().await.is_ok());
+    });
+}
+
 async fn today(site: &Site) -> String {
     site.at_warehouse("select max(ds) from audit.job_runs").await.remove(0)
 }
@@ -570,7 +633,13 @@ fn old_leaves_go_without_anybody_waiting_behind_a_reader() {
                  create table logs.visits_1 partition of logs.visits for values from ('2024-01-01') to ('2024-02-01');
                  create table logs.visits_2 partition of logs.visits for values from ('2024-02-01') to ('2024-03-01');
                  create table logs.visits_3 partition of logs.visits for values from ('2024-03-01') to ('2024-04-01');
-                 insert into logs.visits values ('2024-01-05', 'a'), ('2024-02-05', 'b'), ('2024-03-05', 'c')",
+                 insert into logs.visits values ('2024-01-05', 'a'), ('2024-02-05', 'b'), ('2024-03-05', 'c');
+                 create table logs.words (word text) partition by range (word);
+                 create table logs.words_1 partition of logs.words for values from ('a') to ('b');
+                 create schema other;
+                 create table other.visits_1 (at timestamptz);
+                 comment on table other.visits_1 is 'siltstone: detached to be dropped, a leaf of other.visits';
+                 comment on table logs.visits_3 is 'siltstone: detached to be dropped, a leaf of logs.visits'",
             )
             .await
             .unwrap();
@@ -601,8 +670,15 @@ fn old_leaves_go_without_anybody_waiting_behind_a_reader() {
         assert_eq!(site.at_warehouse(states).await, ["running"]);
         analyst.batch_execute("commit").await.unwrap();
         site.until("gone", "select bool_and(state = 'success') from audit.job_runs").await;
-        let left = "select relname from pg_class where relname like 'visits%' order by 1";
-        assert_eq!(site.at_warehouse(left).await, ["visits", "visits_3"]);
+        // what is marked as a leaf of a table that the task does not mean stays
+        let left = "select oid::regclass from pg_class where relname ~ '^(visits|words)' order by oid::regclass::text";
+        assert_eq!(
+            site.at_warehouse(left).await,
+            ["logs.visits", "logs.visits_3", "logs.words", "logs.words_1", "other.visits_1"]
+        );
+        // and what is not old any more is marked no more
+        let marked = "select count(*) from pg_description where objoid = 'logs.visits_3'::regclass";
+        assert_eq!(site.at_warehouse(marked).await, ["0"]);
         assert!(running.stop().await.is_ok());
     });
 }

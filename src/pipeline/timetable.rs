@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Leaves, absent, ahead, create_leaves};
-use crate::postgres::{Session, Side, connect};
+use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::requests::{self, JOBS, Request, Verb};
 use crate::schedule::{Hands, MakesLeaves, Making, Runner, Watcher, Wish, carry_out, note_run};
 use crate::serve::Board;
@@ -133,21 +133,18 @@ impl Timetable {
         fence: &Fence,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<()> {
-        let spec = self.files.borrow_and_update().clone();
-        let hands = Arc::new(Hands {
-            endpoint: spec.settings.warehouse.clone(),
-            fence: fence.clone(),
-            clock: self.clock.clone(),
-            durations: self.durations.clone(),
-            root: spec.root.clone(),
-            models: spec.models.clone().into(),
-            leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
-        });
+        let mut spec = self.files.borrow_and_update().clone();
+        // a session's warehouse stays the one that it began with
+        let endpoint = spec.settings.warehouse.clone();
         let watcher = Arc::new(OnBoard(self.board.clone()));
+        let hands = self.hands(&spec, fence, &endpoint);
         let mut runner = Runner::begin(hands, watcher, session, &spec.jobs).await?;
         loop {
             // runs of before go on by the files as they are now
-            let spec = self.files.borrow_and_update().clone();
+            if self.files.has_changed().unwrap_or(false) {
+                spec = self.files.borrow_and_update().clone();
+                runner.take(self.hands(&spec, fence, &endpoint));
+            }
             for request in requests::open(&**session, JOBS).await? {
                 if let Err(error) = self.carry_out(session, fence, (&spec, &request)).await {
                     // what cannot be done must not bar the way to everything behind it
@@ -158,11 +155,28 @@ impl Timetable {
             if *stop.borrow() {
                 return runner.stop(session).await;
             }
-            tokio::select! {
-                waited = runner.wait(session, LOOK_EVERY) => waited?,
-                _ = stop.wait_for(|stop| *stop) => {}
+            // only the waiting is given up for a stop: what has ended is noted
+            let ended = tokio::select! {
+                ended = runner.ended(LOOK_EVERY) => ended?,
+                _ = stop.wait_for(|stop| *stop) => None,
+            };
+            if let Some(ended) = ended {
+                runner.note(session, ended).await?;
             }
         }
+    }
+
+    /// What tasks work with, by the files as they are.
+    fn hands(&self, spec: &Spec, fence: &Fence, endpoint: &Endpoint) -> Arc<Hands> {
+        Arc::new(Hands {
+            endpoint: endpoint.clone(),
+            fence: fence.clone(),
+            clock: self.clock.clone(),
+            durations: self.durations.clone(),
+            root: spec.root.clone(),
+            models: spec.models.clone().into(),
+            leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
+        })
     }
 
     /// Answers a request that failed. Where the session or the lease is gone this fails as well.
@@ -211,11 +225,19 @@ impl Timetable {
 }
 
 async fn keep_lease(session: &Session, fence: &Fence) -> Result<()> {
-    let mut ticks = tokio::time::interval(LEASE / 3);
+    let tick = LEASE / 3;
+    let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        fence.renew(session).await?;
+        // behind the lease another one may own the schedule, and a dead connection says nothing for a minute
+        match tokio::time::timeout(LEASE.saturating_sub(tick), fence.renew(session)).await {
+            Ok(renewed) => renewed?,
+            Err(_) => {
+                let what = "the lease could not be renewed in time";
+                return Err(Error::new(Kind::WarehouseAway, what));
+            }
+        }
     }
 }
 

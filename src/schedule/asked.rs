@@ -5,7 +5,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{GenericClient, Transaction};
 
-use super::books::{self, Queued};
+use super::books::{self, Queued, There};
 use super::calendar::{Calendar, Stretch};
 use super::judge::with_downstream;
 use crate::error::{Error, Result};
@@ -156,8 +156,8 @@ async fn run(
         return Ok(Answer { done: true, text, run: Some(run) });
     }
     match books::of_interval(transaction, &job.name, about.start).await? {
-        Some((run, state)) if !matches!(state.as_str(), "queued" | "running") => {
-            books::again(transaction, run, None, now).await?;
+        Some(There { run, state, .. }) if !matches!(state.as_str(), "queued" | "running") => {
+            books::again(transaction, run, None, ("asked", now)).await?;
             Ok(Answer { done: true, text, run: Some(run) })
         }
         _ => Ok(Answer::of(false, format!("its run for {day} is not over"))),
@@ -178,10 +178,10 @@ async fn backfill(
             continue;
         }
         match books::of_interval(transaction, &job.name, about.start).await? {
-            Some((run, state))
+            Some(There { run, state, .. })
                 if again || matches!(state.as_str(), "failed" | "skipped" | "cancelled") =>
             {
-                books::again(transaction, run, None, now).await?;
+                books::again(transaction, run, None, ("backfill", now)).await?;
                 queued += 1;
             }
             _ => left += 1,
@@ -210,7 +210,7 @@ async fn clear(
         if matches!(state.as_str(), "queued" | "running") {
             return Ok(Answer::of(false, format!("its run for {date} is not over")));
         }
-        books::again(transaction, run, tasks.as_deref(), now).await?;
+        books::again(transaction, run, tasks.as_deref(), ("asked", now)).await?;
         cleared += 1;
     }
     match cleared {

@@ -210,7 +210,10 @@ impl Attempt {
         let why = cut(why);
         let again = retried && self.tries <= i32::try_from(self.task.retries).unwrap_or(i32::MAX);
         let moved = match again {
-            true => self.retry(transaction, &why, now + pause(&self.task, self.tries)).await?,
+            true => {
+                let not_before = now.checked_add(pause(&self.task, self.tries));
+                self.retry(transaction, &why, not_before.unwrap_or(Timestamp::MAX)).await?
+            }
             false => self.settle(transaction, ("failed", Some(&why)), now).await?,
         };
         if moved {
@@ -256,8 +259,8 @@ fn cut(message: &str) -> String {
 fn pause(task: &Task, tries: i32) -> SignedDuration {
     let mut pause = task.retry_delay;
     if task.backoff {
-        let doublings = u32::try_from(tries - 1).unwrap_or(0).min(16);
-        pause = (pause * 2_u32.pow(doublings)).min(LONGEST_PAUSE.max(task.retry_delay));
+        let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(0).min(16);
+        pause = pause.saturating_mul(2_u32.pow(doublings)).min(LONGEST_PAUSE.max(task.retry_delay));
     }
     SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX)
 }
@@ -325,5 +328,7 @@ mod tests {
         task.backoff = true;
         let pauses = [1, 2, 3, 4, 5, 90].map(|tries| pause(&task, tries).as_mins());
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+        task.retry_delay = Duration::MAX;
+        assert_eq!(pause(&task, 90), SignedDuration::MAX);
     }
 }

@@ -34,6 +34,8 @@ pub struct Run {
     pub about: Stretch,
     /// The day of its logical date, and of the one before.
     pub days: (Date, Date),
+    /// Whether its own schedule queued it, and nobody who asked.
+    pub scheduled: bool,
     /// Whether it has begun.
     pub running: bool,
     /// Why it waits.
@@ -73,7 +75,7 @@ pub(super) async fn known(client: &impl GenericClient) -> Result<HashMap<String,
 /// The runs that are not over, the oldest first.
 pub(super) async fn open(client: &impl GenericClient) -> Result<Vec<Run>> {
     let query = "select run, job, interval_start, interval_end, ds, prev_ds, state = 'running', \
-                        reason, started_at
+                        reason, started_at, \"trigger\" = 'schedule'
                    from audit.job_runs where finished_at is null order by queued_at, interval_start, run";
     let rows = client.query(query, &[]).await.map_err(failed)?;
     let run = |row: &Row| {
@@ -85,6 +87,7 @@ pub(super) async fn open(client: &impl GenericClient) -> Result<Vec<Run>> {
             running: row.try_get(6)?,
             reason: row.try_get(7)?,
             started_at: row.try_get(8)?,
+            scheduled: row.try_get(9)?,
         })
     };
     rows.iter().map(run).collect::<Result<_, tokio_postgres::Error>>().map_err(failed)
@@ -128,6 +131,17 @@ pub(super) async fn meet(
 pub(super) async fn decided(transaction: &Transaction<'_>, job: &str, to: Timestamp) -> Result<()> {
     let update = "update audit.jobs set decided_to = greatest(decided_to, $2) where job = $1";
     transaction.execute(update, &[&job, &to]).await.map_err(not_written)?;
+    Ok(())
+}
+
+/// Takes back what was decided of the time behind a moment.
+pub(super) async fn undecided(
+    transaction: &Transaction<'_>,
+    job: &str,
+    behind: Timestamp,
+) -> Result<()> {
+    let update = "update audit.jobs set decided_to = least(decided_to, $2) where job = $1";
+    transaction.execute(update, &[&job, &behind]).await.map_err(not_written)?;
     Ok(())
 }
 
@@ -194,15 +208,42 @@ async fn insert(
     row.map(|row| row.try_get(0)).transpose().map_err(failed)
 }
 
-/// A run of an interval: its number, and its state.
+/// A run of an interval.
+pub(super) struct There {
+    /// Its number.
+    pub run: i64,
+    /// Its state.
+    pub state: String,
+    /// When it was queued last.
+    pub queued_at: Timestamp,
+}
+
+impl There {
+    /// Whether it is over and yet stands for no run of an interval that ended at `end`: it has not gone well,
+    /// or it was queued before all of the interval was there, or by a clock that was ahead.
+    pub(super) fn is_none(&self, end: Timestamp, now: Timestamp) -> bool {
+        let early = self.queued_at < end || self.queued_at > now;
+        match self.state.as_str() {
+            "queued" | "running" => false,
+            "success" => early,
+            _ => true,
+        }
+    }
+}
+
+/// The run of an interval.
 pub(super) async fn of_interval(
     client: &impl GenericClient,
     job: &str,
     start: Timestamp,
-) -> Result<Option<(i64, String)>> {
-    let query = "select run, state from audit.job_runs where job = $1 and interval_start = $2";
+) -> Result<Option<There>> {
+    let query =
+        "select run, state, queued_at from audit.job_runs where job = $1 and interval_start = $2";
     let row = client.query_opt(query, &[&job, &start]).await.map_err(failed)?;
-    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose().map_err(failed)
+    let there = |row: Row| {
+        Ok(There { run: row.try_get(0)?, state: row.try_get(1)?, queued_at: row.try_get(2)? })
+    };
+    row.map(there).transpose().map_err(failed)
 }
 
 /// Queues a run that is over for another round: of these tasks, or of all. One that goes on is left alone.
@@ -210,14 +251,14 @@ pub(super) async fn again(
     transaction: &Transaction<'_>,
     run: i64,
     tasks: Option<&[String]>,
-    now: Timestamp,
+    (trigger, now): (&str, Timestamp),
 ) -> Result<()> {
     let over = transaction
         .execute(
             "update audit.job_runs set state = 'queued', reason = null, round = round + 1,
-                    queued_at = $2, started_at = null, finished_at = null
+                    \"trigger\" = $3, queued_at = $2, started_at = null, finished_at = null
               where run = $1 and finished_at is not null",
-            &[&run, &now],
+            &[&run, &now, &trigger],
         )
         .await
         .map_err(not_written)?;
@@ -302,4 +343,28 @@ pub(super) async fn settle(
         [&run, &task, &state.word(), &reason, &now];
     transaction.execute(update, &parameters).await.map_err(not_written)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_stands_for_the_schedules_run_where_it_went_well_and_was_not_early() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (end, now) = (at("2024-03-02T00:00:00Z"), at("2024-03-02T02:00:00Z"));
+        for (state, queued_at, none) in [
+            ("success", "2024-03-02T01:00:00Z", false),
+            ("success", "2024-03-01T23:59:59Z", true),
+            ("success", "2025-03-02T00:00:00Z", true),
+            ("failed", "2024-03-02T01:00:00Z", true),
+            ("cancelled", "2024-03-02T01:00:00Z", true),
+            ("skipped", "2024-03-02T01:00:00Z", true),
+            ("queued", "2024-03-01T01:00:00Z", false),
+            ("running", "2024-03-02T01:00:00Z", false),
+        ] {
+            let there = There { run: 1, state: state.to_owned(), queued_at: at(queued_at) };
+            assert_eq!(there.is_none(end, now), none, "{state} {queued_at}");
+        }
+    }
 }

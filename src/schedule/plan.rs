@@ -1,6 +1,6 @@
 //! What is queued: by the clock, or because rows changed; and what the runs that go on say to it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::books::{self, Known, Queued, Run};
 use super::calendar::{Calendar, Stretch};
@@ -11,8 +11,11 @@ use crate::postgres::Session;
 use crate::spec::{Job, Overlap, Schedule};
 use crate::warehouse::Fenced;
 
-/// Of what was missed so much is queued at once; the rest comes with the next looks.
+/// Of a job so many runs of its schedule are queued at once; the rest comes as these end.
 const AT_ONCE: usize = 50;
+
+/// Clocks of two instances may differ by so much.
+const APART: SignedDuration = SignedDuration::from_mins(1);
 
 impl Runner {
     /// Queues what is due.
@@ -31,6 +34,7 @@ impl Runner {
                 transaction.commit().await?;
                 continue;
             };
+            self.take_back(session, job, known, now).await?;
             if known.paused {
                 continue;
             }
@@ -38,13 +42,20 @@ impl Runner {
                 self.look_for_changes(session, (job, tables), known, now).await?;
             }
             let due = calendar.due(known.decided_to, now, AT_ONCE);
+            if due.is_empty() {
+                continue;
+            }
+            let open = books::open(&**session).await?;
+            let open = open.iter().filter(|run| run.scheduled && run.job == job.name).count();
+            // what has no room is decided later
+            let due = due.get(..due.len().min(AT_ONCE.saturating_sub(open))).unwrap_or_default();
             let Some(last) = due.last() else { continue };
             let to = last.at;
             let catches_up = matches!(&job.schedule, Schedule::Every { catchup: true, .. })
                 || matches!(&job.schedule, Schedule::Cron(times) if times.catchup);
             let transaction = self.transaction(session).await?;
             let mut replaced = Vec::new();
-            for due in &due {
+            for due in due {
                 let queued = Queued { job, about: due.about, trigger: "schedule", now };
                 replaced.extend(self.queue(&transaction, &queued, catches_up).await?);
             }
@@ -53,6 +64,25 @@ impl Runner {
             self.abandon(&replaced);
         }
         Ok(())
+    }
+
+    /// What was decided by a clock that was ahead is decided again: else nothing would be due until then. An
+    /// interval that was run has its run already.
+    async fn take_back(
+        &self,
+        session: &mut Session,
+        job: &Job,
+        known: &Known,
+        now: Timestamp,
+    ) -> Result<()> {
+        if known.decided_to.duration_since(now) <= APART {
+            return Ok(());
+        }
+        let to = known.decided_to;
+        tracing::warn!(job = job.name, "decided up to {to}, and it is {now}: the clock was ahead");
+        let transaction = self.transaction(session).await?;
+        books::undecided(&transaction, &job.name, now).await?;
+        transaction.commit().await
     }
 
     /// Queues a run, as the job's overlap says; the runs that are given up for it.
@@ -64,18 +94,21 @@ impl Runner {
     ) -> Result<Vec<i64>> {
         let Queued { job, now, .. } = queued;
         let open = books::open(&**transaction).await?;
-        let open: Vec<&Run> = open.iter().filter(|run| run.job == job.name).collect();
+        // what somebody has asked for is in nobody's way, and is not given up
+        let own = |run: &&Run| run.scheduled && run.job == job.name;
+        let open: Vec<&Run> = open.iter().filter(own).collect();
         let mut replaced = Vec::new();
         match (job.overlap, open.first()) {
             // what was missed is caught up with one after the other
-            (Overlap::Skip, Some(other)) if !catches_up => {
+            _ if catches_up => self.queue_or_again(transaction, queued).await.map(drop)?,
+            (Overlap::Skip, Some(other)) => {
                 let why = format!("the run of {} goes on", other.days.0);
                 if books::leave_out(transaction, queued, &why).await?.is_some() {
                     tracing::warn!(job = job.name, "left out: {why}");
                 }
             }
             (Overlap::Replace, _) => {
-                if books::queue(transaction, queued).await?.is_some() {
+                if self.queue_or_again(transaction, queued).await? {
                     for other in &open {
                         let why = "a later run took its place";
                         books::give_up(transaction, other.id, why, *now).await?;
@@ -83,11 +116,24 @@ impl Runner {
                     }
                 }
             }
-            _ => {
-                books::queue(transaction, queued).await?;
-            }
+            _ => self.queue_or_again(transaction, queued).await.map(drop)?,
         }
         Ok(replaced)
+    }
+
+    /// Queues a run, another round of the interval's where that one stands for none; whether it was.
+    async fn queue_or_again(&self, transaction: &Fenced<'_>, queued: &Queued<'_>) -> Result<bool> {
+        let Queued { job, about, trigger, now } = queued;
+        if books::queue(transaction, queued).await?.is_some() {
+            return Ok(true);
+        }
+        match books::of_interval(&**transaction, &job.name, about.start).await? {
+            Some(there) if there.is_none(about.end, *now) => {
+                books::again(transaction, there.run, None, (trigger, *now)).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn look_for_changes(

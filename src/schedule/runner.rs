@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::attempt::{Attempt, Outcome, hand_back, take_up};
 use super::books::{self, Queued, Run, TaskRun};
+use super::calendar::Stretch;
 use super::changes;
 use super::judge::{self, States, TaskState, Verdict};
 use super::tasks::{self, Hands};
@@ -43,6 +44,9 @@ pub struct Runner {
     pub(super) counting: changes::Counting,
 }
 
+/// An attempt that has ended, and how.
+pub struct Ended((Attempt, Outcome, Duration));
+
 struct Going {
     job: String,
     sensor: bool,
@@ -69,14 +73,26 @@ impl Runner {
         Ok(Runner { hands, watcher, going, tokens, counting: changes::Counting::default() })
     }
 
-    /// Waits until an attempt ends, or for a while; notes how it ended.
-    pub async fn wait(&mut self, session: &mut Session, most: Duration) -> Result<()> {
+    /// Works with others from now on: the files were read again. What goes on keeps those that it has.
+    pub fn take(&mut self, hands: Arc<Hands>) {
+        self.hands = hands;
+    }
+
+    /// Waits until an attempt ends, or for a while. Nothing is lost where this is given up; what it returns
+    /// must be noted.
+    pub async fn ended(&mut self, most: Duration) -> Result<Option<Ended>> {
         let ended = tokio::select! {
             Some(ended) = self.going.join_next(), if !self.going.is_empty() => ended,
-            () = tokio::time::sleep(most) => return Ok(()),
+            () = tokio::time::sleep(most) => return Ok(None),
         };
-        let (attempt, outcome, took) =
+        let ended =
             ended.map_err(|error| Error::bug("a task of a job broke off").because(error))?;
+        Ok(Some(Ended(ended)))
+    }
+
+    /// Notes how an attempt ended.
+    pub async fn note(&mut self, session: &mut Session, ended: Ended) -> Result<()> {
+        let Ended((attempt, outcome, took)) = ended;
         self.tokens.remove(&(attempt.run, attempt.task.name.clone()));
         let now = self.hands.clock.now();
         let transaction = self.transaction(session).await?;
@@ -126,6 +142,7 @@ impl Runner {
         now: Timestamp,
     ) -> Result<()> {
         let mut running: HashMap<&str, usize> = HashMap::new();
+        let mut waiting: HashMap<&str, Stretch> = HashMap::new();
         for run in runs.iter().filter(|run| run.running) {
             *running.entry(&run.job).or_default() += 1;
         }
@@ -141,13 +158,19 @@ impl Runner {
                 Overlap::Allow => *at_work >= RUNS,
                 _ => *at_work > 0 || lingers,
             };
-            if full {
+            // of thousands that wait for the same table one asks
+            let later =
+                |first: &Stretch| run.about.start >= first.start && run.about.end >= first.end;
+            if full || waiting.get(run.job.as_str()).is_some_and(later) {
                 continue;
             }
             let why = match &job.requires {
                 None => None,
                 Some(requires) => tasks::fresh(&**session, requires, run.about).await?,
             };
+            if why.is_some() {
+                waiting.insert(&run.job, run.about);
+            }
             if why.is_some() && why == run.reason {
                 continue;
             }
@@ -275,12 +298,16 @@ impl Runner {
         }
         let after =
             |other: &&Job| matches!(&other.schedule, Schedule::After(of) if *of == job.name);
-        for next in jobs.iter().filter(after).filter(|_| well) {
+        let known = books::known(&*transaction).await?;
+        let paused = |job: &&Job| known.get(&job.name).is_some_and(|known| known.paused);
+        for next in jobs.iter().filter(after).filter(|next| well && !paused(next)) {
             let queued = Queued { job: next, about: run.about, trigger: "after", now };
             let there = books::of_interval(&*transaction, &next.name, run.about.start).await?;
             match there {
                 None => drop(books::queue(&transaction, &queued).await?),
-                Some((id, _)) => books::again(&transaction, id, None, now).await?,
+                Some(there) => {
+                    books::again(&transaction, there.run, None, ("after", now)).await?;
+                }
             }
         }
         transaction.commit().await?;
@@ -312,7 +339,12 @@ impl Runner {
         for going in self.tokens.values() {
             going.abandon.send_replace(true);
         }
-        while self.going.join_next().await.is_some() {}
+        while let Some(ended) = self.going.join_next().await {
+            // what came to its end before it was told is not done again
+            if let Ok(ended @ (_, Outcome::Done(_) | Outcome::Skipped(_), _)) = ended {
+                self.note(session, Ended(ended)).await?;
+            }
+        }
         let now = self.hands.clock.now();
         let transaction = self.transaction(session).await?;
         hand_back(&transaction, now).await?;

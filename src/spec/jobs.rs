@@ -272,7 +272,7 @@ fn schedule(file: &File<'_>, raw: &RawSchedule) -> Result<Schedule> {
     }
     if let Some(given) = &raw.every {
         beside(file, "every", &[after, changes, interval])?;
-        let Span(every) = file.parse("schedule.every", given)?;
+        let every = tasks::wait(file, "schedule.every", Some(given), Span(Duration::ZERO))?;
         if every < Duration::from_secs(1) {
             let remedy = "write at least 1s";
             return Err(file.refuse_given("schedule.every", given, "that is too often", remedy));

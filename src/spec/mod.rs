@@ -18,6 +18,7 @@ mod file;
 mod guard;
 mod jobs;
 mod kafka;
+mod lexer;
 mod load;
 mod marts;
 mod mask;

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use super::lexer::{Lexer, Token};
+
 /// What a run tells its SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variable {
@@ -19,7 +21,8 @@ pub enum Variable {
     IntervalEnd,
 }
 
-const VARIABLES: [(&str, Variable); 4] = [
+/// Their names.
+pub(super) const VARIABLES: [(&str, Variable); 4] = [
     ("ds", Variable::Ds),
     ("prev_ds", Variable::PrevDs),
     ("interval_start", Variable::IntervalStart),
@@ -72,196 +75,27 @@ const TAKE_PARAMETERS: [&str; 7] =
 const OF_TRANSACTIONS: [&str; 8] =
     ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"];
 
-/// Types that a literal may follow: `date '2024-03-10'`.
-const TYPES: [&str; 7] = ["date", "timestamp", "timestamptz", "time", "timetz", "interval", "zone"];
-
-/// What the lexer found: where it stands, and what it is.
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    Word,
-    Variable(Variable),
-    Semicolon,
-    Open,
-    Close,
-    /// text, comments aside: quotes, numbers, operators
-    Other,
-    Comment,
-}
-
-struct Lexer<'t> {
-    text: &'t str,
-    at: usize,
-}
-
-impl Lexer<'_> {
-    fn rest(&self) -> &str {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
-    fn flaw(&self, at: usize, why: impl Into<String>, remedy: impl Into<String>) -> Flaw {
-        let before = self.text.get(..at).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        Flaw { line, why: why.into(), remedy: remedy.into() }
-    }
-
-    /// The next token and its place; none at the end.
-    fn next(&mut self) -> Result<Option<(Token, Range<usize>)>, Flaw> {
-        let skipped = self.rest().len() - self.rest().trim_start().len();
-        self.at += skipped;
-        let from = self.at;
-        let Some(first) = self.rest().chars().next() else { return Ok(None) };
-        let token = match first {
-            '-' if self.rest().starts_with("--") => {
-                self.at += self.rest().find('\n').unwrap_or(self.rest().len());
-                Token::Comment
-            }
-            '/' if self.rest().starts_with("/*") => self.comment()?,
-            '\'' => self.quoted('\'', false)?,
-            '"' => self.quoted('"', false)?,
-            '$' => self.dollar()?,
-            ':' => self.colon()?,
-            '\\' => {
-                let remedy = "write SQL only: psql's own commands are not run here";
-                return Err(self.flaw(from, "a command of psql", remedy));
-            }
-            '(' => self.one(Token::Open),
-            ')' => self.one(Token::Close),
-            ';' => self.one(Token::Semicolon),
-            first if is_word(first) && !first.is_ascii_digit() => self.word()?,
-            // a number, with what is glued to it
-            first if first.is_ascii_digit() => {
-                let end = self.rest().find(|c: char| !is_word(c) && c != '.');
-                self.at += end.unwrap_or(self.rest().len());
-                Token::Other
-            }
-            first => {
-                self.at += first.len_utf8();
-                Token::Other
-            }
-        };
-        Ok(Some((token, from..self.at)))
-    }
-
-    fn one(&mut self, token: Token) -> Token {
-        self.at += 1;
-        token
-    }
-
-    /// A comment, which may hold others.
-    fn comment(&mut self) -> Result<Token, Flaw> {
-        let (from, mut depth) = (self.at, 0_u32);
-        loop {
-            if self.rest().starts_with("/*") {
-                depth += 1;
-                self.at += 2;
-            } else if self.rest().starts_with("*/") {
-                depth -= 1;
-                self.at += 2;
-                if depth == 0 {
-                    return Ok(Token::Comment);
-                }
-            } else if let Some(next) = self.rest().chars().next() {
-                self.at += next.len_utf8();
-            } else {
-                return Err(self.flaw(from, "a comment that does not end", "end it by */"));
-            }
-        }
-    }
-
-    /// A quoted text or name; doubled quotes belong to it, and escapes by backslashes where it has any.
-    fn quoted(&mut self, quote: char, escapes: bool) -> Result<Token, Flaw> {
-        let from = self.at;
-        self.at += 1;
-        while let Some(next) = self.rest().chars().next() {
-            self.at += next.len_utf8();
-            if next == '\\' && escapes {
-                self.at += self.rest().chars().next().map_or(0, char::len_utf8);
-            } else if next == quote {
-                if !self.rest().starts_with(quote) {
-                    return Ok(Token::Other);
-                }
-                self.at += 1;
-            }
-        }
-        Err(self.flaw(from, "a quote that does not end", format!("end it by {quote}")))
-    }
-
-    /// `$tag$ … $tag$`.
-    fn dollar(&mut self) -> Result<Token, Flaw> {
-        let from = self.at;
-        let behind = self.rest().get(1..).unwrap_or_default();
-        if behind.starts_with(|c: char| c.is_ascii_digit()) {
-            let remedy = "write the value, or a variable such as :'ds'";
-            return Err(self.flaw(from, "a parameter without a value", remedy));
-        }
-        let length = behind.find(|c: char| !is_word(c)).unwrap_or(behind.len());
-        if !behind.get(length..).unwrap_or_default().starts_with('$') {
-            self.at += 1;
-            return Ok(Token::Other);
-        }
-        let tag = self.rest().get(..length + 2).unwrap_or_default().to_owned();
-        let inside = self.rest().get(tag.len()..).unwrap_or_default();
-        let Some(end) = inside.find(&tag) else {
-            return Err(self.flaw(from, "a quote that does not end", format!("end it by {tag}")));
-        };
-        self.at += tag.len() + end + tag.len();
-        Ok(Token::Other)
-    }
-
-    fn word(&mut self) -> Result<Token, Flaw> {
-        let end = self.rest().find(|c: char| !is_word(c) && c != '$');
-        let end = end.unwrap_or(self.rest().len());
-        let word = self.rest().get(..end).unwrap_or_default().to_ascii_lowercase();
-        self.at += end;
-        // `E'…'` has escapes; `U&'…'`, `B'…'` and `X'…'` have none
-        if word == "e" && self.rest().starts_with('\'') {
-            return self.quoted('\'', true);
-        }
-        Ok(Token::Word)
-    }
-
-    /// A cast, an assignment, a slice, or a variable.
-    fn colon(&mut self) -> Result<Token, Flaw> {
-        let from = self.at;
-        let behind = self.rest().get(1..).unwrap_or_default();
-        if behind.starts_with([':', '=']) {
-            self.at += 2;
-            return Ok(Token::Other);
-        }
-        let quote = behind.chars().next().filter(|c| matches!(c, '\'' | '"'));
-        let name = behind.strip_prefix(['\'', '"']).unwrap_or(behind);
-        let name = name.get(..name.find(|c: char| !is_word(c)).unwrap_or(name.len()));
-        let name = name.unwrap_or_default().to_owned();
-        let known = VARIABLES.iter().find(|(known, _)| *known == name);
-        let closed = quote.is_some_and(|quote| {
-            behind.get(1 + name.len()..).unwrap_or_default().starts_with(quote)
-        });
-        match (known, quote) {
-            (Some((_, variable)), Some('\'')) if closed => {
-                self.at += name.len() + 3;
-                Ok(Token::Variable(*variable))
-            }
-            (Some(_), _) => {
-                let why = format!(":{name} is put in without quotes in psql");
-                Err(self.flaw(from, why, format!("write :'{name}'")))
-            }
-            (None, Some('\'')) if closed && !name.is_empty() => {
-                let names: Vec<_> =
-                    VARIABLES.iter().map(|(name, _)| format!(":'{name}'")).collect();
-                let why = format!("there is no variable {name}");
-                Err(self.flaw(from, why, format!("write one of {}", names.join(", "))))
-            }
-            _ => {
-                self.at += 1;
-                Ok(Token::Other)
-            }
-        }
-    }
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
+/// What a literal of a type stands behind: the end of `date`, `timestamp(3)` or `character varying`.
+const TYPES: [&str; 18] = [
+    ")",
+    "date",
+    "timestamp",
+    "timestamptz",
+    "time",
+    "timetz",
+    "interval",
+    "zone",
+    "text",
+    "varchar",
+    "char",
+    "character",
+    "varying",
+    "bpchar",
+    "nchar",
+    "name",
+    "json",
+    "jsonb",
+];
 
 /// A statement that is being read.
 #[derive(Default)]
@@ -323,7 +157,7 @@ impl Open {
 
 /// Cuts a script into its statements.
 pub(super) fn read(text: &str) -> Result<Script, Flaw> {
-    let mut lexer = Lexer { text, at: 0 };
+    let mut lexer = Lexer::new(text);
     let (mut script, mut open) = (Script::default(), Open::default());
     while let Some((token, place)) = lexer.next()? {
         if token == Token::Comment {
@@ -342,6 +176,11 @@ pub(super) fn read(text: &str) -> Result<Script, Flaw> {
                 if open.words.is_empty() && OF_TRANSACTIONS.contains(&written.as_str()) {
                     let why =
                         format!("{written}: a task is one transaction, from its first statement");
+                    return Err(lexer.flaw(place.start, why, "remove the statement"));
+                }
+                if written == "transaction" && open.words == ["prepare"] {
+                    let why =
+                        "prepare transaction: a task is one transaction, and commits it itself";
                     return Err(lexer.flaw(place.start, why, "remove the statement"));
                 }
                 open.word(&written);
@@ -419,6 +258,14 @@ mod tests {
     }
 
     #[test]
+    fn a_quoted_text_that_goes_on_in_a_later_line_keeps_its_escapes() {
+        assert_eq!(cut("select E'a' -- x\n  'it\\'s;', :'ds'; select 2").len(), 2);
+        // without escapes a backslash is one, and on one line nothing goes on
+        assert_eq!(cut("select 'a'\n'it\\'; select :'ds'").len(), 2);
+        assert_eq!(cut("select E'a', '\\'; select :'ds'").len(), 2);
+    }
+
+    #[test]
     fn the_body_of_a_function_is_one_statement() {
         let text = "create or replace function f(a int) returns int begin atomic select 1; \
                     select case when a > 0 then 1 else 2 end; end; select 1;\
@@ -433,6 +280,16 @@ mod tests {
             ["select $1, ':''ds''', a[1:2], x::date, $$:'ds'$$, $2::date -- :'ds'"]
         );
         assert_eq!(cut("insert into t select date :'ds'"), ["insert into t select date <Ds>"]);
+        for literal in [
+            "select timestamp(3) :'ds'",
+            "select timestamp with time zone :'ds'",
+            "select text :'ds'",
+            "select varchar :'ds'",
+            "select character varying (10) :'ds'",
+        ] {
+            assert_eq!(cut(literal), [literal.replace(":'ds'", "<Ds>")]);
+        }
+        assert_eq!(cut("select f(:'ds') + (:'ds')"), ["select f($1) + ($2)"]);
         assert_eq!(cut("select :'ds' into t"), ["select <Ds> into t"]);
         assert_eq!(
             cut("create table t as select :'interval_end'::timestamptz"),
@@ -447,6 +304,7 @@ mod tests {
             ("select :ds", 1, "without quotes"),
             ("select :\"ds\"", 1, "without quotes"),
             ("select 1;\n\ncommit;", 3, "one transaction"),
+            ("select 1;\nprepare transaction 'x'", 2, "one transaction"),
             ("\\echo x", 1, "command of psql"),
             ("select 'a", 1, "does not end"),
             ("select $b$ a $c$", 1, "does not end"),

@@ -74,9 +74,9 @@ pub(super) fn read(
             return Err(file.refuse(&at("sensor"), "it does not wait for one thing", remedy));
         }
     };
-    let poll: Span = file.parse_or(&at("poll"), poll, POLL)?;
-    if poll.0 < Duration::from_millis(100) {
+    let poll = tasks::wait(file, &at("poll"), poll, POLL)?;
+    if poll < Duration::from_millis(100) {
         return Err(file.refuse(&at("poll"), "that is too often", "write at least 100ms"));
     }
-    Ok(TaskKind::Sensor { signal, poll: poll.0, soft_fail })
+    Ok(TaskKind::Sensor { signal, poll, soft_fail })
 }

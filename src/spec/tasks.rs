@@ -11,7 +11,7 @@ use super::pattern::TablePattern;
 use super::scalar::{Identifier, Scalar};
 use super::script::{self, Script};
 use super::sensor::{self, RawSignal, Signal};
-use super::units::Span;
+use super::units::{LONGEST, Span};
 use crate::error::{Error, Kind, Result};
 
 /// A task.
@@ -269,11 +269,28 @@ fn task(
         depends_on: depends_on.collect::<Result<_>>()?,
         rule: rule.unwrap_or(TriggerRule::AllSuccess),
         retries: file.parse_or(&at("retries"), raw.retries.as_ref(), Retries(3))?.0,
-        retry_delay: file.parse_or(&at("retry_delay"), raw.retry_delay.as_ref(), RETRY_DELAY)?.0,
+        retry_delay: wait(file, &at("retry_delay"), raw.retry_delay.as_ref(), RETRY_DELAY)?,
         backoff: backoff == "exponential",
-        timeout: file.parse_or(&at("timeout"), raw.timeout.as_ref(), TIMEOUT)?.0,
+        timeout: wait(file, &at("timeout"), raw.timeout.as_ref(), TIMEOUT)?,
         allow_failure: raw.allow_failure.unwrap_or(false),
     })
+}
+
+/// How long something is waited for.
+pub(super) fn wait(
+    file: &File<'_>,
+    field: &str,
+    given: Option<&Given>,
+    default: Span,
+) -> Result<Duration> {
+    let Span(wait) = file.parse_or(field, given, default)?;
+    match given.filter(|_| wait > LONGEST) {
+        Some(given) => {
+            let remedy = "write at most 3650d";
+            Err(file.refuse_given(field, given, "that is longer than ten years", remedy))
+        }
+        None => Ok(wait),
+    }
 }
 
 fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<TaskKind> {

@@ -11,6 +11,9 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// A span that is added to moments: at most ten years, so that no sum leaves the calendar.
+pub(super) const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
+
 fn split_unit(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|letter: char| !letter.is_ascii_digit())?;
     let (number, unit) = text.split_at_checked(end)?;

@@ -243,13 +243,17 @@ async fn terminate(warehouse: &Session, resource: &str) -> Result<()> {
     Ok(())
 }
 
-/// Records a session of ours before its first write, so that a takeover can end it.
+/// Records a session of ours before its first write, so that a takeover can end it; those that are at an end
+/// are forgotten.
 pub async fn register(session: &Session, fence: &Fence) -> Result<()> {
     let failed = |error| Error::warehouse("registering a session", error);
     let registered = session
         .execute(
             "update audit.owner o
-                set backends = o.backends || (
+                set backends = coalesce((
+                    select jsonb_agg(b.known) from jsonb_array_elements(o.backends) b(known)
+                      join pg_stat_activity a on a.pid = (b.known->>'pid')::int4
+                       and a.backend_start = (b.known->>'started')::timestamptz), '[]') || (
                     select jsonb_build_array(jsonb_build_object('pid', a.pid, 'started', a.backend_start))
                       from pg_stat_activity a where a.pid = pg_backend_pid())
                from audit.epoch e

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::attempt::{Attempt, Outcome};
 use crate::clock::Clock;
@@ -61,6 +61,8 @@ struct Work<'w> {
     attempt: &'w Attempt,
     started: Instant,
     cancellers: Mutex<Vec<Canceller>>,
+    /// told when it is to end
+    given_up: Notify,
 }
 
 impl Work<'_> {
@@ -82,7 +84,13 @@ impl Work<'_> {
         Ok(session)
     }
 
+    /// Its sessions are at an end.
+    fn forget(&self) {
+        self.cancellers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     async fn cancel(&self) {
+        self.given_up.notify_one();
         let cancellers =
             std::mem::take(&mut *self.cancellers.lock().unwrap_or_else(PoisonError::into_inner));
         for canceller in &cancellers {
@@ -121,9 +129,10 @@ async fn limited(
     mut abandoned: watch::Receiver<bool>,
 ) -> (Outcome, Duration) {
     // what is given up ends soon; another attempt begins behind it
-    const LAST_WORDS: Duration = Duration::from_secs(5);
+    const LAST_WORDS: Duration = Duration::from_secs(8);
     let started = Instant::now();
-    let work = Work { hands, attempt, started, cancellers: Mutex::default() };
+    let (cancellers, given_up) = (Mutex::default(), Notify::new());
+    let work = Work { hands, attempt, started, cancellers, given_up };
     // a sensor knows itself how long it waits, over all its attempts
     let limit = match attempt.task.kind {
         TaskKind::Sensor { .. } => Duration::MAX,
@@ -143,9 +152,11 @@ async fn limited(
         }
         () = told(&mut abandoned) => {
             work.cancel().await;
-            // what it says changes nothing: the run is over already
-            drop(tokio::time::timeout(LAST_WORDS, going).await);
-            Outcome::FailedForGood("given up".to_owned())
+            match tokio::time::timeout(LAST_WORDS, going).await {
+                // it came to its end in that moment: where the service stops, it is not done again
+                Ok(Ok(outcome)) if !matches!(outcome, Outcome::Failed(_)) => outcome,
+                _ => Outcome::FailedForGood("given up".to_owned()),
+            }
         }
     };
     (outcome, started.elapsed())

@@ -2,8 +2,8 @@
 //!
 //! A leaf is detached CONCURRENTLY, which takes no lock that readers of the table wait behind, and no lock is
 //! waited for longer than a moment: a reader that is in the way is come back for. What is to be dropped
-//! carries a comment that says so before it is detached, so that a crash leaves nothing behind that nobody
-//! knows of.
+//! carries a comment that says so, and of which table it was, before it is detached: so a crash leaves nothing
+//! behind that nobody knows of. The comment goes with the decision.
 
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ use crate::warehouse::touch;
 const LOCK_TIMEOUT: &str = "set lock_timeout to '1s'";
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// What a leaf is marked by that is to be dropped.
-const MARK: &str = "siltstone: detached to be dropped";
+/// What a leaf of a table is marked by that is to be dropped.
+fn mark(table: &TableName) -> String {
+    format!("siltstone: detached to be dropped, a leaf of {table}")
+}
 
 pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outcome> {
     let mut session = work.session().await?;
@@ -31,33 +33,55 @@ pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outc
     for model in work.hands.models.iter().filter(|model| meant(&model.table)) {
         touched += work.hands.leaves.make(&mut session, work.hands, model).await?;
     }
-    let Some(keep) = partitions.keep else { return Ok(Outcome::Done(Some(touched))) };
     let failed = |error| Error::warehouse("setting up a session", error);
     session.batch_execute(LOCK_TIMEOUT).await.map_err(failed)?;
-    let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
     // a run for a day that is yet to come would take what is new
     let end = work.attempt.about.end.min(work.hands.clock.now());
-    let until = end.checked_sub(keep).unwrap_or(Timestamp::MIN);
-    for table in tables(&session, &partitions.tables).await? {
-        let old = old_leaves(&session, &table, until).await?;
-        if !old.is_empty() && is_fed(&session, &table).await? {
+    let until = partitions.keep.map(|keep| {
+        let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
+        end.checked_sub(keep).unwrap_or(Timestamp::MIN)
+    });
+    let tables = tables(&session, &partitions.tables).await?;
+    for table in &tables {
+        let old = match until {
+            Some(until) => old_leaves(&session, table, until).await?,
+            None => Vec::new(),
+        };
+        if !old.is_empty() && is_fed(work, &session, table).await? {
             let why = format!("{table} is fed by a connector: its leaves are not taken off yet");
             return Ok(Outcome::FailedForGood(why));
         }
+        let drops = partitions.drops && until.is_some();
+        unmark(&session, table, &old, drops).await?;
         // an attempt before may have ended behind a leaf and before it said so
         if work.attempt.tries > 1 {
-            tell_marts(&session, &table).await?;
+            tell_marts(&session, table).await?;
         }
         for leaf in old {
-            detach(&session, &table, &leaf, partitions.drops).await?;
-            tell_marts(&session, &table).await?;
+            detach(&session, table, &leaf, drops).await?;
+            tell_marts(&session, table).await?;
             touched += 1;
         }
     }
-    for leaf in marked(&session, partitions).await? {
-        patiently(&session, &leaf, &format!("drop table {}", quote::table(&leaf))).await?;
+    for table in tables.iter().filter(|_| partitions.drops && until.is_some()) {
+        for (leaf, _) in marked(&session, table).await?.iter().filter(|(_, attached)| !attached) {
+            patiently(&session, leaf, &format!("drop table {}", quote::table(leaf))).await?;
+        }
     }
     Ok(Outcome::Done(Some(touched)))
+}
+
+/// Takes the mark off leaves that are not to be dropped, or not any more: somebody may detach one by hand, or
+/// attach it again.
+async fn unmark(session: &Session, table: &TableName, old: &[Leaf], drops: bool) -> Result<()> {
+    for (leaf, attached) in marked(session, table).await? {
+        let stays = drops && (!attached || old.iter().any(|old| old.name == leaf));
+        if !stays {
+            let comment = format!("comment on table {} is null", quote::table(&leaf));
+            patiently(session, &leaf, &comment).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Rows that leave with their leaf fire no trigger: the marts that read the table are computed anew.
@@ -67,7 +91,11 @@ async fn tell_marts(session: &Session, table: &TableName) -> Result<()> {
         .map_err(|error| Error::warehouse(format!("telling the marts that read {table}"), error))
 }
 
-async fn is_fed(session: &Session, table: &TableName) -> Result<bool> {
+/// Whether a connector feeds a table, or will: one that the files declare may not have begun yet.
+async fn is_fed(work: &Work<'_>, session: &Session, table: &TableName) -> Result<bool> {
+    if work.hands.models.iter().any(|model| model.table == *table) {
+        return Ok(true);
+    }
     let query = "select exists (select from audit.tables where table_name = $1)";
     let row = session.query_one(query, &[&table.to_string()]).await;
     row.and_then(|row| row.try_get(0))
@@ -92,9 +120,11 @@ async fn old_leaves(session: &Session, table: &TableName, until: Timestamp) -> R
                join pg_attribute a on a.attrelid = t.oid and a.attnum = p.partattrs[0]
               where s.nspname = $1 and t.relname = $2 and p.partstrat = 'r' and p.partnatts = 1
                 and a.atttypid in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
-                and (i.inhdetachpending
-                     or (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \\(''([^'']+)''\\)'))[1]
-                        ::timestamptz <= $3)
+                and (i.inhdetachpending or case
+                     -- conditions are tried in any order, and bounds of other types are no time
+                     when a.atttypid in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+                     then (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \\(''([^'']+)''\\)'))[1]
+                          ::timestamptz <= $3 end)
               order by 1, 2",
             &[&table.schema, &table.name, &until],
         )
@@ -110,7 +140,7 @@ async fn old_leaves(session: &Session, table: &TableName, until: Timestamp) -> R
 async fn detach(session: &Session, table: &TableName, leaf: &Leaf, drops: bool) -> Result<()> {
     let name = quote::table(&leaf.name);
     if drops && !leaf.pending {
-        let mark = format!("comment on table {name} is {}", quote::literal(MARK));
+        let mark = format!("comment on table {name} is {}", quote::literal(&mark(table)));
         patiently(session, &leaf.name, &mark).await?;
     }
     let detach = format!("alter table {} detach partition {name}", quote::table(table));
@@ -159,23 +189,22 @@ async fn patiently(session: &Session, leaf: &TableName, statement: &str) -> Resu
     }
 }
 
-/// What was detached to be dropped.
-async fn marked(session: &Session, partitions: &Partitions) -> Result<Vec<TableName>> {
-    if !partitions.drops {
-        return Ok(Vec::new());
-    }
+/// What is marked as a leaf of a table that is to be dropped, and whether it is still, or again, a leaf.
+async fn marked(session: &Session, table: &TableName) -> Result<Vec<(TableName, bool)>> {
     let rows = session
         .query(
-            "select n.nspname::text, c.relname::text
-               from pg_class c join pg_namespace n on n.oid = c.relnamespace
-              where c.relkind in ('r', 'p') and not c.relispartition
-                and obj_description(c.oid, 'pg_class') = $1
+            "select n.nspname::text, c.relname::text, c.relispartition
+               from pg_description d join pg_class c on c.oid = d.objoid
+               join pg_namespace n on n.oid = c.relnamespace
+              where d.classoid = 'pg_class'::regclass and d.objsubid = 0 and d.description = $1
+                and c.relkind in ('r', 'p')
               order by 1, 2",
-            &[&MARK],
+            &[&mark(table)],
         )
         .await
         .map_err(|error| Error::warehouse("looking for leaves to drop", error))?;
-    let all =
-        rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
-    Ok(all.collect())
+    let leaf = |row: &tokio_postgres::Row| {
+        (TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get(2))
+    };
+    Ok(rows.iter().map(leaf).collect())
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::GenericClient;
 
 use super::{Outcome, Work, sql};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::schedule::calendar::Stretch;
 use crate::spec::{FreshTo, Requires, Signal};
 
@@ -18,8 +18,11 @@ pub(super) async fn run(
     soft_fail: bool,
 ) -> Result<Outcome> {
     let timeout = work.attempt.task.timeout;
-    let until = work.attempt.began_at + SignedDuration::try_from(timeout).unwrap_or_default();
+    let long = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
+    let until = work.attempt.began_at.checked_add(long).unwrap_or(Timestamp::MAX);
     loop {
+        // each look has its own session
+        work.forget();
         if is_there(work, signal).await? {
             return Ok(Outcome::Done(None));
         }
@@ -27,7 +30,12 @@ pub(super) async fn run(
             let why = format!("{} within {} s", missed(work, signal), timeout.as_secs());
             return Ok(if soft_fail { Outcome::Skipped(why) } else { Outcome::FailedForGood(why) });
         }
-        tokio::time::sleep(poll).await;
+        tokio::select! {
+            () = tokio::time::sleep(poll) => {}
+            () = work.given_up.notified() => {
+                return Err(Error::new(Kind::Cancelled, "the attempt was given up"));
+            }
+        }
     }
 }
 

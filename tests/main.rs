@@ -26,6 +26,7 @@ mod jobs;
 mod journey;
 mod kafka_environment;
 mod marts;
+mod marts_told;
 mod mask;
 mod model;
 mod offsets;

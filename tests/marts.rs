@@ -7,7 +7,7 @@ use siltstone::refresh::{Verdict, verify};
 
 use crate::support::{Dice, Site, block_on, is_full};
 
-const TABLES: &str = "create table users (id bigint primary key, email text not null, country text);
+pub const TABLES: &str = "create table users (id bigint primary key, email text not null, country text);
     create table products (id bigint primary key, name text not null, category text);
     create table orders (id bigint primary key, user_id bigint not null, product_id bigint not null,
                          day date not null, amount numeric(10,2), status text not null default 'placed');
@@ -17,7 +17,7 @@ const COUNTRIES: [&str; 4] = ["'DE'", "'AT'", "'FR'", "null"];
 const CATEGORIES: [&str; 4] = ["'books'", "'toys'", "'food'", "null"];
 
 /// The reference warehouse in small, and marts of every kind over it.
-fn files(site: &Site) {
+pub fn files(site: &Site) {
     let file = |name: &str, text: &str| site.file(name, text);
     file(
         "schemas/dim_users.yaml",
@@ -86,7 +86,7 @@ const QUIET: &str =
     "select not exists (select from audit.touched) and not exists (select from audit.stale_groups)";
 
 /// Waits until a query at the warehouse answers `true`; says how the marts stand where it does not.
-async fn until(site: &Site, what: &str, query: &str) {
+pub async fn until(site: &Site, what: &str, query: &str) {
     for _ in 0..900 {
         let answer = site.warehouse.query_one(query, &[]).await;
         if answer.is_ok_and(|row| row.get(0)) {
@@ -119,7 +119,7 @@ async fn settled(site: &Site, mark: u64) {
 }
 
 /// Compares each mart with its own query, without the service's help.
-async fn assert_rebuilt(site: &Site, what: &str) {
+pub async fn assert_rebuilt(site: &Site, what: &str) {
     for mart in site.spec().marts {
         let (table, query) = (mart.table.to_string(), &mart.query);
         let held = format!("select row(m.*)::text from {table} m");
@@ -247,6 +247,9 @@ fn a_mart_writes_what_differs_and_no_more() {
         )
         .await;
         let service = site.start();
+        // a table may be there, and its marts fresh, before its rows are read
+        let read = "select count(*) = 3000 from cleansed.fact_orders";
+        until(&site, "the orders", read).await;
         until(&site, "the marts", FRESH).await;
         settled(&site, 1).await;
         let places = "select ctid, xmin, m.* from mart.sales m order by day, category, country";
@@ -455,7 +458,17 @@ fn apply_makes_marts_for_a_service_that_makes_no_tables() {
             site.start_with(siltstone::pipeline::Options { no_ddl: true, ..Default::default() });
         let told = "select remedy = 'siltstone apply' from audit.marts where mart = 'mart.sales'";
         until(&site, "what it lacks", told).await;
-        assert_eq!(run(&["apply", "--yes"]).0, Some(0));
+        // it gives way to whoever writes, and tries again
+        let writer = site.another_session().await;
+        writer
+            .batch_execute("begin; lock table cleansed.fact_orders in row exclusive mode")
+            .await
+            .unwrap();
+        let mut apply = site.spawn(&["apply", "--yes"]);
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        assert!(apply.try_wait().unwrap().is_none(), "it did not wait");
+        writer.batch_execute("commit").await.unwrap();
+        assert!(apply.wait().unwrap().success());
         until(&site, "the marts", FRESH).await;
         site.shop("insert into orders values (2, 1, 1, '2024-01-02', 5)").await;
         settled(&site, 1).await;

@@ -42,6 +42,17 @@ fn what_is_valid_loads() {
 }
 
 #[test]
+fn our_own_marts_load() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).to_owned();
+    let marts: Vec<String> =
+        files(&folder.join("sql/marts")).iter().map(|file| format!("sql/marts/{file}")).collect();
+    assert!(marts.len() >= 4, "the marts were not found");
+    let case = Case { name: "our own marts".to_owned(), files: marts.clone(), folder };
+    let spec = case.load().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(spec.marts.len(), marts.len());
+}
+
+#[test]
 fn what_is_invalid_is_refused_by_file_line_field_and_remedy() {
     let cases = cases("invalid");
     assert!(cases.len() >= 35, "the cases were not found");

@@ -30,6 +30,9 @@ const PAUSES: (Duration, Duration, Duration) =
 /// How often one that cannot go on is tried where the service ends when all is done.
 const TRIES_AT_END: i32 = 1;
 
+/// How many marks one that cannot go on keeps before they become one that stands for all rows.
+const MARKS: i64 = 100_000;
+
 /// How long a turn should take; more or fewer groups are taken to come near it.
 const TURN: Duration = Duration::from_millis(500);
 const GROUPS: (i64, i64, i64) = (1, 64, 20_000);
@@ -83,6 +86,7 @@ impl Keeper {
                 Fenced::begin(session, &self.fence, "mart", &self.ground.durations).await?;
             let why = (Some(reason.as_str()), error.remedy_text());
             refresh::note(&*transaction, &self.mart.table, state, why, None).await?;
+            refresh::gather(&*transaction, &self.mart.table, MARKS).await?;
             transaction.commit().await
         };
         if let Err(error) = noted.await {
@@ -114,6 +118,8 @@ impl Keeper {
         let mut last = Duration::ZERO;
         let mut ended = Instant::now();
         loop {
+            // before the look: what was there when it was to settle is seen by it
+            let settles = *self.settle.borrow();
             let standing = refresh::standings(&**session, Some(&name)).await?.pop();
             let Some(standing) = standing else {
                 let what = format!("{name} is no longer noted in audit.marts");
@@ -124,7 +130,7 @@ impl Keeper {
                 standing.moved && stamped.elapsed() >= STAMP_EVERY || standing.as_of.is_none();
             let rested = ended.elapsed() >= self.rest(last, &standing);
             if !(standing.due && rested || stamp && !standing.due) {
-                if !standing.due && *self.settle.borrow() {
+                if !standing.due && settles {
                     return Ok(());
                 }
                 if reviewed.elapsed() >= REVIEW_EVERY {
@@ -172,7 +178,8 @@ impl Keeper {
             let transaction = begin(session).await?;
             refresh::describe(&transaction, &self.mart).await?
         };
-        let told = |shape: &Shape| format!("{:?}{:?}", shape.columns, shape.inputs);
+        let told =
+            |shape: &Shape| format!("{:?}{:?}{:?}", shape.columns, shape.inputs, shape.views);
         if told(&found) != told(shape) || !refresh::unwatched(&**session, shape).await?.is_empty() {
             let what = format!("what {} reads is another table than before", self.mart.table);
             return Err(Error::new(Kind::Busy, what));
@@ -231,8 +238,24 @@ pub(super) async fn lacks(
     Ok((!statements.is_empty()).then(|| Step::new(what, statements, Lock::Share)))
 }
 
+/// How often what `apply` makes is tried, each time with locks that are waited for less than a second.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Makes what a mart lacks, for a service that makes no tables. It begins anew then.
 pub(super) async fn make_for(session: &mut Session, mart: &Mart, readers: &[String]) -> Result<()> {
+    let mut tries = 1;
+    loop {
+        match try_make_for(session, mart, readers).await {
+            Err(error) if error.kind() == Kind::Busy && tries < TRIES => tries += 1,
+            ended => return ended,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One time; what it has made stays. A table is locked by itself and not for long: its writers wait meanwhile.
+async fn try_make_for(session: &mut Session, mart: &Mart, readers: &[String]) -> Result<()> {
     let shape = {
         let transaction = begin(session).await?;
         refresh::describe(&transaction, mart).await?
@@ -240,14 +263,31 @@ pub(super) async fn make_for(session: &mut Session, mart: &Mart, readers: &[Stri
     let definition = refresh::define(&**session, &shape, readers).await?;
     let unwatched: Vec<refresh::Input> =
         refresh::unwatched(&**session, &shape).await?.into_iter().cloned().collect();
-    let transaction = begin(session).await?;
     let failed = |error| Error::warehouse(format!("making {}", mart.table), error);
-    interrupt(&transaction, RESOURCE).await.map_err(failed)?;
-    define(&transaction, &shape, &definition).await?;
-    for input in &unwatched {
-        refresh::watch(&transaction, &mart.table, input).await?;
+    if definition.anew || !definition.statements.is_empty() {
+        let transaction = patient(session).await?;
+        interrupt(&transaction, RESOURCE).await.map_err(failed)?;
+        define(&transaction, &shape, &definition).await?;
+        transaction.commit().await.map_err(failed)?;
     }
-    transaction.commit().await.map_err(failed)
+    for (at, input) in unwatched.iter().enumerate() {
+        let transaction = patient(session).await?;
+        // behind the last one: it lacks nothing then
+        if at + 1 == unwatched.len() {
+            interrupt(&transaction, RESOURCE).await.map_err(failed)?;
+        }
+        refresh::watch(&transaction, &shape, input).await?;
+        transaction.commit().await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Begins a transaction that others do not queue behind for long.
+async fn patient(session: &mut Session) -> Result<tokio_postgres::Transaction<'_>> {
+    let transaction = begin(session).await?;
+    let set = transaction.batch_execute("set local lock_timeout to '900ms'").await;
+    set.map_err(|error| Error::warehouse("beginning a transaction", error))?;
+    Ok(transaction)
 }
 
 /// Makes its table and notes by which file.
@@ -288,7 +328,7 @@ async fn make(
     }
     for input in unwatched {
         let transaction = Fenced::begin(session, fence, "mart", &ground.durations).await?;
-        refresh::watch(&*transaction, &mart.table, input).await?;
+        refresh::watch(&*transaction, shape, input).await?;
         transaction.commit().await?;
     }
     Ok(())

@@ -120,10 +120,25 @@ pub async fn note(
     Ok(())
 }
 
+/// Makes many marks of a mart one that stands for all rows: one that does not go on must not fill the disk. Marks
+/// that commit meanwhile stay.
+pub async fn gather(client: &impl GenericClient, mart: &TableName, most: i64) -> Result<()> {
+    let gather = "
+        with many as materialized (
+                 select count(*) > $2 as many from (select from audit.touched where mart = $1 limit $2::int8 + 1) t),
+             gone as (
+                 delete from audit.touched t using many m where t.mart = $1 and m.many returning t.id, t.at)
+        insert into audit.touched (id, mart, input, at)
+        overriding system value select min(id), $1::text, '', min(at) from gone having count(*) > 0";
+    client.execute(gather, &[&mart.to_string(), &most]).await.map_err(failed)?;
+    Ok(())
+}
+
 /// Stops to note changes for marts whose files are gone. Their tables stay.
 pub async fn forget(client: &impl GenericClient, declared: &[String]) -> Result<()> {
     for statement in [
         "delete from audit.mart_reads where mart <> all ($1)",
+        "delete from audit.mart_saw where mart <> all ($1)",
         "delete from audit.touched where mart <> all ($1)",
         "delete from audit.stale_groups where mart <> all ($1)",
         "update audit.marts set state = 'stopped', reason = 'its file is gone', remedy = null, changed_at = now()

@@ -37,9 +37,16 @@ pub async fn define(
     let anew = noted.as_deref() != Some(&mart.digest());
     let table = quote::table(&mart.table);
     let materialized = mart.refresh_by.is_none();
+    let day_view = mart.today_view();
+    let day = standing(client, &day_view).await?;
+    // the view stands upon the table
+    let first = match day.is_empty() {
+        true => String::new(),
+        false => format!("drop view {}; ", quote::table(&day_view)),
+    };
     let drop = match materialized {
-        true => format!("drop materialized view {table}; it is made anew within seconds"),
-        false => format!("drop table {table}; it is made and filled anew within seconds"),
+        true => format!("{first}drop materialized view {table}; it is made anew within seconds"),
+        false => format!("{first}drop table {table}; it is made and filled anew within seconds"),
     };
     if there.is_empty() {
         let statements = if materialized { view(shape, readers) } else { create(shape, readers) };
@@ -49,10 +56,10 @@ pub async fn define(
         let what = "a table of its name is there, and no mart of ours";
         return Err(unfit(&mart.table, what, "drop or rename it, or give the mart another name"));
     }
+    let told = |columns: &[(String, String)]| {
+        columns.iter().map(|(name, ty)| format!("{name} {ty}")).collect::<Vec<_>>().join(", ")
+    };
     if there != shape.columns {
-        let told = |columns: &[(String, String)]| {
-            columns.iter().map(|(name, ty)| format!("{name} {ty}")).collect::<Vec<_>>().join(", ")
-        };
         let what = format!(
             "its columns are {}, and those of its query {}",
             told(&there),
@@ -63,7 +70,22 @@ pub async fn define(
     if anew && materialized {
         return Err(unfit(&mart.table, "its file has another query than it was made with", drop));
     }
-    Ok(Definition { statements: if anew { today(shape, readers) } else { Vec::new() }, anew })
+    // a view takes columns at its end, and no other change of them
+    if !mart.today.is_empty() && !shape.today.starts_with(&day) {
+        let what = format!(
+            "the columns of {day_view} are {}, and those of its file {}",
+            told(&day),
+            told(&shape.today)
+        );
+        let remedy =
+            format!("drop view {}; it is made anew within seconds", quote::table(&day_view));
+        return Err(unfit(&mart.table, &what, remedy));
+    }
+    let lacks = day.len() < shape.today.len();
+    Ok(Definition {
+        statements: if anew || lacks { today(shape, readers) } else { Vec::new() },
+        anew,
+    })
 }
 
 fn key(shape: &Shape) -> String {
@@ -107,16 +129,11 @@ fn today(shape: &Shape, readers: &[String]) -> Vec<String> {
     if mart.today.is_empty() {
         return Vec::new();
     }
-    let named: Vec<String> = mart
-        .today
-        .iter()
-        .map(|(name, sql)| format!("(\n{sql}\n) as {}", quote::ident(name)))
-        .collect();
     let view = mart.today_view();
     let mut statements = vec![format!(
         "create or replace view {} as select m.*, {} from {} m",
         quote::table(&view),
-        named.join(", "),
+        mart.today_list(),
         quote::table(&mart.table)
     )];
     statements.extend(grants(&view, readers));

@@ -15,7 +15,7 @@ mod verify;
 mod watch;
 mod write;
 
-pub use books::{Standing, any_watched, ask, forget, note, standings};
+pub use books::{Standing, any_watched, ask, forget, gather, note, standings};
 pub use define::{Definition, define};
 pub use shape::{Input, Shape, describe};
 pub use turn::{Turn, Turned};

@@ -15,8 +15,12 @@ pub struct Shape {
     pub mart: Mart,
     /// Its columns with their types.
     pub columns: Vec<(String, String)>,
+    /// The columns of the view that has those which depend on the day.
+    pub today: Vec<(String, String)>,
     /// The tables that it reads.
     pub inputs: Vec<Input>,
+    /// The views that it reads them through.
+    pub views: Vec<u32>,
 }
 
 /// A table that a mart reads.
@@ -79,13 +83,34 @@ pub async fn describe(transaction: &Transaction<'_>, mart: &Mart) -> Result<Shap
             return Err(unfit(&mart.table, &what, remedy));
         }
     }
-    refuse_unread(transaction, mart).await?;
+    let views = refuse_unread(transaction, mart).await?;
+    let today = today(transaction, mart).await?;
     let mut inputs = Vec::new();
     for read in &mart.reads {
         inputs.push(input(transaction, mart, read, &columns).await?);
     }
-    let columns = columns.into_iter().map(|column| (column.name, column.ty)).collect();
-    Ok(Shape { mart: mart.clone(), columns, inputs })
+    let plain = |column: Column| (column.name, column.ty);
+    let columns = columns.into_iter().map(plain).collect();
+    let today = today.into_iter().map(plain).collect();
+    Ok(Shape { mart: mart.clone(), columns, today, inputs, views })
+}
+
+/// The columns of the view that has those which depend on the day; none where there are none.
+async fn today(transaction: &Transaction<'_>, mart: &Mart) -> Result<Vec<Column>> {
+    if mart.today.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = format!("select m.*, {} from (\n{}\n) m", mart.today_list(), mart.query);
+    columns_of(transaction, &query).await.map_err(|error| {
+        let error = Error::warehouse(format!("reading today of {}", mart.declared_in), error);
+        match error.kind() {
+            Kind::TableStops | Kind::Poison => error
+                .with_kind(Kind::TableStops)
+                .on_table(mart.table.to_string())
+                .remedy(format!("mend today in {}: m is the mart's row", mart.declared_in)),
+            _ => error,
+        }
+    })
 }
 
 struct Column {
@@ -147,19 +172,25 @@ const READ: &str = "
           join pg_rewrite w on w.ev_class = c.oid
           join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
                and d.refclassid = 'pg_class'::regclass)
-    select n.nspname::text, c.relname::text, c.relkind::text, c.relispartition
+    select n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.oid
       from seen s
       join pg_class c on c.oid = s.oid
       join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind <> 'v' and n.nspname <> 'pg_catalog'";
+     where n.nspname <> 'pg_catalog' and c.oid <> to_regclass($1)
+     order by c.oid";
 
-/// Refuses a query whose changes would not all be told of.
-async fn refuse_unread(transaction: &Transaction<'_>, mart: &Mart) -> Result<()> {
+/// Refuses a query whose changes would not all be told of; answers the views it reads.
+async fn refuse_unread(transaction: &Transaction<'_>, mart: &Mart) -> Result<Vec<u32>> {
     let failed = |error| Error::warehouse(format!("looking what {} reads", mart.table), error);
     let rows = transaction.query(READ, &[&format!("pg_temp.{VIEW}")]).await.map_err(failed)?;
+    let mut views = Vec::new();
     for row in rows {
         let name = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
         let (schema, name, kind, leaf): (String, String, String, bool) = name().map_err(failed)?;
+        if kind == "v" {
+            views.push(row.try_get(4).map_err(failed)?);
+            continue;
+        }
         let table = TableName { schema, name };
         if leaf {
             let what = format!(
@@ -177,7 +208,33 @@ async fn refuse_unread(transaction: &Transaction<'_>, mart: &Mart) -> Result<()>
             return Err(unfit(&mart.table, &what, remedy));
         }
     }
-    Ok(())
+    Ok(views)
+}
+
+/// Whether a table, or a leaf of it, is fed by a subscription: what applies it fires no triggers of statements.
+const SUBSCRIBED: &str = "
+    with recursive tree(oid) as (
+        select to_regclass($1)::oid
+        union all
+        select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.oid)
+    select exists (select from pg_subscription_rel s join tree t on t.oid = s.srrelid)";
+
+/// Refuses an input whose changes its triggers do not see.
+async fn refuse_subscribed(
+    transaction: &Transaction<'_>,
+    mart: &Mart,
+    read: &MartRead,
+) -> Result<()> {
+    let found = transaction.query_one(SUBSCRIBED, &[&quote::table(&read.table)]).await;
+    let subscribed: bool = found
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| Error::warehouse(format!("asking who feeds {}", read.table), error))?;
+    if !subscribed {
+        return Ok(());
+    }
+    let what = format!("{} is fed by a subscription, whose changes no mart is told of", read.table);
+    let remedy = "feed the table by a connector, or drop the subscription";
+    Err(unfit(&mart.table, &what, remedy))
 }
 
 async fn input(
@@ -197,6 +254,7 @@ async fn input(
         );
         return Err(Error::new(Kind::Busy, what).remedy(remedy));
     }
+    refuse_subscribed(transaction, mart, read).await?;
     if let Some(name) = read.when.iter().find(|name| there.iter().all(|c| c.name != **name)) {
         let what = format!("{} has no column {name}, which `when` names", read.table);
         return Err(unfit(&mart.table, &what, format!("mend reads in {}", mart.declared_in)));

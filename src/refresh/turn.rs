@@ -7,8 +7,9 @@ use tokio_postgres::Transaction;
 
 use super::shape::Shape;
 use super::stale::{Marks, expand};
+use super::watch::unwatched;
 use super::write::{Groups, failed, write};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, quote};
 use crate::warehouse::{Durations, Fence, Fenced};
 
@@ -47,6 +48,12 @@ impl Turn<'_> {
     pub async fn take(&self, session: &mut Session, shape: &Shape) -> Result<Turned> {
         let started = Instant::now();
         let transaction = Fenced::begin(session, self.fence, "mart", self.durations).await?;
+        // what its snapshot has is to be what its marks tell of
+        if let Some(input) = unwatched(&*transaction, shape).await?.first() {
+            let (mart, table) = (&shape.mart.table, &input.read.table);
+            let what = format!("{table}, which {mart} reads, is another table than before");
+            return Err(Error::new(Kind::Busy, what));
+        }
         let whole = matches!(expand(&transaction, shape).await?, Marks::All);
         let mut turned = Turned::default();
         if whole {

@@ -125,12 +125,14 @@ async fn look(transaction: &impl GenericClient, shape: &Shape) -> Result<Option<
 /// The query of what differs outside the groups that are pending.
 fn comparison(shape: &Shape, pending: &[String]) -> String {
     let mart = &shape.mart;
+    // one value has many texts, such as 1.0 and 1.00
+    let ty = shape.group_type();
     let pending: Vec<String> =
-        pending.iter().map(|query| format!("select value from ({query}) p")).collect();
+        pending.iter().map(|query| format!("select value::{ty} from ({query}) p")).collect();
     let by = mart
         .refresh_by
         .as_ref()
-        .map_or("null".to_owned(), |by| format!("m.{}::text", quote::ident(by)));
+        .map_or("null::text".to_owned(), |by| format!("m.{}", quote::ident(by)));
     let row = format!("row({})::text as row_, {by} as value_", shape.list("m."));
     let (table, query) = (quote::table(&mart.table), &mart.query);
     format!(

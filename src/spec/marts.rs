@@ -10,6 +10,7 @@ use super::file::{File, Given, NotYet};
 use super::units::Span;
 use crate::error::{Error, Kind, Result};
 use crate::names::{TableName, fingerprint};
+use crate::postgres::quote;
 
 /// A table of results that follows the tables it is computed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +47,24 @@ pub struct MartRead {
 impl Mart {
     /// A digest of what its rows depend on: another one asks for all of them anew.
     pub fn digest(&self) -> String {
-        let all = format!("{:?}", (&self.key, &self.refresh_by, &self.today, &self.query));
+        let mut all = format!("{:?}", (&self.key, &self.refresh_by, &self.today, &self.query));
+        if self.refresh_by.is_some() {
+            // with other `touches` groups may have been left as they were
+            all.push_str(&format!("{:?}", self.reads));
+        }
         format!("{:016x}", fingerprint(all.as_bytes()))
     }
 
     /// The view that has the columns which depend on the day.
     pub fn today_view(&self) -> TableName {
         self.table.with_suffix("_today")
+    }
+
+    /// The columns that it has beside those of the mart, of a row `m`.
+    pub fn today_list(&self) -> String {
+        let named = self.today.iter();
+        let named = named.map(|(name, sql)| format!("(\n{sql}\n) as {}", quote::ident(name)));
+        named.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -295,5 +307,26 @@ mod tests {
         let (header, query) = split("a.sql", text.into()).unwrap();
         assert_eq!(header, "\n\ntable: m.a\n");
         assert_eq!((query.text.as_str(), query.line), ("select 1", 6));
+    }
+    #[test]
+    fn a_mart_whose_touches_were_corrected_is_another_one() {
+        let mart = |touches: &str, by: Option<&str>| Mart {
+            table: "m.a".parse().unwrap(),
+            key: vec!["day".to_owned()],
+            refresh_by: by.map(str::to_owned),
+            max_age: MAX_AGE,
+            reads: vec![MartRead {
+                table: "s.t".parse().unwrap(),
+                when: Vec::new(),
+                touches: Some(touches.to_owned()),
+            }],
+            today: Vec::new(),
+            query: "select day from s.t".to_owned(),
+            declared_in: "a.sql".to_owned(),
+        };
+        let (one, other) = ("select day from changed", "select day + 1 from changed");
+        assert_ne!(mart(one, Some("day")).digest(), mart(other, Some("day")).digest());
+        // computed as a whole anyway
+        assert_eq!(mart(one, None).digest(), mart(other, None).digest());
     }
 }

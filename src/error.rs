@@ -235,10 +235,10 @@ fn describe(error: &(dyn StdError + 'static)) -> String {
         return error.to_string();
     };
     let code = db.code().code();
-    // these quote the value behind the colon
-    let quotes = matches!(code, "22P02" | "22007" | "22008" | "22003" | "22P03");
-    let message = db.message();
-    let message = message.split(": ").next().filter(|_| quotes).unwrap_or(message);
+    let message = match code {
+        "22P02" | "22007" | "22008" | "22003" | "22P03" => without_value(db.message()),
+        _ => db.message().to_owned(),
+    };
     let mut text = format!("{message} ({code})");
     if let Some(detail) = db.detail().filter(|_| matches!(code, "0A000" | "2BP01")) {
         text.push_str(": ");
@@ -249,6 +249,18 @@ fn describe(error: &(dyn StdError + 'static)) -> String {
         text.push_str(hint);
     }
     text
+}
+
+/// A message without the value that it quotes: behind a colon, or as `value "…" is out of range`.
+fn without_value(message: &str) -> String {
+    let message = message.split(": ").next().unwrap_or(message);
+    match (message.find('"'), message.rfind('"')) {
+        (Some(from), Some(to)) if message.starts_with("value ") && from < to => {
+            let (before, after) = (message.get(..from), message.get(to + 1..));
+            format!("{}…{}", before.unwrap_or_default(), after.unwrap_or_default())
+        }
+        _ => message.to_owned(),
+    }
 }
 
 /// The kind of a Postgres error; `away` where the connection itself failed.
@@ -267,7 +279,7 @@ fn is_login_failure(error: &tokio_postgres::Error) -> bool {
 /// The kind behind an SQLSTATE; `away` for the classes that pass with time.
 pub fn kind_of_state(code: &SqlState, away: Kind) -> Kind {
     const RIGHTS: [&str; 4] = ["28000", "28P01", "42501", "3D000"];
-    const BUSY: [&str; 6] = ["40001", "40P01", "55P03", "55006", "57014", "25P03"];
+    const BUSY: [&str; 7] = ["40001", "40P01", "55P03", "55006", "57014", "25P03", "25P04"];
     let code = code.code();
     if RIGHTS.contains(&code) {
         return Kind::Rights;
@@ -279,6 +291,8 @@ pub fn kind_of_state(code: &SqlState, away: Kind) -> Kind {
         // connection trouble, shutdown, resources, I/O, and a standby that cannot write
         Some("08" | "53" | "57" | "58") => away,
         _ if code == "25006" => away,
+        // a row too large for its page or its index entry
+        _ if code == "54000" => Kind::Poison,
         // a value or a constraint, or a trigger that says no
         Some("22" | "23" | "44" | "P0") => Kind::Poison,
         Some("42" | "0A" | "2B" | "2F" | "38" | "39" | "54" | "55") => Kind::TableStops,
@@ -298,12 +312,35 @@ mod tests {
             ("25006", Kind::WarehouseAway),
             ("53100", Kind::WarehouseAway),
             ("23505", Kind::Poison),
+            ("54000", Kind::Poison),
+            ("54011", Kind::TableStops),
+            ("25P04", Kind::Busy),
             ("42703", Kind::TableStops),
             ("42501", Kind::Rights),
             ("XX000", Kind::Bug),
         ];
         for (code, kind) in cases {
             assert_eq!(kind_of_state(&SqlState::from_code(code), Kind::WarehouseAway), kind);
+        }
+    }
+
+    #[test]
+    fn a_message_tells_no_value() {
+        let cases = [
+            (
+                "value \"12345\" is out of range for type integer",
+                "value … is out of range for type integer",
+            ),
+            (
+                "invalid input syntax for type integer: \"secret\"",
+                "invalid input syntax for type integer",
+            ),
+            ("date/time field value out of range: \"1\"", "date/time field value out of range"),
+            ("value \"a\"b\" is out of range for type \"t\"", "value …"),
+            ("integer out of range", "integer out of range"),
+        ];
+        for (message, told) in cases {
+            assert_eq!(without_value(message), told);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Random changes of shape among random changes of rows: each table ends equal to its source, or stops with a
 //! remedy that makes it so. What hangs on a warehouse table stays on it.
 
+use tokio_postgres::SimpleQueryMessage;
+
 use crate::support::{Dice, Site, block_on, env, is_full};
 
 /// A type, a value of it for a number, and whether it widens into the next one.
@@ -164,6 +166,13 @@ fn pick(dice: &mut Dice, limit: usize) -> usize {
     usize::try_from(dice.below(limit as u64)).unwrap()
 }
 
+fn count(answer: &SimpleQueryMessage) -> u64 {
+    match answer {
+        SimpleQueryMessage::CommandComplete(rows) => *rows,
+        _ => 0,
+    }
+}
+
 fn create(table: &str) -> String {
     format!("create table {table} (id bigint primary key, keep text not null)")
 }
@@ -205,7 +214,7 @@ fn random_changes_of_shape_end_equal_or_with_a_remedy_that_works() {
             .unwrap_or_else(|| u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos()));
         println!("SILTSTONE_SEED={seed}");
         let mut dice = Dice::new(seed);
-        let (alters, between) = if is_full() { (110, 16) } else { (40, 8) };
+        let (alters, between, rows) = if is_full() { (110, 16, 50_000) } else { (40, 8, 1_000) };
         let mut tables: Vec<Table> = Vec::new();
         for name in ["t0", "t1", "t2"] {
             site.shop(&create(name)).await;
@@ -237,12 +246,14 @@ fn random_changes_of_shape_end_equal_or_with_a_remedy_that_works() {
         let before = site.at_warehouse(standing).await;
         let mut running = site.start();
         let (mut done, mut history, mut stops) = (0, Vec::new(), 0);
-        while done < alters {
+        let mut changed = 0;
+        while done < alters || changed < rows {
             for _ in 0..between {
                 let at = pick(&mut dice, tables.len());
                 let change = tables[at].change(&mut dice);
                 // a value may be beyond its column, or a column of the key
-                if site.source.batch_execute(&change).await.is_ok() {
+                if let Ok(answers) = site.source.simple_query(&change).await {
+                    changed += answers.iter().map(count).sum::<u64>();
                     history.push(change);
                 }
             }
@@ -282,7 +293,7 @@ fn random_changes_of_shape_end_equal_or_with_a_remedy_that_works() {
         }
         let rows = site.at_source("select count(*) from t1").await;
         println!(
-            "{done} changes of shape, {} statements, {stops} stops, {rows:?} rows",
+            "{done} changes of shape, {changed} of rows by {} statements, {stops} stops, {rows:?} rows",
             history.len()
         );
         for table in &tables {

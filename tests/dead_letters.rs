@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Dice, Site, block_on, env, is_full};
+use siltstone::error::Kind;
+use siltstone::postgres::{Side, connect};
+
+use crate::support::{Dice, Site, block_on, clusters, env, is_full};
 
 const TABLES: &str = "create table t (id int primary key, v int not null, note text); \
     insert into t select i, i, repeat('x', 40) from generate_series(1, 200) i; \
@@ -313,74 +316,113 @@ fn random_refusals_end_as_if_nothing_had_been() {
     });
 }
 
-/// 100 of 10,000 keys are refused once, each at a random place among 100,000 changes. Prints how long a
-/// run with and one without refusals took.
+/// What a column's type refuses is told before it goes to the warehouse: the others are in within twice the time.
+#[test]
+fn few_values_beyond_a_type_hold_up_nobody() {
+    block_on(async {
+        let site = Site::new("fewvalues").await;
+        let file = |v: &str| {
+            let text = format!(
+                "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\ncolumns:\n  id: {{ type: integer }}\n  \
+                 v: {{ type: \"{v}\" }}\n  note: {{ type: text }}\n"
+            );
+            site.file("schemas/t.yaml", &text);
+        };
+        file("numeric(6,0)");
+        let took = few_refusals(&site, "select 1").await;
+        let most = took[0] * 2 + Duration::from_secs(2);
+        assert!(took[1] < most, "{took:?} without and with refusals");
+        file("numeric(12,0)");
+        let apply = ["apply", "--allow", "rewrite", "--yes"];
+        assert!(site.command(&apply).status().unwrap().success());
+        site.catch_up().await;
+        replay_all(&site).await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+    });
+}
+
+/// What only the database refuses is found by asking it. Killed in its replay, it is as if nothing had been.
 #[test]
 fn few_refusals_among_many_changes_hold_up_nobody() {
     block_on(async {
-        let (keys, changes) = if is_full() { (10_000, 100_000) } else { (1_000, 10_000) };
         let site = Site::new("few").await;
-        site.shop(&format!(
-            "create table t (id int primary key, v int not null, note text);
-             insert into t select i, 0, 'n' from generate_series(1, {keys}) i"
-        ))
-        .await;
+        few_refusals(&site, "alter table cleansed.t add constraint small check (v < 1000000)")
+            .await;
+        // killed in the middle, again and again
+        site.warehouse
+            .batch_execute(
+                "alter table cleansed.t drop constraint small;
+                 create function public.slow() returns trigger language plpgsql as
+                   $$ begin perform pg_sleep(0.02); return null; end $$;
+                 create trigger slow after insert or update on cleansed.t for each statement
+                   execute function public.slow()",
+            )
+            .await
+            .unwrap();
+        let asked = site.command(&["dead-letter", "replay", "--all"]).status().unwrap();
+        assert!(asked.success());
+        let mut hits = 0;
+        for pause in [50, 150, 300, 500, 800] {
+            let mut child = site.spawn(&["run", "--until-caught-up"]);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let midst = "select exists (select from audit.tables where state = 'catching_up')
+                            and exists (select from audit.pending)";
+            hits += u32::from(site.at_warehouse(midst).await == ["t"]);
+        }
+        assert!(hits > 0, "no kill fell into the replay");
         site.catch_up().await;
-        let refused = changes / 991 + 1;
-        // the number of a change makes its key
-        let history = |bad: i32| {
-            format!(
-                "do $$ begin
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+    });
+}
+
+/// 1 % of the keys are refused once, each at a place of its own among ten changes a key; `refuse` makes the
+/// warehouse refuse them. How long a run without and one with refusals took.
+async fn few_refusals(site: &Site, refuse: &str) -> Vec<Duration> {
+    let (keys, changes) = if is_full() { (10_000, 100_000) } else { (1_000, 10_000) };
+    site.shop(&format!(
+        "create table t (id int primary key, v int not null, note text);
+             insert into t select i, 0, 'n' from generate_series(1, {keys}) i"
+    ))
+    .await;
+    site.catch_up().await;
+    let refused = changes / 991 + 1;
+    // the number of a change makes its key
+    let history = |bad: i32| {
+        format!(
+            "do $$ begin
                    for i in 1..{changes} loop
                      update t set v = case when i % 991 = 7 then i + {bad} else i end
                       where id = 1 + (i * 7919) % {keys};
                      if i % 10 = 0 then commit; end if;
                    end loop;
                  end $$"
-            )
-        };
-        let mut took = Vec::new();
-        for bad in [0, 1_000_000] {
-            if bad > 0 {
-                site.warehouse
-                    .batch_execute(
-                        "alter table cleansed.t add constraint small check (v < 1000000)",
-                    )
-                    .await
-                    .unwrap();
-            }
-            site.shop(&history(bad)).await;
-            let started = Instant::now();
-            site.catch_up().await;
-            took.push(started.elapsed());
+        )
+    };
+    let mut took = Vec::new();
+    for bad in [0, 1_000_000] {
+        if bad > 0 {
+            site.warehouse.batch_execute(refuse).await.unwrap();
         }
-        println!("{changes} changes: {took:?} without and with {refused} refusals");
-        let letters = "select count(*), count(distinct key) from audit.dead_letters";
-        println!("{:?}", site.at_warehouse(letters).await);
-        let waiting =
-            "select distinct (key->>'id')::int from audit.dead_letters where state = 'open'";
-        let others = format!("select id, v from {{}} where id <> all (array({waiting}))");
-        let expected = site.at_source("select id, v from t order by id").await;
-        let there =
-            site.at_warehouse(&format!("{} order by id", others.replace("{}", "cleansed.t"))).await;
-        assert!(there.len() >= keys - refused, "{} keys wait", keys - there.len());
-        assert!(
-            there.iter().all(|row| expected.binary_search(row).is_ok() || expected.contains(row))
-        );
-        site.warehouse.batch_execute("alter table cleansed.t drop constraint small").await.unwrap();
-        // killed in the middle, again and again
-        let asked = site.command(&["dead-letter", "replay", "--all"]).status().unwrap();
-        assert!(asked.success());
-        for pause in [50, 150, 300, 500, 800] {
-            let mut child = site.spawn(&["run", "--until-caught-up"]);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        site.shop(&history(bad)).await;
+        let started = Instant::now();
         site.catch_up().await;
-        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
-        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
-    });
+        took.push(started.elapsed());
+    }
+    println!("{changes} changes: {took:?} without and with {refused} refusals");
+    let letters = "select count(*), count(distinct key) from audit.dead_letters";
+    println!("{:?}", site.at_warehouse(letters).await);
+    let waiting = "select distinct (key->>'id')::int from audit.dead_letters where state = 'open'";
+    let others = format!("select id, v from {{}} where id <> all (array({waiting}))");
+    let expected = site.at_source("select id, v from t order by id").await;
+    let there =
+        site.at_warehouse(&format!("{} order by id", others.replace("{}", "cleansed.t"))).await;
+    assert!(there.len() >= keys - refused, "{} keys wait", keys - there.len());
+    assert!(there.iter().all(|row| expected.binary_search(row).is_ok() || expected.contains(row)));
+    took
 }
 
 /// What the types of the warehouse's columns refuse is told before it goes there: no batch fails for it.
@@ -548,6 +590,121 @@ fn more_refused_rows_than_may_wait_stop_their_table_alone() {
         }
         site.catch_up().await;
         site.assert_equal("select id, v, note from {} order by id", "t", "cleansed.over").await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+    });
+}
+
+/// A row that no page or index entry can take is one row's trouble.
+#[test]
+fn a_row_too_large_for_an_index_waits_alone() {
+    block_on(async {
+        let site = Site::new("large").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        site.warehouse.batch_execute("create index on cleansed.t (note)").await.unwrap();
+        site.shop(
+            "update t set note = (select string_agg(md5(i::text), '') from generate_series(1, 300) i)
+              where id = 3;
+             update t set v = 7 where id in (3, 4)",
+        )
+        .await;
+        site.catch_up().await;
+        assert_eq!(site.state("cleansed.t").await[0], "streaming");
+        let letters = "select key->>'id', reason like '%index row%' from audit.dead_letters";
+        assert_eq!(site.at_warehouse(letters).await, ["3|t"]);
+        assert_eq!(site.at_warehouse("select v from cleansed.t where id = 4").await, ["7"]);
+        site.warehouse.batch_execute("drop index cleansed.t_note_idx").await.unwrap();
+        replay_all(&site).await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+    });
+}
+
+/// A server without an encoding may hold anything; what is no UTF-8 waits, and all else flows.
+#[test]
+fn bytes_of_no_encoding_are_one_rows_trouble() {
+    block_on(async {
+        let site = Site::new("ascii").await;
+        let name = format!("{}_shop", site.name);
+        let sources = &clusters().await.0;
+        let admin = connect(Side::Source, &sources.endpoint("postgres"), "test").await.unwrap();
+        let kick = format!(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{name}'"
+        );
+        for statement in [
+            kick,
+            format!("drop database \"{name}\""),
+            format!(
+                "create database \"{name}\" template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'"
+            ),
+        ] {
+            admin.batch_execute(&statement).await.unwrap();
+        }
+        let shop = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
+        shop.batch_execute("set search_path to public").await.unwrap();
+        shop.batch_execute(TABLES).await.unwrap();
+        shop.batch_execute("update t set note = 'grün' where id = 1").await.unwrap();
+        site.catch_up().await;
+        shop.batch_execute(
+            "update t set note = 'grüner' where id = 2; update t set note = E'\\xff\\xfe' where id = 3;
+             update t set v = 9 where id in (3, 4)",
+        )
+        .await
+        .unwrap();
+        site.catch_up().await;
+        let notes = "select note from cleansed.t where id < 3 order by id";
+        assert_eq!(site.at_warehouse(notes).await, ["grün", "grüner"]);
+        assert_eq!(site.state("cleansed.t").await[0], "streaming");
+        assert_eq!(site.at_warehouse("select v from cleansed.t where id = 4").await, ["9"]);
+        let letters = "select key->>'id', reason like '%UTF8%' from audit.dead_letters";
+        assert_eq!(site.at_warehouse(letters).await, ["3|t"]);
+        shop.batch_execute("update t set note = 'mended' where id = 3").await.unwrap();
+        site.catch_up().await;
+        let open = "select count(*) from audit.dead_letters where state = 'open'";
+        while site.at_warehouse(open).await != ["0"] {
+            let drop = ["dead-letter", "drop", "--all", "--yes"];
+            assert!(site.command(&drop).status().unwrap().success());
+            site.catch_up().await;
+        }
+        assert_eq!(site.at_warehouse("select note from cleansed.t where id = 3").await, ["mended"]);
+    });
+}
+
+/// The store of kept changes has an end: the connector stops, keeps no more however often it is started, and goes
+/// on once what fills it is let go.
+#[test]
+fn kept_changes_have_a_limit_that_restarts_do_not_stretch() {
+    block_on(async {
+        let site = Site::new("full").await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\" }\nadmin: { listen: \"127.0.0.1:0\" }\n\
+             pending: { max_bytes: 200KiB }\n",
+        );
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        let pause = ["table", "pause", "cleansed.t", "--wait"];
+        assert!(site.command(&pause).status().unwrap().success());
+        for n in 0..40 {
+            site.shop(&format!("update t set v = v + {n}, note = repeat('{}', 300)", n % 10)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let error = running.ended().await.expect_err("the store is full");
+        assert_eq!(error.kind(), Kind::Full, "{error}");
+        assert!(error.to_string().contains("pending.max_bytes"), "{error}");
+        let kept = "select sum(bytes) from audit.pending";
+        let before = site.at_warehouse(kept).await;
+        let bytes: u64 = before[0].parse().unwrap();
+        assert!((50 << 10..=200 << 10).contains(&bytes), "{bytes}");
+        for _ in 0..3 {
+            let error = site.try_catch_up().await.expect_err("the store is full");
+            assert_eq!(error.kind(), Kind::Full, "{error}");
+        }
+        assert_eq!(site.at_warehouse(kept).await, before);
+        let resume = ["table", "resume", "cleansed.t"];
+        assert!(site.command(&resume).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
         assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
     });
 }

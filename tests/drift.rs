@@ -1,6 +1,8 @@
 //! Schema changes at the source, in mid-stream: mirrored tables follow, or stop alone with a remedy that
 //! works.
 
+use std::time::Duration;
+
 use crate::support::{Site, block_on};
 
 const ITEMS: &str = "create table items (id int primary key, name varchar(10), price numeric(8,2), n int, gone text not null);
@@ -246,7 +248,7 @@ fn new_tables_odd_names_and_partitions_are_taken() {
         .await;
         site.catch_up().await;
         site.assert_equal(
-            "select * from (select \"I d\", \"Name\", \"name\" from {}) t",
+            &format!("select \"I d\", \"{long}\", \"Name\", \"name\" from {{}}"),
             "\"a.b\"\"; drop table c\"",
             "cleansed.\"a.b\"\"; drop table c\"",
         )
@@ -346,5 +348,88 @@ fn a_rewrite_that_no_change_tells_is_noticed() {
         assert!(running.stop().await.is_ok());
         site.catch_up().await;
         site.assert_equal("select id, v from {} order by id", "public.t", "cleansed.t").await;
+    });
+}
+
+#[test]
+fn new_tables_and_columns_are_taken_or_not_as_the_files_say() {
+    block_on(async {
+        let site = Site::new("policies").await;
+        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\nnew_tables: ignore\n");
+        for (name, policy) in [("t", "ignore"), ("strict", "stop")] {
+            site.file(
+                &format!("schemas/{name}.yaml"),
+                &format!(
+                    "table: cleansed.{name}\nfrom: shop.public.{name}\nkey: [id]\nnew_columns: {policy}\n\
+                     columns:\n  id: {{ type: integer }}\n  v: {{ type: text }}\n"
+                ),
+            );
+        }
+        site.shop(
+            "create table t (id int primary key, v text); create table strict (id int primary key, v text);
+             create table nobodys (id int primary key); insert into t values (1, 'a'); insert into strict values (1, 'a')",
+        )
+        .await;
+        site.catch_up().await;
+        let running = site.start();
+        site.shop("create table later (id int primary key); insert into later values (1)").await;
+        site.shop("alter table t add w int; update t set v = 'b', w = 1").await;
+        site.shop("alter table strict add w int; update strict set v = 'b', w = 1").await;
+        site.until(
+            "stopped",
+            "select state = 'stopped' from audit.tables where table_name = 'cleansed.strict'",
+        )
+        .await;
+        let state = site.state("cleansed.strict").await;
+        assert!(state[1].contains("new column w"), "{state:?}");
+        site.until("the other", "select v = 'b' from cleansed.t").await;
+        let fed = "select table_name from audit.tables order by 1";
+        assert_eq!(site.at_warehouse(fed).await, ["cleansed.strict", "cleansed.t"]);
+        assert!(state[2].contains("siltstone table resume cleansed.strict"), "{state:?}");
+        assert!(running.stop().await.is_ok());
+        site.file(
+            "schemas/strict.yaml",
+            "table: cleansed.strict\nfrom: shop.public.strict\nkey: [id]\nnew_columns: stop\n\
+             columns:\n  id: { type: integer }\n  v: { type: text }\n  w: { type: integer }\n",
+        );
+        let resume = ["table", "resume", "cleansed.strict"];
+        assert!(site.command(&resume).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, w from {}", "strict", "cleansed.strict").await;
+    });
+}
+
+/// Somebody reads the warehouse's table for a long time: nobody queues up behind the change of its shape, and it
+/// comes once they are through.
+#[test]
+fn a_change_of_shape_waits_for_readers_and_holds_up_none() {
+    block_on(async {
+        let site = Site::new("readers").await;
+        site.shop("create table t (id int primary key, v text); insert into t values (1, 'a')")
+            .await;
+        site.catch_up().await;
+        let running = site.start();
+        let reader = site.another_session().await;
+        reader.batch_execute("begin; select * from cleansed.t").await.unwrap();
+        site.shop("alter table t add w int default 7; update t set v = 'b'").await;
+        let waits = "select count(*) > 0 from pg_locks l join pg_class c on c.oid = l.relation
+                      where c.relname = 't' and not l.granted";
+        site.until("it waits", waits).await;
+        let other = site.another_session().await;
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            let asked = std::time::Instant::now();
+            other.query_one("select count(*) from cleansed.t", &[]).await.unwrap();
+            assert!(
+                asked.elapsed() < Duration::from_secs(3),
+                "a reader queued for {:?}",
+                asked.elapsed()
+            );
+        }
+        reader.batch_execute("commit").await.unwrap();
+        site.until("changed", "select count(*) = 1 from information_schema.columns where table_schema = 'cleansed' and table_name = 't' and column_name = 'w'").await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        site.assert_equal("select id, v, w from {}", "t", "cleansed.t").await;
     });
 }

@@ -1,22 +1,24 @@
 //! What breaks: the process, a reply, a server, a slot. Afterwards everything is equal, or it has
 //! stopped with the remedy.
 
-use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use siltstone::error::Kind;
+use siltstone::postgres::{Endpoint, Side, connect};
 use siltstone::warehouse::LEASE;
 
 use crate::support::{Proxy, Site, block_on, clusters, is_full, own_cluster};
 
-const TABLES: &str = "create table users (id bigint primary key, email text not null, country text);
+pub(crate) const TABLES: &str = "create table users (id bigint primary key, email text not null, country text);
     insert into users select i, 'u' || i, 'DE' from generate_series(1, 2000) i;
     create table orders (id bigint primary key, day date not null, amount numeric(10,2), note text);
     alter table orders alter note set storage external;
     insert into orders select i, date '2024-01-01' + (i % 40)::int, i, repeat('n', 3000) from generate_series(1, 1000) i;
     create table plain (a int, b text); alter table plain replica identity full";
 
-fn files(site: &Site) {
+pub(crate) fn files(site: &Site) {
     site.file(
         "schemas/dim_users.yaml",
         "table: cleansed.dim_users\nfrom: shop.public.users\nhistory: versions\nkey: [user_id]\n\
@@ -41,7 +43,7 @@ fn files(site: &Site) {
 }
 
 /// Runs `count` transactions of mixed changes at the source.
-async fn traffic(site: &Site, count: u32, seed: u32) {
+pub(crate) async fn traffic(site: &Site, count: u32, seed: u32) {
     for n in 0..count {
         let a = (n.wrapping_mul(7919) + seed * 104_729) % 2000 + 1;
         let b = (n.wrapping_mul(15_485_863) + seed * 31) % 1000 + 1;
@@ -59,7 +61,7 @@ async fn traffic(site: &Site, count: u32, seed: u32) {
     }
 }
 
-async fn assert_exact(site: &Site) {
+pub(crate) async fn assert_exact(site: &Site) {
     let users = "select {} order by 1";
     site.assert_equal(
         users,
@@ -161,6 +163,30 @@ fn a_lost_reply_to_commit_changes_nothing() {
     });
 }
 
+/// Writes whatever happens to the server; how many transactions were committed.
+async fn write_through(source: Endpoint, stop: Arc<AtomicBool>) -> u32 {
+    let mut done = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let Ok(session) = connect(Side::Source, &source, "writer").await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        while !stop.load(Ordering::SeqCst) {
+            let id = 5_000_000 + done;
+            let work = format!(
+                "insert into public.users values ({id}, 'w', 'w') on conflict (id) do update set email = 'again';
+                 insert into public.plain values (7, 'w')"
+            );
+            if session.batch_execute(&work).await.is_err() {
+                break;
+            }
+            done += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    done
+}
+
 #[test]
 fn servers_that_crash_are_waited_for() {
     block_on(async {
@@ -171,6 +197,8 @@ fn servers_that_crash_are_waited_for() {
         site.shop(TABLES).await;
         site.catch_up().await;
         let running = site.start();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = tokio::spawn(write_through(site.source_endpoint.clone(), stop.clone()));
         for round in 0..if is_full() { 40 } else { 3 } {
             traffic(&site, 60, round).await;
             if round % 2 == 0 {
@@ -180,6 +208,8 @@ fn servers_that_crash_are_waited_for() {
             }
             site.reconnect(&source, &warehouse).await;
         }
+        stop.store(true, Ordering::SeqCst);
+        println!("{} transactions across the restarts", writer.await.unwrap());
         traffic(&site, 60, 99).await;
         assert!(running.stop().await.is_ok());
         site.catch_up().await;
@@ -286,6 +316,61 @@ fn a_slot_that_is_not_ours_any_more_stops_with_the_remedy() {
 }
 
 #[test]
+fn a_slot_that_is_taken_away_while_it_streams_stops_with_the_remedy() {
+    block_on(async {
+        let site = Site::new("slotlive").await;
+        files(&site);
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let slot = format!("siltstone_{}", site.name);
+        let kick = format!(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots \
+             where slot_name = '{slot}' and active"
+        );
+        let drop = format!("select pg_drop_replication_slot('{slot}')");
+        let make = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+        let advance = format!("select pg_replication_slot_advance('{slot}', pg_current_wal_lsn())");
+        let cases = [
+            ("dropped", format!("{kick}; {drop}")),
+            ("recreated", format!("{kick}; {drop}; {make}")),
+            (
+                "advanced",
+                format!("{kick}; insert into public.users values (777001, 'a', 'a'); {advance}"),
+            ),
+        ];
+        for (seed, (what, statements)) in (1..).zip(cases) {
+            let running = site.start();
+            site.until("streaming", "select count(*) > 0 from pg_stat_activity where application_name like 'siltstone%apply' and datname = current_database()").await;
+            traffic(&site, 20, 50 + seed).await;
+            let taken = Instant::now();
+            // it streams again within a moment, and then nobody can take the slot
+            'again: loop {
+                for statement in statements.split("; ") {
+                    if site.source.batch_execute(statement).await.is_err() {
+                        continue 'again;
+                    }
+                }
+                break;
+            }
+            let error = tokio::time::timeout(Duration::from_secs(30), running.ended()).await;
+            let error = error.unwrap_or_else(|_| panic!("{what}: it goes on")).expect_err(what);
+            println!("{what}: noticed after {:?}", taken.elapsed());
+            assert_eq!(error.kind(), Kind::PositionLost, "{what}: {error}");
+            assert!(error.to_string().contains("siltstone table resync --all"), "{what}: {error}");
+            let asked = site.command(&["table", "resync", "--all", "--yes"]).status().unwrap();
+            assert!(asked.success(), "{what}");
+            site.catch_up().await;
+            site.assert_equal(
+                "select {} order by 1",
+                "id, email, country from users",
+                "user_id, email, country from cleansed.dim_users where is_current",
+            )
+            .await;
+        }
+    });
+}
+
+#[test]
 fn a_slot_of_that_name_that_is_not_ours_is_left_alone() {
     block_on(async {
         let site = Site::new("foreign").await;
@@ -326,52 +411,6 @@ fn the_second_instance_stands_by_and_takes_over() {
         site.until("taken over", &taken).await;
         assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
         assert!(second.stop().await.is_ok());
-        site.catch_up().await;
-        assert_exact(&site).await;
-    });
-}
-
-#[test]
-fn a_killed_or_frozen_owner_is_replaced_and_writes_no_more() {
-    block_on(async {
-        let site = Site::new("frozen").await;
-        files(&site);
-        site.shop(TABLES).await;
-        site.catch_up().await;
-        let epoch = "select epoch from audit.epoch where resource like 'connector:%'";
-        let mut owner = site.spawn(&["run"]);
-        site.until("it runs", "select count(*) > 0 from audit.owner where jsonb_array_length(backends) > 3 and lease_until > now()").await;
-        for (round, signal) in ["-STOP", "-KILL", "-STOP"].into_iter().enumerate() {
-            let next = site.spawn(&["run"]);
-            traffic(&site, 20, round as u32).await;
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
-            let before = site.at_warehouse(epoch).await.remove(0);
-            let signalled = Command::new("kill").args([signal, &owner.id().to_string()]).status();
-            assert!(signalled.unwrap().success());
-            let asked = Instant::now();
-            site.until(
-                "taken over",
-                &format!(
-                    "select epoch > {before} from audit.epoch where resource like 'connector:%'"
-                ),
-            )
-            .await;
-            assert!(asked.elapsed() < Duration::from_secs(10), "{signal}: {:?}", asked.elapsed());
-            site.until("the new one applies", "select count(*) > 0 from pg_stat_activity where application_name like 'siltstone%apply' and datname = current_database()").await;
-            let after = site.at_warehouse(epoch).await;
-            if signal == "-STOP" {
-                // it finds its sessions ended, and that it is the owner no more
-                let woken = Command::new("kill").args(["-CONT", &owner.id().to_string()]).status();
-                assert!(woken.unwrap().success());
-            }
-            let status = tokio::task::spawn_blocking(move || owner.wait().unwrap()).await.unwrap();
-            assert!(!status.success(), "{status}");
-            assert_eq!(site.at_warehouse(epoch).await, after);
-            traffic(&site, 20, 10 + round as u32).await;
-            owner = next;
-        }
-        owner.kill().unwrap();
-        owner.wait().unwrap();
         site.catch_up().await;
         assert_exact(&site).await;
     });

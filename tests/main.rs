@@ -46,6 +46,7 @@ mod specs;
 mod standby;
 mod streaming;
 mod support;
+mod takeover;
 mod tidy;
 mod tls;
 mod topics;

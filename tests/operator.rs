@@ -44,6 +44,32 @@ async fn count(site: &Site, table: &str) -> String {
 }
 
 #[test]
+fn all_tables_are_paused_and_go_on() {
+    block_on(async {
+        let site = Site::new("allpause").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        // nothing is held: that is answered, and nothing is done
+        let (done, text) = ask(&site, &["table", "resume", "--all", "--wait"]);
+        assert!(done && text.contains("there is no such table"), "{text}");
+        let (done, text) = ask(&site, &["table", "pause", "--all", "--wait"]);
+        assert!(done && text.contains("cleansed.users is paused"), "{text}");
+        assert!(text.contains("cleansed.orders is paused"), "{text}");
+        site.shop("insert into users values (101, 'later'); insert into orders values (101, 1)")
+            .await;
+        site.until("kept", "select count(*) = 2 from audit.pending").await;
+        let (done, text) = ask(&site, &["table", "resume", "--all", "--wait"]);
+        assert!(done && text.contains("cleansed.orders goes on"), "{text}");
+        site.until("streaming again", STREAMING).await;
+        let open = "select count(*) from audit.requests where state = 'open'";
+        assert_eq!(site.at_warehouse(open).await, ["0"]);
+        assert!(running.stop().await.is_ok());
+        assert_same(&site).await;
+    });
+}
+
+#[test]
 fn a_paused_table_keeps_its_changes_and_the_others_go_on() {
     block_on(async {
         let site = Site::new("tablepause").await;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use siltstone::demo::cluster::Cluster;
 use tokio::sync::OnceCell;
 
-use crate::support::{Dice, Site, block_on, clusters, is_full, own_cluster};
+use crate::standby::Writers;
+use crate::support::{Dice, Site, block_on, clusters, env, is_full, own_cluster};
 
 /// A site whose source's long transactions keep no other test's slots waiting.
 async fn site(name: &str) -> Site {
@@ -132,6 +133,10 @@ pub async fn assert_exact(site: &Site) {
     assert_eq!(site.at_warehouse(keyed).await, ["1"]);
 }
 
+/// Rows of it that were ever read at the source.
+const FETCHED: &str = "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables \
+    where schemaname = 'public' and relname = 'big'";
+
 /// What is in, with the point at which it was read.
 const LOADED: &str =
     "select id, as_of from audit.snapshot_chunks where state in ('loaded', 'done') order by id";
@@ -151,7 +156,13 @@ fn a_killed_snapshot_goes_on_where_it_was() {
             u64::from(rows) / REFUSED
         ))
         .await;
-        let mut dice = Dice::new(11);
+        let seed = env().get("SILTSTONE_SEED").map_or(11, |seed| seed.parse().unwrap());
+        println!("SILTSTONE_SEED={seed}");
+        let mut dice = Dice::new(seed);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = site.at_source(FETCHED).await.remove(0);
+        // whose transactions are open as slots are made and snapshots taken
+        let writers = Writers::start(&site, rows);
         let mut child = site.spawn(&["run"]);
         let mut loaded: Vec<String> = Vec::new();
         for kill in 0..kills {
@@ -194,6 +205,7 @@ fn a_killed_snapshot_goes_on_where_it_was() {
             }
             child = site.spawn(&["run"]);
         }
+        let written = writers.stop().await;
         let live = "select count(*) = 4 and bool_and(state = 'streaming') from audit.tables";
         for _ in 0..if is_full() { 6_000 } else { 400 } {
             change(&site, &mut dice, u64::from(rows)).await;
@@ -207,6 +219,19 @@ fn a_killed_snapshot_goes_on_where_it_was() {
         assert!(loaded.iter().all(|chunk| now.contains(chunk)), "read again: {loaded:?}, {now:?}");
         let points = "select count(distinct as_of) > 2 from audit.snapshot_chunks";
         assert_eq!(site.at_warehouse(points).await, ["t"]);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let read = format!("select ({FETCHED}) - {before}");
+        let read: f64 = site.at_source(&read).await[0].parse().unwrap();
+        // four tables are read from it; a kill costs the ranges that its workers were at, twice where the
+        // reading was done and its end was not
+        let chunks = now.len() as f64;
+        let all = 4.0 * f64::from(rows) * 1.2;
+        let lost = all / chunks * f64::from(kills) * 4.0;
+        let of_writers = written as f64 * 40.0 + 200_000.0;
+        println!(
+            "{read} rows were read of {all}, in {chunks} ranges; {written} transactions beside"
+        );
+        assert!(read < all + lost + of_writers, "ranges were read again: {read} rows");
         assert!(
             Command::new("kill")
                 .args(["-TERM", &child.id().to_string()])

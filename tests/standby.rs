@@ -29,13 +29,13 @@ fn read_from(site: &Site, url: &str, fields: &str) {
 }
 
 /// Writers in sessions of their own, whose transactions overlap and stay open for a while.
-struct Writers {
+pub struct Writers {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<u64>>,
 }
 
 impl Writers {
-    fn start(site: &Site, rows: u32) -> Writers {
+    pub fn start(site: &Site, rows: u32) -> Writers {
         let stop = Arc::new(AtomicBool::new(false));
         let write = |seed: u64| {
             let (endpoint, stop) = (site.source_endpoint.clone(), stop.clone());
@@ -60,7 +60,7 @@ impl Writers {
     }
 
     /// How many transactions they have made.
-    async fn stop(self) -> u64 {
+    pub async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         let mut done = 0;
         for task in self.tasks {

@@ -4,9 +4,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use siltstone::demo::cluster::Cluster;
+use siltstone::error::Kind;
 use siltstone::postgres::{Endpoint, Session, Side, connect};
 use tokio::sync::OnceCell;
 
+use crate::service::{free_port, http, with_admin};
 use crate::support::{Proxy, Site, block_on, clusters, own_cluster};
 
 async fn site(name: &str) -> Site {
@@ -174,6 +176,87 @@ fn a_slot_goes_while_the_warehouse_is_away() {
 }
 
 #[test]
+fn landing_is_of_no_use_against_a_transaction_that_stays_open() {
+    block_on(async {
+        let site = site("openlong").await;
+        files(&site, "{ warn: 2MiB, land: 4MiB }");
+        let port = free_port();
+        with_admin(&site, port);
+        site.shop(TABLES).await;
+        let mut child = site.spawn(&["run"]);
+        site.until("streaming", STREAMING).await;
+        let open = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
+        open.batch_execute("begin; insert into public.t values (1000, 'open')").await.unwrap();
+        for n in 0..8 {
+            megabyte(&site, n).await;
+        }
+        assert!(retained(&site).await > 4 << 20);
+        let get = |path: &str| http(port, "GET", path, "r3ad").1;
+        let warns = |status: &str| status.contains("\"step\":\"warn\"");
+        for _ in 0..200 {
+            if warns(&get("/status")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(warns(&get("/status")), "{}", get("/status"));
+        let metrics = get("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("siltstone_wal_step{"));
+        assert!(line.is_some_and(|line| line.ends_with(" 1")), "{line:?}");
+        // it is not behind, and goes on as ever
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        site.shop("update t set v = 'now' where id = 50").await;
+        site.until("merged", "select v = 'now' from cleansed.t where id = 50").await;
+        assert_eq!(site.at_warehouse(STREAMING).await, ["t"], "it was landed");
+        open.batch_execute("commit").await.unwrap();
+        site.until("the last", "select count(*) = 1 from cleansed.t where id = 1000").await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn a_slot_that_is_invalidated_while_it_is_read_stops_with_the_remedy() {
+    block_on(async {
+        let source = own_cluster("invalidated").await;
+        let site = Site::on("invalidated", &source, &clusters().await.1).await;
+        site.shop("alter system set max_slot_wal_keep_size = '16MB'").await;
+        site.shop("alter system set max_wal_size = '48MB'").await;
+        site.shop("select pg_reload_conf()").await;
+        files(&site, "{ warn: 1GiB }");
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let blocker = warehouse(&site).await;
+        blocker.batch_execute("begin; lock table cleansed.t in exclusive mode").await.unwrap();
+        let lost = format!(
+            "select wal_status = 'lost' from pg_replication_slots where slot_name = 'siltstone_{}'",
+            site.name
+        );
+        for n in 0..200 {
+            megabyte(&site, n).await;
+            site.shop("select pg_switch_wal()").await;
+            site.shop("checkpoint").await;
+            if site.at_source(&lost).await == ["t"] {
+                break;
+            }
+        }
+        assert_eq!(site.at_source(&lost).await, ["t"]);
+        blocker.batch_execute("commit").await.unwrap();
+        let error = tokio::time::timeout(Duration::from_secs(30), running.ended()).await;
+        let error = error.expect("it goes on for more than 30 s").expect_err("it was lost");
+        assert_eq!(error.kind(), Kind::PositionLost, "{error}");
+        assert!(error.to_string().contains("siltstone table resync --all"), "{error}");
+        let asked = site.command(&["table", "resync", "--all", "--yes"]).status().unwrap();
+        assert!(asked.success());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
 fn slots_of_nobody_are_named_at_the_start() {
     block_on(async {
         let site = site("orphans").await;
@@ -200,6 +283,39 @@ fn slots_of_nobody_are_named_at_the_start() {
             "{text}"
         );
         site.shop("select pg_drop_replication_slot('siltstone_gone'); select pg_drop_replication_slot('another')").await;
+    });
+}
+
+#[test]
+fn what_is_held_back_is_confirmed_by_processes_that_live_shorter_than_that() {
+    block_on(async {
+        let site = site("shortlived").await;
+        files(&site, "{ warn: 1GiB }\nslot_hold_back: 4s");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let confirmed = format!(
+            "select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = 'siltstone_{}'",
+            site.name
+        );
+        let stored = "select position from audit.progress";
+        let number = |lines: Vec<String>| lines[0].parse::<i64>().unwrap();
+        megabyte(&site, 1).await;
+        site.catch_up().await;
+        let first = number(site.at_warehouse(stored).await);
+        assert!(number(site.at_source(&confirmed).await) < first, "it is held back");
+        // each of these ends at once
+        for n in 2..20 {
+            if number(site.at_source(&confirmed).await) >= first {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            megabyte(&site, n).await;
+            site.catch_up().await;
+        }
+        let told = number(site.at_source(&confirmed).await);
+        assert!(told >= first && told < number(site.at_warehouse(stored).await));
+        let notes = "select count(*) < 62 from audit.held_back";
+        assert_eq!(site.at_warehouse(notes).await, ["t"]);
     });
 }
 

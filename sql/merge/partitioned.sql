@@ -144,6 +144,14 @@ select {{ key | map(attribute="back") | join(", ") }}, 'd', 1, $1, 0, $2
 delete from {{ table }} t where t._synced_at <> now()
 
 {% if locator %}
+-- statement: astray
+-- Rows that no place leads to: each key stands once, where its place says.
+delete from {{ table }} t
+ where not exists (
+       select from {{ locator }} l
+        where {% for k in key %}l.{{ k.name }} = t.{{ k.name }} and {% endfor %}l.{{ partition.name }} = t.{{ partition.name }})
+   and $1::int8 is not null and $2::timestamptz is not null{{ within }}
+
 -- statement: clear
 -- The same where a row may stand in another leaf than its events first say.
 with places as (delete from {{ locator }})

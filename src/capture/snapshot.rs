@@ -23,8 +23,12 @@ pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transa
         .await
         .map_err(failed)?;
     let snapshot = quote::literal(snapshot);
-    // a policy on a table must make the read fail, not hide rows
-    let set = format!("set transaction snapshot {snapshot}; set local row_security to off");
+    // a policy on a table must make the read fail, not hide rows; bytes of no encoding are looked at by us
+    let set = format!(
+        "set transaction snapshot {snapshot}; set local row_security to off; \
+         select set_config('client_encoding', case current_setting('server_encoding') \
+                           when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end, true)"
+    );
     transaction.batch_execute(&set).await.map_err(|error| {
         // the connection that holds the snapshot is gone: another one will do
         let gone = error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE);

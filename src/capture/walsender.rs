@@ -15,7 +15,7 @@ use tokio_postgres::error::SqlState;
 
 use super::stream::{Duplex, Link, away, connect};
 use crate::error::{Error, Kind, Result, kind_of_state};
-use crate::postgres::{Endpoint, Host};
+use crate::postgres::{Endpoint, Host, TIMEOUTS, WITHOUT_TIMEOUTS};
 
 /// The tag of CopyBothResponse, which postgres-protocol does not parse.
 const COPY_BOTH: u8 = b'W';
@@ -64,6 +64,7 @@ impl Walsender {
         let mut walsender = Walsender { stream, incoming, outgoing, standby: false };
         walsender.start_up(endpoint, application).await?;
         walsender.log_in(endpoint, server_end_point).await?;
+        walsender.set_up().await?;
         Ok(walsender)
     }
 
@@ -75,8 +76,6 @@ impl Walsender {
             ("database", endpoint.database()),
             ("replication", "database"),
             ("application_name", application),
-            // an exported snapshot must not die of being idle
-            ("options", "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0"),
             ("client_encoding", "UTF8"),
             ("datestyle", "ISO, MDY"),
             ("timezone", "UTC"),
@@ -171,6 +170,22 @@ impl Walsender {
             .map_err(cannot_encode)?;
         self.flush().await?;
         Ok(scram)
+    }
+
+    /// An exported snapshot must not die of being idle or old. And what a server without an encoding of its own
+    /// holds is for us to look at: asked for UTF-8, it would refuse to send what is none.
+    async fn set_up(&mut self) -> Result<()> {
+        const DOING: &str = "setting up a replication session";
+        let command = format!(
+            "select pg_catalog.current_setting('server_encoding'), \
+             (select pg_catalog.count({WITHOUT_TIMEOUTS}) {TIMEOUTS})"
+        );
+        let answers = self.command(DOING, &command).await?;
+        let encoding = answers.first().and_then(|row| row.first()?.clone());
+        if encoding.as_deref() == Some("SQL_ASCII") {
+            self.command(DOING, "set client_encoding to sql_ascii").await?;
+        }
+        Ok(())
     }
 
     /// Runs a replication command that answers with rows; `doing` completes "while …".

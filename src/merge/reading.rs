@@ -235,6 +235,9 @@ pub async fn merge(
         for end in ends.into_iter().flatten().flatten() {
             parameters.push(end);
         }
+        if target.model.has_locator() {
+            merge.execute(transaction, "astray", &parameters).await?;
+        }
         let missing = merge.execute(transaction, "missing", &parameters).await?;
         counts.deletes += missing;
         counts.rows += missing;

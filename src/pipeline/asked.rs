@@ -13,6 +13,29 @@ use crate::progress::tables::{self, State, TableRecord};
 use crate::progress::turns;
 use crate::warehouse::Fenced;
 
+/// Whether a request is about a table: about the one that it names, or about each that it can be carried out
+/// for.
+pub(super) fn means(request: &Request, record: &TableRecord) -> bool {
+    match (&request.table, request.verb) {
+        (Some(table), _) => record.table == *table,
+        (None, Verb::Pause) => matches!(record.state, State::Streaming | State::CatchingUp),
+        (None, _) => record.is_held(),
+    }
+}
+
+/// What is answered of all tables that a request is about: whether all of it was done, and how.
+pub(super) fn together(request: &Request, answers: Vec<(bool, String)>) -> (bool, String) {
+    if answers.is_empty() {
+        return match &request.table {
+            Some(table) => (false, format!("the connector feeds no table {table}")),
+            None => (true, "there is no such table".to_owned()),
+        };
+    }
+    let done = answers.iter().all(|(done, _)| *done);
+    let texts: Vec<String> = answers.into_iter().map(|(_, text)| text).collect();
+    (done, texts.join("; "))
+}
+
 /// Pauses a table or lets it go on; whether that was done, and what is answered.
 pub(super) async fn hold_or_let_go(
     transaction: &Transaction<'_>,
@@ -23,9 +46,7 @@ pub(super) async fn hold_or_let_go(
     let word = record.state.word();
     match verb {
         Verb::Pause if matches!(record.state, State::Streaming | State::CatchingUp) => {
-            let resume = format!("siltstone table resume {table}");
-            let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
-            tables::set(transaction, table, State::Paused, reason, remedy).await?;
+            pause(transaction, table).await?;
             Ok((true, format!("{table} is paused; its changes are kept")))
         }
         Verb::Pause => Ok((false, format!("{table} is {word}; pause it when it streams"))),
@@ -38,6 +59,13 @@ pub(super) async fn hold_or_let_go(
             Ok((true, format!("{table} goes on with its kept changes")))
         }
     }
+}
+
+/// Pauses a table.
+pub(super) async fn pause(transaction: &Transaction<'_>, table: &TableName) -> Result<()> {
+    let resume = format!("siltstone table resume {table}");
+    let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
+    tables::set(transaction, table, State::Paused, reason, remedy).await
 }
 
 /// Puts dead letters back among the kept changes, or drops them; what waits behind them goes on. Of many

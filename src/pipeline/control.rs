@@ -13,7 +13,7 @@ use super::asked;
 use super::cutting::ASKED;
 use super::halt::{self, is_of_connector};
 use super::intake::End;
-use super::ladder::{self, Step};
+use super::ladder::{self, Log, Step};
 use super::lane::Progress;
 use super::shared::Shared;
 use super::tables::{Planned, Resolved};
@@ -22,6 +22,7 @@ use crate::capture::catalog::{self, SourceTable};
 use crate::capture::{LogEnd, publication, slot};
 use crate::error::Result;
 use crate::names::TableName;
+use crate::position::Lsn;
 use crate::postgres::Session;
 use crate::progress::dead_letters;
 use crate::progress::requests::{self, Request, Verb};
@@ -93,7 +94,8 @@ impl Control {
                 return Ok(End::Restart);
             }
             if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
-                if self.measure(&source, &mut warehouse).await? {
+                let stored = progress.borrow().stored.lsn();
+                if self.measure(&source, &mut warehouse, stored).await? {
                     return Ok(End::Restart);
                 }
                 measured = Some(Instant::now());
@@ -137,7 +139,12 @@ impl Control {
     }
 
     /// Measures; true where so much log is kept that a new session has to do something about it.
-    async fn measure(&self, source: &Session, warehouse: &mut Session) -> Result<bool> {
+    async fn measure(
+        &self,
+        source: &Session,
+        warehouse: &mut Session,
+        stored: Lsn,
+    ) -> Result<bool> {
         let (connector, board) = (self.shared.connector(), &self.shared.setup.board);
         let end = LogEnd::of(&**source).await?;
         board.source_ends(end.position, end.at);
@@ -147,24 +154,28 @@ impl Control {
         board.dead_letters(&dead_letters::counts(&**warehouse, &connector.name).await?);
         let Some(slot) = slot::inspect(source, &connector.slot).await? else { return Ok(false) };
         board.retained_bytes(slot.retained);
-        self.climb(warehouse, slot.retained, sizes.values().sum()).await
+        let behind = end.position.0.saturating_sub(stored.0);
+        let held_back = slot.confirmed.map_or(0, |told| stored.0.saturating_sub(told.0));
+        let held_back = if connector.slot_hold_back.is_some() { held_back } else { 0 };
+        let log = Log { retained: slot.retained, behind, held_back };
+        self.climb(warehouse, &log, sizes.values().sum()).await
     }
 
     /// Takes the step that so much kept log asks for.
-    async fn climb(&self, warehouse: &mut Session, retained: u64, kept: u64) -> Result<bool> {
+    async fn climb(&self, warehouse: &mut Session, log: &Log, kept: u64) -> Result<bool> {
         let setup = &self.shared.setup;
         let landing = *setup.landing.borrow();
         let room = kept < setup.settings.pending_bytes / 4 * 3;
-        let step = ladder::step(retained, &setup.connector.wal, landing, room);
+        let step = ladder::step(log, &setup.connector.wal, landing, room);
         let before = setup.wal_step.replace(step);
-        ladder::say(&self.shared, step, before, retained);
+        ladder::say(&self.shared, step, before, log);
         match step {
             Step::Drop => {
                 self.resync_all(warehouse, None, DROPPED).await?;
                 return Ok(true);
             }
             Step::Land if !landing => {
-                ladder::land(&self.shared, warehouse, retained).await?;
+                ladder::land(&self.shared, warehouse, log).await?;
                 return Ok(true);
             }
             Step::Land => {}
@@ -233,58 +244,50 @@ impl Control {
                     let (setup, fence) = (&self.shared.setup, &self.shared.fence);
                     halt::carry_out(setup, fence, warehouse, &request).await?;
                 }
-                (verb, Some(table)) => self.one(warehouse, request.id, verb, table).await?,
-                (verb, None) => {
-                    let from = if verb == Verb::Pause { State::Streaming } else { State::Stopped };
-                    for record in tables::read(&**warehouse, connector).await? {
-                        if record.state == from {
-                            self.one(warehouse, request.id, verb, &record.table).await?;
-                        }
-                    }
-                }
+                _ => self.of_tables(warehouse, &request).await?,
             }
         }
         Ok(restart)
     }
 
-    async fn one(
-        &self,
-        warehouse: &mut Session,
-        id: i64,
-        verb: Verb,
-        table: &TableName,
-    ) -> Result<()> {
+    /// Holds tables, lets them go on, or has one read again.
+    async fn of_tables(&self, warehouse: &mut Session, request: &Request) -> Result<()> {
         let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
         let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
         let records = tables::read(&*transaction, &self.shared.connector().name).await?;
-        let record = records.into_iter().find(|record| record.table == *table);
-        // events that were missed cannot be read: the table goes on behind the gap
-        let missed = |record: &TableRecord| {
-            record.chunk_open && self.shared.was_read(record) && self.logs_events(&record.table)
-        };
-        let verb = if record.as_ref().is_some_and(missed) { Verb::Resync } else { verb };
-        let (done, answer) = match (verb, record) {
-            (_, None) => (false, format!("the connector feeds no table {table}")),
-            (Verb::Pause | Verb::Resume, Some(record)) => {
-                asked::hold_or_let_go(&transaction, verb, &record).await?
-            }
-            (Verb::Resync, Some(record))
-                if self.logs_events(table) && self.shared.was_read(&record) =>
-            {
-                let now = self.shared.stored(&transaction).await?;
-                tables::note_gap(&transaction, table, (now, Some(now)), "table resync").await?;
-                (true, format!("{table} keeps its events; a gap is noted in audit.gaps"))
-            }
-            (_, Some(_)) => {
-                let state = State::Resyncing;
-                chunks::open_table(&transaction, table, state, Some(ASKED)).await?;
-                (true, format!("{table} is read again"))
-            }
-        };
-        requests::answer(&*transaction, id, done, &answer).await?;
+        let mut answers = Vec::new();
+        for record in records.iter().filter(|record| asked::means(request, record)) {
+            answers.push(self.one(&transaction, request.verb, record).await?);
+        }
+        let (done, answer) = asked::together(request, answers);
+        requests::answer(&*transaction, request.id, done, &answer).await?;
         transaction.commit().await?;
-        tracing::info!(%table, done, "{answer}");
+        tracing::info!(done, "{answer}");
         Ok(())
+    }
+
+    async fn one(
+        &self,
+        transaction: &Fenced<'_>,
+        verb: Verb,
+        record: &TableRecord,
+    ) -> Result<(bool, String)> {
+        let table = &record.table;
+        let has_events = self.shared.was_read(record) && self.logs_events(table);
+        // events that were missed cannot be read: the table goes on behind the gap
+        let verb = if record.chunk_open && has_events { Verb::Resync } else { verb };
+        match verb {
+            Verb::Pause | Verb::Resume => asked::hold_or_let_go(transaction, verb, record).await,
+            Verb::Resync if has_events => {
+                let now = self.shared.stored(transaction).await?;
+                tables::note_gap(transaction, table, (now, Some(now)), "table resync").await?;
+                Ok((true, format!("{table} keeps its events; a gap is noted in audit.gaps")))
+            }
+            _ => {
+                chunks::open_table(transaction, table, State::Resyncing, Some(ASKED)).await?;
+                Ok((true, format!("{table} is read again")))
+            }
+        }
     }
 
     /// Whether the rows of a table are events, which a snapshot cannot bring back.

@@ -39,12 +39,25 @@ impl Step {
     }
 }
 
-/// The step for so much log. Landing goes on until as little is kept as nobody warns of, but for a
-/// store of kept changes that is about to be full.
-pub(super) fn step(retained: u64, wal: &Wal, landing: bool, room: bool) -> Step {
-    if wal.drop_slot.is_some_and(|limit| retained >= limit) {
+/// What a slot keeps of the source's log, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Log {
+    /// All of it.
+    pub(super) retained: u64,
+    /// What is not stored yet: the part that landing can let go.
+    pub(super) behind: u64,
+    /// What is stored and kept on purpose, by `slot_hold_back`.
+    pub(super) held_back: u64,
+}
+
+/// The step for so much log. Landing goes on until the warehouse is as little behind as nobody warns of, but for
+/// a store of kept changes that is about to be full. It is of no use against what a transaction that stays
+/// open keeps, and the slot does not go for what is held back on purpose.
+pub(super) fn step(log: &Log, wal: &Wal, landing: bool, room: bool) -> Step {
+    let Log { retained, behind, held_back } = *log;
+    if wal.drop_slot.is_some_and(|limit| retained.saturating_sub(held_back) >= limit) {
         Step::Drop
-    } else if room && (retained >= wal.land || (landing && retained >= wal.warn)) {
+    } else if room && (behind >= wal.land || (landing && behind >= wal.warn)) {
         Step::Land
     } else if retained >= wal.warn {
         Step::Warn
@@ -54,10 +67,13 @@ pub(super) fn step(retained: u64, wal: &Wal, landing: bool, room: bool) -> Step 
 }
 
 /// From the next session on every table's changes are kept, and drained when landing is over.
-pub(super) async fn land(shared: &Shared, warehouse: &mut Session, retained: u64) -> Result<()> {
+pub(super) async fn land(shared: &Shared, warehouse: &mut Session, log: &Log) -> Result<()> {
     let (fence, durations) = (&shared.fence, &shared.setup.durations);
     let transaction = Fenced::begin(warehouse, fence, "land", durations).await?;
-    let reason = format!("landing: the slot keeps {retained} bytes of the source's log");
+    let (retained, behind) = (log.retained, log.behind);
+    let reason = format!(
+        "landing: the slot keeps {retained} bytes of the source's log, {behind} of them not stored yet"
+    );
     for record in tables::read(&*transaction, &shared.connector().name).await? {
         if record.state == State::Streaming {
             let state = State::CatchingUp;
@@ -66,13 +82,13 @@ pub(super) async fn land(shared: &Shared, warehouse: &mut Session, retained: u64
     }
     transaction.commit().await?;
     shared.setup.landing.send_replace(true);
-    tracing::warn!(retained, "{reason}: changes are kept and confirmed, and merged later");
+    tracing::warn!(retained, behind, "{reason}: changes are kept and confirmed, and merged later");
     Ok(())
 }
 
 /// Says what is done, once a step.
-pub(super) fn say(shared: &Shared, step: Step, before: Step, retained: u64) {
-    let connector = shared.connector();
+pub(super) fn say(shared: &Shared, step: Step, before: Step, log: &Log) {
+    let (connector, Log { retained, behind, held_back }) = (shared.connector(), *log);
     shared.setup.board.wal_step(step.word());
     if step <= before {
         if step < Step::Warn && before >= Step::Warn {
@@ -84,9 +100,12 @@ pub(super) fn say(shared: &Shared, step: Step, before: Step, retained: u64) {
         let (limit, slot) = (connector.wal.warn, &connector.slot);
         tracing::warn!(
             retained,
+            behind,
+            held_back,
             limit,
-            remedy = "look for what holds it up: siltstone status; at the source, a transaction that \
-                      stays open (pg_stat_activity.xact_start)",
+            remedy = "look for what holds it up: where much of it is behind, siltstone status; where it is \
+                      held_back, a shorter slot_hold_back; else a transaction that stays open at the source \
+                      (pg_stat_activity.xact_start)",
             "slot {slot} keeps more of the source's log than wal.warn"
         );
     }
@@ -137,8 +156,11 @@ mod tests {
     #[test]
     fn landing_ends_where_nobody_warns_and_the_store_is_bounded() {
         let wal = Wal { warn: 10, land: 20, drop_slot: Some(40) };
+        let behind = |behind| Log { retained: behind, behind, held_back: 0 };
         let words = |landing, room| -> Vec<&str> {
-            [0, 10, 19, 20, 39, 40].map(|kept| step(kept, &wal, landing, room).word()).to_vec()
+            [0, 10, 19, 20, 39, 40]
+                .map(|kept| step(&behind(kept), &wal, landing, room).word())
+                .to_vec()
         };
         assert_eq!(
             words(false, true),
@@ -150,6 +172,12 @@ mod tests {
         );
         assert_eq!(words(true, false), ["calm", "warn", "warn", "warn", "warn", "slot_dropped"]);
         let never = Wal { drop_slot: None, ..wal };
-        assert_eq!(step(u64::MAX, &never, false, true), Step::Land);
+        assert_eq!(step(&behind(u64::MAX), &never, false, true), Step::Land);
+        // a transaction that stays open at the source: landing would free nothing
+        let open = Log { retained: 39, behind: 3, held_back: 0 };
+        assert_eq!(step(&open, &wal, false, true), Step::Warn);
+        let back = Log { retained: 100, behind: 3, held_back: 90 };
+        assert_eq!(step(&back, &wal, false, true), Step::Warn);
+        assert_eq!(step(&Log { held_back: 50, ..back }, &wal, false, true), Step::Drop);
     }
 }

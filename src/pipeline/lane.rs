@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::core::{Basis, CaughtUp, Core, Flows, writer};
 use super::drain::{self, Drain};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::journey::{Advanced, Applied, Before, Held, Refused};
 use crate::merge::{Apply, Piece};
 use crate::position::Positions;
@@ -167,6 +167,9 @@ impl Lane {
         first: Piece,
         work: &mut mpsc::Receiver<Piece>,
     ) -> Result<bool> {
+        self.make_room(bytes_to_keep(&first)).await?;
+        let limit = self.shared.setup.settings.pending_bytes;
+        let room = limit.saturating_sub(self.kept_bytes);
         let Lane { shared, session, apply, ledger, draining, .. } = self;
         prepare(shared, &first, None).await?;
         let begun = Fenced::begin(session, &shared.fence, "apply", &shared.setup.durations).await?;
@@ -197,6 +200,9 @@ impl Lane {
             receipt.transactions += piece.batch.transactions;
             receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
             receipt.kept += keep(&begun, shared, &piece).await?;
+            if receipt.kept > room {
+                return Err(pending::full(&shared.connector().name, limit));
+            }
             for before in &piece.batch.before {
                 if let Before::Reshape { target, statements } = before {
                     altered |= !statements.is_empty();
@@ -239,11 +245,26 @@ impl Lane {
             tables: receipt.tables,
         });
         self.progress.send_replace(Progress { done: self.done, stored });
-        let limit = self.shared.setup.settings.pending_bytes;
-        if receipt.kept > 0 && self.kept_bytes > limit {
-            return Err(pending::full(&self.shared.connector().name, limit));
-        }
         Ok(true)
+    }
+
+    /// Sees that so many more bytes may be kept: applies first what can be applied.
+    async fn make_room(&mut self, more: u64) -> Result<()> {
+        let limit = self.shared.setup.settings.pending_bytes;
+        while more > 0 && self.kept_bytes + more > limit {
+            let connector = &self.shared.connector().name;
+            // what a reading made needless was counted until now
+            self.kept_bytes = pending::total(&*self.session, connector).await?;
+            let stored = self.ledger.positions();
+            if self.kept_bytes + more <= limit {
+                break;
+            }
+            if !self.draining.iter().any(|table| table.has_work(&stored)) {
+                return Err(pending::full(connector, limit));
+            }
+            self.drain_some().await?;
+        }
+        Ok(())
     }
 
     /// Applies a part of the kept changes of each table that catches up, in a transaction of its own;
@@ -343,7 +364,11 @@ async fn keep(
         dead_letters::write(transaction, connector, &change.target.model.table, &letter).await?;
     }
     pending::keep(transaction, connector, held, shared.binary).await?;
-    let kept = held.iter().filter(|change| change.refused.is_none());
-    let bytes: usize = kept.map(Held::weight).sum();
-    u64::try_from(bytes).map_err(|_| Error::new(Kind::Bug, "more bytes than there are"))
+    Ok(bytes_to_keep(piece))
+}
+
+/// The bytes of a piece that are only kept.
+fn bytes_to_keep(piece: &Piece) -> u64 {
+    let kept = piece.batch.held.iter().filter(|change| change.refused.is_none());
+    u64::try_from(kept.map(Held::weight).sum::<usize>()).unwrap_or(u64::MAX)
 }

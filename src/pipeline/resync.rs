@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::asked;
 use super::control::Control;
 use super::cutting::ASKED;
 use super::parts::{Part, unfit};
@@ -15,7 +16,6 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::extension_types;
 use crate::names::TableName;
-use crate::position::Lsn;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::parts::What;
 use crate::progress::requests::{self, Request, Verb};
@@ -38,17 +38,22 @@ impl Control {
         let records = tables::read(&*transaction, connector).await?;
         let stored = self.shared.stored(&transaction).await?;
         for record in &records {
-            if self.logs_events(&record.table) && self.shared.was_read(record) {
-                let gap = (stored, None);
-                tables::note_gap(&transaction, &record.table, gap, why).await?;
-                tables::set(&*transaction, &record.table, State::Streaming, None, None).await?;
+            let table = &record.table;
+            // nobody asked: what an operator holds stays held, and is read when it goes on
+            let stays = id.is_none() && record.state == State::Paused;
+            if self.logs_events(table) && self.shared.was_read(record) {
+                tables::note_gap(&transaction, table, (stored, None), why).await?;
+                if !stays {
+                    tables::set(&*transaction, table, State::Streaming, None, None).await?;
+                }
             } else {
-                let (table, state) = (&record.table, State::Resyncing);
-                chunks::open_table(&transaction, table, state, Some(why)).await?;
+                chunks::open_table(&transaction, table, State::Resyncing, Some(why)).await?;
+                if stays {
+                    asked::pause(&transaction, table).await?;
+                }
             }
         }
         forget(&transaction, connector).await?;
-        self.shared.setup.lately.forget_beyond(Lsn(0));
         // the slot is made anew: it is found in this state and dropped first
         let slot = &self.shared.connector().slot;
         crate::progress::record_creating(&transaction, connector, slot).await?;

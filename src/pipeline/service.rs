@@ -9,7 +9,6 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::books::WarehouseBooks;
-use super::confirm::Lately;
 use super::core::Basis;
 use super::fleet::Fleet;
 use super::kinds::AnySetup;
@@ -185,7 +184,6 @@ impl Service {
                 landing: watch::Sender::new(false),
                 wal_step: WalStep::default(),
                 slot_dropped: Arc::default(),
-                lately: Lately::default(),
                 quota: quota.clone(),
                 whole: Arc::default(),
             }))

@@ -210,7 +210,6 @@ struct Parts {
 /// What the source is told first: where less than all is confirmed on purpose, what is confirmed.
 async fn told_so_far(shared: &Shared, source: &Session, from: Lsn) -> Result<Lsn> {
     let connector = shared.connector();
-    shared.setup.lately.forget_beyond(from);
     if connector.slot_hold_back.is_none() {
         return Ok(from);
     }
@@ -270,8 +269,8 @@ async fn run_tasks(parts: Parts, stop: watch::Receiver<bool>) -> Result<End> {
     let confirming = tokio::spawn(writer_half.run(feedback, clock));
     tasks.spawn({
         let watched = watched.clone();
-        let hold_back = (shared.connector().slot_hold_back, shared.setup.lately.clone());
-        async move { Ended::Other(confirm(stored, watched, hold_back).await) }
+        let shared = shared.clone();
+        async move { Ended::Other(confirm(shared, stored, watched).await) }
     });
     tasks.spawn({
         let shared = shared.clone();

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use tokio::sync::watch;
 
-use super::confirm::Lately;
 use super::core::{Basis, Core, Reads};
 pub(super) use super::core::{CaughtUp, writer};
 use super::ladder::Step;
@@ -42,8 +41,6 @@ pub(super) struct Setup {
     pub(super) landing: watch::Sender<bool>,
     /// what is done about the log that the slot keeps
     pub(super) wal_step: WalStep,
-    /// the positions that were stored lately
-    pub(super) lately: Lately,
     /// the slot was dropped while the warehouse was away: everything is to be read again
     pub(super) slot_dropped: Arc<AtomicBool>,
     /// how much disk open transactions may take, of all connectors

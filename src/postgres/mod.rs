@@ -8,4 +8,4 @@ mod session;
 pub mod tls;
 
 pub use endpoint::{Endpoint, Host, SslMode};
-pub use session::{Canceller, Session, Side, connect};
+pub use session::{Canceller, Session, Side, TIMEOUTS, WITHOUT_TIMEOUTS, connect};

@@ -10,12 +10,19 @@ use super::{Endpoint, tls};
 use crate::error::{Error, Kind, Result};
 
 /// The settings under which every value has one text form, and under which locks are not waited
-/// for without end. Plans over staging tables are pinned where they matter, in merge.
+/// for without end; how long a transaction may take is for us to say. Plans over staging tables are
+/// pinned where they matter, in merge.
 const SETTINGS: &str = "set timezone to 'UTC'; set datestyle to 'ISO, MDY'; \
     set intervalstyle to 'postgres'; set extra_float_digits to 1; set bytea_output to 'hex'; \
     set lc_monetary to 'C'; set xmloption to content; set array_nulls to on; \
-    set standard_conforming_strings to on; set statement_timeout to 0; \
-    set idle_in_transaction_session_timeout to 0";
+    set standard_conforming_strings to on";
+
+/// Takes the time limits of statements and transactions away, as far as a server knows them; behind `select`.
+pub const WITHOUT_TIMEOUTS: &str = "pg_catalog.set_config(name, '0', false)";
+
+/// The rows that it is selected from.
+pub const TIMEOUTS: &str = "from pg_catalog.pg_settings where name in \
+    ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')";
 
 /// At the source nobody else's objects may stand in for a built-in one; in the warehouse a user's
 /// triggers may rely on the usual path.
@@ -106,7 +113,8 @@ pub async fn connect(side: Side, endpoint: &Endpoint, application: &str) -> Resu
     .abort_handle();
     let cancel = client.cancel_token();
     let session = Session { client, driver, cancel, tls };
-    session.batch_execute(SETTINGS).await.map_err(failed)?;
+    let settings = format!("{SETTINGS}; select {WITHOUT_TIMEOUTS} {TIMEOUTS}");
+    session.batch_execute(&settings).await.map_err(failed)?;
     if side == Side::Source {
         session.batch_execute(SOURCE_PATH).await.map_err(failed)?;
     }

@@ -250,8 +250,9 @@ async fn record(
 
 /// Forgets a connector's position: everything is to be read again under a new slot.
 pub async fn forget(transaction: &Transaction<'_>, connector: &str) -> Result<()> {
-    const STATEMENTS: [&str; 3] = [
+    const STATEMENTS: [&str; 4] = [
         "delete from audit.progress where connector = $1",
+        "delete from audit.held_back where connector = $1",
         "delete from audit.slots where connector = $1",
         "delete from audit.pending where connector = $1",
     ];

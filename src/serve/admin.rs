@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
@@ -20,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::auth::{Tokens, Verdict};
 use super::board::Board;
+use super::body::Body;
 use super::health::{Readiness, readiness};
 use super::letters::{self, Letters};
 use super::view::View;
@@ -273,7 +273,7 @@ enum From {
 async fn ask(
     State(app): State<App>,
     Path((name, verb)): Path<(String, String)>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Response {
     if !matches!(verb.as_str(), "pause" | "resume" | "resync") {
         let message = format!("{verb} is no verb of a table: pause, resume, resync");

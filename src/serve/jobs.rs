@@ -1,6 +1,5 @@
 //! The jobs: how they stand, their runs, and what is asked of them.
 
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::admin::{App, failure, no_answer};
+use super::body::Body;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -98,7 +98,7 @@ fn wish(verb: &str, body: &[u8]) -> Option<Value> {
 async fn ask(
     State(app): State<App>,
     Path((name, verb)): Path<(String, String)>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Response {
     if !matches!(verb.as_str(), "run" | "backfill" | "clear" | "pause" | "resume") {
         let message = format!("{verb} is no verb of a job: run, backfill, clear, pause, resume");

@@ -1,6 +1,5 @@
 //! The dead letters: which there are, and what is asked for them.
 
-use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::admin::{App, failure, no_answer};
+use super::body::Body;
 use crate::error::{Error, Kind};
 use crate::names::TableName;
 
@@ -140,7 +140,7 @@ fn edited(body: &[u8]) -> Result<Edited, String> {
 async fn settle_one(
     State(app): State<App>,
     Path((id, verb)): Path<(String, String)>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Response {
     let edited = match verb.as_str() {
         "replay" => edited(&body),

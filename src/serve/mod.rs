@@ -6,6 +6,7 @@
 mod admin;
 mod auth;
 mod board;
+mod body;
 mod connectors;
 mod health;
 mod job_metrics;

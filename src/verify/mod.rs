@@ -57,6 +57,9 @@ const ROUNDS_OF_TOPICS: u32 = 8;
 /// The pause between rounds, doubled each time.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// So many keys of a table that break a rule are named; the rest is counted.
+const NAMED: i64 = 100;
+
 /// The stream must pass a position within this time.
 const PASSED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -125,22 +128,32 @@ impl Sides {
         }
         report.masked = pair.masked();
         if pair.model.has_locator() {
-            report.locator = self.count(&sql::locator(&pair.model)).await?;
+            let what = "its locator is wrong, or it stands twice";
+            report.locator = self.broken(&sql::locator(&pair.model), what, &mut report).await?;
         }
         Ok(report)
     }
 
     /// The rules of history that no constraint can hold across leaves.
     async fn intervals(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
-        report.overlaps = self.count(&sql::overlaps(&pair.model)).await?;
-        report.double_currents = self.count(&sql::double_currents(&pair.model)).await?;
+        let (overlaps, doubles) = (sql::overlaps(&pair.model), sql::double_currents(&pair.model));
+        report.overlaps = self.broken(&overlaps, "its versions overlap", report).await?;
+        report.double_currents =
+            self.broken(&doubles, "it has two current versions", report).await?;
         Ok(())
     }
 
-    async fn count(&self, query: &str) -> Result<u64> {
+    /// Names the keys that a query finds; how many there are.
+    async fn broken(&self, query: &str, what: &str, report: &mut TableReport) -> Result<u64> {
         let failed = |error| Error::warehouse("verifying", error);
-        let row = self.warehouse.query_one(query, &[]).await.map_err(failed)?;
-        let count: i64 = row.try_get(0).map_err(failed)?;
+        let rows = self.warehouse.query(query, &[&NAMED]).await.map_err(failed)?;
+        let mut count: i64 = 0;
+        for row in rows {
+            let key: Vec<String> = row.try_get(0).map_err(failed)?;
+            count = row.try_get(1).map_err(failed)?;
+            let difference = Difference { key: key.join(", "), what: what.to_owned() };
+            report.broken.push(difference);
+        }
         Ok(u64::try_from(count).unwrap_or(0))
     }
 

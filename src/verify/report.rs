@@ -32,6 +32,8 @@ pub struct TableReport {
     pub double_currents: u64,
     /// Rows whose locator is wrong.
     pub locator: u64,
+    /// The first keys of those three.
+    pub broken: Vec<Difference>,
     /// Why it was not compared though it could be: it is stopped, or being read.
     pub skipped: Option<String>,
     /// Why it cannot be compared.
@@ -51,6 +53,7 @@ impl Default for TableReport {
             overlaps: 0,
             double_currents: 0,
             locator: 0,
+            broken: Vec::new(),
             skipped: None,
             not_comparable: None,
             masked: Vec::new(),
@@ -61,13 +64,13 @@ impl Default for TableReport {
 impl TableReport {
     /// The table's part of the report for a machine.
     pub fn to_json(&self) -> Value {
+        let named = self.differences.iter().chain(&self.broken);
         let differences: Vec<Value> =
-            self.differences.iter().map(|d| json!({ "key": d.key, "what": d.what })).collect();
+            named.map(|d| json!({ "key": d.key, "what": d.what })).collect();
         let skipped = self.skipped.as_ref().or(self.not_comparable.as_ref());
-        let broken = self.overlaps > 0 || self.double_currents > 0;
         json!({
             "table": self.table.to_string(),
-            "equal": self.is_equal() && !broken && skipped.is_none(),
+            "equal": self.is_equal() && skipped.is_none(),
             "rows": self.rows,
             "differing": self.differing,
             "differences": differences,
@@ -81,7 +84,7 @@ impl TableReport {
     }
 
     fn is_equal(&self) -> bool {
-        self.differing == 0 && self.locator == 0
+        self.differing == 0 && self.locator == 0 && self.overlaps == 0 && self.double_currents == 0
     }
 }
 
@@ -95,12 +98,7 @@ pub struct Report {
 impl Report {
     /// Whether everything was compared and is as it should be.
     pub fn passed(&self) -> bool {
-        let fine = |table: &TableReport| {
-            table.is_equal()
-                && table.overlaps == 0
-                && table.double_currents == 0
-                && table.skipped.is_none()
-        };
+        let fine = |table: &TableReport| table.is_equal() && table.skipped.is_none();
         self.tables.iter().all(fine)
     }
 
@@ -156,22 +154,31 @@ impl Report {
                 let columns = table.masked.join(", ");
                 lines.push(format!("{name}: masked, and so not compared: {columns}"));
             }
-            for difference in &table.differences {
+            for difference in table.differences.iter().chain(&table.broken) {
                 lines.push(format!("{name}: {}: {}", difference.key, difference.what));
             }
             let more = table.differing.saturating_sub(table.differences.len() as u64);
             if more > 0 {
                 lines.push(format!("{name}: {more} more keys differ"));
             }
-            if table.locator > 0 {
-                lines.push(format!("{name}: {} rows with a wrong locator", table.locator));
+            let counted = [
+                (table.locator, "rows with a wrong locator"),
+                (table.overlaps, "versions that overlap"),
+                (table.double_currents, "keys with two current versions"),
+            ];
+            for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
+                lines.push(format!("{name}: {count} {what}"));
             }
             if table.changing > 0 {
                 let changing = table.changing;
                 lines.push(format!("{name}: {changing} keys changed whenever they were looked at"));
             }
-            if !table.is_equal() {
+            if table.differing > 0 || table.locator > 0 {
                 lines.push(format!("  remedy: siltstone table resync {name}"));
+            }
+            if table.overlaps > 0 || table.double_currents > 0 {
+                let what = "which makes its history anew from the events in its raw table";
+                lines.push(format!("  remedy: siltstone table resync {name} --from raw, {what}"));
             }
         }
         lines

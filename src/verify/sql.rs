@@ -176,32 +176,43 @@ fn as_text(value: &str, is_xml: bool) -> String {
     }
 }
 
-/// Versions of one key that overlap.
+/// The key's columns, and an array of them as text.
+fn key_of(model: &Model) -> (String, String) {
+    let key = quote::idents(model.key.iter().map(String::as_str));
+    let texts: Vec<String> =
+        model.key.iter().map(|name| format!("{}::text", quote::ident(name))).collect();
+    (key, format!("array[{}]", texts.join(", ")))
+}
+
+/// The keys whose versions overlap, so many times, and how many are named in all; at most $1 of them.
 pub(super) fn overlaps(model: &Model) -> String {
-    let key = quote::idents(model.key.iter().map(String::as_str));
+    let (key, texts) = key_of(model);
     format!(
-        "select count(*) from (select valid_to > lead(valid_from) over (partition by {key} \
-         order by valid_from, valid_to) as twice from {}) v where twice",
+        "select {texts}, (sum(count(*)) over ())::int8 from (select {key}, valid_to > lead(valid_from) \
+         over (partition by {key} order by valid_from, valid_to) as twice from {}) v where twice \
+         group by {key} order by {key} limit $1",
         model.quoted()
     )
 }
 
-/// Keys with two current versions.
+/// The keys with two current versions, and how many there are; at most $1 of them.
 pub(super) fn double_currents(model: &Model) -> String {
-    let key = quote::idents(model.key.iter().map(String::as_str));
+    let (key, texts) = key_of(model);
     format!(
-        "select count(*) from (select 1 from {} where is_current group by {key} \
-         having count(*) > 1) v",
+        "select {texts}, count(*) over () from {} where is_current group by {key} \
+         having count(*) > 1 order by {key} limit $1",
         model.quoted()
     )
 }
 
-/// Rows whose locator is missing, superfluous or wrong.
+/// The keys whose locator is missing, superfluous or wrong, as that of a row that stands twice, and how many
+/// there are; at most $1 of them.
 pub(super) fn locator(model: &Model) -> String {
-    let key = quote::idents(model.key.iter().map(String::as_str));
+    let (key, texts) = key_of(model);
     let by = model.partition.as_ref().map_or(String::new(), |p| quote::ident(&p.by));
     format!(
-        "select count(*) from {} l full join {} t using ({key}) where l.{by} is distinct from t.{by}",
+        "select {texts}, count(*) over () from {} l full join {} t using ({key}) \
+         where l.{by} is distinct from t.{by} order by {key} limit $1",
         quote::table(&model.locator()),
         model.quoted()
     )

@@ -15,7 +15,7 @@ use crate::names::TableName;
 use crate::position::Positions;
 use crate::postgres::Session;
 use crate::progress::requests::{self, Request, Verb};
-use crate::progress::tables::{State, TableRecord};
+use crate::progress::tables::State;
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{dead_letters, partitions, pending, tables};
 use crate::serve::PartitionReport;
@@ -191,28 +191,15 @@ impl Control {
             return Ok(false);
         }
         let records = tables::read(&*transaction, &self.shared.connector().name).await?;
-        let meant = |record: &&TableRecord| match &request.table {
-            Some(table) => record.table == *table,
-            None if request.verb == Verb::Pause => record.state == State::Streaming,
-            None => record.state == State::Stopped,
-        };
-        let (mut done, mut answers) = (true, Vec::new());
-        for record in records.iter().filter(meant) {
-            let (carried_out, answer) = match request.verb {
+        let mut answers = Vec::new();
+        for record in records.iter().filter(|record| asked::means(request, record)) {
+            answers.push(match request.verb {
                 Verb::Resync | Verb::ResyncWhere => (false, cannot_read(&record.table)),
                 Verb::Rebuild => (false, cannot_rebuild(&record.table)),
                 verb => asked::hold_or_let_go(&transaction, verb, record).await?,
-            };
-            done &= carried_out;
-            answers.push(answer);
+            });
         }
-        if answers.is_empty() {
-            (done, answers) = match &request.table {
-                Some(table) => (false, vec![format!("the connector feeds no table {table}")]),
-                None => (true, vec!["there is no such table".to_owned()]),
-            };
-        }
-        let answer = answers.join("; ");
+        let (done, answer) = asked::together(request, answers);
         requests::answer(&*transaction, request.id, done, &answer).await?;
         transaction.commit().await?;
         tracing::info!(done, "{answer}");

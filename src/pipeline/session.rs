@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::branches::Branches;
 use super::confirm::confirm;
 use super::control::Control;
 use super::cutting::Job;
@@ -18,7 +19,7 @@ use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
-use super::rights::{leave_out_unowned, leave_out_untold};
+use super::rights::{leave_out_unowned, leave_out_untold, refuse_unmade};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, await_promotion, start_stream};
@@ -136,6 +137,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     if setup.no_ddl {
         leave_out_untold(&mut resolved, &source, &mut untold).await?;
     }
+    refuse_unmade(&resolved, &source, (version, &connector.name)).await?;
     leave_out_unowned(&mut resolved, &untold, &connector.name);
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
@@ -150,10 +152,13 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
         publication::ensure(&source, wanted, version).await?;
     }
     leaves_ahead(&shared, &planned).await?;
+    // before anything is read of them
+    let branches = Branches::learn(&shared, (&source, &mut warehouse), &planned).await?;
     let left_out = [resolved.left_out.as_slice(), &more].concat();
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
+    let control = control.knowing(branches);
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }
 

@@ -51,17 +51,17 @@ pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
     branches: Branches,
     /// what was left out at first for what the source has or lacks
-    left_out: Option<Vec<TableName>>,
+    left_out: Vec<TableName>,
 }
 
 impl Control {
     pub(super) fn new(shared: Arc<Shared>) -> Control {
-        Control { shared, branches: Branches::default(), left_out: None }
+        Control { shared, branches: Branches::default(), left_out: Vec::new() }
     }
 
-    /// The same, with what is known of the source's leaves.
-    pub(super) fn knowing(self, branches: Branches) -> Control {
-        Control { branches, ..self }
+    /// The same, with what is known of the source's leaves and of what was left out at first.
+    pub(super) fn knowing(self, branches: Branches, left_out: Vec<TableName>) -> Control {
+        Control { branches, left_out, ..self }
     }
 
     /// `table resync --all` is carried out before the slot is looked at: it is the remedy where the
@@ -207,14 +207,13 @@ impl Control {
 
     /// Whether the source has a table for us that is neither fed nor left out, or one that is fed and
     /// may be published no more, or is another one of the same name; or one that was left out for what is mended.
-    async fn has_other_tables(&mut self, source: &Session, resolved: &Resolved) -> Result<bool> {
-        let shared = self.shared.clone();
+    async fn has_other_tables(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
+        let shared = &self.shared;
         let connector = shared.connector();
         let catalogue = catalog::tables(&**source).await?;
         let now = resolve(connector, &shared.setup.models, catalogue.clone(), &shared.extensions)?;
         let now: Vec<TableName> = now.left_out.into_iter().map(|out| out.table).collect();
-        let before = self.left_out.get_or_insert_with(|| now.clone());
-        if before.iter().any(|table| !now.contains(table)) {
+        if self.left_out.iter().any(|table| !now.contains(table)) {
             return Ok(true);
         }
         Ok(catalogue.iter().any(|table| {

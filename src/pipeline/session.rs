@@ -125,6 +125,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     let extensions = crate::merge::extension_types(&*warehouse).await?;
     let catalogue = catalog::tables(&*source).await?;
     let mut resolved = resolve(connector, &setup.models, catalogue, &extensions)?;
+    let left_out_first = resolved.left_out.iter().map(|out| out.table.clone()).collect();
     if let Some(because) = &resolved.text_because {
         tracing::info!("values travel as text, because {because}");
     }
@@ -158,7 +159,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
-    let control = control.knowing(branches);
+    let control = control.knowing(branches, left_out_first);
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }
 

@@ -70,7 +70,7 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
     let Some(fence) = owner::become_owner(setup, &mut warehouse, stop.clone()).await? else {
         return Ok(End::Stopped);
     };
-    match as_owner(setup, fence, warehouse, stop).await {
+    match Box::pin(as_owner(setup, fence, warehouse, stop)).await {
         // by `siltstone apply`, and then it may begin anew; or by another instance, and then it may not
         Err(error) if error.kind() == Kind::Fenced => {
             tracing::info!(connector = connector.name, "it begins a new session: it was told to");

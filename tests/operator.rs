@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::service::{free_port, http, with_admin};
-use crate::support::{Site, block_on};
+
+use crate::support::{Proxy, Site, block_on};
 
 const TABLES: &str = "create table users (id bigint primary key, email text);
     insert into users select i, 'u' || i from generate_series(1, 100) i;
@@ -197,6 +198,102 @@ fn a_removed_connector_leaves_nothing_but_its_tables() {
             assert_eq!(site.at_warehouse(&left).await, ["0"], "{table}");
         }
         assert_eq!(count(&site, "users").await, "100");
+    });
+}
+
+/// Runs a verb; its exit code and what it says.
+fn exit(site: &Site, arguments: &[&str]) -> (i32, String) {
+    let output = site.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn status_tells_what_keeps_a_connector_from_its_work() {
+    block_on(async {
+        let mut site = Site::new("standing").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("2 streaming, as it left them"), "{text}");
+        // the source is away
+        let right = site.source_url.clone();
+        let port = Proxy::free_port().await;
+        let (head, _) = right.rsplit_once(':').unwrap();
+        let database = right.rsplit_once('/').unwrap().1;
+        site.source_url = format!("{head}:{port}/{database}");
+        let running = site.start();
+        let told = "select count(*) = 1 from audit.standing where state = 'waiting'";
+        site.until("told that it waits", told).await;
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 75, "{text}");
+        assert!(text.contains("waiting for "), "{text}");
+        assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+        let (code, text) = exit(&site, &["why", "cleansed.users"]);
+        assert!(code == 0 && text.contains("the connector is waiting for "), "{text}");
+        assert!(running.stop().await.is_ok());
+        // it is back
+        site.source_url = right;
+        let running = site.start();
+        site.until("works", "select count(*) = 0 from audit.standing").await;
+        let (code, text) = exit(&site, &["status"]);
+        assert!(code == 0 && text.contains(": running, owner"), "{text}");
+        let name = site.name.clone();
+        assert!(ask(&site, &["connector", "pause", &name, "--wait"]).0);
+        let (_, text) = exit(&site, &["status"]);
+        assert!(text.contains(": paused, owner"), "{text}");
+        assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
+        assert!(running.stop().await.is_ok());
+        // what ended it is told behind its end
+        site.shop(&format!("select pg_drop_replication_slot('siltstone_{name}')")).await;
+        let ended = site.start().ended().await.unwrap_err();
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 65, "{text}");
+        assert!(
+            text.contains("it stopped 0 s ago") || text.contains("it stopped 1 s ago"),
+            "{text}"
+        );
+        assert!(text.contains(&ended.reason()), "{text}");
+        assert!(text.contains("siltstone table resync --all"), "{text}");
+    });
+}
+
+#[test]
+fn tables_that_are_left_out_are_told_of() {
+    block_on(async {
+        let site = Site::new("leftout").await;
+        site.shop(TABLES).await;
+        site.shop(
+            "create table nokey (v int); insert into nokey values (1);
+             create table docs (id bigint primary key)",
+        )
+        .await;
+        let there = "create schema cleansed; create table cleansed.docs (id bigint);
+            insert into cleansed.docs values (1)";
+        site.warehouse.batch_execute(there).await.unwrap();
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 65, "{text}");
+        assert!(text.contains("cleansed.nokey is left out"), "{text}");
+        assert!(text.contains("cleansed.docs is left out"), "{text}");
+        assert!(text.contains("replica identity"), "{text}");
+        let (code, text) = exit(&site, &["table", "list"]);
+        assert!(code == 0 && text.contains("cleansed.nokey"), "{text}");
+        for name in ["cleansed.nokey", "public.nokey"] {
+            let (code, text) = exit(&site, &["why", name]);
+            assert_eq!(code, 0, "{text}");
+            assert!(text.contains("cleansed.nokey is left out"), "{text}");
+        }
+        let (code, text) = exit(&site, &["verify", "cleansed.docs"]);
+        assert!(code == 65 && text.contains("it is left out: "), "{code} {text}");
+        // mended, it is taken
+        site.shop("alter table nokey add primary key (v)").await;
+        site.warehouse.batch_execute("drop table cleansed.docs").await.unwrap();
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["status"]);
+        assert!(code == 0 && !text.contains("left out"), "{text}");
     });
 }
 

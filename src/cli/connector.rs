@@ -77,7 +77,7 @@ impl Connector {
 }
 
 async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> {
-    for connector in &spec.connectors {
+    for connector in spec.commons() {
         let told = account::connector(&**warehouse, &connector.name).await?;
         if json {
             println!("{told}");
@@ -89,7 +89,7 @@ async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> 
 }
 
 async fn ask(spec: &Spec, warehouse: &Session, verb: Verb, which: Which) -> Result<ExitCode> {
-    if !spec.connectors.iter().any(|connector| connector.name == which.name) {
+    if !spec.commons().any(|connector| connector.name == which.name) {
         return Err(unknown(&which.name));
     }
     let id = requests::ask(&**warehouse, verb, &which.name, &About::default()).await?;

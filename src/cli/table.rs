@@ -11,6 +11,7 @@ use crate::names::TableName;
 use crate::pipeline::check_condition;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, Verb};
+use crate::progress::standing::left_out;
 use crate::progress::tables::{self, TableRecord};
 use crate::spec::Spec;
 use crate::warehouse::migrate;
@@ -111,6 +112,20 @@ async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> 
                 println!("    {reason}");
             }
             if let Some(remedy) = &record.remedy {
+                println!("    remedy: {remedy}");
+            }
+        }
+        for out in left_out(&**warehouse, connector).await? {
+            if json {
+                let told = serde_json::json!({
+                    "connector": connector, "name": out.table.to_string(), "state": "left_out",
+                    "reason": out.why, "remedy": out.remedy,
+                });
+                println!("{told}");
+                continue;
+            }
+            println!("{:<40} left out\n    {}", out.table.to_string(), out.why);
+            if let Some(remedy) = &out.remedy {
                 println!("    remedy: {remedy}");
             }
         }

@@ -10,7 +10,9 @@ use super::intake::End;
 use super::kinds::AnySetup;
 use super::ladder;
 use super::shared::Setup;
+use super::standing;
 use crate::error::{Policy, Result};
+use crate::progress::standing::Standing;
 use crate::serve::Phase;
 
 /// The first and the longest pause before another try.
@@ -84,6 +86,7 @@ pub(super) async fn run(
                 if ladder::lacks_warehouse(error.kind()) {
                     setup.guard().await;
                 }
+                standing::tell(&setup, Standing::Waiting, &error).await;
                 rest(&mut pause, stop.clone()).await;
             }
             // a failure of a table is the session's to note; here it has no table to it
@@ -94,6 +97,7 @@ pub(super) async fn run(
             | Policy::Stop => {
                 let reason = error.reason();
                 setup.board.phase(Phase::Stopped, Some(&reason), error.remedy_text());
+                standing::tell(&setup, Standing::Stopped, &error).await;
                 return Err(error);
             }
         }

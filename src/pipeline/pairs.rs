@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::merge::{StoredColumn, columns, extension_types};
 use crate::names::TableName;
 use crate::postgres::{Endpoint, Side, connect};
+use crate::progress::standing;
 use crate::progress::tables::{self, State};
 use crate::spec::{Connector, Kafka, Model, Spec, mirror};
 use crate::verify::{Against, Pair, Report, TableReport, compare};
@@ -31,6 +32,7 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
     let catalogue = catalog::tables(&*source).await?;
     let resolved = resolve(connector, &spec.models, catalogue, &extensions)?;
     let records = tables::read(&*warehouse, &connector.name).await?;
+    let noted = standing::left_out(&*warehouse, &connector.name).await?;
     let mut pairs = Vec::new();
     for fed in &resolved.fed {
         for model in &fed.models {
@@ -39,7 +41,10 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
             }
             let record = records.iter().find(|record| record.table == model.table);
             let skipped = match record {
-                None => Some("it is not in the warehouse yet".to_owned()),
+                None => Some(match noted.iter().find(|out| out.table == model.table) {
+                    Some(out) => format!("it is left out: {}", out.why),
+                    None => "the service has not taken it up yet".to_owned(),
+                }),
                 Some(record) if record.state == State::Streaming => None,
                 Some(record) => {
                     let reason = record.reason.as_deref().unwrap_or("no reason is known");

@@ -25,7 +25,7 @@ use super::start::{Start, await_promotion, start_stream};
 use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use super::wall::Wall;
-use super::{chunks, halt, ladder, owner, standby};
+use super::{chunks, halt, ladder, owner, standby, standing};
 use crate::capture::LogEnd;
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
@@ -154,6 +154,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
+    standing::works(&shared, &standing::left_out(&shared, &resolved, &more)).await?;
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }
 

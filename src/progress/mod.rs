@@ -26,6 +26,7 @@ pub mod pending;
 pub mod poison;
 pub mod requests;
 pub mod schemas;
+pub mod standing;
 mod store;
 pub mod tables;
 pub mod turns;

@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 11] = [
+const MIGRATIONS: [(i32, &str, &str); 12] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -21,6 +21,7 @@ const MIGRATIONS: [(i32, &str, &str); 11] = [
     (9, "jobs", include_str!("../../sql/migrations/0009_jobs.sql")),
     (10, "marts", include_str!("../../sql/migrations/0010_marts.sql")),
     (15, "held_back", include_str!("../../sql/migrations/0015_held_back.sql")),
+    (16, "standing", include_str!("../../sql/migrations/0016_standing.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

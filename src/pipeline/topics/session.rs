@@ -39,7 +39,7 @@ use super::super::intake::End;
 use super::super::lane::{Lane, Progress};
 use super::super::router::Router;
 use super::super::session::{Ended, limits, wait};
-use super::super::{halt, owner};
+use super::super::{halt, owner, standing};
 
 /// Everything is waited for that the topics hold, but not that they begin to exist.
 const GIVEN_WITHIN: Duration = Duration::from_secs(30);
@@ -215,6 +215,7 @@ async fn run_tasks(
         looked: Instant::now(),
         scratch: Vec::new(),
     };
+    standing::works(shared, &[]).await?;
     board.phase(Phase::Streaming, None, None);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { Ended::Intake(intake.run().await) });

@@ -261,6 +261,29 @@ fn status_tells_what_keeps_a_connector_from_its_work() {
 }
 
 #[test]
+fn verify_tells_at_once_that_a_connector_is_paused() {
+    block_on(async {
+        let site = Site::new("verifypaused").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let name = site.name.clone();
+        assert!(ask(&site, &["connector", "pause", &name, "--wait"]).0);
+        site.shop("insert into users values (101, 'later')").await;
+        let asked = std::time::Instant::now();
+        let (code, text) = exit(&site, &["verify"]);
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+        assert_eq!(code, 75, "{text}");
+        assert!(text.contains("is paused by "), "{text}");
+        assert!(text.contains(&format!("siltstone connector resume {name}")), "{text}");
+        assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
+        let (code, text) = exit(&site, &["verify"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
 fn tables_that_are_left_out_are_told_of() {
     block_on(async {
         let site = Site::new("leftout").await;

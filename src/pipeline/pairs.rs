@@ -11,6 +11,7 @@ use crate::names::TableName;
 use crate::postgres::{Endpoint, Side, connect};
 use crate::progress::standing;
 use crate::progress::tables::{self, State};
+use crate::progress::wanted::{self, Wanted};
 use crate::spec::{Connector, Kafka, Model, Spec, mirror};
 use crate::verify::{Against, Pair, Report, TableReport, compare};
 
@@ -93,6 +94,15 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
     Ok(Pairs { pairs, unfed, left_out })
 }
 
+/// That an operator lets a connector rest, with who said so and when.
+async fn resting(spec: &Spec, connector: &str) -> Result<Option<String>> {
+    let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone verify").await?;
+    Ok(match wanted::read(&*warehouse, connector).await? {
+        Wanted::Running => None,
+        Wanted::Paused(by) | Wanted::Stopped(by) => Some(by),
+    })
+}
+
 /// Compares a connector's tables.
 pub async fn verify_connector(
     spec: &Spec,
@@ -104,7 +114,9 @@ pub async fn verify_connector(
         tracing::warn!(%table, "not in the warehouse, and not compared: {why}");
     }
     let (name, slot) = (connector.name.as_str(), Some(connector.slot.as_str()));
-    let against = Against { connector: name, source: &connector.endpoint, slot };
+    let resting = resting(spec, name).await?;
+    let resting = resting.as_deref();
+    let against = Against { connector: name, source: &connector.endpoint, slot, resting };
     let mut report = compare(against, &spec.settings.warehouse, &pairs).await?;
     report.tables.extend(unfed.into_iter().map(|(table, why)| TableReport {
         table,
@@ -126,7 +138,9 @@ pub async fn verify_topics(
             .remedy("write the url of the Postgres that Debezium reads; nothing else uses it"));
     };
     let pairs = topic_pairs(spec, (connector, endpoint), only).await?;
-    let against = Against { connector: &connector.name, source: endpoint, slot: None };
+    let resting = resting(spec, &connector.name).await?;
+    let resting = resting.as_deref();
+    let against = Against { connector: &connector.name, source: endpoint, slot: None, resting };
     compare(against, &spec.settings.warehouse, &pairs).await
 }
 

@@ -193,11 +193,21 @@ fn a_removed_connector_leaves_nothing_but_its_tables() {
         );
         assert_eq!(site.at_source(&slots).await, ["0"]);
         assert_eq!(site.at_source("select count(*) from pg_publication").await, ["0"]);
-        for table in ["tables", "progress", "slots", "snapshot_chunks", "connectors"] {
+        for table in ["tables", "progress", "slots", "snapshot_chunks"] {
             let left = format!("select count(*) from audit.{table} where connector = '{name}'");
             assert_eq!(site.at_warehouse(&left).await, ["0"], "{table}");
         }
         assert_eq!(count(&site, "users").await, "100");
+        // its file is there, so it stays stopped; without, nothing is known of it any more
+        assert!(text.contains("it stays stopped"), "{text}");
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.tables").await, ["0"]);
+        site.remove("connectors/shop.yaml");
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes"]);
+        assert!(done, "{text}");
+        assert_eq!(site.at_warehouse("select count(*) from audit.connectors").await, ["0"]);
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes"]);
+        assert!(!done && text.contains("there is no connector"), "{text}");
     });
 }
 
@@ -257,6 +267,47 @@ fn status_tells_what_keeps_a_connector_from_its_work() {
         );
         assert!(text.contains(&ended.reason()), "{text}");
         assert!(text.contains("siltstone table resync --all"), "{text}");
+    });
+}
+
+#[test]
+fn a_connector_is_removed_beside_its_service() {
+    block_on(async {
+        let mut site = Site::new("removedbeside").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let name = site.name.clone();
+        assert!(ask(&site, &["connector", "stop", &name, "--wait"]).0);
+        // a role that may drop the slot, and not the publications
+        let role = format!("{name}_reader");
+        site.shop(&format!("create role {role} login replication superuser password 'x'")).await;
+        site.shop(&format!("alter role {role} nosuperuser")).await;
+        let right = site.source_url.clone();
+        let (_, behind) = right.rsplit_once('@').unwrap();
+        site.source_url = format!("postgres://{role}:x@{behind}");
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
+        assert!(done && text.contains("is another role's: as its owner, drop publication"), "{text}");
+        site.source_url = right;
+        let slots = format!(
+            "select count(*) from pg_replication_slots where slot_name = 'siltstone_{name}'"
+        );
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        // by its owner, once more
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
+        assert!(done, "{text}");
+        assert_eq!(site.at_source("select count(*) from pg_publication").await, ["0"]);
+        // longer than the lease is renewed in
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let (_, text) = ask(&site, &["status"]);
+        assert!(text.contains(": stopped, owner") && !text.contains("connector remove"), "{text}");
+        assert_eq!(site.at_warehouse("select count(*) from audit.tables").await, ["0"]);
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
+        // with keys they are adopted again, if they are empty
+        site.until("it goes on", "select count(*) > 0 from audit.owner o join audit.slots s
+            on o.resource = 'connector:' || s.connector").await;
+        assert!(running.stop().await.is_ok());
     });
 }
 

@@ -153,6 +153,25 @@ fn a_connector_rests_as_connects_scripts_know_it() {
         assert_eq!(http(port, "PUT", &at("/resume"), "s3cret").0, 202);
         becomes("RUNNING").await;
         site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        let expanded = http(port, "GET", "/connectors?expand=status&expand=info", "r3ad");
+        let expanded: serde_json::Value = serde_json::from_str(&expanded.1).unwrap();
+        let (status, info) = (&expanded[&site.name]["status"], &expanded[&site.name]["info"]);
+        assert_eq!(status["connector"]["state"], "RUNNING", "{expanded}");
+        assert_eq!((&status["type"], &info["type"]), (&"source".into(), &"source".into()));
+        assert_eq!(info["tasks"][0]["task"], 0, "{expanded}");
+        assert_eq!(info["config"]["slot.name"], format!("siltstone_{}", site.name), "{expanded}");
+        let (code, info) = http(port, "GET", "/connectors?expand=info", "r3ad");
+        assert!(code == 200 && info.contains("\"info\"") && !info.contains("\"status\""), "{info}");
+        let (code, config) = http(port, "GET", &at("/config"), "r3ad");
+        assert!(code == 200 && config.contains("siltstone.postgres"), "{config}");
+        assert!(!config.contains(site.source_url.split([':', '@']).nth(2).unwrap()), "{config}");
+        let (code, tasks) = http(port, "GET", &at("/tasks"), "r3ad");
+        assert!(code == 200 && tasks.contains("\"task\":0"), "{tasks}");
+        assert_eq!(http(port, "GET", &at("/tasks/0/status"), "r3ad").0, 200);
+        assert_eq!(http(port, "PUT", &at("/config"), "s3cret").0, 405);
+        assert_eq!(http(port, "POST", &at("/tasks/0/restart"), "r3ad").0, 403);
+        assert_eq!(http(port, "POST", &at("/tasks/1/restart"), "s3cret").0, 404);
+        assert_eq!(http(port, "POST", &at("/tasks/0/restart"), "s3cret").0, 202);
         assert_eq!(http(port, "POST", &at("/restart"), "s3cret").0, 202);
         assert_eq!(http(port, "DELETE", &at("/offsets"), "s3cret").0, 400);
         assert_eq!(http(port, "PATCH", &at("/offsets"), "s3cret").0, 400);
@@ -287,7 +306,10 @@ fn a_connector_is_removed_beside_its_service() {
         let (_, behind) = right.rsplit_once('@').unwrap();
         site.source_url = format!("postgres://{role}:x@{behind}");
         let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
-        assert!(done && text.contains("is another role's: as its owner, drop publication"), "{text}");
+        assert!(
+            done && text.contains("is another role's: as its owner, drop publication"),
+            "{text}"
+        );
         site.source_url = right;
         let slots = format!(
             "select count(*) from pg_replication_slots where slot_name = 'siltstone_{name}'"
@@ -305,8 +327,12 @@ fn a_connector_is_removed_beside_its_service() {
         assert_eq!(site.at_source(&slots).await, ["0"]);
         assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
         // with keys they are adopted again, if they are empty
-        site.until("it goes on", "select count(*) > 0 from audit.owner o join audit.slots s
-            on o.resource = 'connector:' || s.connector").await;
+        site.until(
+            "it goes on",
+            "select count(*) > 0 from audit.owner o join audit.slots s
+            on o.resource = 'connector:' || s.connector",
+        )
+        .await;
         assert!(running.stop().await.is_ok());
     });
 }

@@ -167,8 +167,9 @@ async fn refuse_at_work(
         return Ok(());
     }
     let owner = told["owner"].as_str().unwrap_or("an instance");
-    Err(usage(format!("{owner} still runs {name}, by the file that it had"))
-        .remedy("send it SIGHUP (kill -HUP), so that it sees that the file is gone; then this again"))
+    Err(usage(format!("{owner} still runs {name}, by the file that it had")).remedy(
+        "send it SIGHUP (kill -HUP), so that it sees that the file is gone; then this again",
+    ))
 }
 
 /// Forgets a connector in the warehouse. An instance that has it begins anew, and finds it stopped, or

@@ -204,7 +204,8 @@ impl Sides {
     fn refuse_at_rest(&self) -> Result<()> {
         let Some(resting) = &self.resting else { return Ok(()) };
         let connector = &self.connector;
-        let what = format!("{connector} is {resting}: what has changed at its source is yet to come");
+        let what =
+            format!("{connector} is {resting}: what has changed at its source is yet to come");
         let remedy = format!("siltstone connector resume {connector}");
         Err(Error::new(Kind::Busy, what).remedy(remedy))
     }

@@ -107,6 +107,9 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { code } else { ExitCode::from(74) };
         }
     };
+    if !matches!(arguments.verb, Verb::Run(_) | Verb::Demo(_) | Verb::Bench(_)) {
+        end_with_the_reader();
+    }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("another TLS provider is installed already");
     }
@@ -127,6 +130,23 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// What prints and ends does so quietly when nobody reads on (`siltstone status | head -1`), with the code
+/// of a program that SIGPIPE ends. The signal itself stays ignored, or a server that goes away in the
+/// middle of a write would end us without a word.
+fn end_with_the_reader() {
+    /// 128 and the number of SIGPIPE.
+    const NOBODY_READS: i32 = 141;
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // as `println!` says it
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to std") && said.contains("os error 32") {
+            std::process::exit(NOBODY_READS);
+        }
+        otherwise(panic);
+    }));
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
@@ -161,7 +181,9 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Sql(sql) => sql.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "siltstone", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "siltstone", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
     }

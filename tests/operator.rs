@@ -361,6 +361,21 @@ fn verify_tells_at_once_that_a_connector_is_paused() {
 }
 
 #[test]
+fn verify_of_nothing_is_no_success() {
+    block_on(async {
+        let site = Site::new("verifynothing").await;
+        site.shop(TABLES).await;
+        site.connector("tables: [\"public.none_*\"]\ntarget_schema: cleansed\n");
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["verify"]);
+        assert!(code == 65 && text.contains("nothing was compared"), "{code} {text}");
+        site.file("connectors/shop.yaml", "name: shop\nkind: postgres\nenabled: false\n");
+        let (code, text) = exit(&site, &["verify"]);
+        assert!(code == 78 && text.contains("no connector is enabled"), "{code} {text}");
+    });
+}
+
+#[test]
 fn tables_that_are_left_out_are_told_of() {
     block_on(async {
         let site = Site::new("leftout").await;

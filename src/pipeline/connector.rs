@@ -11,7 +11,7 @@ use super::kinds::AnySetup;
 use super::ladder;
 use super::shared::Setup;
 use super::standing;
-use crate::error::{Policy, Result};
+use crate::error::{Error, Policy, Result};
 use crate::progress::standing::Standing;
 use crate::serve::Phase;
 
@@ -83,11 +83,10 @@ pub(super) async fn run(
                     "{reason}; trying again in {:.1} s",
                     pause.as_secs_f32()
                 );
-                setup.board.phase(Phase::Waiting, Some(&reason), error.remedy_text());
+                tell(&setup, (Phase::Waiting, Standing::Waiting), &error).await;
                 if ladder::lacks_warehouse(error.kind()) {
                     setup.guard().await;
                 }
-                standing::tell(&setup, Standing::Waiting, &error).await;
                 rest(&mut pause, stop.clone()).await;
             }
             // a failure of a table is the session's to note; here it has no table to it
@@ -96,13 +95,17 @@ pub(super) async fn run(
             | Policy::RereadTable
             | Policy::Human
             | Policy::Stop => {
-                let reason = error.reason();
-                setup.board.phase(Phase::Stopped, Some(&reason), error.remedy_text());
-                standing::tell(&setup, Standing::Stopped, &error).await;
+                tell(&setup, (Phase::Stopped, Standing::Stopped), &error).await;
                 return Err(error);
             }
         }
     }
+}
+
+/// Tells what keeps it from its work, on the board and in the warehouse.
+async fn tell(setup: &AnySetup, (phase, standing): (Phase, Standing), error: &Error) {
+    setup.board.phase(phase, Some(&error.reason()), error.remedy_text());
+    standing::tell(setup, standing, error).await;
 }
 
 /// Whether pauses begin anew behind a session: waiting for a connection is no work.

@@ -155,6 +155,7 @@ async fn as_owner(
     };
     let core = Core::open(setup.basis.clone(), fence, true, reads).await?;
     let shared = Arc::new(core);
+    standing::works(&shared, &[]).await?;
     let ended = match again::read_again(setup, &shared, &places, &mut warehouse).await {
         Ok(()) => run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await,
         Err(error) => Err(error),
@@ -215,7 +216,6 @@ async fn run_tasks(
         looked: Instant::now(),
         scratch: Vec::new(),
     };
-    standing::works(shared, &[]).await?;
     board.phase(Phase::Streaming, None, None);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { Ended::Intake(intake.run().await) });

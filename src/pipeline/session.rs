@@ -18,7 +18,7 @@ use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
-use super::rights::{leave_out_unowned, leave_out_untold};
+use super::rights::{leave_out_unowned, leave_out_untold, unmade};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, await_promotion, start_stream};
@@ -129,6 +129,10 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     }
     let binary = resolved.text_because.is_none();
     let version = settings.version;
+    let unmade = unmade(&source, settings.cannot_publish.as_ref(), &resolved.publications).await?;
+    if let Some(finding) = unmade {
+        tracing::warn!(remedy = finding.remedy, "the source: {}", finding.what);
+    }
     let mut untold = Vec::new();
     for wanted in &resolved.publications {
         untold.extend(publication::untold(&source, wanted, version).await?);

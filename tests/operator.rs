@@ -280,10 +280,7 @@ fn status_tells_what_keeps_a_connector_from_its_work() {
         let ended = site.start().ended().await.unwrap_err();
         let (code, text) = exit(&site, &["status"]);
         assert_eq!(code, 65, "{text}");
-        assert!(
-            text.contains("it stopped 0 s ago") || text.contains("it stopped 1 s ago"),
-            "{text}"
-        );
+        assert!(text.contains("it stopped "), "{text}");
         assert!(text.contains(&ended.reason()), "{text}");
         assert!(text.contains("siltstone table resync --all"), "{text}");
     });
@@ -300,8 +297,7 @@ fn a_connector_is_removed_beside_its_service() {
         assert!(ask(&site, &["connector", "stop", &name, "--wait"]).0);
         // a role that may drop the slot, and not the publications
         let role = format!("{name}_reader");
-        site.shop(&format!("create role {role} login replication superuser password 'x'")).await;
-        site.shop(&format!("alter role {role} nosuperuser")).await;
+        site.shop(&format!("create role {role} login replication password 'x'")).await;
         let right = site.source_url.clone();
         let (_, behind) = right.rsplit_once('@').unwrap();
         site.source_url = format!("postgres://{role}:x@{behind}");
@@ -357,6 +353,80 @@ fn verify_tells_at_once_that_a_connector_is_paused() {
         let (code, text) = exit(&site, &["verify"]);
         assert_eq!(code, 0, "{text}");
         assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_broken_file_hides_nothing() {
+    block_on(async {
+        let site = Site::new("brokenfile").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        site.connector("tables: 7\n");
+        for arguments in [&["status"][..], &["table", "list"], &["why", "cleansed.users"]] {
+            let (code, text) = exit(&site, arguments);
+            assert_eq!(code, if arguments[0] == "status" { 78 } else { 0 }, "{text}");
+            assert!(text.contains("the files are refused: connectors/shop.yaml:"), "{text}");
+            assert!(text.contains("streaming"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_resync_is_waited_for_until_the_table_streams() {
+    block_on(async {
+        let site = Site::new("resyncwait").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let (done, text) = ask(&site, &["table", "pause", "cleansed.users"]);
+        assert!(done && text.contains("--wait tells what became of it"), "{text}");
+        let paused = "select count(*) = 1 from audit.tables where state = 'paused'";
+        site.until("paused", paused).await;
+        let (done, text) = ask(&site, &["table", "resync", "cleansed.users", "--yes", "--wait"]);
+        assert!(
+            done && text.contains("will be read again; it was paused, and goes on then"),
+            "{text}"
+        );
+        assert!(text.contains("cleansed.users streams again"), "{text}");
+        assert_eq!(site.at_warehouse(STREAMING).await, ["t"]);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn verify_waits_for_a_table_that_is_about_to_go_on() {
+    block_on(async {
+        let site = Site::new("aboutto").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let set = |state: &str| {
+            format!("update audit.tables set state = '{state}' where table_name = 'cleansed.users'")
+        };
+        site.warehouse.batch_execute(&set("catching_up")).await.unwrap();
+        let mut command = site.command(&["verify"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let verifying = tokio::task::spawn_blocking(move || command.output().unwrap());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        site.warehouse.batch_execute(&set("streaming")).await.unwrap();
+        let output = verifying.await.unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{text}");
+    });
+}
+
+#[test]
+fn readers_that_are_not_there_are_named() {
+    block_on(async {
+        let site = Site::new("noreader").await;
+        site.shop(TABLES).await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\", readers: [nobody_knows] }\n",
+        );
+        let (code, text) = exit(&site, &["validate", "--connect"]);
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains("the warehouse has no role nobody_knows"), "{text}");
     });
 }
 
@@ -420,7 +490,9 @@ fn files_are_read_again_at_sighup() {
         let tables =
             |list: &str| site.connector(&format!("tables: [{list}]\ntarget_schema: cleansed\n"));
         tables("\"public.users\"");
-        let mut child = site.spawn(&["run"]);
+        let path = site.config().with_file_name("log");
+        let log = std::fs::File::create(&path).unwrap();
+        let mut child = site.command(&["run"]).stderr(Stdio::from(log)).spawn().unwrap();
         let one = "select count(*) = 1 and bool_and(state = 'streaming') from audit.tables";
         site.until("streaming", one).await;
         let since = "select since from audit.owner where resource like 'connector:%'";
@@ -431,6 +503,12 @@ fn files_are_read_again_at_sighup() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         site.shop("insert into users values (101, 'later')").await;
         site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        // a variable that has come since is not there for a process that runs
+        site.connector("tables: [\"public.*\"]\ntarget_schema: \"${CAME_LATER}\"\n");
+        signal(&child, "-HUP");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let log = std::fs::read_to_string(&path).unwrap();
+        assert!(log.contains("a process that runs takes no new environment"), "{log}");
         // files that say the same change nothing either
         tables("\"public.users\"");
         signal(&child, "-HUP");

@@ -179,7 +179,7 @@ async fn forget(warehouse: &mut Session, name: &str, has_file: bool) -> Result<(
     let transaction = warehouse.transaction().await.map_err(failed)?;
     interrupt(&transaction, &format!("connector:{name}")).await.map_err(failed)?;
     // nobody changes it any more
-    let wish = wanted::read(&*transaction, name).await?;
+    let wish = wanted::read(&transaction, name).await?;
     if has_file && !matches!(wish, Wanted::Stopped(_)) {
         let what = format!("somebody has resumed {name} meanwhile: nothing of it was forgotten");
         return Err(Error::new(Kind::Busy, what)

@@ -27,7 +27,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::spec::{Env, Spec, load};
+use crate::postgres::Session;
+use crate::progress::account;
+use crate::spec::{Env, Settings, Spec, load, load_settings};
 
 /// Keeps a Postgres warehouse exact and fresh from change events.
 #[derive(Parser)]
@@ -59,7 +61,7 @@ enum Verb {
     Plan(plan::Plan),
     /// Makes the differences that `plan` prints.
     Apply(plan::Apply),
-    /// How the connectors stand; exits with 65 where a table needs a person.
+    /// How the connectors stand; exits with 65 where a person is needed, with 75 where one waits.
     Status(status::Status),
     /// Why a table is as it is.
     Why(status::Why),
@@ -204,5 +206,39 @@ impl Files {
             tracing::warn!("{note}");
         }
         Ok(spec)
+    }
+
+    /// What it takes to tell how things stand: that is asked when files are broken, too. Those are told of,
+    /// and the control tables say which connectors there are.
+    fn known(&self) -> Result<Known, Error> {
+        match self.load() {
+            Ok(spec) => {
+                let names = spec.commons().map(|common| common.name.clone()).collect();
+                Ok(Known { settings: spec.settings, names: Some(names) })
+            }
+            Err(refused) => {
+                let settings = load_settings(&self.path, &Env::of_process(&self.clock));
+                let Ok(settings) = settings else { return Err(refused) };
+                eprintln!("siltstone: the files are refused: {refused}");
+                Ok(Known { settings, names: None })
+            }
+        }
+    }
+}
+
+/// What is known without all files.
+struct Known {
+    settings: Settings,
+    /// the connectors of the files; none where files are refused
+    names: Option<Vec<String>>,
+}
+
+impl Known {
+    /// The connectors.
+    async fn connectors(&self, warehouse: &Session) -> Result<Vec<String>> {
+        match &self.names {
+            Some(names) => Ok(names.clone()),
+            None => account::connectors(&**warehouse).await,
+        }
     }
 }

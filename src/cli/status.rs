@@ -31,15 +31,15 @@ pub(super) struct Why {
 }
 
 impl Status {
-    /// Exits with 65 where a table needs a person.
+    /// Exits with 65 where a table or a connector needs a person, with 75 where one waits.
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let spec = files.load()?;
+        let known = files.known()?;
         let mut warehouse =
-            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone status").await?;
+            connect(Side::Warehouse, &known.settings.warehouse, "siltstone status").await?;
         migrate(&mut warehouse).await?;
         let mut code = 0;
-        for connector in spec.commons() {
-            let told = account::connector(&*warehouse, &connector.name).await?;
+        for connector in known.connectors(&warehouse).await? {
+            let told = account::connector(&*warehouse, &connector).await?;
             code = worse(code, &told);
             if self.json {
                 println!("{told}");
@@ -47,7 +47,8 @@ impl Status {
                 print_connector(&told);
             }
         }
-        Ok(ExitCode::from(code))
+        let refused = known.names.is_none() && code == 0;
+        Ok(ExitCode::from(if refused { Kind::Config.exit_code() } else { code }))
     }
 }
 
@@ -146,9 +147,9 @@ fn text(value: &Value) -> &str {
 
 impl Why {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let spec = files.load()?;
+        let known = files.known()?;
         let mut warehouse =
-            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone why").await?;
+            connect(Side::Warehouse, &known.settings.warehouse, "siltstone why").await?;
         migrate(&mut warehouse).await?;
         let table = &self.table;
         let told = account::table(&*warehouse, table).await?.ok_or_else(|| {

@@ -2,15 +2,16 @@
 //! table is doing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::tables::resolve;
 use crate::capture::catalog;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{StoredColumn, columns, extension_types};
 use crate::names::TableName;
-use crate::postgres::{Endpoint, Side, connect};
+use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::standing;
-use crate::progress::tables::{self, State};
+use crate::progress::tables::{self, State, TableRecord};
 use crate::progress::wanted::{self, Wanted};
 use crate::spec::{Connector, Kafka, Model, Spec, mirror};
 use crate::verify::{Against, Pair, Report, TableReport, compare};
@@ -32,7 +33,7 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
     let extensions = extension_types(&*warehouse).await?;
     let catalogue = catalog::tables(&*source).await?;
     let resolved = resolve(connector, &spec.models, catalogue, &extensions)?;
-    let records = tables::read(&*warehouse, &connector.name).await?;
+    let records = settled(&warehouse, &connector.name, only).await?;
     let noted = standing::left_out(&*warehouse, &connector.name).await?;
     let mut pairs = Vec::new();
     for fed in &resolved.fed {
@@ -92,6 +93,30 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
         unfed.extend(new.into_iter().map(|table| (table, out.why.clone())));
     }
     Ok(Pairs { pairs, unfed, left_out })
+}
+
+/// What a connector's tables are doing, once those that are about to go on have done so, or for a while have not: on
+/// a quiet source that takes as long as its position takes to be stored.
+async fn settled(
+    warehouse: &Session,
+    connector: &str,
+    only: Option<&TableName>,
+) -> Result<Vec<TableRecord>> {
+    const LOOKS: u32 = 60;
+    const PAUSE: Duration = Duration::from_millis(250);
+    for _ in 0..LOOKS {
+        let records = tables::read(&**warehouse, connector).await?;
+        let about_to = |record: &TableRecord| {
+            record.state == State::CatchingUp && record.reason.is_none() && !record.chunk_open
+        };
+        let mut ours =
+            records.iter().filter(|record| only.is_none_or(|only| record.table == *only));
+        if !ours.any(about_to) {
+            return Ok(records);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    tables::read(&**warehouse, connector).await
 }
 
 /// That an operator lets a connector rest, with who said so and when.

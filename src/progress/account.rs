@@ -11,12 +11,23 @@ use crate::names::TableName;
 /// Rows of `why`'s lists, the newest ones.
 const LISTED_AT_MOST: i64 = 10;
 
+/// The connectors that the control tables know, whatever files say.
+pub async fn connectors(client: &impl GenericClient) -> Result<Vec<String>> {
+    let failed = |error| Error::warehouse("reading which connectors there are", error);
+    let query = "select connector from audit.tables union select connector from audit.progress
+                 union select connector from audit.connectors union select connector from audit.standing
+                 order by 1";
+    let rows = client.query(query, &[]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
 /// How a connector stands: who owns it, how far it is, its tables by state, and those that need a person.
 pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value> {
     let of = "
         with owners as (
             select o.owner, o.lease_until > clock_timestamp() as alive from audit.owner o
-             where o.resource = 'connector:' || $1 or starts_with(o.resource, 'connector:' || $1 || ':'))
+             where o.resource = 'connector:' || $1::text
+                or starts_with(o.resource, 'connector:' || $1::text || ':'))
         select jsonb_build_object(
             'connector', $1::text,
             'owner', (select string_agg(distinct owner, '; ')
@@ -121,10 +132,10 @@ async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Valu
     let Some(text): Option<String> = row.try_get(0).map_err(failed)? else { return Ok(None) };
     let mut told: Value = serde_json::from_str(&text)
         .map_err(|error| Error::bug("the control tables tell no JSON").because(error))?;
-    let connector_name = told["connector"].as_str().unwrap_or_default().to_owned();
-    let feeding = connector(client, &connector_name).await?;
+    let of = told.as_object_mut().and_then(|told| told.remove("connector"));
+    let of = of.as_ref().and_then(Value::as_str).unwrap_or_default();
+    let feeding = connector(client, of).await?;
     if let (Value::Object(told), Value::Object(feeding)) = (&mut told, feeding) {
-        told.remove("connector");
         told.insert("fed_by".to_owned(), fed_by(feeding));
     }
     Ok(Some(told))

@@ -678,16 +678,17 @@ fn kept_changes_have_a_limit_that_restarts_do_not_stretch() {
         site.file(
             "siltstone.yaml",
             "warehouse: { url: \"${WAREHOUSE_URL}\" }\nadmin: { listen: \"127.0.0.1:0\" }\n\
-             pending: { max_bytes: 200KiB }\n",
+             pending: { max_bytes: 200KiB }\nbatch: { max_rows: 100 }\n",
         );
         site.shop(TABLES).await;
         site.catch_up().await;
         let running = site.start();
         let pause = ["table", "pause", "cleansed.t", "--wait"];
         assert!(site.command(&pause).status().unwrap().success());
+        site.shop("update t set note = repeat('k', 700) where id <= 100").await;
+        site.until("kept", "select count(*) = 100 from audit.pending").await;
         for n in 0..40 {
             site.shop(&format!("update t set v = v + {n}, note = repeat('{}', 300)", n % 10)).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let error = running.ended().await.expect_err("the store is full");
         assert_eq!(error.kind(), Kind::Full, "{error}");

@@ -385,15 +385,16 @@ fn new_tables_and_columns_are_taken_or_not_as_the_files_say() {
         site.until("the other", "select v = 'b' from cleansed.t").await;
         let fed = "select table_name from audit.tables order by 1";
         assert_eq!(site.at_warehouse(fed).await, ["cleansed.strict", "cleansed.t"]);
-        assert!(state[2].contains("siltstone table resume cleansed.strict"), "{state:?}");
+        assert!(state[1].contains("add it to schemas/strict.yaml"), "{state:?}");
+        assert_eq!(state[2], "siltstone table resync cleansed.strict");
         assert!(running.stop().await.is_ok());
         site.file(
             "schemas/strict.yaml",
             "table: cleansed.strict\nfrom: shop.public.strict\nkey: [id]\nnew_columns: stop\n\
              columns:\n  id: { type: integer }\n  v: { type: text }\n  w: { type: integer }\n",
         );
-        let resume = ["table", "resume", "cleansed.strict"];
-        assert!(site.command(&resume).status().unwrap().success());
+        let resync = ["table", "resync", "cleansed.strict", "--yes"];
+        assert!(site.command(&resync).status().unwrap().success());
         site.catch_up().await;
         site.assert_equal("select id, v, w from {}", "strict", "cleansed.strict").await;
     });
@@ -431,5 +432,105 @@ fn a_change_of_shape_waits_for_readers_and_holds_up_none() {
         assert!(running.stop().await.is_ok());
         site.catch_up().await;
         site.assert_equal("select id, v, w from {}", "t", "cleansed.t").await;
+    });
+}
+
+/// What is done to a leaf of the source as a whole is told by no change.
+#[test]
+fn leaves_of_the_source_that_come_and_go_are_noticed() {
+    block_on(async {
+        for (policy, keeps) in [("apply", false), ("stop", true), ("ignore", true)] {
+            let site = Site::new("branches").await;
+            site.connector(&format!(
+                "tables: [\"public.*\"]\ntarget_schema: cleansed\ntruncate: {policy}\n"
+            ));
+            site.shop(
+                "create table ev (id int, day date, primary key (id, day)) partition by range (day);
+                 create table ev_1 partition of ev for values from ('2024-01-01') to ('2024-02-01');
+                 create table ev_2 partition of ev for values from ('2024-02-01') to ('2024-03-01');
+                 create table ev_3 partition of ev for values from ('2024-03-01') to ('2024-04-01');
+                 insert into ev select i, date '2024-01-01' + i % 90 from generate_series(0, 899) i",
+            )
+            .await;
+            site.catch_up().await;
+            let running = site.start();
+            let same = |what: &'static str| {
+                let site = &site;
+                async move {
+                    let count = site.at_source("select count(*), sum(id) from ev").await.remove(0);
+                    let query =
+                        format!("select count(*) || '|' || sum(id) = '{count}' from cleansed.ev");
+                    site.until(what, &query).await;
+                }
+            };
+            let streaming = "select bool_and(state = 'streaming') from audit.tables";
+            site.until("streaming", streaming).await;
+            // made ahead, empty, and filled by changes: nothing to notice
+            site.shop_each(&[
+                "create table ev_4 (like ev including all)",
+                "alter table ev attach partition ev_4 for values from ('2024-04-01') to ('2024-05-01')",
+                "create table ev_5 partition of ev for values from ('2024-05-01') to ('2024-06-01')",
+                "insert into ev select i, date '2024-04-01' + i % 60 from generate_series(1000, 1099) i",
+            ])
+            .await;
+            same("filled").await;
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            let read = "select count(*) from audit.snapshot_chunks";
+            assert_eq!(site.at_warehouse(read).await, ["1"], "{policy}");
+            site.shop(
+                "update ev set day = day + 1 where id = 5; alter table ev detach partition ev_1",
+            )
+            .await;
+            if keeps {
+                let stopped =
+                    "select state = 'stopped' and reason like '%detached%' from audit.tables";
+                match policy {
+                    "stop" => site.until("stopped", stopped).await,
+                    _ => tokio::time::sleep(Duration::from_secs(7)).await,
+                }
+                let kept = "select count(*) > 300 from cleansed.ev where day < '2024-02-01'";
+                assert_eq!(site.at_warehouse(kept).await, ["t"], "{policy}");
+                assert!(running.stop().await.is_ok());
+                continue;
+            }
+            same("detached").await;
+            site.until("streaming again", streaming).await;
+            site.shop("truncate ev_2").await;
+            same("truncated").await;
+            site.until("streaming again", streaming).await;
+            site.shop("alter table ev attach partition ev_1 for values from ('2024-01-01') to ('2024-02-01')")
+                .await;
+            same("attached").await;
+            assert!(running.stop().await.is_ok());
+            // and while nobody was there
+            site.shop("drop table ev_3").await;
+            let running = site.start();
+            same("dropped").await;
+            assert!(running.stop().await.is_ok());
+            site.assert_equal("select id, day from {} order by id", "ev", "cleansed.ev").await;
+        }
+    });
+}
+
+#[test]
+fn a_table_that_was_left_out_comes_when_what_it_lacked_is_there() {
+    block_on(async {
+        let site = Site::new("comes").await;
+        site.shop("create table t (id int primary key); create table nokey (a int not null); insert into nokey values (1)")
+            .await;
+        let running = site.start();
+        site.until(
+            "the other",
+            "select count(*) = 1 and bool_and(state = 'streaming') from audit.tables",
+        )
+        .await;
+        site.shop("alter table nokey add primary key (a)").await;
+        site.until(
+            "it came",
+            "select count(*) = 2 and bool_and(state = 'streaming') from audit.tables",
+        )
+        .await;
+        site.assert_equal("select a from {}", "nokey", "cleansed.nokey").await;
+        assert!(running.stop().await.is_ok());
     });
 }

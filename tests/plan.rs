@@ -693,3 +693,107 @@ fn a_service_without_ddl_leaves_it_to_apply() {
         assert_eq!(site.at_warehouse(&made).await, ["0"]);
     });
 }
+
+/// Runs a verb: whether it went well, and all that it says.
+fn run_well(site: &Site, arguments: &[&str]) -> (bool, String) {
+    let (code, text) = ask(site, arguments);
+    (code == 0, text)
+}
+
+#[test]
+fn a_table_that_nothing_feeds_is_forgotten_by_apply() {
+    block_on(async {
+        let site = Site::new("unfed").await;
+        site.shop("create table users (id int primary key, email text); insert into users values (1, 'a')").await;
+        site.catch_up().await;
+        // the first file for it takes the place of the mirror
+        site.file(
+            "schemas/dim_users.yaml",
+            "table: cleansed.dim_users\nfrom: shop.public.users\nhistory: versions\nkey: [id]\n\
+             columns:\n  id: { type: integer }\n  email: { type: varchar(100) }\n",
+        );
+        let (_, text) = run_well(&site, &["plan"]);
+        assert!(text.contains("forget it: nothing feeds it any more"), "{text}");
+        site.catch_up().await;
+        let state = site.state("cleansed.users").await;
+        assert!(
+            state[0] == "paused" && state[2].contains("siltstone apply forgets it"),
+            "{state:?}"
+        );
+        let (well, text) = run_well(&site, &["verify"]);
+        assert!(!well && text.contains("siltstone apply forgets it"), "{text}");
+        let running = site.start();
+        let (done, text) =
+            run_well(&site, &["table", "resync", "cleansed.users", "--yes", "--wait"]);
+        assert!(!done && text.contains("nothing feeds cleansed.users"), "{text}");
+        let (done, text) = run_well(&site, &["apply", "--yes"]);
+        assert!(done && text.contains("forget it"), "{text}");
+        site.until("forgotten", "select count(*) = 1 from audit.tables").await;
+        let streaming = "select bool_and(state = 'streaming') from audit.tables";
+        site.until("streaming", streaming).await;
+        site.shop("update users set email = 'b'").await;
+        site.until("versions", "select count(*) = 2 from cleansed.dim_users").await;
+        assert!(running.stop().await.is_ok());
+        let (well, text) = run_well(&site, &["plan", "--exit-code"]);
+        assert!(well, "{text}");
+        let (well, text) = run_well(&site, &["verify"]);
+        assert!(well, "{text}");
+        assert_eq!(site.at_warehouse("select email from cleansed.users").await, ["a"]);
+        // a source table that is dropped is the same
+        site.shop("create table other (id int primary key)").await;
+        site.catch_up().await;
+        site.shop("drop table other").await;
+        site.catch_up().await;
+        let (_, text) = run_well(&site, &["apply", "--yes"]);
+        assert!(text.contains("forget it"), "{text}");
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.tables").await, ["1"]);
+    });
+}
+
+#[test]
+fn what_people_hung_on_a_view_hangs_on_it_when_a_type_was_changed() {
+    block_on(async {
+        let site = Site::new("hung").await;
+        let file = |ty: &str| {
+            let text = format!(
+                "table: cleansed.dim\nfrom: shop.public.users\nhistory: versions\nkey: [id]\n\
+                 columns:\n  id: {{ type: integer }}\n  email: {{ type: {ty} }}\n"
+            );
+            site.file("schemas/dim.yaml", &text);
+        };
+        file("varchar(50)");
+        site.shop("create table users (id int primary key, email text); insert into users values (1, 'a')").await;
+        site.catch_up().await;
+        site.warehouse
+            .batch_execute(
+                "do $$ begin create role \"hung Reader\"; exception when duplicate_object then end $$;
+                 do $$ begin create role hung_owner; exception when duplicate_object then end $$;
+                 grant usage, create on schema cleansed to hung_owner;
+                 grant select on cleansed.dim to hung_owner;
+                 grant select on cleansed.dim_current to \"hung Reader\" with grant option;
+                 grant select (id) on cleansed.dim_current to public;
+                 comment on view cleansed.dim_current is 'of the people''s';
+                 alter view cleansed.dim_current owner to hung_owner",
+            )
+            .await
+            .unwrap();
+        let standing = "select pg_get_userbyid(relowner), obj_description(c.oid, 'pg_class'),
+                               (select string_agg(a::text, ' ' order by a::text) from unnest(relacl) a),
+                               (select string_agg(attacl::text, ' ') from pg_attribute where attrelid = c.oid)
+                          from pg_class c where oid = 'cleansed.dim_current'::regclass";
+        let before = site.at_warehouse(standing).await;
+        for ty in ["varchar(100)", "varchar(40)"] {
+            file(ty);
+            let (done, text) = run_well(&site, &["apply", "--allow", "rewrite", "--yes"]);
+            assert!(done, "{text}");
+            let now = format!(
+                "select format_type(atttypid, atttypmod) = 'character varying({}' from pg_attribute where attrelid = 'cleansed.dim_current'::regclass and attname = 'email'",
+                &ty[8..]
+            );
+            assert_eq!(site.at_warehouse(&now).await, ["t"], "{ty}");
+            assert_eq!(site.at_warehouse(standing).await, before, "{ty}");
+            site.catch_up().await;
+        }
+    });
+}

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use siltstone::demo::cluster::Cluster;
+use siltstone::postgres::{Side, connect};
 use tokio::sync::OnceCell;
 
 use crate::standby::Writers;
@@ -384,5 +385,34 @@ fn a_table_above_max_size_waits_until_it_is_asked_for() {
         assert!(asked.success());
         site.catch_up().await;
         assert_same(&site, "id, v, n").await;
+    });
+}
+
+#[test]
+fn a_reading_says_which_transaction_it_waits_for() {
+    block_on(async {
+        let site = site("awaited").await;
+        site.shop("create table t (id int primary key); insert into t values (1)").await;
+        let open =
+            connect(Side::Source, &site.source_endpoint, "somebody's long work").await.unwrap();
+        open.batch_execute("begin; insert into public.t values (2)").await.unwrap();
+        let running = site.start();
+        let waits = "select count(*) = 1 from audit.tables where state = 'snapshotting'
+            and reason like '%waits for the source: the transaction of session % (somebody''s long work)%'
+            and remedy like '%pg_terminate_backend(%'";
+        site.until("it says so", waits).await;
+        open.batch_execute("commit").await.unwrap();
+        let streams = "select bool_and(state = 'streaming' and reason is null and remedy is null) from audit.tables";
+        site.until("streaming", streams).await;
+        open.batch_execute("begin; insert into public.t values (3)").await.unwrap();
+        let asked = ["table", "resync", "cleansed.t", "--yes"];
+        assert!(site.command(&asked).status().unwrap().success());
+        let waits = "select reason like '%waits for the source: %' from audit.tables where state = 'resyncing'";
+        site.until("it says so again", waits).await;
+        open.batch_execute("commit").await.unwrap();
+        site.until("streaming again", streams).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        site.assert_equal("select id from {} order by id", "t", "cleansed.t").await;
     });
 }

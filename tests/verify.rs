@@ -58,9 +58,10 @@ fn planted_errors_are_named_by_their_keys() {
                  update cleansed.dim_users set country = null where user_id = 8;
                  update cleansed.dim_users set email = 'stale' where user_id = 9;
                  insert into cleansed.dim_users (user_id, email, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _synced_at)
-                   values (999999, 'extra', now(), '9999-12-31 00:00+00', 0, 0, 0, 0, now());
+                   select 999999, 'extra', now(), '9999-12-31 00:00+00', _seq, _ord, _last_seq, _last_ord, now()
+                     from cleansed.dim_users where user_id = 1;
                  insert into cleansed.dim_users (user_id, email, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _synced_at)
-                   select 11, 'longer than it was', valid_from - interval '2 h', valid_from + interval '1 h', 0, 0, 0, 0, now()
+                   select 11, 'longer than it was', valid_from - interval '2 h', valid_from + interval '1 h', _seq, _ord, _last_seq, _last_ord, now()
                      from cleansed.dim_users where user_id = 11;
                  insert into cleansed.plain select * from cleansed.plain limit 1;
                  update audit.locator_cleansed_fact_orders set day = day + 1 where order_id = 5;
@@ -96,7 +97,9 @@ fn planted_errors_are_named_by_their_keys() {
         }
         site.until("read again", "select bool_and(state = 'streaming') from audit.tables").await;
         let anew = ["table", "resync", "cleansed.dim_users", "--from", "raw", "--yes", "--wait"];
-        assert!(site.command(&anew).status().unwrap().success());
+        let asked = site.command(&anew).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let asked = asked.unwrap();
+        assert!(asked.status.success(), "{asked:?}");
         site.until("read again", "select bool_and(state = 'streaming') from audit.tables").await;
         let (passed, text) = verify(&site);
         assert!(passed, "{text}");
@@ -218,6 +221,42 @@ fn what_is_left_out_is_not_called_equal() {
         let (code, text) = verify();
         assert_eq!(code, Some(65), "{text}");
         assert!(text.contains("cleansed.users: not compared: it has no primary key"), "{text}");
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_key_that_waits_behind_a_dead_letter_is_told_as_one() {
+    block_on(async {
+        let site = Site::new("waits").await;
+        site.file(
+            "schemas/t.yaml",
+            "table: cleansed.t\nfrom: shop.public.t\nkey: [number]\n\
+             columns:\n  number: { from: id, type: integer }\n  v: { type: varchar(3) }\n",
+        );
+        site.shop("create table t (id int primary key, v text); insert into t values (1, 'a'), (2, 'b'), (3, 'c')").await;
+        site.catch_up().await;
+        site.shop("update t set v = 'long' where id = 1; insert into t values (4, 'long')").await;
+        let running = site.start();
+        site.until("refused", "select count(*) = 2 from audit.dead_letters").await;
+        let (passed, text) = verify(&site);
+        assert!(!passed && text.contains("1: different: it waits behind dead letter"), "{text}");
+        assert!(
+            text.contains("4: missing in the warehouse: it waits behind dead letter"),
+            "{text}"
+        );
+        assert!(text.contains("remedy: siltstone dead-letter list"), "{text}");
+        // read again, a row that is refused would stop the table
+        assert!(!text.contains("table resync"), "{text}");
+        site.warehouse
+            .batch_execute("update cleansed.t set v = 'x' where number = 2")
+            .await
+            .unwrap();
+        let (_, text) = verify(&site);
+        assert!(
+            text.contains("2: different\n") && text.contains("table resync cleansed.t"),
+            "{text}"
+        );
         assert!(running.stop().await.is_ok());
     });
 }

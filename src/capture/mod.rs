@@ -16,6 +16,7 @@ pub mod brokers;
 pub mod catalog;
 pub mod condition;
 mod group;
+pub mod leaves;
 mod log;
 pub mod outlet;
 mod pace;

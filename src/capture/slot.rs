@@ -119,6 +119,24 @@ pub async fn drop(source: &Session, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A transaction that the making of a slot waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// Which it is.
+    pub what: String,
+    /// What ends it.
+    pub remedy: String,
+}
+
+/// What the making of a slot of ours waits for, if it does.
+pub async fn awaited(source: &Session) -> Result<Option<Awaited>> {
+    let failed = |error| Error::source("looking what a slot waits for", error);
+    let row = source.query_opt(include_str!("../../sql/source/awaited.sql"), &[]).await;
+    let Some(row) = row.map_err(failed)? else { return Ok(None) };
+    let (what, remedy) = (row.try_get("what"), row.try_get("remedy"));
+    Ok(Some(Awaited { what: what.map_err(failed)?, remedy: remedy.map_err(failed)? }))
+}
+
 /// A slot that was made, and the snapshot of exactly its starting point. The snapshot lives as long
 /// as the connection is left alone.
 pub struct Created {

@@ -11,7 +11,8 @@ use super::define::{add_column, current_leaf_statement, define, grants, view_sta
 use super::standing::Standing;
 use super::stored::{canonical, columns, is_there, missing_indexes, strangers};
 use super::wider::is_wider;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::names::TableName;
 use crate::postgres::quote;
 use crate::spec::{Deletes, History, Model, ModelColumn};
 
@@ -101,6 +102,8 @@ struct Beside {
     indexes: Vec<String>,
     /// the readers that may not read it, of its view as well
     strangers: Vec<String>,
+    /// statements for what people hung on its view of current versions
+    hung: Vec<String>,
     /// whether its view of current versions shows all columns
     has_view: bool,
     has_current_leaf: bool,
@@ -120,6 +123,7 @@ pub async fn differences(
         types: canonical(client, &types).await?,
         indexes: missing_indexes(client, model).await?,
         strangers: strangers(client, &model.table, readers).await?,
+        hung: Vec::new(),
         has_view: true,
         has_current_leaf: true,
         has_locator: !model.has_locator() || is_there(client, &model.locator()).await?,
@@ -132,8 +136,18 @@ pub async fn differences(
         if beside.strangers.is_empty() && beside.has_view {
             beside.strangers = strangers(client, &model.current_view(), readers).await?;
         }
+        grants(&model.current_view(), readers, &mut beside.hung);
+        beside.hung.extend(hung(client, &model.current_view()).await?);
     }
     Ok(differ(model, standing, &beside, unfed, readers))
+}
+
+/// The statements that hang on a view again what people hung on it.
+async fn hung(client: &impl GenericClient, view: &TableName) -> Result<Vec<String>> {
+    let query = include_str!("../../sql/merge/hung.sql");
+    let rows = client.query(query, &[&quote::table(view)]).await;
+    let rows = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+    rows.map_err(|error| Error::warehouse(format!("reading what hangs on {view}"), error))
 }
 
 fn differ(
@@ -163,7 +177,9 @@ fn differ(
     for (column, ty) in model.columns.iter().zip(&beside.types) {
         let stored = standing.column(&column.name);
         let other = stored.filter(|stored| !same_type(&stored.declared, ty));
-        steps.extend(other.map(|stored| retype(model, column, (&stored.declared, ty), readers)));
+        steps.extend(
+            other.map(|stored| retype(model, column, (&stored.declared, ty), &beside.hung)),
+        );
     }
     steps.extend(beside_it(model, beside, readers, steps.iter().any(|step| step.reads)));
     steps
@@ -336,12 +352,7 @@ fn same_type(stored: &str, wanted: &str) -> bool {
 }
 
 /// Another type for a column, with the table that knows its rows' leaves where it stands there too.
-fn retype(
-    model: &Model,
-    column: &ModelColumn,
-    (from, to): (&str, &str),
-    readers: &[String],
-) -> Step {
+fn retype(model: &Model, column: &ModelColumn, (from, to): (&str, &str), hung: &[String]) -> Step {
     let name = quote::ident(&column.name);
     let alter = |table: &str| {
         format!("alter table {table} alter column {name} type {to} using {name}::{to}")
@@ -355,7 +366,7 @@ fn retype(
         let view = model.current_view();
         statements.insert(0, format!("drop view if exists {}", quote::table(&view)));
         statements.push(view_statement(model));
-        grants(&view, readers, &mut statements);
+        statements.extend_from_slice(hung);
     }
     let what = format!("make {} a {to}, not a {from}", column.name);
     let step = Step::new(what, statements, Lock::AccessExclusive);

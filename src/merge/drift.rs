@@ -228,8 +228,11 @@ impl Follower<'_> {
         let taken = self.fed_by(&name).is_some();
         match self.model.new_columns {
             NewColumns::Stop => {
-                return self
-                    .stop(&format!("the source has a new column {name} (new_columns: stop)"));
+                let declared = &self.model.declared_in;
+                let why = format!(
+                    "the source has a new column {name} (new_columns: stop): add it to {declared}"
+                );
+                return self.stop(&why);
             }
             NewColumns::Ignore if self.model.history == History::Raw => return,
             NewColumns::Ignore if !taken => {

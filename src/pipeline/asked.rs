@@ -46,7 +46,9 @@ pub(super) async fn hold_or_let_go(
     let word = record.state.word();
     match verb {
         Verb::Pause if matches!(record.state, State::Streaming | State::CatchingUp) => {
-            pause(transaction, table).await?;
+            let resume = format!("siltstone table resume {table}");
+            let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
+            tables::set(transaction, table, State::Paused, reason, remedy).await?;
             Ok((true, format!("{table} is paused; its changes are kept")))
         }
         Verb::Pause => Ok((false, format!("{table} is {word}; pause it when it streams"))),
@@ -59,13 +61,6 @@ pub(super) async fn hold_or_let_go(
             Ok((true, format!("{table} goes on with its kept changes")))
         }
     }
-}
-
-/// Pauses a table.
-pub(super) async fn pause(transaction: &Transaction<'_>, table: &TableName) -> Result<()> {
-    let resume = format!("siltstone table resume {table}");
-    let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
-    tables::set(transaction, table, State::Paused, reason, remedy).await
 }
 
 /// Puts dead letters back among the kept changes, or drops them; what waits behind them goes on. Of many

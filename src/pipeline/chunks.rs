@@ -62,7 +62,7 @@ async fn read_all(
     while !left.is_empty() {
         let created = match exported.take() {
             Some(created) => Ok(created),
-            None => origin.snapshot().await,
+            None => origin.snapshot(&left).await,
         };
         let failed = match created {
             Ok(created) => {

@@ -10,13 +10,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::asked;
+use super::branches::Branches;
 use super::cutting::ASKED;
 use super::halt::{self, is_of_connector};
 use super::intake::End;
 use super::ladder::{self, Log, Step};
 use super::lane::Progress;
 use super::shared::Shared;
-use super::tables::{Planned, Resolved};
+use super::tables::{Planned, Resolved, resolve};
 use super::unseen::Unseen;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::{LogEnd, publication, slot};
@@ -48,20 +49,33 @@ const DROPPED: &str = "the slot kept more log than wal.drop_slot, and was droppe
 /// The controlling task.
 pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
+    branches: Branches,
+    /// what was left out at first for what the source has or lacks
+    left_out: Option<Vec<TableName>>,
 }
 
 impl Control {
     pub(super) fn new(shared: Arc<Shared>) -> Control {
-        Control { shared }
+        Control { shared, branches: Branches::default(), left_out: None }
+    }
+
+    /// The same, with what is known of the source's leaves.
+    pub(super) fn knowing(self, branches: Branches) -> Control {
+        Control { branches, ..self }
     }
 
     /// `table resync --all` is carried out before the slot is looked at: it is the remedy where the
-    /// slot is lost.
+    /// slot is lost. And tables go on before the stream does: they may be what fills the store of kept changes.
     pub(super) async fn carry_out_before_start(&self, warehouse: &mut Session) -> Result<()> {
         let connector = &self.shared.connector().name;
         let all = |request: &Request| request.verb == Verb::Resync && request.table.is_none();
         for request in requests::open(&**warehouse, connector).await?.into_iter().filter(all) {
             self.resync_all(warehouse, Some(request.id), "table resync --all").await?;
+        }
+        let goes_on = |request: &Request| request.verb == Verb::Resume;
+        for request in requests::open(&**warehouse, connector).await?.iter().filter(|r| goes_on(r))
+        {
+            self.of_tables(warehouse, request).await?;
         }
         let dropped = &self.shared.setup.slot_dropped;
         if dropped.load(Ordering::SeqCst) {
@@ -73,7 +87,7 @@ impl Control {
 
     /// Runs until a change asks for a new session, or everything is caught up where that was asked.
     pub(super) async fn run(
-        self,
+        mut self,
         mut source: Session,
         mut warehouse: Session,
         progress: watch::Receiver<Progress>,
@@ -108,8 +122,13 @@ impl Control {
                     return Ok(End::Restart);
                 }
                 unseen.look(&self.shared, &source, &planned).await?;
+                let sides = (&source, &mut warehouse);
+                self.branches.look(&self.shared, sides, &planned).await?;
             }
             let stored = progress.borrow().stored.lsn();
+            if self.branches.judge(&self.shared, &mut warehouse, &planned, stored).await? {
+                return Ok(End::Restart);
+            }
             if unseen.judge(&self.shared, &warehouse, &planned, stored).await? {
                 return Ok(End::Restart);
             }
@@ -187,10 +206,17 @@ impl Control {
     }
 
     /// Whether the source has a table for us that is neither fed nor left out, or one that is fed and
-    /// may be published no more, or is another one of the same name.
-    async fn has_other_tables(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
-        let connector = self.shared.connector();
+    /// may be published no more, or is another one of the same name; or one that was left out for what is mended.
+    async fn has_other_tables(&mut self, source: &Session, resolved: &Resolved) -> Result<bool> {
+        let shared = self.shared.clone();
+        let connector = shared.connector();
         let catalogue = catalog::tables(&**source).await?;
+        let now = resolve(connector, &shared.setup.models, catalogue.clone(), &shared.extensions)?;
+        let now: Vec<TableName> = now.left_out.into_iter().map(|out| out.table).collect();
+        let before = self.left_out.get_or_insert_with(|| now.clone());
+        if before.iter().any(|table| !now.contains(table)) {
+            return Ok(true);
+        }
         Ok(catalogue.iter().any(|table| {
             let name = &table.relation.table;
             let fed = resolved.fed.iter().find(|fed| fed.source.relation.table == *name);
@@ -277,6 +303,10 @@ impl Control {
         // events that were missed cannot be read: the table goes on behind the gap
         let verb = if record.chunk_open && has_events { Verb::Resync } else { verb };
         match verb {
+            _ if record.is_shelved() => Ok((
+                false,
+                format!("nothing feeds {table}: siltstone apply forgets it, and its rows stay"),
+            )),
             Verb::Pause | Verb::Resume => asked::hold_or_let_go(transaction, verb, record).await,
             Verb::Resync if has_events => {
                 let now = self.shared.stored(transaction).await?;

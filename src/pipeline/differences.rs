@@ -39,6 +39,8 @@ pub(super) struct ConnectorPlan {
     pub(super) publications: Vec<(Wanted, Vec<String>)>,
     /// the tables that are fed, with what the stream has not told of them so far
     pub(super) untold: Vec<(Arc<Model>, TableRecord)>,
+    /// the tables that nothing feeds any more, and whether something is kept for them
+    pub(super) unfed: Vec<(TableRecord, bool)>,
     /// the source's version
     pub(super) version: i32,
 }
@@ -75,6 +77,9 @@ impl Plan {
             }
             for (wanted, step) in connector.publication_steps() {
                 add(format!("publication {}", wanted.name), 0, step);
+            }
+            for (record, step) in connector.forgotten() {
+                add(record.table.to_string(), 0, step);
             }
         }
         self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
@@ -114,6 +119,26 @@ impl ConnectorPlan {
         self.publications.iter().map(|(wanted, statements)| {
             let what = format!("publish what {} takes", self.connector.name);
             (wanted, Step::new(what, statements.clone(), Lock::ShareUpdateExclusive))
+        })
+    }
+}
+
+impl ConnectorPlan {
+    /// The tables that nothing feeds any more. A removed file never drops a table; what is kept for it goes.
+    pub(super) fn forgotten(&self) -> impl Iterator<Item = (&TableRecord, Step)> {
+        self.unfed.iter().map(|(record, holds)| {
+            let table = &record.table;
+            let what = match holds {
+                false => "forget it: nothing feeds it any more, and its rows stay",
+                true => {
+                    "forget it, and the changes and dead letters that are kept for it: nothing feeds it any \
+                     more, and its rows stay"
+                }
+            };
+            let statements = vec![format!("-- audit.tables: {table} is nobody's from then on")];
+            let class = if *holds { Class::Destructive } else { Class::Safe };
+            let step = Step::new(what.to_owned(), statements, Lock::None);
+            (record, Step { class, later: true, ..step })
         })
     }
 }

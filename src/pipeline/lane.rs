@@ -167,9 +167,7 @@ impl Lane {
         first: Piece,
         work: &mut mpsc::Receiver<Piece>,
     ) -> Result<bool> {
-        self.make_room(bytes_to_keep(&first)).await?;
-        let limit = self.shared.setup.settings.pending_bytes;
-        let room = limit.saturating_sub(self.kept_bytes);
+        let room = self.make_room(bytes_to_keep(&first)).await?;
         let Lane { shared, session, apply, ledger, draining, .. } = self;
         prepare(shared, &first, None).await?;
         let begun = Fenced::begin(session, &shared.fence, "apply", &shared.setup.durations).await?;
@@ -201,7 +199,7 @@ impl Lane {
             receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
             receipt.kept += keep(&begun, shared, &piece).await?;
             if receipt.kept > room {
-                return Err(pending::full(&shared.connector().name, limit));
+                return Err(full(shared));
             }
             for before in &piece.batch.before {
                 if let Before::Reshape { target, statements } = before {
@@ -248,8 +246,8 @@ impl Lane {
         Ok(true)
     }
 
-    /// Sees that so many more bytes may be kept: applies first what can be applied.
-    async fn make_room(&mut self, more: u64) -> Result<()> {
+    /// Sees that so many more bytes may be kept: applies first what can be applied. How many may be.
+    async fn make_room(&mut self, more: u64) -> Result<u64> {
         let limit = self.shared.setup.settings.pending_bytes;
         while more > 0 && self.kept_bytes + more > limit {
             let connector = &self.shared.connector().name;
@@ -260,11 +258,11 @@ impl Lane {
                 break;
             }
             if !self.draining.iter().any(|table| table.has_work(&stored)) {
-                return Err(pending::full(connector, limit));
+                return Err(full(&self.shared));
             }
             self.drain_some().await?;
         }
-        Ok(())
+        Ok(limit.saturating_sub(self.kept_bytes))
     }
 
     /// Applies a part of the kept changes of each table that catches up, in a transaction of its own;
@@ -365,6 +363,10 @@ async fn keep(
     }
     pending::keep(transaction, connector, held, shared.binary).await?;
     Ok(bytes_to_keep(piece))
+}
+
+fn full(shared: &Core) -> Error {
+    pending::full(&shared.connector().name, shared.setup.settings.pending_bytes)
 }
 
 /// The bytes of a piece that are only kept.

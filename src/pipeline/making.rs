@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::merge::{Class, Leaf, Step, create_leaves};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{leaves, schemas, turns};
+use crate::progress::{leaves, schemas, turns, unfed};
 use crate::spec::{Connector, Spec};
 use crate::warehouse::{interrupt, migrate, touch};
 
@@ -64,6 +64,7 @@ pub async fn apply(
             }
         }
         making.publications(connector).await?;
+        making.forget(connector).await?;
     }
     for calendar in plan.calendar_steps() {
         let (table, step) = calendar;
@@ -237,6 +238,19 @@ impl Making<'_> {
             Some(table) => self.note(connector, table, Noted::Nothing).await,
             None => Ok(()),
         }
+    }
+
+    /// Forgets the tables that nothing feeds any more.
+    async fn forget(&mut self, plan: &ConnectorPlan) -> Result<()> {
+        let failed = |error| Error::warehouse("forgetting a table", error);
+        for (record, step) in plan.forgotten().filter(|(_, step)| is_allowed(step, self.allowed)) {
+            let transaction = self.warehouse.transaction().await.map_err(failed)?;
+            interrupt(&transaction, &resource(&plan.connector)).await.map_err(failed)?;
+            unfed::forget(&transaction, &record.table).await?;
+            transaction.commit().await.map_err(failed)?;
+            (self.say)(&record.table.to_string(), &step);
+        }
+        Ok(())
     }
 
     async fn run(&mut self, work: &Work<'_>) -> Result<()> {

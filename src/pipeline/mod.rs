@@ -3,7 +3,9 @@
 
 mod adopt;
 mod asked;
+mod awaited;
 mod books;
+mod branches;
 mod chunks;
 mod confirm;
 mod connector;

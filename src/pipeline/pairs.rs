@@ -74,7 +74,7 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
             .left_out
             .iter()
             .find(|out| out.table == record.table || Some(&out.table) == record.source.as_ref());
-        let why = out.map_or("nothing feeds it", |out| out.why.as_str());
+        let why = out.map_or("nothing feeds it; siltstone apply forgets it", |out| &out.why);
         unfed.push((record.table.clone(), why.to_owned()));
     }
     let mut left_out = Vec::new();

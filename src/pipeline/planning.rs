@@ -10,7 +10,7 @@ use super::follow::mirrored_step;
 use super::mart;
 use super::recall::raw_of;
 use super::rights::leave_out_unowned;
-use super::tables::{Fed, Resolved, resolve};
+use super::tables::{Fed, LeftOut, Resolved, resolve};
 use crate::binding::bind;
 use crate::capture::publication;
 use crate::capture::{catalog, preflight, ranges, slot};
@@ -24,7 +24,7 @@ use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::leaves::wanted;
 use crate::progress::tables::{State, TableRecord};
-use crate::progress::{schemas, tables};
+use crate::progress::{schemas, tables, unfed};
 use crate::relation::Relation;
 use crate::spec::{Connector, Model, Spec};
 use crate::warehouse::outstanding;
@@ -149,6 +149,7 @@ impl Look<'_> {
                 publications.push((wanted, statements));
             }
         }
+        let unfed = self.unfed(&records, &resolved.fed, &resolved.left_out).await?;
         for out in &resolved.left_out {
             notes.push(format!("{} is left out: {}; {}", out.table, out.why, out.remedy));
         }
@@ -158,7 +159,33 @@ impl Look<'_> {
             notes.push(format!("the first start of {name} makes the replication slot {slot}"));
         }
         let connector = connector.clone();
-        Ok(ConnectorPlan { connector, tables, publications, untold, version })
+        Ok(ConnectorPlan { connector, tables, publications, untold, unfed, version })
+    }
+
+    /// The tables that are known, and that no file and no table of the source feeds.
+    async fn unfed(
+        &self,
+        records: &[TableRecord],
+        fed: &[Fed],
+        left_out: &[LeftOut],
+    ) -> Result<Vec<(TableRecord, bool)>> {
+        let is_fed = |record: &TableRecord| {
+            let models = fed.iter().flat_map(|fed| &fed.models);
+            models.into_iter().any(|model| model.table == record.table)
+        };
+        // one that is left out for something that a person may mend is waited for
+        let waits = |record: &TableRecord| {
+            let of = |out: &LeftOut| {
+                out.table == record.table || Some(&out.table) == record.source.as_ref()
+            };
+            left_out.iter().any(of)
+        };
+        let mut nobodys = Vec::new();
+        for record in records.iter().filter(|record| !is_fed(record) && !waits(record)) {
+            let holds = unfed::holds(&**self.warehouse, &record.table).await?;
+            nobodys.push((record.clone(), holds));
+        }
+        Ok(nobodys)
     }
 
     async fn tables(
@@ -172,6 +199,9 @@ impl Look<'_> {
             true => schemas::read(&**self.warehouse, &numbers).await?,
             false => std::collections::HashMap::new(),
         };
+        let dressed =
+            records.iter().filter_map(|record| self.masks(record, shapes.get(&record.schema_id?)?));
+        notes.extend(dressed);
         let mut tables = Vec::new();
         for fed in &resolved.fed {
             for model in &fed.models {
@@ -192,6 +222,19 @@ impl Look<'_> {
             }
         }
         Ok(tables)
+    }
+
+    /// What a start does to a table whose columns are masked otherwise than its rows.
+    fn masks(&self, record: &TableRecord, shape: &Relation) -> Option<String> {
+        let mut now = shape.clone();
+        self.connector.masks.dress(record.source.as_ref()?, &mut now);
+        let columns = shape.columns.iter().zip(&now.columns);
+        let names = columns.filter(|(was, now)| was.mask != now.mask);
+        let names: Vec<&str> = names.map(|(was, _)| was.name.as_str()).collect();
+        let (table, names) = (&record.table, names.join(", "));
+        let what = "the next start masks what is kept where it lies, and empties the table and reads it again; \
+                    or stops it, with the statement that clears it, where its rows hold what the source has no more";
+        (!names.is_empty()).then(|| format!("{table}: {names}: its masks changed; {what}"))
     }
 
     /// A table that is yet to be made.

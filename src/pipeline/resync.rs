@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::asked;
 use super::control::Control;
 use super::cutting::ASKED;
 use super::parts::{Part, unfit};
@@ -39,18 +38,11 @@ impl Control {
         let stored = self.shared.stored(&transaction).await?;
         for record in &records {
             let table = &record.table;
-            // nobody asked: what an operator holds stays held, and is read when it goes on
-            let stays = id.is_none() && record.state == State::Paused;
             if self.logs_events(table) && self.shared.was_read(record) {
                 tables::note_gap(&transaction, table, (stored, None), why).await?;
-                if !stays {
-                    tables::set(&*transaction, table, State::Streaming, None, None).await?;
-                }
+                tables::set(&*transaction, table, State::Streaming, None, None).await?;
             } else {
                 chunks::open_table(&transaction, table, State::Resyncing, Some(why)).await?;
-                if stays {
-                    asked::pause(&transaction, table).await?;
-                }
             }
         }
         forget(&transaction, connector).await?;

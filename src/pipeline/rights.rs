@@ -69,6 +69,46 @@ pub(super) async fn leave_out_untold(
     Ok(())
 }
 
+/// Says what keeps the role from making a publication, where one is missing.
+pub(super) async fn name_unmade(
+    source: &Session,
+    cannot_publish: Option<&Finding>,
+    publications: &[Wanted],
+) -> Result<()> {
+    if let Some(finding) = unmade(source, cannot_publish, publications).await? {
+        tracing::warn!(remedy = finding.remedy, "the source: {}", finding.what);
+    }
+    Ok(())
+}
+
+/// Refuses a publication that is not there and that the connector's role may not make, for all of its tables are
+/// other roles': with the statement that makes it.
+pub(super) async fn refuse_unmade(
+    resolved: &Resolved,
+    source: &Session,
+    (version, connector): (i32, &str),
+) -> Result<()> {
+    for wanted in &resolved.publications {
+        let of = |fed: &&super::tables::Fed| {
+            wanted.tables.iter().any(|(table, _)| *table == fed.source.relation.table)
+        };
+        let mut fed = resolved.fed.iter().filter(of).peekable();
+        // what it may publish it does, and leaves out the others
+        let unowned = fed.peek().is_some() && fed.all(|fed| !fed.source.owned);
+        if !unowned || publication::is_there(source, &wanted.name).await? {
+            continue;
+        }
+        let statements = publication::statements(source, wanted, version).await?;
+        let what = format!("there is no publication {}, and its role may not make it", wanted.name);
+        return Err(Error::new(Kind::SourceLacks, what).remedy(format!(
+            "run at the source as the owner of the tables or a superuser: {}; then siltstone connector restart \
+             {connector}",
+            statements.join("; ")
+        )));
+    }
+    Ok(())
+}
+
 /// Leaves out the tables that are not published yet and that only their owner may publish.
 pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &[TableName], connector: &str) {
     let Resolved { fed, left_out, publications, .. } = resolved;

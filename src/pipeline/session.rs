@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::branches::Branches;
 use super::confirm::confirm;
 use super::control::Control;
 use super::cutting::Job;
@@ -18,7 +19,7 @@ use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
-use super::rights::{leave_out_unowned, leave_out_untold, unmade};
+use super::rights::{leave_out_unowned, leave_out_untold, name_unmade, refuse_unmade};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, await_promotion, start_stream};
@@ -129,10 +130,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     }
     let binary = resolved.text_because.is_none();
     let version = settings.version;
-    let unmade = unmade(&source, settings.cannot_publish.as_ref(), &resolved.publications).await?;
-    if let Some(finding) = unmade {
-        tracing::warn!(remedy = finding.remedy, "the source: {}", finding.what);
-    }
+    name_unmade(&source, settings.cannot_publish.as_ref(), &resolved.publications).await?;
     let mut untold = Vec::new();
     for wanted in &resolved.publications {
         untold.extend(publication::untold(&source, wanted, version).await?);
@@ -140,6 +138,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     if setup.no_ddl {
         leave_out_untold(&mut resolved, &source, &mut untold).await?;
     }
+    refuse_unmade(&resolved, &source, (version, &connector.name)).await?;
     leave_out_unowned(&mut resolved, &untold, &connector.name);
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
@@ -154,11 +153,14 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
         publication::ensure(&source, wanted, version).await?;
     }
     leaves_ahead(&shared, &planned).await?;
+    // before anything is read of them
+    let branches = Branches::learn(&shared, (&source, &mut warehouse), &planned).await?;
     let left_out = [resolved.left_out.as_slice(), &more].concat();
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
     standing::works(&shared, &standing::left_out(&shared, &resolved, &more)).await?;
+    let control = control.knowing(branches);
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::awaited::{tell, telling};
 use super::cutting::Job;
 use super::shared::Shared;
 use super::tables::Planned;
@@ -13,8 +14,6 @@ use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::names::shortened;
 use crate::postgres::{Side, connect};
-use crate::progress::waiting;
-use crate::warehouse::Fenced;
 
 /// The first and the longest pause before the standby is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -39,7 +38,7 @@ impl<'s> Origin<'s> {
     }
 
     /// A snapshot that lives as long as its connection, and its point.
-    pub(super) async fn snapshot(&mut self) -> Result<Created> {
+    pub(super) async fn snapshot(&mut self, left: &[Job]) -> Result<Created> {
         const APPLICATION: &str = "siltstone snapshot";
         let connector = self.shared.connector();
         let suffix = format!("_read_{}_{}", self.shared.fence.epoch(), self.attempt);
@@ -49,7 +48,8 @@ impl<'s> Origin<'s> {
         let Some(standby) = &connector.snapshot.standby else {
             let connection = Walsender::connect(endpoint, APPLICATION).await?;
             let source = connect(Side::Source, endpoint, APPLICATION).await?;
-            return slot::create(connection, &source, &name, true).await;
+            let making = slot::create(connection, &source, &name, true);
+            return telling(self.shared, &names(left), making).await;
         };
         let goal = match &mut self.goal {
             Some(goal) => goal,
@@ -63,7 +63,7 @@ impl<'s> Origin<'s> {
     /// Tells the tables that wait that they do so no more.
     pub(super) async fn answers(&mut self, left: &[Job]) -> Result<()> {
         if std::mem::take(&mut self.told) {
-            self.tell(left, None).await?;
+            tell(self.shared, &names(left), None).await?;
         }
         Ok(())
     }
@@ -76,27 +76,17 @@ impl<'s> Origin<'s> {
         let (reason, remedy) = (error.reason(), error.remedy_text());
         let seconds = self.pause.as_secs();
         tracing::warn!(remedy, "{reason}; asking the standby again in {seconds} s");
-        self.tell(left, Some((&reason, remedy))).await?;
+        let why = format!("the standby: {reason}");
+        tell(self.shared, &names(left), Some((&why, remedy))).await?;
         self.told = true;
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSES.1);
         Ok(())
     }
+}
 
-    async fn tell(&self, left: &[Job], why: Option<(&str, Option<&str>)>) -> Result<()> {
-        let Shared { core, setup, .. } = self.shared;
-        let names: Vec<String> = left.iter().map(|job| job.chunk.table.to_string()).collect();
-        let mut side = self.shared.side_session().await;
-        let transaction =
-            Fenced::begin(side.session_mut(), &core.fence, "wait", &setup.durations).await?;
-        let told = waiting::wait_for_standby(&*transaction, &names, why).await?;
-        transaction.commit().await?;
-        for table in told {
-            let (reason, remedy) = (table.reason.as_deref(), table.remedy.as_deref());
-            setup.board.table_state(&table.table, &table.state, reason, remedy);
-        }
-        Ok(())
-    }
+fn names(left: &[Job]) -> Vec<String> {
+    left.iter().map(|job| job.chunk.table.to_string()).collect()
 }
 
 impl Shared {

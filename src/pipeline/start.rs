@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::awaited::telling;
 use super::shared::{Setup, Shared, writer};
 use super::tables::{Planned, Resolved};
 use crate::capture::preflight;
@@ -127,7 +128,13 @@ impl Start<'_> {
         let transaction = Fenced::begin(warehouse, fence, "slot", durations).await?;
         progress::record_creating(&transaction, &connector.name, &connector.slot).await?;
         transaction.commit().await?;
-        let created = slot::create(walsender, self.source, &connector.slot, false).await?;
+        let making = slot::create(walsender, self.source, &connector.slot, false);
+        let read: Vec<String> = planned
+            .iter()
+            .filter(|table| table.record.chunk_open)
+            .map(|table| table.record.table.to_string())
+            .collect();
+        let created = telling(&self.shared, &read, making).await?;
         tracing::info!(slot = connector.slot, at = %created.consistent_point, "made the slot");
         let checkpoint = Checkpoint {
             connector: connector.name.clone(),

@@ -216,6 +216,9 @@ pub(super) async fn plan(
     Ok((planned, left_out))
 }
 
+/// What is done about a table that nothing feeds.
+const FORGET: &str = "siltstone apply forgets it, and its rows stay; or write a file that feeds it";
+
 /// A table that nothing feeds any more misses changes from now on: should it be fed again, it has to
 /// be read again.
 async fn shelve(shared: &Shared, record: &TableRecord, out: Option<&LeftOut>) -> Result<()> {
@@ -224,7 +227,8 @@ async fn shelve(shared: &Shared, record: &TableRecord, out: Option<&LeftOut>) ->
     if again && record.reason.as_deref() == Some(reason) {
         return Ok(());
     }
-    let (table, remedy) = (&record.table, out.map(|out| out.remedy.as_str()));
+    let remedy = out.map_or(FORGET, |out| out.remedy.as_str());
+    let (table, remedy) = (&record.table, Some(remedy));
     tracing::warn!(%table, reason, remedy, "nothing feeds this table any more; it stays as it is");
     shared.define(&[], table, Then::Shelve { reason, remedy, again }).await
 }

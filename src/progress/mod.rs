@@ -26,10 +26,12 @@ pub mod pending;
 pub mod poison;
 pub mod requests;
 pub mod schemas;
+pub mod source_leaves;
 pub mod standing;
 mod store;
 pub mod tables;
 pub mod turns;
+pub mod unfed;
 pub mod waiting;
 pub mod wanted;
 

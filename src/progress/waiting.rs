@@ -1,11 +1,12 @@
-//! Tables whose rows are to be read from a standby that is away or behind: why they wait, in `audit.tables`.
+//! Tables whose rows are to be read, from a standby that is away or behind, or from a source whose transactions
+//! stay open: why they wait, in `audit.tables`.
 
 use tokio_postgres::GenericClient;
 
 use crate::error::{Error, Result};
 use crate::names::TableName;
 
-/// How a table stands that is to be read from a standby.
+/// How a table stands that is to be read.
 #[derive(Debug)]
 pub struct Waiting {
     /// The table.
@@ -18,21 +19,21 @@ pub struct Waiting {
     pub remedy: Option<String>,
 }
 
-/// Notes why tables that are to be read wait for a standby, beside the reason that they are read for; or
-/// that they wait no more.
-pub async fn wait_for_standby(
+/// Notes what tables that are to be read wait for, as `the standby: …`, beside the reason that they are read for;
+/// or that they wait no more.
+pub async fn wait_for(
     client: &impl GenericClient,
     tables: &[String],
     why: Option<(&str, Option<&str>)>,
 ) -> Result<Vec<Waiting>> {
-    let failed = |error| Error::warehouse("noting which tables wait for the standby", error);
+    let failed = |error| Error::warehouse("noting what tables wait for", error);
     let (reason, remedy) = why.unzip();
     let rows = client
         .query(
             "update audit.tables
                 set reason = nullif(concat_ws('; ',
-                        nullif(regexp_replace(reason, '(; )?waits for the standby: .*$', ''), ''),
-                        'waits for the standby: ' || $2::text), ''),
+                        nullif(regexp_replace(reason, '(; )?waits for the (standby|source): .*$', ''), ''),
+                        'waits for ' || $2::text), ''),
                     remedy = $3
               where table_name = any ($1) and state in ('snapshotting', 'resyncing')
           returning table_name, state, reason, remedy",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio_postgres::types::ToSql;
 
 use super::report::{Difference, TableReport};
-use super::sql::Expressions;
+use super::sql::{self, Expressions};
 use super::{PAUSE, Pair, Sides};
 use crate::error::{Error, Result};
 use crate::postgres::Session;
@@ -32,6 +32,7 @@ impl Sides {
     pub(super) async fn keyed(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
         let (there, here) = (Expressions::of_source(pair), Expressions::of_warehouse(pair));
         let (there_text, here_text) = (there.buckets(), here.buckets());
+        let waiting = self.waiting(pair).await?;
         let (source, warehouse) = tokio::try_join!(
             buckets(&self.source, &there_text, Error::source),
             buckets(&self.warehouse, &here_text, Error::warehouse)
@@ -46,19 +47,34 @@ impl Sides {
             rows += count(&source).max(count(&warehouse));
             part.push(name.clone());
             if rows >= ROWS_AT_ONCE {
-                self.part(&there, &here, &std::mem::take(&mut part), report).await?;
+                let part = std::mem::take(&mut part);
+                self.part((&there, &here), &part, &waiting, report).await?;
                 rows = 0;
             }
         }
-        self.part(&there, &here, &part, report).await
+        self.part((&there, &here), &part, &waiting, report).await
+    }
+
+    /// The keys that wait behind dead letters.
+    async fn waiting(&self, pair: &Pair) -> Result<HashMap<Key, i64>> {
+        let failed = |error| Error::warehouse("reading which keys wait", error);
+        let table = pair.model.table.to_string();
+        let answer = self.warehouse.query(&sql::waiting(&pair.model), &[&table]).await;
+        let mut waiting = HashMap::new();
+        for row in answer.map_err(failed)? {
+            let key: Vec<Option<String>> = row.try_get(0).map_err(failed)?;
+            let key = key.into_iter().map(Option::unwrap_or_default).collect();
+            waiting.insert(key, row.try_get(1).map_err(failed)?);
+        }
+        Ok(waiting)
     }
 
     /// Looks at the rows of some buckets that differ.
     async fn part(
         &self,
-        there: &Expressions,
-        here: &Expressions,
+        (there, here): (&Expressions, &Expressions),
         buckets: &[String],
+        waiting: &HashMap<Key, i64>,
         report: &mut TableReport,
     ) -> Result<()> {
         if buckets.is_empty() {
@@ -79,7 +95,7 @@ impl Sides {
         suspects.extend(warehouse.into_keys());
         suspects.sort();
         for keys in suspects.chunks(KEYS_AT_ONCE) {
-            self.settle(there, here, keys, report).await?;
+            self.settle((there, here), keys, waiting, report).await?;
         }
         Ok(())
     }
@@ -87,9 +103,9 @@ impl Sides {
     /// Looks at keys again, until they are equal or differ for good.
     async fn settle(
         &self,
-        there: &Expressions,
-        here: &Expressions,
+        (there, here): (&Expressions, &Expressions),
         keys: &[Key],
+        waiting: &HashMap<Key, i64>,
         report: &mut TableReport,
     ) -> Result<()> {
         let mut suspects = keys.to_vec();
@@ -131,9 +147,14 @@ impl Sides {
         report.changing += u64::try_from(changing).unwrap_or(u64::MAX);
         report.differing += u64::try_from(found.len()).unwrap_or(u64::MAX);
         for (key, what) in found {
+            let letter = waiting.get(&key);
+            report.waiting += u64::from(letter.is_some());
             if report.differences.len() < NAMED {
-                let key = key.join(", ");
-                report.differences.push(Difference { key, what: what.to_owned() });
+                let what = match letter {
+                    Some(letter) => format!("{what}: it waits behind dead letter {letter}"),
+                    None => what.to_owned(),
+                };
+                report.differences.push(Difference { key: key.join(", "), what });
             }
         }
         Ok(())

@@ -22,6 +22,8 @@ pub struct TableReport {
     pub rows: u64,
     /// Keys that differ.
     pub differing: u64,
+    /// Those of them that wait behind dead letters.
+    pub waiting: u64,
     /// The first of them.
     pub differences: Vec<Difference>,
     /// Keys that changed whenever they were looked at.
@@ -48,6 +50,7 @@ impl Default for TableReport {
             table: TableName::new("", ""),
             rows: 0,
             differing: 0,
+            waiting: 0,
             differences: Vec::new(),
             changing: 0,
             overlaps: 0,
@@ -73,6 +76,7 @@ impl TableReport {
             "equal": self.is_equal() && skipped.is_none(),
             "rows": self.rows,
             "differing": self.differing,
+            "waiting": self.waiting,
             "differences": differences,
             "changing": self.changing,
             "overlaps": self.overlaps,
@@ -173,7 +177,14 @@ impl Report {
                 let changing = table.changing;
                 lines.push(format!("{name}: {changing} keys changed whenever they were looked at"));
             }
-            if table.differing > 0 || table.locator > 0 {
+            if table.waiting > 0 {
+                // read again, a row that is refused would stop the table
+                lines.push(
+                    "  remedy: siltstone dead-letter list says why, and what then is done"
+                        .to_owned(),
+                );
+            }
+            if table.differing > table.waiting || table.locator > 0 {
                 lines.push(format!("  remedy: siltstone table resync {name}"));
             }
             if table.overlaps > 0 || table.double_currents > 0 {

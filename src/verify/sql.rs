@@ -184,6 +184,19 @@ fn key_of(model: &Model) -> (String, String) {
     (key, format!("array[{}]", texts.join(", ")))
 }
 
+/// The keys that wait behind an open dead letter of the table $1, and its number.
+pub(super) fn waiting(model: &Model) -> String {
+    let from =
+        |name: &String| model.column(name).map_or(name.clone(), |column| column.from.clone());
+    let texts = model.key.iter().map(|name| format!("key ->> {}", quote::literal(&from(name))));
+    let texts: Vec<String> = texts.collect();
+    format!(
+        "select array[{}], min(id) from audit.dead_letters \
+         where table_name = $1 and state = 'open' and key is not null group by 1",
+        texts.join(", ")
+    )
+}
+
 /// The keys whose versions overlap, so many times, and how many are named in all; at most $1 of them.
 pub(super) fn overlaps(model: &Model) -> String {
     let (key, texts) = key_of(model);

@@ -191,6 +191,7 @@ fn filled(path: &str, dice: &mut Dice, connector: &str, letter: &str) -> String 
         "{id}" => letter.to_owned(),
         "{job}" => "upkeep".to_owned(),
         "{mart}" => "mart.counts".to_owned(),
+        "{task}" => "0".to_owned(),
         _ => "cleansed.users".to_owned(),
     };
     let part = |part: &str| match part.starts_with('{') {
@@ -275,7 +276,14 @@ fn every_answer_is_one_that_the_document_names() {
             if !quiet && dice.below(4) > 0 {
                 continue;
             }
-            let queries = ["?expand=status", "?table=cleansed.users", "?table=%ff", "?a&&=b", "?%"];
+            let queries = [
+                "?expand=status&expand=info",
+                "?expand=status",
+                "?table=cleansed.users",
+                "?table=%ff",
+                "?a&&=b",
+                "?%",
+            ];
             if dice.below(4) == 0 {
                 asked.push_str(one(&mut dice, &queries));
             }

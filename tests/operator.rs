@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::service::{free_port, http, with_admin};
-use crate::support::{Site, block_on};
+
+use crate::support::{Proxy, Site, block_on};
 
 const TABLES: &str = "create table users (id bigint primary key, email text);
     insert into users select i, 'u' || i from generate_series(1, 100) i;
@@ -152,6 +153,25 @@ fn a_connector_rests_as_connects_scripts_know_it() {
         assert_eq!(http(port, "PUT", &at("/resume"), "s3cret").0, 202);
         becomes("RUNNING").await;
         site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        let expanded = http(port, "GET", "/connectors?expand=status&expand=info", "r3ad");
+        let expanded: serde_json::Value = serde_json::from_str(&expanded.1).unwrap();
+        let (status, info) = (&expanded[&site.name]["status"], &expanded[&site.name]["info"]);
+        assert_eq!(status["connector"]["state"], "RUNNING", "{expanded}");
+        assert_eq!((&status["type"], &info["type"]), (&"source".into(), &"source".into()));
+        assert_eq!(info["tasks"][0]["task"], 0, "{expanded}");
+        assert_eq!(info["config"]["slot.name"], format!("siltstone_{}", site.name), "{expanded}");
+        let (code, info) = http(port, "GET", "/connectors?expand=info", "r3ad");
+        assert!(code == 200 && info.contains("\"info\"") && !info.contains("\"status\""), "{info}");
+        let (code, config) = http(port, "GET", &at("/config"), "r3ad");
+        assert!(code == 200 && config.contains("siltstone.postgres"), "{config}");
+        assert!(!config.contains(site.source_url.split([':', '@']).nth(2).unwrap()), "{config}");
+        let (code, tasks) = http(port, "GET", &at("/tasks"), "r3ad");
+        assert!(code == 200 && tasks.contains("\"task\":0"), "{tasks}");
+        assert_eq!(http(port, "GET", &at("/tasks/0/status"), "r3ad").0, 200);
+        assert_eq!(http(port, "PUT", &at("/config"), "s3cret").0, 405);
+        assert_eq!(http(port, "POST", &at("/tasks/0/restart"), "r3ad").0, 403);
+        assert_eq!(http(port, "POST", &at("/tasks/1/restart"), "s3cret").0, 404);
+        assert_eq!(http(port, "POST", &at("/tasks/0/restart"), "s3cret").0, 202);
         assert_eq!(http(port, "POST", &at("/restart"), "s3cret").0, 202);
         assert_eq!(http(port, "DELETE", &at("/offsets"), "s3cret").0, 400);
         assert_eq!(http(port, "PATCH", &at("/offsets"), "s3cret").0, 400);
@@ -192,11 +212,273 @@ fn a_removed_connector_leaves_nothing_but_its_tables() {
         );
         assert_eq!(site.at_source(&slots).await, ["0"]);
         assert_eq!(site.at_source("select count(*) from pg_publication").await, ["0"]);
-        for table in ["tables", "progress", "slots", "snapshot_chunks", "connectors"] {
+        for table in ["tables", "progress", "slots", "snapshot_chunks"] {
             let left = format!("select count(*) from audit.{table} where connector = '{name}'");
             assert_eq!(site.at_warehouse(&left).await, ["0"], "{table}");
         }
         assert_eq!(count(&site, "users").await, "100");
+        // its file is there, so it stays stopped; without, nothing is known of it any more
+        assert!(text.contains("it stays stopped"), "{text}");
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.tables").await, ["0"]);
+        site.remove("connectors/shop.yaml");
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes"]);
+        assert!(done, "{text}");
+        assert_eq!(site.at_warehouse("select count(*) from audit.connectors").await, ["0"]);
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes"]);
+        assert!(!done && text.contains("there is no connector"), "{text}");
+    });
+}
+
+/// Runs a verb; its exit code and what it says.
+fn exit(site: &Site, arguments: &[&str]) -> (i32, String) {
+    let output = site.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn status_tells_what_keeps_a_connector_from_its_work() {
+    block_on(async {
+        let mut site = Site::new("standing").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("2 streaming, as it left them"), "{text}");
+        // the source is away
+        let right = site.source_url.clone();
+        let port = Proxy::free_port().await;
+        let (head, _) = right.rsplit_once(':').unwrap();
+        let database = right.rsplit_once('/').unwrap().1;
+        site.source_url = format!("{head}:{port}/{database}");
+        let running = site.start();
+        let told = "select count(*) = 1 from audit.standing where state = 'waiting'";
+        site.until("told that it waits", told).await;
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 75, "{text}");
+        assert!(text.contains("waiting for "), "{text}");
+        assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+        let (code, text) = exit(&site, &["why", "cleansed.users"]);
+        assert!(code == 0 && text.contains("the connector is waiting for "), "{text}");
+        assert!(running.stop().await.is_ok());
+        // it is back
+        site.source_url = right;
+        let running = site.start();
+        site.until("works", "select count(*) = 0 from audit.standing").await;
+        let (code, text) = exit(&site, &["status"]);
+        assert!(code == 0 && text.contains(": running, owner"), "{text}");
+        let name = site.name.clone();
+        assert!(ask(&site, &["connector", "pause", &name, "--wait"]).0);
+        let (_, text) = exit(&site, &["status"]);
+        assert!(text.contains(": paused, owner"), "{text}");
+        assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
+        assert!(running.stop().await.is_ok());
+        // what ended it is told behind its end
+        site.shop(&format!("select pg_drop_replication_slot('siltstone_{name}')")).await;
+        let ended = site.start().ended().await.unwrap_err();
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 65, "{text}");
+        assert!(text.contains("it stopped "), "{text}");
+        assert!(text.contains(&ended.reason()), "{text}");
+        assert!(text.contains("siltstone table resync --all"), "{text}");
+    });
+}
+
+#[test]
+fn a_connector_is_removed_beside_its_service() {
+    block_on(async {
+        let mut site = Site::new("removedbeside").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let name = site.name.clone();
+        assert!(ask(&site, &["connector", "stop", &name, "--wait"]).0);
+        // a role that may drop the slot, and not the publications
+        let role = format!("{name}_reader");
+        site.shop(&format!("create role {role} login replication password 'x'")).await;
+        let right = site.source_url.clone();
+        let (_, behind) = right.rsplit_once('@').unwrap();
+        site.source_url = format!("postgres://{role}:x@{behind}");
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
+        assert!(
+            done && text.contains("is another role's: as its owner, drop publication"),
+            "{text}"
+        );
+        site.source_url = right;
+        let slots = format!(
+            "select count(*) from pg_replication_slots where slot_name = 'siltstone_{name}'"
+        );
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        // by its owner, once more
+        let (done, text) = ask(&site, &["connector", "remove", &name, "--yes", "--drop-slot"]);
+        assert!(done, "{text}");
+        assert_eq!(site.at_source("select count(*) from pg_publication").await, ["0"]);
+        // longer than the lease is renewed in
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let (_, text) = ask(&site, &["status"]);
+        assert!(text.contains(": stopped, owner") && !text.contains("connector remove"), "{text}");
+        assert_eq!(site.at_warehouse("select count(*) from audit.tables").await, ["0"]);
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
+        // with keys they are adopted again, if they are empty
+        site.until(
+            "it goes on",
+            "select count(*) > 0 from audit.owner o join audit.slots s
+            on o.resource = 'connector:' || s.connector",
+        )
+        .await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn verify_tells_at_once_that_a_connector_is_paused() {
+    block_on(async {
+        let site = Site::new("verifypaused").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let name = site.name.clone();
+        assert!(ask(&site, &["connector", "pause", &name, "--wait"]).0);
+        site.shop("insert into users values (101, 'later')").await;
+        let asked = std::time::Instant::now();
+        let (code, text) = exit(&site, &["verify"]);
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+        assert_eq!(code, 75, "{text}");
+        assert!(text.contains("is paused by "), "{text}");
+        assert!(text.contains(&format!("siltstone connector resume {name}")), "{text}");
+        assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
+        let (code, text) = exit(&site, &["verify"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_broken_file_hides_nothing() {
+    block_on(async {
+        let site = Site::new("brokenfile").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        site.connector("tables: 7\n");
+        for arguments in [&["status"][..], &["table", "list"], &["why", "cleansed.users"]] {
+            let (code, text) = exit(&site, arguments);
+            assert_eq!(code, if arguments[0] == "status" { 78 } else { 0 }, "{text}");
+            assert!(text.contains("the files are refused: connectors/shop.yaml:"), "{text}");
+            assert!(text.contains("streaming"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_resync_is_waited_for_until_the_table_streams() {
+    block_on(async {
+        let site = Site::new("resyncwait").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let (done, text) = ask(&site, &["table", "pause", "cleansed.users"]);
+        assert!(done && text.contains("--wait tells what became of it"), "{text}");
+        let paused = "select count(*) = 1 from audit.tables where state = 'paused'";
+        site.until("paused", paused).await;
+        let (done, text) = ask(&site, &["table", "resync", "cleansed.users", "--yes", "--wait"]);
+        assert!(
+            done && text.contains("will be read again; it was paused, and goes on then"),
+            "{text}"
+        );
+        assert!(text.contains("cleansed.users streams again"), "{text}");
+        assert_eq!(site.at_warehouse(STREAMING).await, ["t"]);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn verify_waits_for_a_table_that_is_about_to_go_on() {
+    block_on(async {
+        let site = Site::new("aboutto").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let set = |state: &str| {
+            format!("update audit.tables set state = '{state}' where table_name = 'cleansed.users'")
+        };
+        site.warehouse.batch_execute(&set("catching_up")).await.unwrap();
+        let mut command = site.command(&["verify"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let verifying = tokio::task::spawn_blocking(move || command.output().unwrap());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        site.warehouse.batch_execute(&set("streaming")).await.unwrap();
+        let output = verifying.await.unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{text}");
+    });
+}
+
+#[test]
+fn readers_that_are_not_there_are_named() {
+    block_on(async {
+        let site = Site::new("noreader").await;
+        site.shop(TABLES).await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\", readers: [nobody_knows] }\n",
+        );
+        let (code, text) = exit(&site, &["validate", "--connect"]);
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains("the warehouse has no role nobody_knows"), "{text}");
+    });
+}
+
+#[test]
+fn verify_of_nothing_is_no_success() {
+    block_on(async {
+        let site = Site::new("verifynothing").await;
+        site.shop(TABLES).await;
+        site.connector("tables: [\"public.none_*\"]\ntarget_schema: cleansed\n");
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["verify"]);
+        assert!(code == 65 && text.contains("nothing was compared"), "{code} {text}");
+        site.file("connectors/shop.yaml", "name: shop\nkind: postgres\nenabled: false\n");
+        let (code, text) = exit(&site, &["verify"]);
+        assert!(code == 78 && text.contains("no connector is enabled"), "{code} {text}");
+    });
+}
+
+#[test]
+fn tables_that_are_left_out_are_told_of() {
+    block_on(async {
+        let site = Site::new("leftout").await;
+        site.shop(TABLES).await;
+        site.shop(
+            "create table nokey (v int); insert into nokey values (1);
+             create table docs (id bigint primary key)",
+        )
+        .await;
+        let there = "create schema cleansed; create table cleansed.docs (id bigint);
+            insert into cleansed.docs values (1)";
+        site.warehouse.batch_execute(there).await.unwrap();
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["status"]);
+        assert_eq!(code, 65, "{text}");
+        assert!(text.contains("cleansed.nokey is left out"), "{text}");
+        assert!(text.contains("cleansed.docs is left out"), "{text}");
+        assert!(text.contains("replica identity"), "{text}");
+        let (code, text) = exit(&site, &["table", "list"]);
+        assert!(code == 0 && text.contains("cleansed.nokey"), "{text}");
+        for name in ["cleansed.nokey", "public.nokey"] {
+            let (code, text) = exit(&site, &["why", name]);
+            assert_eq!(code, 0, "{text}");
+            assert!(text.contains("cleansed.nokey is left out"), "{text}");
+        }
+        let (code, text) = exit(&site, &["verify", "cleansed.docs"]);
+        assert!(code == 65 && text.contains("it is left out: "), "{code} {text}");
+        // mended, it is taken
+        site.shop("alter table nokey add primary key (v)").await;
+        site.warehouse.batch_execute("drop table cleansed.docs").await.unwrap();
+        site.catch_up().await;
+        let (code, text) = exit(&site, &["status"]);
+        assert!(code == 0 && !text.contains("left out"), "{text}");
     });
 }
 
@@ -208,7 +490,9 @@ fn files_are_read_again_at_sighup() {
         let tables =
             |list: &str| site.connector(&format!("tables: [{list}]\ntarget_schema: cleansed\n"));
         tables("\"public.users\"");
-        let mut child = site.spawn(&["run"]);
+        let path = site.config().with_file_name("log");
+        let log = std::fs::File::create(&path).unwrap();
+        let mut child = site.command(&["run"]).stderr(Stdio::from(log)).spawn().unwrap();
         let one = "select count(*) = 1 and bool_and(state = 'streaming') from audit.tables";
         site.until("streaming", one).await;
         let since = "select since from audit.owner where resource like 'connector:%'";
@@ -219,6 +503,12 @@ fn files_are_read_again_at_sighup() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         site.shop("insert into users values (101, 'later')").await;
         site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        // a variable that has come since is not there for a process that runs
+        site.connector("tables: [\"public.*\"]\ntarget_schema: \"${CAME_LATER}\"\n");
+        signal(&child, "-HUP");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let log = std::fs::read_to_string(&path).unwrap();
+        assert!(log.contains("a process that runs takes no new environment"), "{log}");
         // files that say the same change nothing either
         tables("\"public.users\"");
         signal(&child, "-HUP");

@@ -81,6 +81,9 @@ fn the_least_rights_are_enough() {
         site.catch_up().await;
         let roles = "select rolsuper or rolcreaterole or rolbypassrls from pg_roles where rolname = 'least'";
         assert_eq!(site.at_source(roles).await, ["f"]);
+        // its publications are there: that it could make none is no matter
+        let shown = printed(&site, &["validate", "--connect"]);
+        assert!(!shown.contains("may not create a publication"), "{shown}");
         assert_same(&site).await;
         site.shop_each(&[
             "update users set email = 'x' where id < 10",

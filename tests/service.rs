@@ -132,6 +132,28 @@ fn sigterm_ends_it_within_ten_seconds_also_in_a_large_transaction() {
 }
 
 #[test]
+fn a_verb_ends_quietly_when_nobody_reads_what_it_prints() {
+    block_on(async {
+        let site = Site::new("nobodyreads").await;
+        for verb in ["validate", "completions"] {
+            let arguments: &[&str] =
+                if verb == "completions" { &["completions", "bash"] } else { &["validate"] };
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let output = site
+                .command(arguments)
+                .stdout(Stdio::from(writer))
+                .stderr(Stdio::piped())
+                .output()
+                .unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert!(text.is_empty(), "{verb}: {text}");
+            assert_eq!(output.status.code(), Some(141), "{verb}");
+        }
+    });
+}
+
+#[test]
 fn what_cannot_run_says_why_and_exits_by_sysexits() {
     block_on(async {
         let site = Site::new("exits").await;

@@ -24,6 +24,8 @@ pub struct Source {
     pub wal_sender_timeout: i64,
     /// Whether it is a standby.
     pub standby: bool,
+    /// What keeps the role from making a publication, which matters where one is missing.
+    pub cannot_publish: Option<Finding>,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
@@ -74,15 +76,14 @@ pub async fn inspect(source: &Session, slots: i64) -> Result<Source> {
         let remedy = format!("alter role {} replication", quote::ident(&role));
         find(true, format!("role {role} may not replicate"), remedy);
     }
-    if !row.try_get::<_, bool>("creates").map_err(failed)? {
-        let database: String = row.try_get("database").map_err(failed)?;
-        let remedy = format!(
-            "grant create on database {} to {}",
-            quote::ident(&database),
-            quote::ident(&role)
-        );
-        find(false, format!("role {role} may not create a publication"), remedy);
-    }
+    let creates: bool = row.try_get("creates").map_err(failed)?;
+    let database: String = row.try_get("database").map_err(failed)?;
+    let (of, to) = (quote::ident(&database), quote::ident(&role));
+    let cannot_publish = (!creates).then(|| Finding {
+        fatal: false,
+        what: format!("role {role} may not create a publication"),
+        remedy: format!("grant create on database {of} to {to}"),
+    });
     if count("keep")? == -1 {
         let what = "its max_slot_wal_keep_size is -1: a stopped connector would fill its disk";
         let remedy = "alter system set max_slot_wal_keep_size = '20GB'; select pg_reload_conf()";
@@ -93,7 +94,8 @@ pub async fn inspect(source: &Session, slots: i64) -> Result<Source> {
         let what = "it is a standby, from which Postgres before 16 cannot decode";
         find(true, what.to_owned(), "use the primary's address".to_owned());
     }
-    Ok(Source { version, wal_sender_timeout: count("timeout")?, standby, findings })
+    let wal_sender_timeout = count("timeout")?;
+    Ok(Source { version, wal_sender_timeout, standby, cannot_publish, findings })
 }
 
 /// The first finding that nothing can go on with, as an error.

@@ -12,8 +12,8 @@ use crate::postgres::{Session, Side, connect, quote};
 use crate::progress::requests::{self, About, Verb};
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{account, slot_record};
-use crate::spec::Spec;
-use crate::warehouse::{Claim, Durations, Fenced, migrate, take_over};
+use crate::spec::{self, Spec};
+use crate::warehouse::{interrupt, migrate};
 
 /// How connectors stand, and what to do with them.
 #[derive(clap::Subcommand)]
@@ -32,7 +32,8 @@ pub(super) enum Connector {
     Stop(Which),
     /// Begins a new session.
     Restart(Which),
-    /// Forgets one that is stopped, or whose file is gone; the rows of its tables stay.
+    /// Forgets one that is stopped, or whose file is gone; the rows of its tables stay. While its file is
+    /// there it stays stopped: resumed, it reads everything anew.
     Remove {
         /// The connector.
         name: String,
@@ -77,7 +78,7 @@ impl Connector {
 }
 
 async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> {
-    for connector in &spec.connectors {
+    for connector in spec.commons() {
         let told = account::connector(&**warehouse, &connector.name).await?;
         if json {
             println!("{told}");
@@ -89,7 +90,7 @@ async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> 
 }
 
 async fn ask(spec: &Spec, warehouse: &Session, verb: Verb, which: Which) -> Result<ExitCode> {
-    if !spec.connectors.iter().any(|connector| connector.name == which.name) {
+    if !spec.commons().any(|connector| connector.name == which.name) {
         return Err(unknown(&which.name));
     }
     let id = requests::ask(&**warehouse, verb, &which.name, &About::default()).await?;
@@ -108,15 +109,13 @@ async fn remove(
     (drop_slot, yes): (bool, bool),
 ) -> Result<ExitCode> {
     let file = spec.connectors.iter().find(|connector| connector.name == name);
-    let stopped = matches!(wanted::read(&**warehouse, name).await?, Wanted::Stopped(_));
-    if file.is_some() && !stopped {
-        return Err(Error::new(Kind::Usage, format!("{name} is to run, by its file")).remedy(
-            format!("siltstone connector stop {name} --wait, or disable or remove its file"),
-        ));
-    }
+    let has_file = spec.commons().any(|common| common.name == name);
+    let wish = wanted::read(&**warehouse, name).await?;
+    refuse_at_work(warehouse, name, (has_file, &wish)).await?;
     let record = slot_record(&**warehouse, name).await?;
     let remains = wanted::remains(&**warehouse, name).await?;
-    if record.is_none() && remains.iter().all(|(_, many)| *many == 0) {
+    let nothing = record.is_none() && remains.iter().all(|(_, many)| *many == 0);
+    if nothing && !has_file && wish == Wanted::Running {
         return Err(unknown(name));
     }
     println!("of {name} these are forgotten:");
@@ -131,28 +130,83 @@ async fn remove(
     if !yes {
         confirmed()?;
     }
-    let resource = format!("connector:{name}");
-    let owner = "siltstone connector remove";
-    let fence = take_over(warehouse, &resource, owner, Claim::Anyway).await?;
-    let transaction = Fenced::begin(warehouse, &fence, "remove", &Durations::unobserved()).await?;
-    wanted::remove(&transaction, name).await?;
-    transaction.commit().await?;
-    match (file, slot) {
-        (Some(file), _) if drop_slot => {
-            let source = connect(Side::Source, &file.endpoint, "siltstone connector").await?;
-            if slot::inspect(&source, &file.slot).await?.is_some() {
-                slot::drop(&source, &file.slot).await?;
-            }
-            for name in [file.publication.clone(), file.append_publication()] {
-                publication::drop(&source, &name).await?;
-            }
-            println!("its slot and publications are dropped; remove its file, or it begins anew");
-        }
-        (_, Some(slot)) => println!(
-            "at the source, its slot keeps the log until: select pg_drop_replication_slot({})",
-            quote::literal(&slot)
-        ),
-        (_, None) => {}
+    // first: what fails there is asked for once more, with everything that it needs still known
+    if let Some(file) = file.filter(|_| drop_slot) {
+        drop_at_source(file).await?;
+    } else if let Some(slot) = slot {
+        let drop = format!("select pg_drop_replication_slot({})", quote::literal(&slot));
+        println!("at the source, its slot keeps the log until: {drop}");
+    }
+    forget(warehouse, name, has_file).await?;
+    if has_file {
+        println!(
+            "its file is there, so it stays stopped: remove the file, or let it begin anew, and read \
+             everything, by siltstone connector resume {name}"
+        );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a connector that is to run, or that an instance still runs by the file that it had.
+async fn refuse_at_work(
+    warehouse: &Session,
+    name: &str,
+    (has_file, wish): (bool, &Wanted),
+) -> Result<()> {
+    let usage = |what: String| Error::new(Kind::Usage, what);
+    if has_file {
+        return match wish {
+            Wanted::Stopped(_) => Ok(()),
+            _ => Err(usage(format!("{name} is to run, by its file")).remedy(format!(
+                "siltstone connector stop {name} --wait, or disable or remove its file"
+            ))),
+        };
+    }
+    let told = account::connector(&**warehouse, name).await?;
+    if told["alive"] != true || matches!(wish, Wanted::Stopped(_)) {
+        return Ok(());
+    }
+    let owner = told["owner"].as_str().unwrap_or("an instance");
+    Err(usage(format!("{owner} still runs {name}, by the file that it had")).remedy(
+        "send it SIGHUP (kill -HUP), so that it sees that the file is gone; then this again",
+    ))
+}
+
+/// Forgets a connector in the warehouse. An instance that has it begins anew, and finds it stopped, or
+/// its file gone; its place stays its own.
+async fn forget(warehouse: &mut Session, name: &str, has_file: bool) -> Result<()> {
+    let failed = |error| Error::warehouse("forgetting it", error);
+    let transaction = warehouse.transaction().await.map_err(failed)?;
+    interrupt(&transaction, &format!("connector:{name}")).await.map_err(failed)?;
+    // nobody changes it any more
+    let wish = wanted::read(&transaction, name).await?;
+    if has_file && !matches!(wish, Wanted::Stopped(_)) {
+        let what = format!("somebody has resumed {name} meanwhile: nothing of it was forgotten");
+        return Err(Error::new(Kind::Busy, what)
+            .remedy(format!("siltstone connector stop {name} --wait, and then this again")));
+    }
+    wanted::remove(&transaction, name).await?;
+    if !has_file {
+        wanted::forget(&transaction, name).await?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+/// Drops slot and publications; those that are another role's are named.
+async fn drop_at_source(file: &spec::Connector) -> Result<()> {
+    let source = connect(Side::Source, &file.endpoint, "siltstone connector").await?;
+    if slot::inspect(&source, &file.slot).await?.is_some() {
+        slot::drop(&source, &file.slot).await?;
+        println!("at the source, its slot {} is dropped", file.slot);
+    }
+    for name in [file.publication.clone(), file.append_publication()] {
+        match publication::drop(&source, &name).await {
+            Err(error) if error.kind() == Kind::Rights => println!(
+                "at the source, publication {name} is another role's: as its owner, drop publication {}",
+                quote::ident(&name)
+            ),
+            dropped => dropped?,
+        }
+    }
+    Ok(())
 }

@@ -27,7 +27,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::spec::{Env, Spec, load};
+use crate::postgres::Session;
+use crate::progress::account;
+use crate::spec::{Env, Settings, Spec, load, load_settings};
 
 /// Keeps a Postgres warehouse exact and fresh from change events.
 #[derive(Parser)]
@@ -59,7 +61,7 @@ enum Verb {
     Plan(plan::Plan),
     /// Makes the differences that `plan` prints.
     Apply(plan::Apply),
-    /// How the connectors stand; exits with 65 where a table needs a person.
+    /// How the connectors stand; exits with 65 where a person is needed, with 75 where one waits.
     Status(status::Status),
     /// Why a table is as it is.
     Why(status::Why),
@@ -107,6 +109,9 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { code } else { ExitCode::from(74) };
         }
     };
+    if !matches!(arguments.verb, Verb::Run(_) | Verb::Demo(_) | Verb::Bench(_)) {
+        end_with_the_reader();
+    }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("another TLS provider is installed already");
     }
@@ -127,6 +132,23 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// What prints and ends does so quietly when nobody reads on (`siltstone status | head -1`), with the code
+/// of a program that SIGPIPE ends. The signal itself stays ignored, or a server that goes away in the
+/// middle of a write would end us without a word.
+fn end_with_the_reader() {
+    /// 128 and the number of SIGPIPE.
+    const NOBODY_READS: i32 = 141;
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // as `println!` says it
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to std") && said.contains("os error 32") {
+            std::process::exit(NOBODY_READS);
+        }
+        otherwise(panic);
+    }));
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
@@ -161,7 +183,9 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Sql(sql) => sql.run(&files).await,
         Verb::Completions { shell } => {
             let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "siltstone", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "siltstone", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -182,5 +206,39 @@ impl Files {
             tracing::warn!("{note}");
         }
         Ok(spec)
+    }
+
+    /// What it takes to tell how things stand: that is asked when files are broken, too. Those are told of,
+    /// and the control tables say which connectors there are.
+    fn known(&self) -> Result<Known, Error> {
+        match self.load() {
+            Ok(spec) => {
+                let names = spec.commons().map(|common| common.name.clone()).collect();
+                Ok(Known { settings: spec.settings, names: Some(names) })
+            }
+            Err(refused) => {
+                let settings = load_settings(&self.path, &Env::of_process(&self.clock));
+                let Ok(settings) = settings else { return Err(refused) };
+                eprintln!("siltstone: the files are refused: {refused}");
+                Ok(Known { settings, names: None })
+            }
+        }
+    }
+}
+
+/// What is known without all files.
+struct Known {
+    settings: Settings,
+    /// the connectors of the files; none where files are refused
+    names: Option<Vec<String>>,
+}
+
+impl Known {
+    /// The connectors.
+    async fn connectors(&self, warehouse: &Session) -> Result<Vec<String>> {
+        match &self.names {
+            Some(names) => Ok(names.clone()),
+            None => account::connectors(&**warehouse).await,
+        }
     }
 }

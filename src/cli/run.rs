@@ -46,6 +46,9 @@ impl Run {
     }
 }
 
+/// What to do where files that are read again name a variable that is not there.
+const RESTART: &str = "set it and restart: a process that runs takes no new environment";
+
 /// The files, read again at each SIGHUP, and when `siltstone apply` has changed tables by them. Those that
 /// are refused change nothing.
 fn read_again(
@@ -68,7 +71,11 @@ fn read_again(
                     tracing::info!("the files are read again");
                     sender.send_replace(Arc::new(spec));
                 }
-                Err(error) => tracing::error!("the files are refused, the old ones stay: {error}"),
+                Err(error) => {
+                    let lacks = error.reason().contains("environment variable");
+                    let error = if lacks { error.remedy(RESTART) } else { error };
+                    tracing::error!("the files are refused, the old ones stay: {error}");
+                }
             }
         }
     });

@@ -31,51 +31,99 @@ pub(super) struct Why {
 }
 
 impl Status {
-    /// Exits with 65 where a table needs a person.
+    /// Exits with 65 where a table or a connector needs a person, with 75 where one waits.
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let spec = files.load()?;
+        let known = files.known()?;
         let mut warehouse =
-            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone status").await?;
+            connect(Side::Warehouse, &known.settings.warehouse, "siltstone status").await?;
         migrate(&mut warehouse).await?;
-        let mut code = ExitCode::SUCCESS;
-        for connector in &spec.connectors {
-            let told = account::connector(&*warehouse, &connector.name).await?;
-            if told["attention"].as_array().is_some_and(|tables| !tables.is_empty())
-                || told["dead_letters"] != 0
-            {
-                code = ExitCode::from(Kind::Differs.exit_code());
-            }
+        let mut code = 0;
+        for connector in known.connectors(&warehouse).await? {
+            let told = account::connector(&*warehouse, &connector).await?;
+            code = worse(code, &told);
             if self.json {
                 println!("{told}");
             } else {
                 print_connector(&told);
             }
         }
-        Ok(code)
+        let refused = known.names.is_none() && code == 0;
+        Ok(ExitCode::from(if refused { Kind::Config.exit_code() } else { code }))
     }
+}
+
+/// The exit code, where a connector stands so: that of what needs a person, else of what is waited for.
+fn worse(code: u8, told: &Value) -> u8 {
+    let needs = told["attention"].as_array().is_some_and(|tables| !tables.is_empty())
+        || told["dead_letters"] != 0
+        || told["standing"]["state"] == "stopped";
+    if needs {
+        Kind::Differs.exit_code()
+    } else if code == 0 && waits(told) {
+        Kind::Busy.exit_code()
+    } else {
+        code
+    }
+}
+
+/// Whether it waits for something, and has said so not long ago: longer than between two tries, a
+/// service that was killed would have said nothing.
+fn waits(told: &Value) -> bool {
+    const LATELY: i64 = 60;
+    let ago = told["standing"]["told_seconds_ago"].as_i64();
+    told["standing"]["state"] == "waiting" && ago.is_some_and(|ago| ago <= LATELY)
+}
+
+/// What a connector does, in a few words.
+fn doing(told: &Value) -> String {
+    let alive = told["alive"] == true;
+    let seconds = &told["standing"]["seconds"];
+    if let Some(wanted) = told["wanted"].as_str() {
+        let word = wanted.split(' ').next().unwrap_or_default();
+        return if alive { word.to_owned() } else { format!("{word}, not running") };
+    }
+    if told["standing"]["state"] == "stopped" {
+        return format!("not running: it stopped {seconds} s ago, and needs a person");
+    }
+    match (waits(told), alive) {
+        (true, _) => format!("waiting for {seconds} s, and trying again"),
+        (false, true) => "running".to_owned(),
+        (false, false) => "not running".to_owned(),
+    }
+}
+
+/// How far it is; none before it has begun.
+fn place(told: &Value) -> Option<String> {
+    let moved = told["moved_seconds_ago"].as_i64()?;
+    let at = match told["position"].as_str() {
+        Some(position) => format!("at {position}"),
+        None => format!("partitions: {}", told["partitions"]),
+    };
+    Some(format!("{at}, moved {moved} s ago"))
 }
 
 /// Prints how a connector stands.
 pub(super) fn print_connector(told: &Value) {
     let owner = told["owner"].as_str().unwrap_or("nobody");
-    let alive = if told["alive"] == true { "running" } else { "not running" };
-    println!("{}: {alive}, owner {owner}", text(&told["connector"]));
+    println!("{}: {}, owner {owner}", text(&told["connector"]), doing(told));
+    print_because(&told["standing"], "    ");
     if let Some(wanted) = told["wanted"].as_str() {
         println!("    {wanted}; siltstone connector resume {}", text(&told["connector"]));
     }
-    if let Some(position) = told["position"].as_str() {
-        println!("    at {position}, moved {} s ago", told["moved_seconds_ago"]);
+    if let Some(place) = place(told) {
+        println!("    {place}");
     }
     let tables = told["tables"].as_object().into_iter().flatten();
     let tables: Vec<String> = tables.map(|(state, many)| format!("{many} {state}")).collect();
     let tables = if tables.is_empty() { "none".to_owned() } else { tables.join(", ") };
-    println!("    tables: {tables}");
+    let as_left = if told["alive"] == true { "" } else { ", as it left them" };
+    println!("    tables: {tables}{as_left}");
     println!(
         "    kept changes: {} bytes, dead letters: {}",
         told["pending_bytes"], told["dead_letters"]
     );
     for table in told["attention"].as_array().into_iter().flatten() {
-        println!("    {} is {}", text(&table["table"]), text(&table["state"]));
+        println!("    {} is {}", text(&table["table"]), state(table));
         print_because(table, "        ");
     }
 }
@@ -88,15 +136,20 @@ fn print_because(told: &Value, indent: &str) {
     }
 }
 
+/// A table's state, as a person says it.
+fn state(told: &Value) -> &str {
+    if told["state"] == "left_out" { "left out" } else { text(&told["state"]) }
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
 impl Why {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let spec = files.load()?;
+        let known = files.known()?;
         let mut warehouse =
-            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone why").await?;
+            connect(Side::Warehouse, &known.settings.warehouse, "siltstone why").await?;
         migrate(&mut warehouse).await?;
         let table = &self.table;
         let told = account::table(&*warehouse, table).await?.ok_or_else(|| {
@@ -108,19 +161,18 @@ impl Why {
             return Ok(ExitCode::SUCCESS);
         }
         println!(
-            "{table} is {} since {}, fed by {} of {}",
-            text(&told["state"]),
+            "{} is {} since {}, fed by {} of {}",
+            text(&told["table"]),
+            state(&told),
             text(&told["since"]),
-            text(&told["source_table"]),
+            told["source_table"].as_str().filter(|name| !name.is_empty()).unwrap_or("nothing"),
             text(&told["fed_by"]["connector"])
         );
         print_because(&told, "    ");
-        let alive = if told["fed_by"]["alive"] == true { "runs" } else { "does not run" };
-        println!(
-            "    the connector {alive}; it is at {}, moved {} s ago",
-            text(&told["fed_by"]["position"]),
-            told["fed_by"]["moved_seconds_ago"]
-        );
+        let feeding = &told["fed_by"];
+        let place = place(feeding).map_or_else(String::new, |place| format!("; {place}"));
+        println!("    the connector is {}{place}", doing(feeding));
+        print_because(&feeding["standing"], "        ");
         if !told["is_read"].is_null() {
             println!("    its rows are (to be) read, since {}", text(&told["is_read"]["since"]));
         }

@@ -11,7 +11,8 @@ use crate::names::TableName;
 use crate::pipeline::check_condition;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, Verb};
-use crate::progress::tables::{self, TableRecord};
+use crate::progress::standing::left_out;
+use crate::progress::tables::{self, State, TableRecord};
 use crate::spec::Spec;
 use crate::warehouse::migrate;
 
@@ -77,12 +78,16 @@ pub(super) struct Ask {
 
 impl Table {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let spec = files.load()?;
+        let known = files.known()?;
         let mut warehouse =
-            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone table").await?;
+            connect(Side::Warehouse, &known.settings.warehouse, "siltstone table").await?;
         migrate(&mut warehouse).await?;
+        if let Table::List { json } = self {
+            return list(&known.connectors(&warehouse).await?, &warehouse, json).await;
+        }
+        let spec = files.load()?;
         match self {
-            Table::List { json } => list(&spec, &warehouse, json).await,
+            Table::List { .. } => Ok(ExitCode::SUCCESS),
             Table::Pause(ask) => request(&spec, &warehouse, Verb::Pause, (ask, None)).await,
             Table::Resume(ask) => request(&spec, &warehouse, Verb::Resume, (ask, None)).await,
             Table::Resync(Resync { ask, condition, from }) => {
@@ -97,8 +102,8 @@ impl Table {
     }
 }
 
-async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> {
-    for connector in names(spec) {
+async fn list(connectors: &[String], warehouse: &Session, json: bool) -> Result<ExitCode> {
+    for connector in connectors {
         let mut records = tables::read(&**warehouse, connector).await?;
         records.sort_by(|a, b| a.table.cmp(&b.table));
         for record in records {
@@ -111,6 +116,20 @@ async fn list(spec: &Spec, warehouse: &Session, json: bool) -> Result<ExitCode> 
                 println!("    {reason}");
             }
             if let Some(remedy) = &record.remedy {
+                println!("    remedy: {remedy}");
+            }
+        }
+        for out in left_out(&**warehouse, connector).await? {
+            if json {
+                let told = serde_json::json!({
+                    "connector": connector, "name": out.table.to_string(), "state": "left_out",
+                    "reason": out.why, "remedy": out.remedy,
+                });
+                println!("{told}");
+                continue;
+            }
+            println!("{:<40} left out\n    {}", out.table.to_string(), out.why);
+            if let Some(remedy) = &out.remedy {
                 println!("    remedy: {remedy}");
             }
         }
@@ -154,7 +173,49 @@ async fn request(
     let argument = condition.as_deref().map_or(Argument::Nothing, Argument::Condition);
     let about = About { table, argument, ..About::default() };
     let id = requests::ask(&**warehouse, verb, &connector, &about).await?;
-    wait_for(warehouse, &[id], ask.wait).await
+    let code = wait_for(warehouse, &[id], ask.wait).await?;
+    if ask.wait && verb == Verb::Resync && code == ExitCode::SUCCESS {
+        return until_streaming(warehouse, &connector, table).await;
+    }
+    Ok(code)
+}
+
+/// Waits until a table that is read again streams, or all of a connector's do; says what it waits for. One
+/// that somebody holds meanwhile is waited for no longer.
+async fn until_streaming(
+    warehouse: &Session,
+    connector: &str,
+    table: Option<&TableName>,
+) -> Result<ExitCode> {
+    let mut told = None;
+    loop {
+        let records = tables::read(&**warehouse, connector).await?;
+        let mut ours = records.iter().filter(|of| table.is_none_or(|table| of.table == *table));
+        let at_work = |of: &&TableRecord| of.state != State::Streaming && !of.is_held();
+        let Some(record) = ours.find(|of| at_work(of) && !of.is_shelved()) else {
+            let held: Vec<&TableRecord> = records
+                .iter()
+                .filter(|of| table.is_none_or(|table| of.table == *table) && of.is_held())
+                .collect();
+            for record in &held {
+                let reason = record.reason.as_deref().unwrap_or("no reason is known");
+                println!("{} is {}: {reason}", record.table, record.state.word());
+            }
+            if held.is_empty() {
+                println!(
+                    "{} again",
+                    table.map_or("all stream".to_owned(), |t| format!("{t} streams"))
+                );
+            }
+            return Ok(ExitCode::from(if held.is_empty() { 0 } else { 65 }));
+        };
+        let now = format!("waiting for {}, which is {}", record.table, record.state.word());
+        if told.as_ref() != Some(&now) {
+            println!("{now}");
+            told = Some(now);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Says what was asked; with `wait` what became of it.
@@ -163,7 +224,8 @@ pub(super) async fn wait_for(warehouse: &Session, asked: &[i64], wait: bool) -> 
     for id in asked {
         if !wait {
             println!(
-                "asked (request {id}); the running service, or its next start, carries it out"
+                "asked (request {id}); the running service, or its next start, carries it out, and \
+                 --wait tells what became of it"
             );
             continue;
         }

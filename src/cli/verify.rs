@@ -19,6 +19,10 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let spec = files.load()?;
+        if spec.commons().next().is_none() {
+            let what = "no connector is enabled: there is nothing to compare";
+            return Err(Error::new(Kind::Config, what).remedy("write connectors/NAME.yaml"));
+        }
         let mut verdict = Verdict::default();
         let mut passed = true;
         let mut found = false;
@@ -45,6 +49,11 @@ impl Verify {
         if let Some(table) = self.table.filter(|_| !found) {
             let what = format!("no connector feeds {table}; see siltstone table list");
             return Err(Error::new(Kind::Usage, what));
+        }
+        if verdict.tables == 0 && passed {
+            // no verdict is one: there are only events, or nothing was taken
+            println!("VERIFY     nothing was compared");
+            return Ok(ExitCode::from(65));
         }
         for line in verified(&verdict, 200) {
             println!("{line}");

@@ -79,6 +79,28 @@ impl Books for WarehouseBooks {
         })
     }
 
+    fn config(&self, connector: &str) -> Option<Value> {
+        let spec = self.files.borrow();
+        let mut config = Map::new();
+        let mut put = |name: &str, value: &str| config.insert(name.to_owned(), json!(value));
+        if let Some(of) = spec.connectors.iter().find(|of| of.name == connector) {
+            put("connector.class", "siltstone.postgres");
+            put("slot.name", &of.slot);
+            put("publication.name", &of.publication);
+        } else {
+            let of = spec.kafka.iter().find(|of| of.name == connector)?;
+            put("connector.class", "siltstone.kafka");
+            put("group.id", &of.group);
+        }
+        let common = spec.commons().find(|common| common.name == connector)?;
+        put("name", connector);
+        put("tasks.max", "1");
+        put("file", &common.file);
+        put("source", &common.source);
+        put("target.schema", common.target_schema.as_deref().unwrap_or_default());
+        Some(Value::Object(config))
+    }
+
     fn why(&self, table: TableName) -> Later<Option<Value>> {
         let settings = self.settings.clone();
         Box::pin(async move {

@@ -10,7 +10,9 @@ use super::intake::End;
 use super::kinds::AnySetup;
 use super::ladder;
 use super::shared::Setup;
-use crate::error::{Policy, Result};
+use super::standing;
+use crate::error::{Error, Policy, Result};
+use crate::progress::standing::Standing;
 use crate::serve::Phase;
 
 /// The first and the longest pause before another try.
@@ -19,8 +21,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 /// Told to stop, a session ends within this time or is left.
 const ENDED_WITHIN: Duration = Duration::from_millis(8_500);
 
-/// A session that lasted this long begins the pauses anew.
-const LASTED: Duration = Duration::from_secs(60);
+/// A session that worked this long begins the pauses anew: a blip behind an outage is no part of it.
+const LASTED: Duration = Duration::from_secs(5);
 
 /// A session that asks for another one within this time is in a hurry; after so many of them in a row
 /// there are pauses, so that a change we do not cope with does not become a busy loop.
@@ -52,7 +54,8 @@ pub(super) async fn run(
             ended = setup.session(ending) => ended,
             () = overdue => Ok(End::Stopped),
         };
-        if started.elapsed() >= LASTED {
+        let worked = matches!(setup.board.view().phase, Phase::Snapshotting | Phase::Streaming);
+        if begins_anew(worked, started.elapsed()) {
             pause = PAUSES.0;
         }
         let error = match ended {
@@ -80,7 +83,7 @@ pub(super) async fn run(
                     "{reason}; trying again in {:.1} s",
                     pause.as_secs_f32()
                 );
-                setup.board.phase(Phase::Waiting, Some(&reason), error.remedy_text());
+                tell(&setup, (Phase::Waiting, Standing::Waiting), &error).await;
                 if ladder::lacks_warehouse(error.kind()) {
                     setup.guard().await;
                 }
@@ -92,12 +95,22 @@ pub(super) async fn run(
             | Policy::RereadTable
             | Policy::Human
             | Policy::Stop => {
-                let reason = error.reason();
-                setup.board.phase(Phase::Stopped, Some(&reason), error.remedy_text());
+                tell(&setup, (Phase::Stopped, Standing::Stopped), &error).await;
                 return Err(error);
             }
         }
     }
+}
+
+/// Tells what keeps it from its work, on the board and in the warehouse.
+async fn tell(setup: &AnySetup, (phase, standing): (Phase, Standing), error: &Error) {
+    setup.board.phase(phase, Some(&error.reason()), error.remedy_text());
+    standing::tell(setup, standing, error).await;
+}
+
+/// Whether pauses begin anew behind a session: waiting for a connection is no work.
+fn begins_anew(worked: bool, lasted: Duration) -> bool {
+    worked && lasted >= LASTED
 }
 
 /// Waits until the connector is told to stop, or to go on with other files.
@@ -129,4 +142,17 @@ async fn rest(pause: &mut Duration, mut stop: watch::Receiver<bool>) {
         _ = stop.wait_for(|stop| *stop) => {}
     }
     *pause = (*pause * 2).min(PAUSES.1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_begin_anew_behind_work() {
+        let seconds = Duration::from_secs;
+        assert!(begins_anew(true, seconds(16)), "a healthy stream");
+        assert!(!begins_anew(true, seconds(1)), "it fails again and again");
+        assert!(!begins_anew(false, seconds(60)), "nobody answered");
+    }
 }

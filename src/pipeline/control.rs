@@ -314,7 +314,9 @@ impl Control {
             }
             _ => {
                 chunks::open_table(transaction, table, State::Resyncing, Some(ASKED)).await?;
-                Ok((true, format!("{table} is read again")))
+                let paused = record.is_held() && record.state == State::Paused;
+                let goes_on = if paused { "; it was paused, and goes on then" } else { "" };
+                Ok((true, format!("{table} will be read again{goes_on}")))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A connector that an operator has paused or stopped: it keeps its lease, holds no connection to the
 //! source, and waits to be resumed. The slot keeps the log meanwhile.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -34,10 +35,15 @@ pub(super) async fn until_wanted(
     if wanted::read(&**warehouse, &setup.common.name).await? == Wanted::Running {
         return Ok(None);
     }
-    tokio::select! {
-        ended = wait(setup, fence, (warehouse, stop), guard) => ended,
-        lost = owner::keep_lease(setup, fence) => lost.map(Some),
+    let ended = tokio::select! {
+        ended = wait(setup, fence, (&mut *warehouse, stop), guard) => ended?,
+        lost = owner::keep_lease(setup, fence) => Some(lost?),
+    };
+    if ended.is_some() && !setup.reloading.load(Ordering::SeqCst) {
+        // whoever stands by, or removes it, need not wait for the lease to run out
+        fence.release(warehouse, false).await?;
     }
+    Ok(ended)
 }
 
 async fn wait(

@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fit::suit;
+use super::rights::unmade;
 use super::tables::{Resolved, resolve};
 use super::topics;
 use crate::capture::preflight::{self, Finding};
 use crate::capture::{catalog, publication, slot, standby};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::merge::{extension_types, obstacles};
 use crate::names::TableName;
-use crate::postgres::{Session, Side, connect};
+use crate::postgres::{Session, Side, connect, quote};
 use crate::spec::{Connector, Kafka, Spec};
 
 /// What was found.
@@ -36,7 +37,24 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
     for model in resolved.fed.iter().flat_map(|fed| &fed.models) {
         report.findings.extend(lacks(&warehouse, &model.table).await?);
     }
+    report.findings.extend(unknown_readers(&warehouse, &spec.settings.readers).await?);
     Ok(report)
+}
+
+/// The readers that the warehouse does not know: nothing can be granted to them.
+async fn unknown_readers(warehouse: &Session, readers: &[String]) -> Result<Vec<Finding>> {
+    let failed = |error| Error::warehouse("looking at warehouse.readers", error);
+    let query = "select r from unnest($1::text[]) r where to_regrole(quote_ident(r)) is null";
+    let rows = warehouse.query(query, &[&readers]).await.map_err(failed)?;
+    let finding = |row: &tokio_postgres::Row| -> Result<Finding> {
+        let reader: String = row.try_get(0).map_err(failed)?;
+        Ok(Finding {
+            fatal: true,
+            what: format!("warehouse.readers: the warehouse has no role {reader}"),
+            remedy: format!("create role {}, or take it out of the file", quote::ident(&reader)),
+        })
+    };
+    rows.iter().map(finding).collect()
 }
 
 /// What stands in the way of a table that is there.
@@ -68,7 +86,8 @@ async fn look(
     extensions: &HashSet<String>,
 ) -> Result<Report> {
     let slots = i64::from(slot::inspect(source, &connector.slot).await?.is_none());
-    let preflight::Source { mut findings, version, .. } = preflight::inspect(source, slots).await?;
+    let settings = preflight::inspect(source, slots).await?;
+    let preflight::Source { mut findings, version, cannot_publish, .. } = settings;
     let catalogue = catalog::tables(&**source).await?;
     let resolved = resolve(connector, &spec.models, catalogue, extensions)?;
     let mut tables = Vec::new();
@@ -84,6 +103,7 @@ async fn look(
             }
         }
     }
+    findings.extend(unmade(source, cannot_publish.as_ref(), &resolved.publications).await?);
     findings.extend(unpublishable(source, &resolved, version).await?);
     if let Some(standby) = &connector.snapshot.standby {
         findings.extend(standby::inspect(standby, &connector.endpoint).await?);

@@ -53,6 +53,7 @@ mod session;
 mod shared;
 mod sift;
 mod standby;
+mod standing;
 mod start;
 mod streamed;
 mod tables;

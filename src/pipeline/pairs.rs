@@ -2,14 +2,17 @@
 //! table is doing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::tables::resolve;
 use crate::capture::catalog;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{StoredColumn, columns, extension_types};
 use crate::names::TableName;
-use crate::postgres::{Endpoint, Side, connect};
-use crate::progress::tables::{self, State};
+use crate::postgres::{Endpoint, Session, Side, connect};
+use crate::progress::standing;
+use crate::progress::tables::{self, State, TableRecord};
+use crate::progress::wanted::{self, Wanted};
 use crate::spec::{Connector, Kafka, Model, Spec, mirror};
 use crate::verify::{Against, Pair, Report, TableReport, compare};
 
@@ -30,7 +33,8 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
     let extensions = extension_types(&*warehouse).await?;
     let catalogue = catalog::tables(&*source).await?;
     let resolved = resolve(connector, &spec.models, catalogue, &extensions)?;
-    let records = tables::read(&*warehouse, &connector.name).await?;
+    let records = settled(&warehouse, &connector.name, only).await?;
+    let noted = standing::left_out(&*warehouse, &connector.name).await?;
     let mut pairs = Vec::new();
     for fed in &resolved.fed {
         for model in &fed.models {
@@ -39,7 +43,10 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
             }
             let record = records.iter().find(|record| record.table == model.table);
             let skipped = match record {
-                None => Some("it is not in the warehouse yet".to_owned()),
+                None => Some(match noted.iter().find(|out| out.table == model.table) {
+                    Some(out) => format!("it is left out: {}", out.why),
+                    None => "the service has not taken it up yet".to_owned(),
+                }),
                 Some(record) if record.state == State::Streaming => None,
                 Some(record) => {
                     let reason = record.reason.as_deref().unwrap_or("no reason is known");
@@ -88,6 +95,39 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
     Ok(Pairs { pairs, unfed, left_out })
 }
 
+/// What a connector's tables are doing, once those that are about to go on have done so, or for a while have not: on
+/// a quiet source that takes as long as its position takes to be stored.
+async fn settled(
+    warehouse: &Session,
+    connector: &str,
+    only: Option<&TableName>,
+) -> Result<Vec<TableRecord>> {
+    const LOOKS: u32 = 60;
+    const PAUSE: Duration = Duration::from_millis(250);
+    for _ in 0..LOOKS {
+        let records = tables::read(&**warehouse, connector).await?;
+        let about_to = |record: &TableRecord| {
+            record.state == State::CatchingUp && record.reason.is_none() && !record.chunk_open
+        };
+        let mut ours =
+            records.iter().filter(|record| only.is_none_or(|only| record.table == *only));
+        if !ours.any(about_to) {
+            return Ok(records);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    tables::read(&**warehouse, connector).await
+}
+
+/// That an operator lets a connector rest, with who said so and when.
+async fn resting(spec: &Spec, connector: &str) -> Result<Option<String>> {
+    let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone verify").await?;
+    Ok(match wanted::read(&*warehouse, connector).await? {
+        Wanted::Running => None,
+        Wanted::Paused(by) | Wanted::Stopped(by) => Some(by),
+    })
+}
+
 /// Compares a connector's tables.
 pub async fn verify_connector(
     spec: &Spec,
@@ -99,7 +139,9 @@ pub async fn verify_connector(
         tracing::warn!(%table, "not in the warehouse, and not compared: {why}");
     }
     let (name, slot) = (connector.name.as_str(), Some(connector.slot.as_str()));
-    let against = Against { connector: name, source: &connector.endpoint, slot };
+    let resting = resting(spec, name).await?;
+    let resting = resting.as_deref();
+    let against = Against { connector: name, source: &connector.endpoint, slot, resting };
     let mut report = compare(against, &spec.settings.warehouse, &pairs).await?;
     report.tables.extend(unfed.into_iter().map(|(table, why)| TableReport {
         table,
@@ -121,7 +163,9 @@ pub async fn verify_topics(
             .remedy("write the url of the Postgres that Debezium reads; nothing else uses it"));
     };
     let pairs = topic_pairs(spec, (connector, endpoint), only).await?;
-    let against = Against { connector: &connector.name, source: endpoint, slot: None };
+    let resting = resting(spec, &connector.name).await?;
+    let resting = resting.as_deref();
+    let against = Against { connector: &connector.name, source: endpoint, slot: None, resting };
     compare(against, &spec.settings.warehouse, &pairs).await
 }
 

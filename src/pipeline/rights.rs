@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::tables::{LeftOut, Resolved, resolve};
 use crate::capture::catalog::SourceTable;
+use crate::capture::preflight::Finding;
 use crate::capture::publication::{self, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
@@ -23,6 +24,21 @@ pub fn replicated(
     let resolved = resolve(connector, models, catalogue, &HashSet::new())?;
     let tables = resolved.publications.iter().flat_map(|wanted| wanted.tables.clone()).collect();
     Ok((resolved.publications, tables))
+}
+
+/// What keeps the role from making a publication, where one is missing.
+pub(super) async fn unmade(
+    source: &Session,
+    cannot_publish: Option<&Finding>,
+    publications: &[Wanted],
+) -> Result<Option<Finding>> {
+    let Some(finding) = cannot_publish else { return Ok(None) };
+    for wanted in publications {
+        if !publication::is_there(source, &wanted.name).await? {
+            return Ok(Some(finding.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Leaves out the tables that are not published as they should be, where that is not for us to change.
@@ -49,6 +65,18 @@ pub(super) async fn leave_out_untold(
                 .to_owned(),
             remedy: "siltstone apply".to_owned(),
         });
+    }
+    Ok(())
+}
+
+/// Says what keeps the role from making a publication, where one is missing.
+pub(super) async fn name_unmade(
+    source: &Session,
+    cannot_publish: Option<&Finding>,
+    publications: &[Wanted],
+) -> Result<()> {
+    if let Some(finding) = unmade(source, cannot_publish, publications).await? {
+        tracing::warn!(remedy = finding.remedy, "the source: {}", finding.what);
     }
     Ok(())
 }

@@ -19,14 +19,14 @@ use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
-use super::rights::{leave_out_unowned, leave_out_untold, refuse_unmade};
+use super::rights::{leave_out_unowned, leave_out_untold, name_unmade, refuse_unmade};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, await_promotion, start_stream};
 use super::streamed::Streams;
 use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
 use super::wall::Wall;
-use super::{chunks, halt, ladder, owner, standby};
+use super::{chunks, halt, ladder, owner, standby, standing};
 use crate::capture::LogEnd;
 use crate::capture::catalog;
 use crate::capture::preflight::{self, Source};
@@ -131,6 +131,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     }
     let binary = resolved.text_because.is_none();
     let version = settings.version;
+    name_unmade(&source, settings.cannot_publish.as_ref(), &resolved.publications).await?;
     let mut untold = Vec::new();
     for wanted in &resolved.publications {
         untold.extend(publication::untold(&source, wanted, version).await?);
@@ -159,6 +160,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     show(&shared, &planned, &left_out);
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
+    standing::works(&shared, &standing::left_out(&shared, &resolved, &more)).await?;
     let control = control.knowing(branches, left_out_first);
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }

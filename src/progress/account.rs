@@ -11,18 +11,42 @@ use crate::names::TableName;
 /// Rows of `why`'s lists, the newest ones.
 const LISTED_AT_MOST: i64 = 10;
 
+/// The connectors that the control tables know, whatever files say.
+pub async fn connectors(client: &impl GenericClient) -> Result<Vec<String>> {
+    let failed = |error| Error::warehouse("reading which connectors there are", error);
+    let query = "select connector from audit.tables union select connector from audit.progress
+                 union select connector from audit.connectors union select connector from audit.standing
+                 order by 1";
+    let rows = client.query(query, &[]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
 /// How a connector stands: who owns it, how far it is, its tables by state, and those that need a person.
 pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value> {
     let of = "
+        with owners as (
+            select o.owner, o.lease_until > clock_timestamp() as alive from audit.owner o
+             where o.resource = 'connector:' || $1::text
+                or starts_with(o.resource, 'connector:' || $1::text || ':'))
         select jsonb_build_object(
             'connector', $1::text,
-            'owner', (select o.owner from audit.owner o where o.resource = 'connector:' || $1),
-            'alive', coalesce((select o.lease_until > clock_timestamp() from audit.owner o
-                                where o.resource = 'connector:' || $1), false),
+            'owner', (select string_agg(distinct owner, '; ')
+                        from owners where alive or not exists (select from owners where alive)),
+            'alive', exists (select from owners where alive),
             'wanted', (select w.wanted || ' by ' || w.by || ' since ' || w.since from audit.connectors w
                         where w.connector = $1 and w.wanted <> 'running'),
-            'position', (select '0/0'::pg_lsn + p.position from audit.progress p where p.connector = $1),
-            'moved_seconds_ago', (select extract(epoch from clock_timestamp() - p.moved_at)::int8
+            'standing', (select jsonb_build_object(
+                                    'state', s.state, 'reason', s.reason, 'remedy', s.remedy,
+                                    'since', s.since,
+                                    'seconds', extract(epoch from clock_timestamp() - s.since)::int8,
+                                    'told_seconds_ago',
+                                    extract(epoch from clock_timestamp() - s.told_at)::int8)
+                           from audit.standing s where s.connector = $1),
+            'position', (select '0/0'::pg_lsn + p.position from audit.progress p
+                          where p.connector = $1 and p.partition not like '%/%'),
+            'partitions', (select count(*) from audit.progress p
+                            where p.connector = $1 and p.partition like '%/%'),
+            'moved_seconds_ago', (select extract(epoch from clock_timestamp() - max(p.moved_at))::int8
                                     from audit.progress p where p.connector = $1),
             'tables', coalesce((select jsonb_object_agg(state, many) from (
                            select state, count(*) as many from audit.tables
@@ -33,12 +57,18 @@ pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value>
             'attention', coalesce((select jsonb_agg(jsonb_build_object(
                                      'table', table_name, 'state', state, 'reason', reason,
                                      'remedy', remedy) order by table_name)
-                            from audit.tables
-                           where connector = $1 and state in ('stopped', 'paused')), '[]'))::text";
+                            from (
+                               select table_name, state, reason, remedy from audit.tables
+                                where connector = $1 and state in ('stopped', 'paused')
+                                union all
+                               select table_name, 'left_out', reason, remedy from audit.left_out o
+                                where connector = $1
+                                  and not exists (select from audit.tables t
+                                                   where t.table_name = o.table_name)) a), '[]'))::text";
     one(client, of, &[&name]).await
 }
 
-/// Why a table is as it is; none where no connector feeds it.
+/// Why a table is as it is, or is left out; none where no connector was asked for it.
 pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Option<Value>> {
     let name = table.to_string();
     let failed = |error| Error::warehouse(format!("looking {table} up"), error);
@@ -46,7 +76,7 @@ pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Opt
         .query_opt("select connector from audit.tables where table_name = $1", &[&name])
         .await
         .map_err(failed)?;
-    let Some(known) = known else { return Ok(None) };
+    let Some(known) = known else { return left_out(client, &name).await };
     let connector_name: String = known.try_get(0).map_err(failed)?;
     let of = "
         select (select jsonb_build_object(
@@ -79,11 +109,52 @@ pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Opt
     let mut told = one(client, &query, &[&name, &LISTED_AT_MOST]).await?;
     let feeding = connector(client, &connector_name).await?;
     if let (Value::Object(told), Value::Object(feeding)) = (&mut told, feeding) {
-        let wanted = ["connector", "owner", "alive", "position", "moved_seconds_ago"];
-        let kept = feeding.into_iter().filter(|(name, _)| wanted.contains(&name.as_str()));
-        told.insert("fed_by".to_owned(), json!(kept.collect::<Map<String, Value>>()));
+        told.insert("fed_by".to_owned(), fed_by(feeding));
     }
     Ok(Some(told))
+}
+
+/// Why a table is left out, in the words of one that is fed; none where no connector was asked for it.
+async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Value>> {
+    let of = "
+        select (select jsonb_build_object(
+                    'table', o.table_name, 'source_table', coalesce(o.source_table, ''),
+                    'state', 'left_out', 'since', o.noticed_at, 'reason', o.reason,
+                    'remedy', o.remedy, 'is_read', null,
+                    'kept', jsonb_build_object('changes', 0, 'bytes', 0,
+                                               'waiting_behind_dead_letters', 0, 'oldest', null),
+                    'dead_letters', '[]'::jsonb, 'gaps', '[]'::jsonb, 'requests', '[]'::jsonb,
+                    'connector', o.connector)
+                  from audit.left_out o where o.table_name = $1 or o.source_table = $1
+                 order by o.table_name = $1 desc limit 1)::text";
+    let failed = |error| Error::warehouse("looking up what is left out", error);
+    let row = client.query_one(of, &[&name]).await.map_err(failed)?;
+    let Some(text): Option<String> = row.try_get(0).map_err(failed)? else { return Ok(None) };
+    let mut told: Value = serde_json::from_str(&text)
+        .map_err(|error| Error::bug("the control tables tell no JSON").because(error))?;
+    let of = told.as_object_mut().and_then(|told| told.remove("connector"));
+    let of = of.as_ref().and_then(Value::as_str).unwrap_or_default();
+    let feeding = connector(client, of).await?;
+    if let (Value::Object(told), Value::Object(feeding)) = (&mut told, feeding) {
+        told.insert("fed_by".to_owned(), fed_by(feeding));
+    }
+    Ok(Some(told))
+}
+
+/// What of a connector is told with a table.
+fn fed_by(feeding: Map<String, Value>) -> Value {
+    let wanted = [
+        "connector",
+        "owner",
+        "alive",
+        "wanted",
+        "standing",
+        "position",
+        "partitions",
+        "moved_seconds_ago",
+    ];
+    let kept = feeding.into_iter().filter(|(name, _)| wanted.contains(&name.as_str()));
+    json!(kept.collect::<Map<String, Value>>())
 }
 
 async fn one(

@@ -27,6 +27,7 @@ pub mod poison;
 pub mod requests;
 pub mod schemas;
 pub mod source_leaves;
+pub mod standing;
 mod store;
 pub mod tables;
 pub mod turns;

@@ -79,9 +79,9 @@ pub async fn remains(client: &impl GenericClient, connector: &str) -> Result<Vec
         .map_err(failed)
 }
 
-/// Forgets a connector: its tables stay as they are, and are nobody's.
+/// Forgets a connector, but for what is wanted of it: its tables stay as they are, and are nobody's.
 pub async fn remove(transaction: &Transaction<'_>, connector: &str) -> Result<()> {
-    const STATEMENTS: [&str; 9] = [
+    const STATEMENTS: [&str; 10] = [
         "delete from audit.pending where connector = $1",
         "delete from audit.dead_letters where connector = $1",
         "delete from audit.snapshot_chunks where connector = $1",
@@ -89,8 +89,9 @@ pub async fn remove(transaction: &Transaction<'_>, connector: &str) -> Result<()
         "delete from audit.progress where connector = $1",
         "delete from audit.held_back where connector = $1",
         "delete from audit.freshness where connector = $1",
+        "delete from audit.standing where connector = $1",
+        "delete from audit.left_out where connector = $1",
         "delete from audit.slots where connector = $1",
-        "delete from audit.connectors where connector = $1",
     ];
     for statement in STATEMENTS {
         transaction
@@ -98,5 +99,14 @@ pub async fn remove(transaction: &Transaction<'_>, connector: &str) -> Result<()
             .await
             .map_err(|error| Error::warehouse("forgetting it", error))?;
     }
+    Ok(())
+}
+
+/// Forgets what is wanted of a connector: should it be there once more, it is to run.
+pub async fn forget(transaction: &Transaction<'_>, connector: &str) -> Result<()> {
+    transaction
+        .execute("delete from audit.connectors where connector = $1", &[&connector])
+        .await
+        .map_err(|error| Error::warehouse("forgetting what is wanted of it", error))?;
     Ok(())
 }

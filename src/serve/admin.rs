@@ -53,6 +53,9 @@ pub trait Books: Send + Sync {
     /// Writes down what is asked for dead letters; the numbers of the requests, none where none is meant.
     fn settle(&self, verb: String, letters: Letters) -> Later<Vec<i64>>;
 
+    /// What of a connector's file may be told, by Connect's names; none where no file has it.
+    fn config(&self, connector: &str) -> Option<Value>;
+
     /// Why a table is as it is; none where no connector feeds it.
     fn why(&self, table: TableName) -> Later<Option<Value>>;
 
@@ -144,6 +147,10 @@ fn connector_routes() -> Router<App> {
         .route("/connectors/{name}", get(connector).put(files_only).delete(files_only))
         .route("/connectors/{name}/status", get(connector_status))
         .route("/connectors/{name}/topics", get(connectors::topics))
+        .route("/connectors/{name}/config", get(connectors::config).put(files_only))
+        .route("/connectors/{name}/tasks", get(connectors::tasks))
+        .route("/connectors/{name}/tasks/{task}/status", get(connectors::task_status))
+        .route("/connectors/{name}/tasks/{task}/restart", post(connectors::restart_task))
         .route("/connectors/{name}/offsets", offsets)
         .route("/connectors/{name}/restart", post(connectors::restart))
         .route("/connectors/{name}/{verb}", put(connectors::ask_connector))

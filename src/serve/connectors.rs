@@ -5,40 +5,135 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::admin::{App, Asked, failure, write_down};
 use super::status;
-use super::view::Phase;
+use super::view::{Phase, View};
 
-#[derive(Deserialize)]
-pub(super) struct Expand {
-    expand: Option<String>,
+/// The names; with `expand`, which may come twice, an object by name.
+pub(super) async fn connectors(
+    State(app): State<App>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Json<Value> {
+    let views = app.board.views();
+    let asked = |what: &str| query.iter().any(|(name, value)| name == "expand" && value == what);
+    let (with_status, with_info) = (asked("status"), asked("info"));
+    if !with_status && !with_info {
+        return Json(json!(views.iter().map(|view| &view.name).collect::<Vec<_>>()));
+    }
+    let entry = |view: &View| {
+        let config = config_of(&app, &view.name);
+        let mut entry = Map::new();
+        if with_status {
+            let told = status::connect_status(view, kind(&config));
+            entry.insert("status".to_owned(), told);
+        }
+        if with_info {
+            entry.insert("info".to_owned(), info(&view.name, config));
+        }
+        (view.name.clone(), Value::Object(entry))
+    };
+    Json(Value::Object(views.iter().map(entry).collect()))
 }
 
-pub(super) async fn connectors(State(app): State<App>, Query(query): Query<Expand>) -> Json<Value> {
-    let views = app.board.views();
-    if query.expand.as_deref() == Some("status") {
-        let entry = |view| json!({ "status": status::connect_status(view) });
-        let entries = views.iter().map(|view| (view.name.clone(), entry(view)));
-        return Json(Value::Object(entries.collect()));
+/// What a connector is, in Connect's words.
+fn info(name: &str, config: Value) -> Value {
+    json!({
+        "name": name,
+        "type": kind(&config),
+        "tasks": [{ "connector": name, "task": 0 }],
+        "config": config,
+    })
+}
+
+/// What of a connector's file may be told, as Connect tells configurations.
+fn config_of(app: &App, name: &str) -> Value {
+    app.books.config(name).unwrap_or_else(|| json!({ "name": name }))
+}
+
+/// Connect's word for where its rows come from.
+fn kind(config: &Value) -> &'static str {
+    let class = config["connector.class"].as_str().unwrap_or_default();
+    if class.ends_with("kafka") { "sink" } else { "source" }
+}
+
+pub(super) async fn config(State(app): State<App>, Path(name): Path<String>) -> Response {
+    match knows(&app, &name) {
+        true => Json(config_of(&app, &name)).into_response(),
+        false => unknown_connector(&name),
     }
-    Json(json!(views.iter().map(|view| &view.name).collect::<Vec<_>>()))
+}
+
+/// A connector is one task.
+pub(super) async fn tasks(State(app): State<App>, Path(name): Path<String>) -> Response {
+    if !knows(&app, &name) {
+        return unknown_connector(&name);
+    }
+    let task = json!({
+        "id": { "connector": name, "task": 0 },
+        "config": config_of(&app, &name),
+    });
+    Json(json!([task])).into_response()
+}
+
+pub(super) async fn task_status(
+    State(app): State<App>,
+    Path((name, task)): Path<(String, String)>,
+) -> Response {
+    let views = app.board.views();
+    let Some(view) = views.iter().find(|view| view.name == name) else {
+        return unknown_connector(&name);
+    };
+    if task != TASK {
+        return unknown_task(&name, &task);
+    }
+    let told = status::connect_status(view, kind(&config_of(&app, &name)));
+    Json(told["tasks"][0].clone()).into_response()
+}
+
+/// Its one task is the connector itself.
+pub(super) async fn restart_task(
+    app: State<App>,
+    Path((name, task)): Path<(String, String)>,
+) -> Response {
+    if knows(&app, &name) && task != TASK {
+        return unknown_task(&name, &task);
+    }
+    restart(app, Path(name)).await
+}
+
+/// The only task there is.
+const TASK: &str = "0";
+
+fn unknown_task(name: &str, task: &str) -> Response {
+    let message = format!("{name} has no task {task}");
+    failure(StatusCode::NOT_FOUND, &message, Some("its one task is 0"))
 }
 
 pub(super) async fn connector(State(app): State<App>, Path(name): Path<String>) -> Response {
     let status = status::status(&app.board.views(), app.board.now());
     let all = status["connectors"].as_array();
     match all.and_then(|all| all.iter().find(|connector| connector["name"] == *name)) {
-        Some(found) => Json(found.clone()).into_response(),
+        Some(found) => {
+            let mut found = found.clone();
+            if let (Some(found), Value::Object(info)) =
+                (found.as_object_mut(), info(&name, config_of(&app, &name)))
+            {
+                found.extend(info);
+            }
+            Json(found).into_response()
+        }
         None => unknown_connector(&name),
     }
 }
 
 pub(super) async fn connector_status(State(app): State<App>, Path(name): Path<String>) -> Response {
     match app.board.views().iter().find(|view| view.name == name) {
-        Some(view) => Json(status::connect_status(view)).into_response(),
+        Some(view) => {
+            let told = status::connect_status(view, kind(&config_of(&app, &name)));
+            Json(told).into_response()
+        }
         None => unknown_connector(&name),
     }
 }

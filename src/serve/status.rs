@@ -82,8 +82,8 @@ fn seconds(micros: i64) -> f64 {
     std::time::Duration::from_micros(micros.unsigned_abs()).as_secs_f64()
 }
 
-/// A connector's state in Kafka Connect's words.
-pub(super) fn connect_status(view: &View) -> Value {
+/// A connector's state in Kafka Connect's words; `kind` is source or sink.
+pub(super) fn connect_status(view: &View, kind: &str) -> Value {
     let state = match view.phase {
         Phase::Stopped => "FAILED",
         Phase::Paused => "PAUSED",
@@ -95,6 +95,6 @@ pub(super) fn connect_status(view: &View) -> Value {
         "name": view.name,
         "connector": { "state": state, "worker_id": "siltstone", "trace": view.reason },
         "tasks": [{ "id": 0, "state": state, "worker_id": "siltstone", "trace": view.reason }],
-        "type": "sink",
+        "type": kind,
     })
 }

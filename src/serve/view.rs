@@ -174,7 +174,28 @@ impl View {
         if !self.backlog() || self.applied_commit == 0 {
             return 0;
         }
-        // behind a quiet hour a new change is not an hour late
-        now.saturating_sub(self.applied_commit.max(self.waiting_commit)).max(0)
+        // behind a quiet hour a new change is not an hour late, and what was committed before the moment to
+        // which it is fresh is in
+        let since = self.applied_commit.max(self.waiting_commit).max(self.fresh_to);
+        now.saturating_sub(since).max(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_lags_no_more_than_it_is_not_fresh() {
+        let away = View {
+            phase: Phase::Waiting,
+            applied_commit: 1_000_000,
+            received_commit: 1_000_000,
+            fresh_to: 66_000_000,
+            ..View::default()
+        };
+        assert_eq!(away.lag_micros(150_000_000), 84_000_000);
+        let behind = View { waiting_commit: 90_000_000, ..away };
+        assert_eq!(behind.lag_micros(150_000_000), 60_000_000);
     }
 }

@@ -198,6 +198,9 @@ fn refusal(path: &str, line: impl Display, what: &str, remedy: &str) -> Error {
     Error::new(Kind::Config, format!("{path}:{line}: {what}")).remedy(remedy)
 }
 
+/// How the parser says that a field has no name.
+const NO_NAME: &str = "cannot deserialize null";
+
 /// A file that is not YAML.
 fn syntax(path: &str, text: &str, error: &serde_saphyr::Error) -> Error {
     let error = error.without_snippet();
@@ -216,6 +219,11 @@ fn syntax(path: &str, text: &str, error: &serde_saphyr::Error) -> Error {
         serde_saphyr::Error::MultipleDocuments { .. } => {
             let what = "the file holds more than one document";
             refusal(path, line, what, "put each into a file of its own, without ---")
+        }
+        other if described(other).contains(NO_NAME) => {
+            let remedy =
+                "write it as `name: value`, and put a value that begins with a colon into quotes";
+            refusal(path, line, "a name is missing in front of a colon", remedy)
         }
         other => {
             let remedy = "mend the YAML here or just above: quotes, brackets, indentation, and a \

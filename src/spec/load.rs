@@ -122,6 +122,13 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     Ok(spec)
 }
 
+/// Reads `siltstone.yaml` at `path` alone: what is needed to reach the warehouse.
+pub fn load_settings(path: &Path, env: &Env) -> Result<Settings> {
+    let root = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    settings::read(&open(root, &name, env)?, root)
+}
+
 impl Spec {
     /// What every enabled connector has, of whatever kind.
     pub fn commons(&self) -> impl Iterator<Item = &Arc<Common>> {

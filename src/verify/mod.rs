@@ -70,6 +70,8 @@ struct Sides {
     connector: String,
     /// by which the stream comes; none where it comes by topics
     slot: Option<String>,
+    /// that an operator lets it rest
+    resting: Option<String>,
 }
 
 /// What a warehouse is compared with.
@@ -81,6 +83,8 @@ pub struct Against<'a> {
     pub source: &'a Endpoint,
     /// Its slot; none where the source's changes come by topics.
     pub slot: Option<&'a str>,
+    /// That an operator has paused or stopped it: who, and since when.
+    pub resting: Option<&'a str>,
 }
 
 /// Compares tables.
@@ -90,6 +94,7 @@ pub async fn compare(against: Against<'_>, warehouse: &Endpoint, pairs: &[Pair])
         warehouse: connect(Side::Warehouse, warehouse, "siltstone verify").await?,
         connector: against.connector.to_owned(),
         slot: against.slot.map(str::to_owned),
+        resting: against.resting.map(str::to_owned),
     };
     let mut report = Report::default();
     for pair in pairs {
@@ -164,7 +169,7 @@ impl Sides {
 
     /// Waits until everything that is visible at the source now has been applied, where that can be known.
     async fn pass_now(&self) -> Result<()> {
-        let Some(slot) = &self.slot else { return Ok(()) };
+        let Some(slot) = &self.slot else { return self.refuse_at_rest() };
         let failed = |error| Error::source("asking for the end of its log", error);
         let now = "select (pg_current_wal_insert_lsn() - '0/0')::int8";
         let row = self.source.query_one(now, &[]).await.map_err(failed)?;
@@ -176,6 +181,7 @@ impl Sides {
             if stored >= goal {
                 return Ok(());
             }
+            self.refuse_at_rest()?;
             if stored != last {
                 (last, moved) = (stored, Instant::now());
             }
@@ -184,10 +190,33 @@ impl Sides {
                     "the stream of {} stands at {stored} and does not reach {goal}",
                     self.connector
                 );
-                return Err(Error::new(Kind::Busy, what).remedy("siltstone run"));
+                let remedy = match self.is_owned().await? {
+                    true => "siltstone status says what it does",
+                    false => "siltstone run",
+                };
+                return Err(Error::new(Kind::Busy, what).remedy(remedy));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Nothing comes while an operator lets the connector rest: it would be waited for in vain.
+    fn refuse_at_rest(&self) -> Result<()> {
+        let Some(resting) = &self.resting else { return Ok(()) };
+        let connector = &self.connector;
+        let what =
+            format!("{connector} is {resting}: what has changed at its source is yet to come");
+        let remedy = format!("siltstone connector resume {connector}");
+        Err(Error::new(Kind::Busy, what).remedy(remedy))
+    }
+
+    /// Whether an instance of the service has the connector.
+    async fn is_owned(&self) -> Result<bool> {
+        let failed = |error| Error::warehouse("asking who owns the connector", error);
+        let query = "select exists (select from audit.owner \
+                      where resource = 'connector:' || $1 and lease_until > clock_timestamp())";
+        let row = self.warehouse.query_one(query, &[&self.connector]).await.map_err(failed)?;
+        row.try_get(0).map_err(failed)
     }
 
     async fn stored(&self, slot: &str) -> Result<Lsn> {

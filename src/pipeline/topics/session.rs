@@ -39,7 +39,7 @@ use super::super::intake::End;
 use super::super::lane::{Lane, Progress};
 use super::super::router::Router;
 use super::super::session::{Ended, limits, wait};
-use super::super::{halt, owner};
+use super::super::{halt, owner, standing};
 
 /// Everything is waited for that the topics hold, but not that they begin to exist.
 const GIVEN_WITHIN: Duration = Duration::from_secs(30);
@@ -155,6 +155,7 @@ async fn as_owner(
     };
     let core = Core::open(setup.basis.clone(), fence, true, reads).await?;
     let shared = Arc::new(core);
+    standing::works(&shared, &[]).await?;
     let ended = match again::read_again(setup, &shared, &places, &mut warehouse).await {
         Ok(()) => run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await,
         Err(error) => Err(error),

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod alerts;
 mod calendar;
 mod check;
 mod columns;
@@ -24,6 +25,8 @@ mod marts;
 mod mask;
 mod mirror;
 mod model;
+mod notices;
+mod order;
 mod partition;
 mod pattern;
 mod scalar;
@@ -38,6 +41,7 @@ mod tree;
 mod units;
 mod wal;
 
+pub use alerts::{AlertRule, Alerts, Channel, ChannelKind, When};
 pub use columns::OURS;
 pub use common::{Common, Truncates};
 pub use connector::Connector;
@@ -55,6 +59,7 @@ pub use model::{
     Calendar, Deletes, HORIZON, History, Model, ModelColumn, NewColumns, Partition, SourceName,
     Step,
 };
+pub use notices::{JobAlerts, Webhook};
 pub use pattern::{Exclusion, TablePattern};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;

@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 10] = [
+const MIGRATIONS: [(i32, &str, &str); 11] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -20,6 +20,7 @@ const MIGRATIONS: [(i32, &str, &str); 10] = [
     (8, "topics", include_str!("../../sql/migrations/0008_topics.sql")),
     (9, "jobs", include_str!("../../sql/migrations/0009_jobs.sql")),
     (10, "marts", include_str!("../../sql/migrations/0010_marts.sql")),
+    (12, "alerts", include_str!("../../sql/migrations/0012_alerts.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -74,7 +74,9 @@ impl Kind {
     /// What a failure of this kind means. The only place that decides it.
     pub fn policy(self) -> Policy {
         match self {
-            Kind::SourceAway | Kind::WarehouseAway | Kind::ChannelAway | Kind::Busy => Policy::Retry,
+            Kind::SourceAway | Kind::WarehouseAway | Kind::ChannelAway | Kind::Busy => {
+                Policy::Retry
+            }
             Kind::Config
             | Kind::Usage
             | Kind::Rights

@@ -202,12 +202,20 @@ mod tests {
             // it flaps: the second time is not said, nor its end
             (&[(5, 10, None), (12, 15, None)], Duration::ZERO, &["5:on", "10:off"]),
             // but where it goes on until the window is over
-            (&[(5, 10, None), (12, 80, None)], Duration::ZERO, &["5:on", "10:off", "65:on", "80:off"]),
+            (
+                &[(5, 10, None), (12, 80, None)],
+                Duration::ZERO,
+                &["5:on", "10:off", "65:on", "80:off"],
+            ),
             // not for long enough, then for long enough
             (&[(5, 8, None), (20, 40, None)], HOUR / 12, &["25:on", "40:off"]),
             // a failed run is one message, however long ago
             (&[(5, 200, Some("a"))], Duration::ZERO, &["5:on", "200:off"]),
-            (&[(5, 30, Some("a")), (30, 90, Some("b"))], Duration::ZERO, &["5:on", "65:on", "90:off"]),
+            (
+                &[(5, 30, Some("a")), (30, 90, Some("b"))],
+                Duration::ZERO,
+                &["5:on", "65:on", "90:off"],
+            ),
         ];
         for (so, lasting, expected) in cases {
             assert_eq!(said(so, lasting, 240), expected, "{so:?}");

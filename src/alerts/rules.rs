@@ -87,7 +87,8 @@ fn stalled(rule: &AlertRule, facts: &Facts, now: Timestamp, found: &mut Verdicts
         for sign in signs {
             let because = sign.reason.as_deref().unwrap_or("no reason is known");
             let still = now.duration_since(sign.moved_at);
-            let long = still >= SignedDuration::try_from(rule.lasting).unwrap_or(SignedDuration::MAX);
+            let long =
+                still >= SignedDuration::try_from(rule.lasting).unwrap_or(SignedDuration::MAX);
             let (text, since) = match sign.phase.as_str() {
                 "paused" | "halted" => continue,
                 "stopped" => (format!("{connector} has stopped: {because}"), None),
@@ -222,7 +223,8 @@ fn failed(rule: &AlertRule, jobs: &[Job], facts: &Facts, found: &mut Verdicts) {
 }
 
 fn backups(rule: &AlertRule, facts: &Facts, now: Timestamp, found: &mut Verdicts) {
-    let limit = SignedDuration::from_millis(i64::try_from(rule.above.unwrap_or(0)).unwrap_or(i64::MAX));
+    let limit =
+        SignedDuration::from_millis(i64::try_from(rule.above.unwrap_or(0)).unwrap_or(i64::MAX));
     for backup in &facts.backups {
         let age = now.duration_since(backup.since);
         if age <= limit {
@@ -299,7 +301,11 @@ mod tests {
         for (signs, stalled, what) in cases {
             let facts = Facts { connectors: vec!["shop".to_owned()], signs, ..Facts::default() };
             let found = found(&facts, &[]);
-            assert_eq!(found.iter().filter(|f| f.starts_with("stream")).count() == 1, stalled, "{what}");
+            assert_eq!(
+                found.iter().filter(|f| f.starts_with("stream")).count() == 1,
+                stalled,
+                "{what}"
+            );
         }
     }
 
@@ -326,12 +332,22 @@ mod tests {
             Check { id: 2, subject: "d".to_owned(), failed: false, told: None },
         ];
         facts.backups = vec![Backup { subject: "b".to_owned(), since: at(0), ever: true }];
-        let all = ["wal_retained shop", "table_stopped a.b", "dead_letters a.c", "mart_late m",
-            "check_failed c", "backup_age b"];
+        let all = [
+            "wal_retained shop",
+            "table_stopped a.b",
+            "dead_letters a.c",
+            "mart_late m",
+            "check_failed c",
+            "backup_age b",
+        ];
         let low = [(When::WalRetained, 10), (When::DeadLetters, 2), (When::BackupAge, 999_000)];
         assert_eq!(found(&facts, &low), all);
-        let high = [(When::WalRetained, 11), (When::DeadLetters, 3), (When::BackupAge, 1_000_000),
-            (When::MartLate, 6_000)];
+        let high = [
+            (When::WalRetained, 11),
+            (When::DeadLetters, 3),
+            (When::BackupAge, 1_000_000),
+            (When::MartLate, 6_000),
+        ];
         assert_eq!(found(&facts, &high), ["table_stopped a.b", "check_failed c"]);
         facts.marts = vec![mart(0.0, "stopped")];
         facts.signs.clear();
@@ -358,8 +374,13 @@ mod tests {
         let jobs = [job];
         let told = judge(&alerts(&[]), &jobs, &facts(run.clone()), at(1000));
         let [condition] = told.so.as_slice() else { panic!("{told:?}") };
-        assert_eq!((condition.mark.as_deref(), &condition.send[..]), (Some("7/2"), &["slack".to_owned()][..]));
-        assert!(condition.recovered.is_empty() && condition.text.contains("load: division by zero"));
+        assert_eq!(
+            (condition.mark.as_deref(), &condition.send[..]),
+            (Some("7/2"), &["slack".to_owned()][..])
+        );
+        assert!(
+            condition.recovered.is_empty() && condition.text.contains("load: division by zero")
+        );
         let again = RunFact { failed: false, again: true, ..run };
         let told = judge(&alerts(&[]), &jobs, &facts(again), at(1000));
         assert_eq!(told.unknown, [(When::JobFailed, "daily".to_owned())]);

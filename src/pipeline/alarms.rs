@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::leased::{Place, become_owner, keep_lease};
 use super::messenger::dispatch;
 use crate::alerts::{
-    self, Condition, Due, Entry, Gatherer, MartFact, Message, MessageKind, Sender, Sent, Sign, State,
-    Step,
+    self, Condition, Due, Entry, Gatherer, MartFact, Message, MessageKind, Sender, Sent, Sign,
+    State, Step,
 };
 use crate::clock::{Clock, from_postgres_micros};
 use crate::error::{Error, Kind, Policy, Result};
@@ -274,7 +274,8 @@ impl Alarms {
             if desk.busy.contains(&due.channel) {
                 continue;
             }
-            let Some(channel) = alerts.channels.iter().find(|known| known.name == due.channel) else {
+            let Some(channel) = alerts.channels.iter().find(|known| known.name == due.channel)
+            else {
                 let gone = Error::new(Kind::Config, "the channel is in alerts.yaml no more");
                 self.note(desk, (due, Err(gone))).await?;
                 continue;

@@ -8,6 +8,7 @@
 
 mod alerts;
 mod calendar;
+mod channel;
 mod check;
 mod columns;
 mod common;
@@ -41,7 +42,8 @@ mod tree;
 mod units;
 mod wal;
 
-pub use alerts::{AlertRule, Alerts, Channel, ChannelKind, When};
+pub use alerts::{AlertRule, Alerts, When};
+pub use channel::{Channel, ChannelKind};
 pub use columns::OURS;
 pub use common::{Common, Truncates};
 pub use connector::Connector;

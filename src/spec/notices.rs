@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::alerts::{self, unknown};
+use super::channel;
 use super::check::Files;
 use super::file::{File, Given};
 use super::settings::Secret;
@@ -68,8 +69,8 @@ pub(super) fn webhook(file: &File<'_>, field: &str, raw: Option<&RawWebhook>) ->
     let Some(raw) = raw else { return Err(file.refuse(field, "it is missing", "add it")) };
     let at = |below: &str| format!("{field}.{below}");
     Ok(TaskKind::Webhook(Webhook {
-        url: alerts::secret_url(file, &at("url"), &raw.url)?,
-        bearer: alerts::token(file, &at("bearer"), raw.bearer.as_ref())?,
+        url: channel::secret_url(file, &at("url"), &raw.url)?,
+        bearer: channel::token(file, &at("bearer"), raw.bearer.as_ref())?,
     }))
 }
 

@@ -15,7 +15,7 @@ pub use kafka::{
     shop_connector,
 };
 pub use mailbox::{Mailbox, issue};
-pub use posts::{Post, Posts};
+pub use posts::Posts;
 pub use proxy::Proxy;
 pub use site::Site;
 

@@ -47,7 +47,10 @@ impl Posts {
                 std::future::pending::<()>().await;
             }
             // as careless servers do, it repeats what it was told
-            (StatusCode::from_u16(code).unwrap(), format!("{uri} {}", String::from_utf8_lossy(&body)))
+            (
+                StatusCode::from_u16(code).unwrap(),
+                format!("{uri} {}", String::from_utf8_lossy(&body)),
+            )
         };
         tokio::spawn(async move {
             axum::serve(listener, Router::new().fallback(handler)).await.unwrap();

@@ -46,7 +46,8 @@ impl Sender {
             return Err(Error::new(Kind::ChannelAway, what));
         };
         sent.map_err(|failure| {
-            let error = Error::new(failure.kind, format!("{name} took no message: {}", failure.why));
+            let error =
+                Error::new(failure.kind, format!("{name} took no message: {}", failure.why));
             match failure.kind {
                 Kind::ChannelAway => error,
                 _ => error.remedy(format!("see channels.{name} in alerts.yaml")),

@@ -126,7 +126,9 @@ async fn told(client: &impl GenericClient, attempt: &Attempt) -> Result<Told> {
         interval_start: attempt.about.start,
         interval_end: attempt.about.end,
         task: attempt.task.name.clone(),
-        failed: tasks.iter().any(|task| matches!(task.state.as_str(), "failed" | "upstream_failed")),
+        failed: tasks
+            .iter()
+            .any(|task| matches!(task.state.as_str(), "failed" | "upstream_failed")),
         tasks,
     })
 }

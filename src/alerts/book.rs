@@ -154,6 +154,9 @@ mod tests {
     use super::*;
     use crate::spec::When;
 
+    /// When something is so, how long it must be, and what is said.
+    type Case<'c> = (&'c [(i64, i64, Option<&'c str>)], Duration, &'c [&'c str]);
+
     const HOUR: Duration = Duration::from_hours(1);
 
     fn condition(mark: Option<&str>) -> Condition {
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn it_is_said_once_a_window_and_when_it_ends() {
-        let cases: [(&[(i64, i64, Option<&str>)], Duration, &[&str]); 7] = [
+        let cases: [Case<'_>; 7] = [
             (&[(5, 20, None)], Duration::ZERO, &["5:on", "20:off"]),
             // reminders
             (&[(5, 130, None)], Duration::ZERO, &["5:on", "65:on", "125:on", "130:off"]),

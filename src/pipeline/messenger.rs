@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::schedule::{Posting, Telling, Tells, Told};
 use crate::serve::Board;
-use crate::spec::{Secret, Spec};
+use crate::spec::{Channel, Secret, Spec};
 
 /// What tasks tell by.
 pub(super) struct Messenger {
@@ -56,7 +56,7 @@ pub(super) async fn dispatch(
 ) -> Result<()> {
     let known = spec.alerts.iter().flat_map(|alerts| &alerts.channels);
     let mut known = known.filter(|known| known.name == channel);
-    if !known.next().is_some_and(|channel| channel.is_set()) {
+    if !known.next().is_some_and(Channel::is_set) {
         tracing::debug!(channel, "no address: {}", message.title());
         return Ok(());
     }

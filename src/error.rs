@@ -23,6 +23,8 @@ pub enum Kind {
     SourceAway,
     /// The warehouse cannot be reached, went away, or is read-only for now.
     WarehouseAway,
+    /// Where a message goes cannot be reached, or does not take it now.
+    ChannelAway,
     /// A lock, deadlock or serialization failure: the same work may succeed in a moment.
     Busy,
     /// A login was refused or a right is missing.
@@ -72,7 +74,9 @@ impl Kind {
     /// What a failure of this kind means. The only place that decides it.
     pub fn policy(self) -> Policy {
         match self {
-            Kind::SourceAway | Kind::WarehouseAway | Kind::Busy => Policy::Retry,
+            Kind::SourceAway | Kind::WarehouseAway | Kind::ChannelAway | Kind::Busy => {
+                Policy::Retry
+            }
             Kind::Config
             | Kind::Usage
             | Kind::Rights
@@ -97,7 +101,7 @@ impl Kind {
             | Kind::Poison
             | Kind::Skipped
             | Kind::PositionLost => 65,
-            Kind::SourceAway | Kind::WarehouseAway => 69,
+            Kind::SourceAway | Kind::WarehouseAway | Kind::ChannelAway => 69,
             Kind::Bug => 70,
             Kind::Busy | Kind::Reread | Kind::Full | Kind::Fenced => 75,
             Kind::Rights => 77,

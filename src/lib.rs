@@ -3,6 +3,7 @@
 //! Data flows one way: capture → decode → fold → merge → progress, each stage a folder here; the
 //! stages share [`journey`] and only `pipeline` knows their order. ARCHITECTURE.md is the map.
 
+pub mod alerts;
 pub mod bench;
 pub mod binding;
 pub mod capture;

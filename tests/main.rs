@@ -11,6 +11,7 @@
 )]
 
 mod adopt;
+mod alerts;
 mod alters;
 mod anew;
 mod compose;

@@ -227,6 +227,10 @@ fn every_answer_is_one_that_the_document_names() {
              cleansed.users: { touches: \"select id from changed\" }\n*/\n\
              select id, count(*) as n from cleansed.users group by id\n",
         );
+        site.file(
+            "alerts.yaml",
+            "channels: { nobody: { kind: webhook, url: \"http://127.0.0.1:9/s3cret\" } }\n",
+        );
         site.shop(
             "create table users (id bigint primary key, email text);
              insert into users select i, 'u' || i from generate_series(1, 100) i;

@@ -19,7 +19,7 @@ const EXPECTED: &str = "expected.txt";
 const WITHOUT_FIELD: &[&str] = &["yaml_"];
 
 /// Refusals of a file that is not opened name no line.
-const WITHOUT_LINE: &[&str] = &["alerts_to_come", "quality_to_come"];
+const WITHOUT_LINE: &[&str] = &["quality_to_come"];
 
 /// 2024-05-15: ranges may end in years from today.
 const TODAY: i64 = 8901;
@@ -125,6 +125,9 @@ impl Case {
             .with("WAREHOUSE_PASSWORD", "s3cret")
             .with("SHOP_URL", "postgres://shop:s3cret@shop.example/shop")
             .with("SILTSTONE_TOKEN", "s3cret")
+            .with("SMTP_URL", "smtps://siltstone:s3cret@mail.example")
+            .with("SLACK_WEBHOOK_URL", "https://hooks.example/s3cret")
+            .with("PAGERDUTY_KEY", "s3cret")
             .with("SILTSTONE_MASK_KEY", "s3cret-s3cret-s3cret-s3cret");
         load(&root.path().join("siltstone.yaml"), &env)
     }

@@ -3,26 +3,12 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use siltstone::demo::cluster::{Cluster, ClusterOptions};
 use siltstone::error::Kind;
 use siltstone::postgres::{Endpoint, Side, SslMode, connect};
 use tempfile::TempDir;
 
-use crate::support::{Site, block_on, env};
-
-/// A root, and the certificate of `localhost` that it signed.
-fn issue() -> (String, String, String) {
-    let root_key = KeyPair::generate().unwrap();
-    let mut root = CertificateParams::new(Vec::new()).unwrap();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root_text = root.self_signed(&root_key).unwrap().pem();
-    let issuer = Issuer::new(root, root_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    (root_text, leaf.pem(), key.serialize_pem())
-}
+use crate::support::{Site, block_on, env, issue};
 
 /// A cluster that takes TLS, and where its root certificate is.
 async fn tls_cluster(name: &str, folder: &Path) -> (Cluster, PathBuf) {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person is answered")]
 
+mod alert;
 mod bench;
 mod connector;
 mod dead_letter;
@@ -77,6 +78,9 @@ enum Verb {
     /// How marts stand, computing them anew, and comparing them with a full rebuild.
     #[command(subcommand)]
     Mart(mart::Mart),
+    /// What is wrong now, and trying the channels by which people are told.
+    #[command(subcommand)]
+    Alert(alert::Alert),
     /// Changes that their tables refuse, and what becomes of them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -178,6 +182,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Table(table) => table.run(&files).await,
         Verb::Job(job) => job.run(&files).await,
         Verb::Mart(mart) => mart.run(&files).await,
+        Verb::Alert(alert) => alert.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,
         Verb::Sql(sql) => sql.run(&files).await,

@@ -165,6 +165,14 @@ impl Books for WarehouseBooks {
         })
     }
 
+    fn alerts(&self) -> Later<Vec<Value>> {
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let warehouse = session(&settings).await?;
+            crate::alerts::as_json(&*warehouse).await
+        })
+    }
+
     fn ask_job(&self, job: String, wish: Value) -> Later<Option<i64>> {
         let (settings, known) = (self.settings.clone(), self.has_job(&job));
         Box::pin(async move {

@@ -2,6 +2,7 @@
 //! progress.
 
 mod adopt;
+mod alarms;
 mod asked;
 mod awaited;
 mod books;
@@ -29,9 +30,11 @@ mod intake;
 mod kinds;
 mod ladder;
 mod lane;
+mod leased;
 mod making;
 mod mart;
 mod marts;
+mod messenger;
 mod note;
 mod owner;
 mod pairs;

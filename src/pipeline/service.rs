@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use super::alarms::Alarms;
 use super::books::WarehouseBooks;
 use super::core::Basis;
 use super::fleet::Fleet;
@@ -128,7 +129,7 @@ impl Service {
         }
     }
 
-    /// Runs the jobs beside the connectors. A run that ends when it has caught up begins none.
+    /// Runs the jobs, and tells people of what goes wrong, beside the connectors. A run that ends when it has caught up begins none.
     fn timetable(
         &self,
         files: &watch::Receiver<Arc<Spec>>,
@@ -143,9 +144,18 @@ impl Service {
             owner: owner.clone(),
             no_ddl: self.options.no_ddl,
         };
+        let alarms = Alarms {
+            files: files.clone(),
+            clock: self.clock.clone(),
+            board: self.board.clone(),
+            durations: self.durations(),
+            owner: owner.clone(),
+            no_ddl: self.options.no_ddl,
+        };
         let mut jobs = JoinSet::new();
         if !self.options.until_caught_up {
-            jobs.spawn(timetable.run(stop));
+            jobs.spawn(timetable.run(stop.clone()));
+            jobs.spawn(alarms.run(stop));
         }
         jobs
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
+use super::leased::{Place, become_owner, keep_lease};
+use super::messenger::Messenger;
+use crate::alerts::Sender;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Leaves, absent, ahead, create_leaves};
@@ -15,19 +17,13 @@ use crate::progress::requests::{self, JOBS, Request, Verb};
 use crate::schedule::{Hands, MakesLeaves, Making, Runner, Watcher, Wish, carry_out, note_run};
 use crate::serve::Board;
 use crate::spec::{Model, Spec};
-use crate::warehouse::{
-    Claim, Durations, Fence, Fenced, LEASE, leased_to, migrate, refuse_outstanding, register,
-    take_over,
-};
+use crate::warehouse::{Durations, Fence, Fenced, migrate, refuse_outstanding, register};
 
 /// Who owns this owns the schedule.
 const RESOURCE: &str = "scheduler";
 
 /// How often the clock is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How often an instance that stands by looks after the owner.
-const STAND_BY: Duration = Duration::from_secs(1);
 
 /// The first and the longest pause behind a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -83,7 +79,8 @@ impl Timetable {
             true => refuse_outstanding(&*session).await?,
             false => migrate(&mut session).await?,
         }
-        let Some(fence) = self.become_owner(&mut session, stop.clone()).await? else {
+        let place = Place { resource: RESOURCE, what: "jobs", owner: &self.owner };
+        let Some(fence) = become_owner(&mut session, &place, stop.clone()).await? else {
             return Ok(());
         };
         let lease = connect(Side::Warehouse, &endpoint, "siltstone scheduler").await?;
@@ -99,34 +96,6 @@ impl Timetable {
         worked
     }
 
-    async fn become_owner(
-        &self,
-        session: &mut Session,
-        mut stop: watch::Receiver<bool>,
-    ) -> Result<Option<Fence>> {
-        let mut standing_by = false;
-        loop {
-            match leased_to(session, RESOURCE, &self.owner).await? {
-                Some(other) if !standing_by => {
-                    standing_by = true;
-                    tracing::info!("jobs: standing by: {other} runs them");
-                }
-                Some(_) => {}
-                None => {
-                    match take_over(session, RESOURCE, &self.owner, Claim::Vacant).await {
-                        // another one that stood by was faster
-                        Err(error) if error.kind() == Kind::Fenced => {}
-                        taken => return taken.map(Some),
-                    }
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(STAND_BY) => {}
-                _ = stop.wait_for(|stop| *stop) => return Ok(None),
-            }
-        }
-    }
-
     async fn work(
         &mut self,
         session: &mut Session,
@@ -137,13 +106,19 @@ impl Timetable {
         // a session's warehouse stays the one that it began with
         let endpoint = spec.settings.warehouse.clone();
         let watcher = Arc::new(OnBoard(self.board.clone()));
-        let hands = self.hands(&spec, fence, &endpoint);
+        let tells = Arc::new(Messenger {
+            files: self.files.clone(),
+            sender: Sender::new()?,
+            board: self.board.clone(),
+            clock: self.clock.clone(),
+        });
+        let hands = self.hands(&spec, fence, &endpoint, &tells);
         let mut runner = Runner::begin(hands, watcher, session, &spec.jobs).await?;
         loop {
             // runs of before go on by the files as they are now
             if self.files.has_changed().unwrap_or(false) {
                 spec = self.files.borrow_and_update().clone();
-                runner.take(self.hands(&spec, fence, &endpoint));
+                runner.take(self.hands(&spec, fence, &endpoint, &tells));
             }
             for request in requests::open(&**session, JOBS).await? {
                 if let Err(error) = self.carry_out(session, fence, (&spec, &request)).await {
@@ -167,7 +142,13 @@ impl Timetable {
     }
 
     /// What tasks work with, by the files as they are.
-    fn hands(&self, spec: &Spec, fence: &Fence, endpoint: &Endpoint) -> Arc<Hands> {
+    fn hands(
+        &self,
+        spec: &Spec,
+        fence: &Fence,
+        endpoint: &Endpoint,
+        tells: &Arc<Messenger>,
+    ) -> Arc<Hands> {
         Arc::new(Hands {
             endpoint: endpoint.clone(),
             fence: fence.clone(),
@@ -176,6 +157,7 @@ impl Timetable {
             root: spec.root.clone(),
             models: spec.models.clone().into(),
             leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
+            tells: tells.clone(),
         })
     }
 
@@ -221,23 +203,6 @@ impl Timetable {
         transaction.commit().await?;
         tracing::info!("{text}");
         Ok(())
-    }
-}
-
-async fn keep_lease(session: &Session, fence: &Fence) -> Result<()> {
-    let tick = LEASE / 3;
-    let mut ticks = tokio::time::interval(tick);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        // behind the lease another one may own the schedule, and a dead connection says nothing for a minute
-        match tokio::time::timeout(LEASE.saturating_sub(tick), fence.renew(session)).await {
-            Ok(renewed) => renewed?,
-            Err(_) => {
-                let what = "the lease could not be renewed in time";
-                return Err(Error::new(Kind::WarehouseAway, what));
-            }
-        }
     }
 }
 

@@ -327,6 +327,7 @@ mod tests {
 
     fn job(cron: &str, zone: &str, interval: Option<Interval>, start: Option<&str>) -> Job {
         Job {
+            alerts: None,
             name: "j".to_owned(),
             schedule: Schedule::Cron(Calendared {
                 cron: cron.parse().unwrap(),

@@ -107,6 +107,16 @@ impl Board {
         self.metrics.jobs().task_failed(job, task);
     }
 
+    /// Notes what became of a message to a channel: sent, retried, failed, dropped.
+    pub fn alert_sent(&self, channel: &str, result: &str) {
+        self.metrics.alerts().sent(channel, result);
+    }
+
+    /// Notes how many alerts there are by each rule.
+    pub fn alerts_firing(&self, counts: &BTreeMap<&str, i64>) {
+        self.metrics.alerts().firing(counts);
+    }
+
     /// The time now, microseconds since 2000-01-01 UTC.
     pub fn now(&self) -> i64 {
         self.clock.now_postgres()

@@ -9,6 +9,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::alerts::AlertFamilies;
 use super::job_metrics::JobFamilies;
 use super::marts::MartReport;
 use super::view::View;
@@ -54,12 +55,14 @@ struct Families {
     memory: IntGaugeVec,
     build: IntGaugeVec,
     jobs: JobFamilies,
+    alerts: AlertFamilies,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let families = Families::new();
-        for family in families.collectors().into_iter().chain(families.jobs.collectors()) {
+        let others = families.jobs.collectors().into_iter().chain(families.alerts.collectors());
+        for family in families.collectors().into_iter().chain(others) {
             // names are constants and each is registered once; a duplicate would be a bug of ours,
             // which costs a metric and not the service
             if let Err(error) = families.registry.register(family) {
@@ -237,6 +240,7 @@ impl Families {
             ),
             build: family!(IntGaugeVec, "siltstone_build_info", "1", ["version"]),
             jobs: JobFamilies::default(),
+            alerts: AlertFamilies::default(),
         }
     }
 
@@ -273,6 +277,10 @@ impl Metrics {
 
     pub(super) fn jobs(&self) -> &JobFamilies {
         &self.0.jobs
+    }
+
+    pub(super) fn alerts(&self) -> &AlertFamilies {
+        &self.0.alerts
     }
 
     pub(super) fn spool_gave_up(&self, connector: &str) {

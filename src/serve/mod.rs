@@ -4,6 +4,7 @@
 //! anything but by a request that somebody else carries out.
 
 mod admin;
+mod alerts;
 mod auth;
 mod board;
 mod body;

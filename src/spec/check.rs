@@ -29,6 +29,7 @@ impl Files<'_> {
         spec.marts.iter().try_for_each(|mart| self.mart(spec, mart))?;
         self.topics(spec)?;
         self.jobs(&spec.jobs)?;
+        self.notices(spec)?;
         self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
         spec.models.iter().try_for_each(|model| self.source(spec, model))
     }

@@ -8,7 +8,8 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::cron::Cron;
-use super::file::{File, Given, NotYet};
+use super::file::{File, Given};
+use super::notices::{self, JobAlerts, RawJobAlerts};
 use super::scalar::{Identifier, Scalar};
 use super::tasks::{self, RawTask, Task};
 use super::units::Span;
@@ -30,6 +31,8 @@ pub struct Job {
     pub parallel: usize,
     /// What a run waits for before it begins.
     pub requires: Option<Requires>,
+    /// Who is told how its runs end; none where the rule `job_failed` says it.
+    pub alerts: Option<JobAlerts>,
     /// The tasks, each behind those it depends on.
     pub tasks: Vec<Task>,
     /// The file it stands in, for messages.
@@ -125,7 +128,7 @@ struct RawJob {
     overlap: Option<Given>,
     parallel: Option<Given>,
     requires: Option<RawRequires>,
-    alerts: Option<NotYet>,
+    alerts: Option<RawJobAlerts>,
     tasks: IndexMap<String, RawTask>,
 }
 
@@ -186,7 +189,6 @@ pub(super) fn read(
 ) -> Result<Job> {
     const PARALLEL: usize = 4;
     let raw: RawJob = file.read()?;
-    file.not_yet("alerts", raw.alerts.as_ref())?;
     let overlap =
         file.choice("overlap", raw.overlap.as_ref(), &["skip", "queue", "replace", "allow"]);
     let parallel = file.parse_or("parallel", raw.parallel.as_ref(), Parallel(PARALLEL))?;
@@ -207,6 +209,7 @@ pub(super) fn read(
         },
         parallel: parallel.0,
         requires: requires.transpose()?,
+        alerts: notices::job_alerts(file, raw.alerts.as_ref())?,
         tasks: tasks::read(file, &raw.tasks, open)?,
         file: file.path.clone(),
     })

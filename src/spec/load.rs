@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::alerts::{self, Alerts};
 use super::check::Files;
 use super::common::Common;
 use super::connector::{self, Connector, Read};
@@ -40,6 +41,8 @@ pub struct Spec {
     pub marts: Vec<Mart>,
     /// `topics.yaml`, where there is one.
     pub topics: Option<Topics>,
+    /// `alerts.yaml`, where there is one.
+    pub alerts: Option<Alerts>,
     /// The names of the connectors that are disabled, as they are written.
     pub disabled: Vec<String>,
     /// What a person should know about the files, though nothing is wrong.
@@ -47,8 +50,9 @@ pub struct Spec {
 }
 
 /// Folders and files of kinds that other versions run.
-const KINDS_TO_COME: [(&str, &str); 2] =
-    [("sql/quality", "quality checks"), ("alerts.yaml", "alerts")];
+const KINDS_TO_COME: [(&str, &str); 1] = [("sql/quality", "quality checks")];
+
+const ALERTS: &str = "alerts.yaml";
 
 const TOPICS: &str = "topics.yaml";
 
@@ -99,6 +103,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     }
     let topics = declared;
     let jobs = read_jobs(root, env, &settings, &mut files)?;
+    let alerts = read_alerts(root, env, &mut files)?;
     let mut spec = Spec {
         root: root.to_owned(),
         settings,
@@ -109,6 +114,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         marts,
         jobs,
         topics,
+        alerts,
         disabled,
         notes,
     };
@@ -162,6 +168,16 @@ fn read_jobs<'e>(
         files.push(file);
     }
     Ok(jobs)
+}
+
+fn read_alerts<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Option<Alerts>> {
+    if !root.join(ALERTS).exists() {
+        return Ok(None);
+    }
+    let file = open(root, Path::new(ALERTS), env)?;
+    let alerts = alerts::read(&file, &|path| fs::read_to_string(root.join(path)))?;
+    files.push(file);
+    Ok(Some(alerts))
 }
 
 fn open<'e>(root: &Path, path: &Path, env: &'e Env) -> Result<File<'e>> {

@@ -6,7 +6,9 @@
 
 #![warn(missing_docs)]
 
+mod alerts;
 mod calendar;
+mod channel;
 mod check;
 mod columns;
 mod common;
@@ -24,6 +26,8 @@ mod marts;
 mod mask;
 mod mirror;
 mod model;
+mod notices;
+mod order;
 mod partition;
 mod pattern;
 mod scalar;
@@ -38,6 +42,8 @@ mod tree;
 mod units;
 mod wal;
 
+pub use alerts::{AlertRule, Alerts, When};
+pub use channel::{Channel, ChannelKind};
 pub use columns::OURS;
 pub use common::{Common, Truncates};
 pub use connector::Connector;
@@ -55,6 +61,7 @@ pub use model::{
     Calendar, Deletes, HORIZON, History, Model, ModelColumn, NewColumns, Partition, SourceName,
     Step,
 };
+pub use notices::{JobAlerts, Webhook};
 pub use pattern::{Exclusion, TablePattern};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;

@@ -1,12 +1,13 @@
 //! The tasks of a job: what each does, what it depends on, and what becomes of one that fails.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::file::{File, Given, NotYet, listed, nearest};
+use super::notices::{self, RawWebhook, Webhook};
+use super::order::in_order;
 use super::pattern::TablePattern;
 use super::scalar::{Identifier, Scalar};
 use super::script::{self, Script};
@@ -66,6 +67,10 @@ pub enum TaskKind {
     Partitions(Partitions),
     /// Runs a program.
     Command(Vec<String>),
+    /// Tells channels of the run.
+    Notify(Vec<String>),
+    /// Tells a program of the run.
+    Webhook(Webhook),
 }
 
 /// Whose leaves are looked after, and what becomes of old ones.
@@ -90,6 +95,8 @@ impl TaskKind {
             TaskKind::Reindex(_) => "reindex",
             TaskKind::Partitions(_) => "partitions",
             TaskKind::Command(_) => "command",
+            TaskKind::Notify(_) => "notify",
+            TaskKind::Webhook(_) => "webhook",
         }
     }
 }
@@ -152,8 +159,8 @@ pub(super) struct RawTask {
     backup: Option<NotYet>,
     restore_drill: Option<NotYet>,
     report: Option<NotYet>,
-    notify: Option<NotYet>,
-    webhook: Option<NotYet>,
+    notify: Option<Vec<Given>>,
+    webhook: Option<RawWebhook>,
     depends_on: Option<Vec<Given>>,
     trigger_rule: Option<Given>,
     retries: Option<Given>,
@@ -226,27 +233,6 @@ pub(super) fn read(
     in_order(file, tasks)
 }
 
-/// Each task behind those it depends on; else as they are written.
-fn in_order(file: &File<'_>, mut tasks: Vec<Task>) -> Result<Vec<Task>> {
-    let (mut placed, mut ordered) = (HashSet::new(), Vec::new());
-    while !tasks.is_empty() {
-        let free = tasks
-            .iter()
-            .position(|task| task.depends_on.iter().all(|before| placed.contains(before)));
-        let Some(free) = free else {
-            let first = tasks.first().map(|task| task.name.clone()).unwrap_or_default();
-            let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
-            let why = format!("{} wait for each other", listed(&names).replace(" or ", " and "));
-            let field = format!("tasks.{first}.depends_on");
-            return Err(file.refuse(&field, &why, "remove one of the dependencies"));
-        };
-        let task = tasks.remove(free);
-        placed.insert(task.name.clone());
-        ordered.push(task);
-    }
-    Ok(ordered)
-}
-
 fn task(
     file: &File<'_>,
     field: &str,
@@ -306,8 +292,6 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("backup", &raw.backup),
         ("restore_drill", &raw.restore_drill),
         ("report", &raw.report),
-        ("notify", &raw.notify),
-        ("webhook", &raw.webhook),
     ];
     if let Some((name, _)) = to_come.iter().find(|(_, given)| given.is_some()) {
         let why = "this version does not run such tasks yet";
@@ -321,6 +305,8 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("reindex", raw.reindex.is_some()),
         ("partitions", raw.partitions.is_some()),
         ("command", raw.command.is_some()),
+        ("notify", raw.notify.is_some()),
+        ("webhook", raw.webhook.is_some()),
     ];
     let mut given = kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
     let (one, other) = (given.next(), given.next());
@@ -352,6 +338,8 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         Some("reindex") => Ok(TaskKind::Reindex(tables("reindex", &raw.reindex)?)),
         Some("partitions") => partitions(file, field, raw),
         Some("command") => command(file, &at("command"), raw.command.as_deref()),
+        Some("notify") => notices::notify(file, &at("notify"), raw.notify.as_deref()),
+        Some("webhook") => notices::webhook(file, &at("webhook"), raw.webhook.as_ref()),
         _ => {
             let names = kinds.map(|(name, _)| name);
             let remedy = format!("add what it does: {}", listed(&names));

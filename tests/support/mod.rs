@@ -4,6 +4,8 @@
 
 mod dice;
 mod kafka;
+mod mailbox;
+mod posts;
 mod proxy;
 mod site;
 
@@ -12,6 +14,8 @@ pub use kafka::{
     Kafka, Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect,
     shop_connector,
 };
+pub use mailbox::{Mailbox, issue};
+pub use posts::Posts;
 pub use proxy::Proxy;
 pub use site::Site;
 

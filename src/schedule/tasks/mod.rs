@@ -1,6 +1,7 @@
 //! What tasks do, one file a kind, and the limits that all have: time, and being given up.
 
 mod command;
+mod notices;
 mod partitions;
 mod sensor;
 mod sql;
@@ -21,6 +22,7 @@ use crate::names::TableName;
 use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
 use crate::spec::{Model, TablePattern, TaskKind};
 use crate::warehouse::{Durations, Fence, register};
+pub use notices::{Posting, TaskTold, Telling, Tells, Told};
 pub(super) use sensor::fresh;
 
 /// What all tasks of the owner work with.
@@ -39,6 +41,8 @@ pub struct Hands {
     pub models: Arc<[Model]>,
     /// Makes leaves.
     pub leaves: Arc<dyn MakesLeaves>,
+    /// Tells people and programs of runs.
+    pub tells: Arc<dyn Tells>,
 }
 
 /// What will have been made, and how much of it.
@@ -109,6 +113,8 @@ impl Work<'_> {
             TaskKind::Reindex(tables) => upkeep::reindex(self, tables).await,
             TaskKind::Partitions(partitions) => partitions::run(self, partitions).await,
             TaskKind::Command(words) => command::run(self, words).await,
+            TaskKind::Notify(channels) => notices::notify(self, channels).await,
+            TaskKind::Webhook(webhook) => notices::webhook(self, webhook).await,
         }
     }
 }

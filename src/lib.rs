@@ -14,6 +14,7 @@ pub mod demo;
 pub mod error;
 pub mod fold;
 pub mod journey;
+pub mod lineage;
 pub mod merge;
 pub mod names;
 pub mod pipeline;

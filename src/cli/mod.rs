@@ -10,6 +10,7 @@ mod dead_letter;
 mod demo;
 mod init;
 mod job;
+mod lineage;
 mod logging;
 mod mart;
 mod plan;
@@ -78,6 +79,8 @@ enum Verb {
     /// How marts stand, computing them anew, and comparing them with a full rebuild.
     #[command(subcommand)]
     Mart(mart::Mart),
+    /// What a table or a column comes from, and what comes from it.
+    Lineage(lineage::Lineage),
     /// What is wrong now, and trying the channels by which people are told.
     #[command(subcommand)]
     Alert(alert::Alert),
@@ -182,6 +185,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Table(table) => table.run(&files).await,
         Verb::Job(job) => job.run(&files).await,
         Verb::Mart(mart) => mart.run(&files).await,
+        Verb::Lineage(lineage) => lineage.run(&files).await,
         Verb::Alert(alert) => alert.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,

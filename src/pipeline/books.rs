@@ -11,6 +11,7 @@ use super::resync::check_condition;
 use crate::clock::Clock;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
+use crate::lineage::{self, Lineage};
 use crate::names::TableName;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, JOBS, Span, Verb};
@@ -170,6 +171,15 @@ impl Books for WarehouseBooks {
         Box::pin(async move {
             let warehouse = session(&settings).await?;
             crate::alerts::as_json(&*warehouse).await
+        })
+    }
+
+    fn lineage(&self, table: String) -> Later<Option<Value>> {
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let warehouse = session(&settings).await?;
+            let known = Lineage::new(lineage::read(&*warehouse).await?);
+            Ok(known.knows(&table).then(|| known.as_json(&table)))
         })
     }
 

@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 use super::core::Reads;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
 use super::follow::missed;
+use super::lineage;
 use super::mart;
 use super::note::Then;
 use crate::capture::publication;
@@ -86,6 +87,10 @@ pub async fn apply(
             }
             Err(error) => tracing::warn!("{table} is not made yet: {}", error.reason()),
         }
+    }
+    // what cannot be written down now is by the service
+    if let Err(error) = lineage::write_once(&mut making.warehouse, spec).await {
+        tracing::warn!("lineage is not written down yet: {}", error.reason());
     }
     first
 }

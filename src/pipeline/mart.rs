@@ -75,6 +75,10 @@ impl Keeper {
     /// Says why it does not go on.
     async fn note(&self, session: &mut Option<Session>, error: &Error, passes: bool) {
         let (state, reason) = (if passes { "waiting" } else { "stopped" }, error.reason());
+        if !passes {
+            let mart = self.mart.table.to_string();
+            self.ground.events.mart(&mart, Duration::ZERO, Err(&reason));
+        }
         let known =
             self.ground.board.mart_says(&self.mart.table, state, &reason, error.remedy_text());
         if !known {
@@ -149,6 +153,9 @@ impl Keeper {
             let turn = Turn { fence: &self.fence, durations: &ground.durations, groups };
             let turned = turn.take(session, &shape).await?;
             let took = started.elapsed();
+            if turned.groups > 0 || turned.written > 0 {
+                ground.events.mart(&name, took, Ok(turned.written));
+            }
             last = if turned.left { Duration::ZERO } else { took };
             if turned.groups > 0 && took > TURN * 2 {
                 groups = (groups / 2).max(GROUPS.0);

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::mart::Keeper;
+use super::told::Events;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, Side, connect};
 use crate::refresh;
@@ -25,6 +26,8 @@ pub(super) struct Ground {
     pub(super) owner: Arc<str>,
     pub(super) board: Board,
     pub(super) durations: Durations,
+    /// where turns are told
+    pub(super) events: Events,
     /// tables are somebody else's to make
     pub(super) no_ddl: bool,
 }

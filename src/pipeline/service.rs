@@ -13,9 +13,11 @@ use super::books::WarehouseBooks;
 use super::core::Basis;
 use super::fleet::Fleet;
 use super::kinds::AnySetup;
+use super::lineage::Lineage;
 use super::marts;
 use super::shared::{Setup, WalStep};
 use super::timetable::Timetable;
+use super::told::{self, Events};
 use super::topics::TopicSetup;
 use crate::capture::spool::Quota;
 use crate::clock::Clock;
@@ -75,16 +77,20 @@ impl Service {
         name_idleness(&spec);
         let quota = Arc::new(Quota::new(self.spec.settings.spool_bytes));
         fleet.set(self.setups(&spec, &owner, &quota));
+        let (events, teller) = told::channel(&files, &self.board, &self.clock);
+        let (telling, mut tellers) = (watch::Sender::new(false), JoinSet::new());
+        tellers.spawn(teller.run(telling.subscribe()));
         // dropped, they are given up
-        let mut jobs = self.timetable(&files, &owner, stop.clone());
+        let mut jobs = self.timetable(&files, (&owner, &events), stop.clone());
         let settle = watch::Sender::new(false);
         let mut marts = JoinSet::new();
         marts.spawn(marts::keep(
-            self.marts(&owner),
+            self.marts(&owner, events),
             files.clone(),
             stop.clone(),
             settle.subscribe(),
         ));
+        marts.spawn(self.lineage(&files, &owner, settle.subscribe()).run(stop.clone()));
         let mut last = Ok(());
         let mut ending = stop.clone();
         loop {
@@ -115,16 +121,36 @@ impl Service {
         // what the connectors brought last is to be in the marts as well
         settle.send_replace(true);
         marts.join_all().await;
+        telling.send_replace(true);
+        tellers.join_all().await;
         last
     }
 
+    /// What keeps lineage.
+    fn lineage(
+        &self,
+        files: &watch::Receiver<Arc<Spec>>,
+        owner: &Arc<str>,
+        settle: watch::Receiver<bool>,
+    ) -> Lineage {
+        Lineage {
+            endpoint: self.spec.settings.warehouse.clone(),
+            files: files.clone(),
+            durations: self.durations(),
+            owner: owner.clone(),
+            no_ddl: self.options.no_ddl,
+            settle,
+        }
+    }
+
     /// What marts are kept with.
-    fn marts(&self, owner: &Arc<str>) -> marts::Ground {
+    fn marts(&self, owner: &Arc<str>, events: Events) -> marts::Ground {
         marts::Ground {
             settings: Arc::new(self.spec.settings.clone()),
             owner: owner.clone(),
             board: self.board.clone(),
             durations: self.durations(),
+            events,
             no_ddl: self.options.no_ddl,
         }
     }
@@ -133,7 +159,7 @@ impl Service {
     fn timetable(
         &self,
         files: &watch::Receiver<Arc<Spec>>,
-        owner: &Arc<str>,
+        (owner, events): (&Arc<str>, &Events),
         stop: watch::Receiver<bool>,
     ) -> JoinSet<()> {
         let timetable = Timetable {
@@ -141,6 +167,7 @@ impl Service {
             clock: self.clock.clone(),
             board: self.board.clone(),
             durations: self.durations(),
+            events: events.clone(),
             owner: owner.clone(),
             no_ddl: self.options.no_ddl,
         };

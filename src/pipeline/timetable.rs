@@ -8,13 +8,16 @@ use tokio::sync::watch;
 
 use super::leased::{Place, become_owner, keep_lease};
 use super::messenger::Messenger;
+use super::told::Events;
 use crate::alerts::Sender;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Leaves, absent, ahead, create_leaves};
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::requests::{self, JOBS, Request, Verb};
-use crate::schedule::{Hands, MakesLeaves, Making, Runner, Watcher, Wish, carry_out, note_run};
+use crate::schedule::{
+    Attempted, Hands, MakesLeaves, Making, Runner, Watcher, Wish, carry_out, note_run,
+};
 use crate::serve::Board;
 use crate::spec::{Model, Spec};
 use crate::warehouse::{Durations, Fence, Fenced, migrate, refuse_outstanding, register};
@@ -34,6 +37,8 @@ pub(super) struct Timetable {
     pub(super) clock: Clock,
     pub(super) board: Board,
     pub(super) durations: Durations,
+    /// where ends of tasks are told
+    pub(super) events: Events,
     /// names this run of this process
     pub(super) owner: Arc<str>,
     pub(super) no_ddl: bool,
@@ -105,7 +110,7 @@ impl Timetable {
         let mut spec = self.files.borrow_and_update().clone();
         // a session's warehouse stays the one that it began with
         let endpoint = spec.settings.warehouse.clone();
-        let watcher = Arc::new(OnBoard(self.board.clone()));
+        let watcher = Arc::new(OnBoard(self.board.clone(), self.events.clone()));
         let tells = Arc::new(Messenger {
             files: self.files.clone(),
             sender: Sender::new()?,
@@ -206,8 +211,8 @@ impl Timetable {
     }
 }
 
-/// Tells the board what becomes of jobs.
-struct OnBoard(Board);
+/// Tells the board what becomes of jobs, and who follows lineage.
+struct OnBoard(Board, Events);
 
 impl Watcher for OnBoard {
     fn ended(&self, job: &str, state: &'static str, took: Duration) {
@@ -216,6 +221,11 @@ impl Watcher for OnBoard {
 
     fn failed(&self, job: &str, task: &str) {
         self.0.task_failed(job, task);
+    }
+
+    fn attempted(&self, attempt: &Attempted<'_>) {
+        let Attempted { job, task, number, run, took, failed } = *attempt;
+        self.1.task(job, task, (&format!("{run} {number}"), took, failed));
     }
 }
 

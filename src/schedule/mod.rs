@@ -21,5 +21,5 @@ pub use asked::{Answer, JobVerb, Wish, carry_out, note_run, run_of};
 pub use calendar::{Calendar, Due, Stretch, Ticks, midnight, moment};
 pub use judge::{TaskState, Verdict};
 pub use listed::{jobs_as_json, runs_as_json};
-pub use runner::{Ended, Runner, Watcher};
+pub use runner::{Attempted, Ended, Runner, Watcher};
 pub use tasks::{Hands, MakesLeaves, Making, Posting, TaskTold, Telling, Tells, Told};

@@ -32,6 +32,25 @@ pub trait Watcher: Send + Sync {
     fn ended(&self, job: &str, state: &'static str, took: Duration);
     /// An attempt has failed.
     fn failed(&self, job: &str, task: &str);
+    /// An attempt has come to its end.
+    fn attempted(&self, attempt: &Attempted<'_>);
+}
+
+/// An attempt at a task that has come to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempted<'a> {
+    /// The job.
+    pub job: &'a str,
+    /// The task.
+    pub task: &'a str,
+    /// The number of the run.
+    pub run: i64,
+    /// The number of the attempt at the task in it.
+    pub number: i32,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed.
+    pub failed: Option<&'a str>,
 }
 
 /// The owner's work, as long as its epoch stands.
@@ -102,6 +121,12 @@ impl Runner {
         if failed {
             self.watcher.failed(job, task);
         }
+        let why = match &outcome {
+            Outcome::Failed(why) | Outcome::FailedForGood(why) => Some(why.as_str()),
+            Outcome::Written | Outcome::Done(_) | Outcome::Skipped(_) => None,
+        };
+        let (run, number) = (attempt.run, attempt.number);
+        self.watcher.attempted(&Attempted { job, task, run, number, took, failed: why });
         match &outcome {
             Outcome::Failed(why) | Outcome::FailedForGood(why) => {
                 tracing::warn!(job, task, attempt = attempt.number, "{why}");

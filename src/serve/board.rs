@@ -117,6 +117,11 @@ impl Board {
         self.metrics.alerts().firing(counts);
     }
 
+    /// Notes what became of an event of lineage: sent, failed, dropped.
+    pub fn lineage_event(&self, result: &str) {
+        self.metrics.lineage().event(result);
+    }
+
     /// The time now, microseconds since 2000-01-01 UTC.
     pub fn now(&self) -> i64 {
         self.clock.now_postgres()

@@ -11,6 +11,7 @@ use prometheus::{
 
 use super::alerts::AlertFamilies;
 use super::job_metrics::JobFamilies;
+use super::lineage::LineageFamilies;
 use super::marts::MartReport;
 use super::view::View;
 use crate::journey::Applied;
@@ -56,12 +57,14 @@ struct Families {
     build: IntGaugeVec,
     jobs: JobFamilies,
     alerts: AlertFamilies,
+    lineage: LineageFamilies,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let families = Families::new();
         let others = families.jobs.collectors().into_iter().chain(families.alerts.collectors());
+        let others = others.chain(families.lineage.collectors());
         for family in families.collectors().into_iter().chain(others) {
             // names are constants and each is registered once; a duplicate would be a bug of ours,
             // which costs a metric and not the service
@@ -241,6 +244,7 @@ impl Families {
             build: family!(IntGaugeVec, "siltstone_build_info", "1", ["version"]),
             jobs: JobFamilies::default(),
             alerts: AlertFamilies::default(),
+            lineage: LineageFamilies::default(),
         }
     }
 
@@ -281,6 +285,10 @@ impl Metrics {
 
     pub(super) fn alerts(&self) -> &AlertFamilies {
         &self.0.alerts
+    }
+
+    pub(super) fn lineage(&self) -> &LineageFamilies {
+        &self.0.lineage
     }
 
     pub(super) fn spool_gave_up(&self, connector: &str) {

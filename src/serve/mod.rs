@@ -13,6 +13,7 @@ mod health;
 mod job_metrics;
 mod jobs;
 mod letters;
+mod lineage;
 mod marts;
 mod metrics;
 mod status;

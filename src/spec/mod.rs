@@ -27,6 +27,7 @@ mod mask;
 mod mirror;
 mod model;
 mod notices;
+mod openlineage;
 mod order;
 mod partition;
 mod pattern;
@@ -62,6 +63,7 @@ pub use model::{
     Step,
 };
 pub use notices::{JobAlerts, Webhook};
+pub use openlineage::OpenLineage;
 pub use pattern::{Exclusion, TablePattern};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;

@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 use super::connector::URL;
 use super::file::{File, Given};
 use super::mask::{self, MaskKey};
+use super::openlineage::{self, OpenLineage, RawOpenLineage};
 use super::scalar::PgName;
 use super::units::Size;
 use crate::error::Result;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub max_row_bytes: u64,
     /// The key that masked values are hashed with.
     pub mask_key: Option<MaskKey>,
+    /// Where what happens is told by OpenLineage.
+    pub lineage: Option<OpenLineage>,
 }
 
 impl Settings {
@@ -125,6 +128,7 @@ struct RawSettings {
     pending: Option<RawPending>,
     max_row_bytes: Option<Given>,
     mask_key: Option<Given>,
+    lineage: Option<RawOpenLineage>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +217,7 @@ pub(super) fn read(file: &File<'_>, root: &Path) -> Result<Settings> {
             .parse_or("max_row_bytes", raw.max_row_bytes.as_ref(), Size(64 << 20))?
             .0,
         mask_key: mask::read_key(file, raw.mask_key.as_ref())?,
+        lineage: openlineage::read(file, raw.lineage.as_ref(), root)?,
     })
 }
 

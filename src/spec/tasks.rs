@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::file::{File, Given, NotYet, listed, nearest};
+use super::gates::{RawSelection, Selection, selection};
 use super::notices::{self, RawWebhook, Webhook};
 use super::order::in_order;
 use super::pattern::TablePattern;
@@ -71,6 +72,8 @@ pub enum TaskKind {
     Notify(Vec<String>),
     /// Tells a program of the run.
     Webhook(Webhook),
+    /// Judges checks.
+    Checks(Selection),
 }
 
 /// Whose leaves are looked after, and what becomes of old ones.
@@ -97,6 +100,7 @@ impl TaskKind {
             TaskKind::Command(_) => "command",
             TaskKind::Notify(_) => "notify",
             TaskKind::Webhook(_) => "webhook",
+            TaskKind::Checks(_) => "checks",
         }
     }
 }
@@ -153,7 +157,7 @@ pub(super) struct RawTask {
     into: Option<NotYet>,
     load: Option<NotYet>,
     refresh: Option<NotYet>,
-    checks: Option<NotYet>,
+    checks: Option<RawSelection>,
     enrich: Option<NotYet>,
     retention: Option<NotYet>,
     backup: Option<NotYet>,
@@ -286,7 +290,6 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("into", &raw.into),
         ("load", &raw.load),
         ("refresh", &raw.refresh),
-        ("checks", &raw.checks),
         ("enrich", &raw.enrich),
         ("retention", &raw.retention),
         ("backup", &raw.backup),
@@ -307,6 +310,7 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("command", raw.command.is_some()),
         ("notify", raw.notify.is_some()),
         ("webhook", raw.webhook.is_some()),
+        ("checks", raw.checks.is_some()),
     ];
     let mut given = kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
     let (one, other) = (given.next(), given.next());
@@ -340,6 +344,7 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         Some("command") => command(file, &at("command"), raw.command.as_deref()),
         Some("notify") => notices::notify(file, &at("notify"), raw.notify.as_deref()),
         Some("webhook") => notices::webhook(file, &at("webhook"), raw.webhook.as_ref()),
+        Some("checks") => selection(file, &at("checks"), raw.checks.as_ref()),
         _ => {
             let names = kinds.map(|(name, _)| name);
             let remedy = format!("add what it does: {}", listed(&names));

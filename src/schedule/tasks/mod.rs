@@ -1,5 +1,6 @@
 //! What tasks do, one file a kind, and the limits that all have: time, and being given up.
 
+mod checks;
 mod command;
 mod notices;
 mod partitions;
@@ -22,6 +23,7 @@ use crate::names::TableName;
 use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
 use crate::spec::{Model, TablePattern, TaskKind};
 use crate::warehouse::{Durations, Fence, register};
+pub use checks::{Gate, Judged, JudgesChecks, Judging};
 pub use notices::{Posting, TaskTold, Telling, Tells, Told};
 pub(super) use sensor::fresh;
 
@@ -43,6 +45,8 @@ pub struct Hands {
     pub leaves: Arc<dyn MakesLeaves>,
     /// Tells people and programs of runs.
     pub tells: Arc<dyn Tells>,
+    /// Judges checks.
+    pub checks: Arc<dyn JudgesChecks>,
 }
 
 /// What will have been made, and how much of it.
@@ -115,6 +119,7 @@ impl Work<'_> {
             TaskKind::Command(words) => command::run(self, words).await,
             TaskKind::Notify(channels) => notices::notify(self, channels).await,
             TaskKind::Webhook(webhook) => notices::webhook(self, webhook).await,
+            TaskKind::Checks(selection) => checks::run(self, selection).await,
         }
     }
 }

@@ -194,7 +194,7 @@ fn checks(rule: &AlertRule, facts: &Facts, found: &mut Verdicts) {
         };
         if let Some(condition) = found.add(rule, &check.subject, text) {
             condition.mark = Some(check.id.to_string());
-            condition.remedy = Some("see audit.data_quality".to_owned());
+            condition.remedy = Some("see siltstone check list".to_owned());
         }
     }
 }

@@ -71,3 +71,25 @@ impl CheckFamilies {
         gauge.set(gauge.get().max(seconds));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::clock::Clock;
+    use crate::serve::Board;
+
+    #[test]
+    fn failures_are_counted_and_the_last_completeness_is_told() {
+        let board = Board::new(Clock::system());
+        let of = ("s.t", "not_null(a)");
+        board.check_judged(of, "FAIL", Some(50.0));
+        board.check_judged(of, "WARN", Some(75.0));
+        let text = board.metrics_text();
+        let labels = "{check=\"not_null(a)\",table=\"s.t\"}";
+        for line in [
+            format!("data_quality_check_failures_total{labels} 1\n"),
+            format!("data_completeness_percentage{labels} 75\n"),
+        ] {
+            assert!(text.contains(&line), "{line} {text}");
+        }
+    }
+}

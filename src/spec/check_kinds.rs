@@ -10,6 +10,7 @@ use super::quality::{Bounds, CheckKind, Relationship, Season, Volume};
 use super::scalar::Scalar;
 use super::script::{self, Part};
 use super::tasks::Open;
+use super::units::Span;
 use crate::error::{Error, Kind, Result};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -22,7 +23,7 @@ pub(super) struct RawBounds {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFreshness {
-    pub(super) max_age: Given,
+    max_age: Option<Given>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -116,6 +117,15 @@ impl Reader<'_> {
             true => Ok(()),
             false => Err(self.refuse(field, "no column is named", "name at least one")),
         }
+    }
+
+    pub(super) fn freshness(&self, raw: &RawFreshness) -> Result<CheckKind> {
+        let Some(given) = &raw.max_age else {
+            let remedy = "add max_age, such as { max_age: 15m }";
+            return Err(self.refuse("freshness", "nothing says what is too old", remedy));
+        };
+        let Span(most) = self.file.parse(&at("freshness.max_age"), given)?;
+        Ok(CheckKind::Freshness(most))
     }
 
     pub(super) fn volume(&self, raw: &RawVolume) -> Result<CheckKind> {

@@ -4,9 +4,9 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::check_kinds::{RawBounds, RawFreshness, RawVolume};
-use super::columns::{OURS, known_columns};
+use super::columns::known_columns;
 use super::file::{File, Given, Placed, listed};
-use super::model::{History, Model};
+use super::model::{Deletes, History, Model};
 use super::quality::{CHECK_KINDS, Check, CheckKind, Limits, Severity, Threshold};
 use super::scalar::{Identifier, Scalar};
 use super::tasks::Open;
@@ -52,6 +52,10 @@ pub(super) struct Subject {
     pub(super) by: Option<String>,
 }
 
+/// What a version has beside its columns.
+const OF_VERSIONS: [&str; 7] =
+    ["valid_from", "valid_to", "is_current", "_end_seq", "_end_ord", "_last_seq", "_last_ord"];
+
 impl Subject {
     /// A table's rows.
     pub(super) fn table(model: &Model) -> Subject {
@@ -67,9 +71,13 @@ impl Subject {
                 by: Some("loaded_at".to_owned()),
             };
         }
-        let of_versions = ["valid_from", "valid_to", "is_current"];
-        let versions = model.history == History::Versions;
-        let ours = OURS.iter().filter(|name| versions || !of_versions.contains(name));
+        let more: &[&str] = match model.history {
+            History::Versions => &OF_VERSIONS,
+            History::Append => &["_op"],
+            _ if model.deletes == Deletes::Soft => &["_deleted_at"],
+            _ => &[],
+        };
+        let ours = ["_seq", "_ord", "_synced_at"].iter().chain(more);
         let names = model.columns.iter().map(|column| column.name.as_str());
         let times = model.columns.iter().filter(|column| column.tells_time());
         let times = times.map(|column| (column.name.clone(), column.ty == "date"));
@@ -233,10 +241,7 @@ impl Reader<'_> {
             RawCheck { relationships: Some(related), .. } => self.related(related),
             RawCheck { range: Some(ranges), .. } => self.ranges(ranges),
             RawCheck { row_count: Some(bounds), .. } => self.row_count(bounds),
-            RawCheck { freshness: Some(freshness), .. } => {
-                let field = at("freshness.max_age");
-                Ok(CheckKind::Freshness(self.file.parse::<Span>(&field, &freshness.max_age)?.0))
-            }
+            RawCheck { freshness: Some(freshness), .. } => self.freshness(freshness),
             RawCheck { volume: Some(volume), .. } => self.volume(volume),
             RawCheck { sql: Some(path), .. } => self.sql(path, open),
             _ => {

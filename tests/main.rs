@@ -49,6 +49,7 @@ mod standby;
 mod streaming;
 mod support;
 mod takeover;
+mod tasks;
 mod tidy;
 mod tls;
 mod topics;

@@ -16,6 +16,7 @@ mod cutting;
 mod declared;
 mod differences;
 mod drain;
+mod feeds;
 mod fit;
 mod fleet;
 mod folding;

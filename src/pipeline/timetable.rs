@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::feeds::ByFiles;
 use super::leased::{Place, become_owner, keep_lease};
 use super::messenger::Messenger;
 use crate::alerts::Sender;
@@ -158,6 +159,7 @@ impl Timetable {
             models: spec.models.clone().into(),
             leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
             tells: tells.clone(),
+            feeds: Arc::new(ByFiles(self.files.clone())),
         })
     }
 

@@ -37,6 +37,7 @@ mod operator;
 mod parts;
 mod plan;
 mod poison;
+mod quality;
 mod races;
 mod ranges;
 mod rebuild;

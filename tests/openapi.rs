@@ -215,7 +215,7 @@ fn every_answer_is_one_that_the_document_names() {
         site.file(
             "schemas/small.yaml",
             "table: cleansed.small\nfrom: shop.public.small\nkey: [id]\n\
-             columns:\n  id: { type: integer }\n  v: { type: varchar(3) }\n",
+             columns:\n  id: { type: integer }\n  v: { type: varchar(3) }\nchecks:\n  - { not_null: [v] }\n",
         );
         site.file(
             "jobs/upkeep.yaml",

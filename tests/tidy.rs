@@ -35,7 +35,10 @@ const IMPORTS: &[(&[&str], May)] = &[
     (&["decode", "fold"], May::Only(&["journey", "spec", "binding"])),
     // a stage never imports another
     (
-        &["capture", "merge", "progress", "refresh", "schedule", "alerts", "serve", "verify"],
+        &[
+            "capture", "merge", "progress", "refresh", "schedule", "alerts", "serve", "verify",
+            "quality",
+        ],
         May::Only(&["journey", "binding", "spec", "postgres", "warehouse"]),
     ),
     (&["pipeline"], May::AllBut(&["cli", "demo", "bench"])),

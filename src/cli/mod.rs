@@ -5,6 +5,7 @@
 
 mod alert;
 mod bench;
+mod check;
 mod connector;
 mod dead_letter;
 mod demo;
@@ -78,6 +79,9 @@ enum Verb {
     /// How marts stand, computing them anew, and comparing them with a full rebuild.
     #[command(subcommand)]
     Mart(mart::Mart),
+    /// What must hold of rows, what was found of it, and judging it now.
+    #[command(subcommand)]
+    Check(check::Check),
     /// What is wrong now, and trying the channels by which people are told.
     #[command(subcommand)]
     Alert(alert::Alert),
@@ -182,6 +186,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Table(table) => table.run(&files).await,
         Verb::Job(job) => job.run(&files).await,
         Verb::Mart(mart) => mart.run(&files).await,
+        Verb::Check(check) => check.run(&files).await,
         Verb::Alert(alert) => alert.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,

@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 21] = files![
+pub const FILES: [(&str, &str); 23] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -35,12 +35,14 @@ pub const FILES: [(&str, &str); 21] = files![
     "schemas/cleansed/holidays.csv",
     "jobs/source_systems_sync.yaml",
     "jobs/etl_daily.yaml",
+    "jobs/data_quality.yaml",
     "jobs/maintenance.yaml",
     "jobs/marts.yaml",
     "sql/marts/sales_mart.sql",
     "sql/marts/customer_mart.sql",
     "sql/marts/kpi_dashboard.sql",
     "sql/marts/inventory_mart.sql",
+    "sql/quality/users_have_country.sql",
 ];
 
 /// The variables that the files take the two databases from.
@@ -97,7 +99,11 @@ mod tests {
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
         let jobs: Vec<&str> = spec.jobs.iter().map(|job| job.name.as_str()).collect();
-        assert_eq!(jobs, ["etl_daily", "maintenance", "marts", "source_systems_sync"]);
+        assert_eq!(
+            jobs,
+            ["data_quality", "etl_daily", "maintenance", "marts", "source_systems_sync"]
+        );
+        assert!(spec.checks.len() > 10);
         assert!(spec.settings.admin.token.is_none());
         assert!(write(folder.path()).is_err(), "files that are there are kept");
     }
@@ -112,6 +118,7 @@ mod tests {
             "schemas/raw",
             "schemas/cleansed",
             "sql/marts",
+            "sql/quality",
             "jobs",
         ];
         for folder in folders {

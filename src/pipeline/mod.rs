@@ -7,6 +7,7 @@ mod asked;
 mod awaited;
 mod books;
 mod branches;
+mod checks;
 mod chunks;
 mod confirm;
 mod connector;
@@ -65,8 +66,10 @@ mod timetable;
 mod topics;
 mod unseen;
 mod wall;
+mod withheld;
 
 pub use books::{ask_for_letters, dead_letters_as_json};
+pub use checks::{Judge, zone};
 pub use declared::{TopicChange, TopicDifference, TopicPlan, plan_topics};
 pub use differences::{Difference, Plan};
 pub use inspect::{Report, inspect, inspect_source, inspect_topics};

@@ -10,8 +10,10 @@ use prometheus::{
 };
 
 use super::alerts::AlertFamilies;
+use super::check_metrics::CheckFamilies;
 use super::job_metrics::JobFamilies;
 use super::marts::MartReport;
+use super::memory::resident_bytes;
 use super::view::View;
 use crate::journey::Applied;
 
@@ -23,7 +25,7 @@ const STATES: [&str; 6] =
     ["snapshotting", "catching_up", "streaming", "paused", "stopped", "resyncing"];
 
 /// The states of a mart, each a series of `siltstone_mart_state`.
-const MART_STATES: [&str; 5] = ["waiting", "building", "fresh", "stale", "stopped"];
+const MART_STATES: [&str; 6] = ["waiting", "building", "fresh", "stale", "stopped", "held"];
 
 /// What is done about kept log, each a series of `siltstone_wal_step`.
 const WAL_STEPS: [&str; 4] = ["calm", "warn", "landing", "slot_dropped"];
@@ -56,12 +58,14 @@ struct Families {
     build: IntGaugeVec,
     jobs: JobFamilies,
     alerts: AlertFamilies,
+    checks: CheckFamilies,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let families = Families::new();
         let others = families.jobs.collectors().into_iter().chain(families.alerts.collectors());
+        let others = others.chain(families.checks.collectors());
         for family in families.collectors().into_iter().chain(others) {
             // names are constants and each is registered once; a duplicate would be a bug of ours,
             // which costs a metric and not the service
@@ -241,6 +245,7 @@ impl Families {
             build: family!(IntGaugeVec, "siltstone_build_info", "1", ["version"]),
             jobs: JobFamilies::default(),
             alerts: AlertFamilies::default(),
+            checks: CheckFamilies::default(),
         }
     }
 
@@ -281,6 +286,10 @@ impl Metrics {
 
     pub(super) fn alerts(&self) -> &AlertFamilies {
         &self.0.alerts
+    }
+
+    pub(super) fn checks(&self) -> &CheckFamilies {
+        &self.0.checks
     }
 
     pub(super) fn spool_gave_up(&self, connector: &str) {
@@ -327,6 +336,7 @@ impl Metrics {
         families.state.reset();
         families.dead_letters.reset();
         families.waiting.reset();
+        families.checks.forget_freshness();
         let behind = self.marts(marts);
         families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         families.memory.with_label_values(&["resident"]).set(gauge(resident_bytes()));
@@ -361,6 +371,10 @@ impl Metrics {
                 tables += 1;
                 let shown = table.to_string();
                 let shown = if tables > TABLES_AT_MOST { "other" } else { shown.as_str() };
+                if report.state == "streaming" && view.fresh_to != 0 {
+                    let age = now.saturating_sub(view.fresh_to).max(0).unsigned_abs();
+                    families.checks.fresh(shown, Duration::from_micros(age).as_secs_f64());
+                }
                 families.pending.with_label_values(&[shown]).add(gauge(report.pending_bytes));
                 families.dead_letters.with_label_values(&[shown]).add(gauge(report.dead_letters));
                 families.waiting.with_label_values(&[shown]).add(gauge(report.waiting));
@@ -381,12 +395,4 @@ impl Metrics {
 
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// The process's resident memory, by Linux' own account; 0 elsewhere.
-fn resident_bytes() -> u64 {
-    const PAGE: u64 = 4096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or(0) * PAGE
 }

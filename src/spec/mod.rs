@@ -10,6 +10,8 @@ mod alerts;
 mod calendar;
 mod channel;
 mod check;
+mod check_kinds;
+mod checks;
 mod columns;
 mod common;
 mod connector;
@@ -18,6 +20,7 @@ mod debezium;
 mod env;
 mod feeds;
 mod file;
+mod gates;
 mod guard;
 mod jobs;
 mod kafka;
@@ -31,6 +34,7 @@ mod notices;
 mod order;
 mod partition;
 mod pattern;
+mod quality;
 mod scalar;
 mod script;
 mod sensor;
@@ -52,6 +56,7 @@ pub use connector::Connector;
 pub use cron::Cron;
 pub use debezium::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
 pub use env::Env;
+pub use gates::Selection;
 pub use guard::DeleteGuard;
 pub use jobs::{Calendared, FreshTo, Interval, Job, Overlap, Requires, Schedule};
 pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
@@ -65,6 +70,10 @@ pub use model::{
 };
 pub use notices::{JobAlerts, Webhook};
 pub use pattern::{Exclusion, TablePattern};
+pub use quality::{
+    Bounds, CHECK_KINDS, Check, CheckKind, Limits, Relationship, Season, Severity, Threshold,
+    Volume,
+};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;
 pub use settings::{Admin, Secret, Settings};

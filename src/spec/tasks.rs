@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::feeds;
 use super::file::{File, Given, NotYet, listed, nearest};
+use super::gates::{RawSelection, Selection, selection};
 use super::notices::{self, RawWebhook, Webhook};
 use super::order::in_order;
 use super::pattern::TablePattern;
@@ -85,6 +86,8 @@ pub enum TaskKind {
     Notify(Vec<String>),
     /// Tells a program of the run.
     Webhook(Webhook),
+    /// Judges checks.
+    Checks(Selection),
 }
 
 impl TaskKind {
@@ -103,6 +106,7 @@ impl TaskKind {
             TaskKind::Extract { .. } => "extract",
             TaskKind::Notify(_) => "notify",
             TaskKind::Webhook(_) => "webhook",
+            TaskKind::Checks(_) => "checks",
         }
     }
 }
@@ -159,7 +163,7 @@ pub(super) struct RawTask {
     into: Option<Given>,
     load: Option<Given>,
     refresh: Option<Vec<Given>>,
-    checks: Option<NotYet>,
+    checks: Option<RawSelection>,
     enrich: Option<NotYet>,
     retention: Option<NotYet>,
     backup: Option<NotYet>,
@@ -278,7 +282,6 @@ pub(super) fn wait(
 fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
     let at = |below: &str| format!("{field}.{below}");
     let to_come = [
-        ("checks", &raw.checks),
         ("enrich", &raw.enrich),
         ("retention", &raw.retention),
         ("backup", &raw.backup),
@@ -302,6 +305,7 @@ fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
         ("extract", raw.extract.is_some()),
         ("notify", raw.notify.is_some()),
         ("webhook", raw.webhook.is_some()),
+        ("checks", raw.checks.is_some()),
     ];
     let mut given = kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
     let (one, other) = (given.next(), given.next());
@@ -350,6 +354,7 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         "load" => feeds::load(file, &at("load"), raw.load.as_ref()),
         "extract" => feeds::extract(file, field, (raw.extract.as_ref(), raw.into.as_ref())),
         "notify" => notices::notify(file, &at("notify"), raw.notify.as_deref()),
+        "checks" => selection(file, &at("checks"), raw.checks.as_ref()),
         _ => notices::webhook(file, &at("webhook"), raw.webhook.as_ref()),
     }
 }

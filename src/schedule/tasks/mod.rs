@@ -1,5 +1,6 @@
 //! What tasks do, one file a kind, and the limits that all have: time, and being given up.
 
+mod checks;
 mod command;
 mod feeds;
 mod notices;
@@ -23,6 +24,7 @@ use crate::names::TableName;
 use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
 use crate::spec::{Model, TablePattern, TaskKind};
 use crate::warehouse::{Durations, Fence, register};
+pub use checks::{Gate, Judged, JudgesChecks, Judging};
 pub use feeds::{Asking, Feeds, LogEnd, MartStands};
 pub use notices::{Posting, TaskTold, Telling, Tells, Told};
 pub(super) use sensor::fresh;
@@ -47,6 +49,8 @@ pub struct Hands {
     pub tells: Arc<dyn Tells>,
     /// Knows sources and marts.
     pub feeds: Arc<dyn Feeds>,
+    /// Judges checks.
+    pub checks: Arc<dyn JudgesChecks>,
 }
 
 /// What will have been made, and how much of it.
@@ -121,6 +125,7 @@ impl Work<'_> {
             TaskKind::Extract { into, .. } => feeds::extract(self, into).await,
             TaskKind::Notify(channels) => notices::notify(self, channels).await,
             TaskKind::Webhook(webhook) => notices::webhook(self, webhook).await,
+            TaskKind::Checks(selection) => checks::run(self, selection).await,
         }
     }
 }

@@ -168,6 +168,9 @@ fn what_run_has_made_is_what_plan_knows() {
             .batch_execute("alter table cleansed.users add column mine text")
             .await
             .unwrap();
+        assert_planned(&site, &["safe", "landed.users", "forget it"]);
+        let (code, text) = ask(&site, &["apply", "--yes"]);
+        assert_eq!(code, 0, "{text}");
         assert_agree(&site);
     });
 }

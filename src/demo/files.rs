@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 20] = files![
+pub const FILES: [(&str, &str); 23] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -33,8 +33,11 @@ pub const FILES: [(&str, &str); 20] = files![
     "schemas/cleansed/fact_payments.yaml",
     "schemas/cleansed/dim_dates.yaml",
     "schemas/cleansed/holidays.csv",
+    "jobs/source_systems_sync.yaml",
+    "jobs/etl_daily.yaml",
     "jobs/data_quality.yaml",
     "jobs/maintenance.yaml",
+    "jobs/marts.yaml",
     "sql/marts/sales_mart.sql",
     "sql/marts/customer_mart.sql",
     "sql/marts/kpi_dashboard.sql",
@@ -95,9 +98,10 @@ mod tests {
         let calendar = spec.calendars.first().unwrap();
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
+        let jobs: Vec<&str> = spec.jobs.iter().map(|job| job.name.as_str()).collect();
         assert_eq!(
-            spec.jobs.iter().map(|job| &job.name).collect::<Vec<_>>(),
-            ["data_quality", "maintenance"]
+            jobs,
+            ["data_quality", "etl_daily", "maintenance", "marts", "source_systems_sync"]
         );
         assert!(spec.checks.len() > 10);
         assert!(spec.settings.admin.token.is_none());

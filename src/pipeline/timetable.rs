@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::checks::Checker;
+use super::feeds::ByFiles;
 use super::leased::{Place, become_owner, keep_lease};
 use super::messenger::Messenger;
 use crate::alerts::Sender;
@@ -159,6 +160,7 @@ impl Timetable {
             models: spec.models.clone().into(),
             leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
             tells: tells.clone(),
+            feeds: Arc::new(ByFiles(self.files.clone())),
             checks: Arc::new(Checker::of(spec, &self.board)),
         })
     }

@@ -23,6 +23,6 @@ pub use judge::{TaskState, Verdict};
 pub use listed::{jobs_as_json, runs_as_json};
 pub use runner::{Ended, Runner, Watcher};
 pub use tasks::{
-    Gate, Hands, Judged, JudgesChecks, Judging, MakesLeaves, Making, Posting, TaskTold, Telling,
-    Tells, Told,
+    Asking, Feeds, Gate, Hands, Judged, JudgesChecks, Judging, LogEnd, MakesLeaves, Making,
+    MartStands, Posting, TaskTold, Telling, Tells, Told,
 };

@@ -290,6 +290,10 @@ fn a_mart_waits_for_the_checks_of_its_tag() {
              - { freshness: { max_age: 1h } }\n*/\n\
              select day, count(*) as orders from cleansed.orders group by day\n",
         );
+        site.file(
+            "jobs/close.yaml",
+            "name: close\ntasks:\n  marts: { refresh: [mart.days], retries: 0, timeout: 5m }\n",
+        );
         let service = site.start();
         let of_all = "select sum(orders) = {} from mart.days";
         let fresh =
@@ -324,6 +328,12 @@ fn a_mart_waits_for_the_checks_of_its_tag() {
         );
         let (why, code) = say(&site, &["why", "mart.days"]).await;
         assert!(code == 0 && why[0].contains("mart.days is held"), "{why:?}");
+        // a task that waits for it does not wait for what time alone does not bring
+        let (said, code) = say(&site, &["job", "run", "close", "--wait"]).await;
+        assert_eq!(code, 65, "{said:?}");
+        let why =
+            "select reason like 'mart.days is held: %not_null(user_id)%' from audit.task_runs";
+        assert_eq!(site.at_warehouse(why).await, ["t"]);
         // one that comes up again is still held
         service.stop().await.unwrap();
         let service = site.start();

@@ -108,9 +108,10 @@ async fn stands(
     let is_behind = found.as_of.is_some_and(|as_of| as_of >= began);
     let state = &found.state;
     Ok(match state.as_str() {
-        "stopped" => {
+        // a check lets one go that it holds, and time alone does not
+        "stopped" | "held" => {
             let why = found.why.unwrap_or_else(|| "no reason is known".to_owned());
-            Look::Never(format!("{mart} is stopped: {why}"))
+            Look::Never(format!("{mart} is {state}: {why}"))
         }
         "fresh" | "stale" if is_behind || state == "fresh" && !found.due => Look::There,
         _ => {

@@ -20,6 +20,7 @@ mod debezium;
 mod drift;
 mod failover;
 mod faults;
+mod flat;
 mod guard;
 mod init;
 mod init_debezium;

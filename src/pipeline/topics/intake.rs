@@ -13,8 +13,9 @@ use super::whole::{Step, Whole};
 use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
+use crate::names::fingerprint;
 use crate::position::Order;
-use crate::spec::Kafka;
+use crate::spec::{Format, Kafka};
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
@@ -22,8 +23,6 @@ pub(super) struct Partition {
     at: usize,
     number: i64,
     pub(super) memory: Memory,
-    /// the order of its last change
-    last: Order,
     topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
@@ -34,7 +33,7 @@ impl Partition {
     pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { at, number, memory, last: Order { seq: 0, ord: 0 }, topic, waits: None }
+        Partition { at, number, memory, topic, waits: None }
     }
 }
 
@@ -89,9 +88,18 @@ impl Here<'_> {
         change: &RowChange<'_>,
     ) -> Result<Step> {
         let before = partition.memory.clone();
-        let memory = (&mut partition.memory, partition.last);
+        let tombstone = change.is_tombstone();
+        if tombstone && partition.memory.gone == record.key.map(fingerprint) {
+            // it says once more what the record before it told
+            return Ok(Step::Taken);
+        }
+        let memory = &mut partition.memory;
         let place = change.origin.place(record, change.op == Op::Read, memory);
         let place = place.map_err(|other| self.other_source(change, &other))?;
+        if self.connector.format == Format::FlatJson && !tombstone {
+            let deleted = record.key.filter(|_| change.op == Op::Delete);
+            partition.memory.note_flat(&place, deleted);
+        }
         if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
             && whole.take(place.order.seq, number) == Step::Waits
         {
@@ -100,13 +108,18 @@ impl Here<'_> {
         }
         self.topics.streamed |= partition.memory.streamed;
         let anew = partition.memory.is_read_anew(&before) && !self.topics.streamed;
-        partition.last = partition.last.max(place.order);
-        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
+        // a tombstone says nothing of how the others come
+        let told = place.told || tombstone;
+        let arrival = if told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
             Some(fed) => fed,
             None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
+                    if tombstone && self.tables.shape(&change.table).await?.is_none() {
+                        // of a table of which nothing is known there is nothing to delete
+                        return Ok(Step::Taken);
+                    }
                     self.remember(record, (&before, &partition.memory))?;
                     self.bury(record, partition, &error.to_string()).await?;
                     return Ok(Step::Taken);

@@ -56,7 +56,9 @@ impl Topics {
     /// The plan for a change, if there is one.
     pub(super) fn plan(&mut self, topic: usize, change: &RowChange<'_>) -> Option<Fed> {
         let (_, _, last) = self.topics.get_mut(topic)?;
-        let is = |fed: &&Fed| fed.shapes == change.shapes && fed.table == change.table;
+        // a tombstone has the key alone, which is read as with the rows of its table
+        let same = |fed: &&Fed| fed.shapes == change.shapes || change.is_tombstone();
+        let is = |fed: &&Fed| fed.table == change.table && same(fed);
         if let Some(fed) = last.as_ref().filter(is) {
             return Some(fed.clone());
         }

@@ -19,6 +19,7 @@ use super::tables::Tables;
 use super::whole::{Step, Whole};
 use crate::capture::topics::{Next, Queue, Reading};
 use crate::error::Result;
+use crate::serve::Phase;
 use crate::spec::Kafka;
 
 /// Records of one partition that are taken before the next one has its turn.
@@ -188,7 +189,11 @@ impl Intake {
         }
         self.looked = Instant::now();
         if let Some(whole) = &mut self.whole {
-            whole.look(self.partitions.iter().any(|partition| partition.waits.is_some()));
+            let waits = self.partitions.iter().any(|partition| partition.waits.is_some());
+            if let Some(awaited) = whole.news(waits)? {
+                let told = awaited.as_ref().map(|it| (&*it.what, it.remedy)).unzip();
+                self.shared.setup.board.phase(Phase::Streaming, told.0, told.1);
+            }
         }
         self.settle_whole().await?;
         let done = self.progress.borrow().done;

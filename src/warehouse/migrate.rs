@@ -24,6 +24,7 @@ const MIGRATIONS: [(i32, &str, &str); 14] = [
     (12, "source_leaves", include_str!("../../sql/migrations/0012_source_leaves.sql")),
     (13, "standing", include_str!("../../sql/migrations/0013_standing.sql")),
     (14, "alerts", include_str!("../../sql/migrations/0014_alerts.sql")),
+    (15, "fed_by", include_str!("../../sql/migrations/0015_fed_by.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -8,6 +8,7 @@ use super::super::gate::Gate;
 use super::letters;
 use super::places::Place;
 use super::plans::{Fed, Planner, Topics};
+use super::rest::Rest;
 use super::tables::Tables;
 use super::whole::{Step, Whole};
 use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
@@ -23,7 +24,7 @@ pub(super) struct Partition {
     at: usize,
     number: i64,
     pub(super) memory: Memory,
-    topic: usize,
+    pub(super) topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
 }
@@ -45,6 +46,7 @@ pub(super) struct Here<'i> {
     pub(super) tables: &'i mut Tables,
     pub(super) topics: &'i mut Topics,
     pub(super) whole: &'i mut Option<Whole>,
+    pub(super) rest: &'i Rest,
     pub(super) scratch: &'i mut Vec<u8>,
 }
 
@@ -233,7 +235,10 @@ impl Here<'_> {
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);
+        let foreign = self.tables.is_foreign(record.topic, &table);
         let (fed, routes) = match fed {
+            // those of the table that it was taken for are nothing to it
+            _ if foreign => (None, Arc::from([])),
             Some(fed) => {
                 let routes = self.gate.router.of(&fed.plan.relation);
                 (Some(fed), routes)
@@ -259,13 +264,19 @@ impl Here<'_> {
             apart.push((target, keys));
         }
         if apart.is_empty() {
-            let declared = self.tables.declared(&table);
+            let declared = match foreign {
+                true => vec![(*table).clone()],
+                false => self.tables.declared(&table),
+            };
             let names = declared.iter().map(Some);
             for name in names.chain(declared.is_empty().then_some(None)) {
                 let target = letters::nameless(self.shared.connector(), &table, name);
                 let keys = letters::keys(self.shared, None, &target, record)?;
                 apart.push((target, keys));
             }
+        }
+        if let Some((target, _)) = apart.first() {
+            self.rest.note(record.topic, &target.model.table);
         }
         for (target, (digests, key)) in apart {
             let refused = Refused { reason: why.clone(), key };

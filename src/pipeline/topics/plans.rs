@@ -8,6 +8,7 @@ use super::super::core::Core;
 use super::super::router::Router;
 use super::letters;
 use super::places::Place;
+use super::sources::FedBy;
 use super::tables::Tables;
 use crate::decode::{Origin, Plan, RowChange, Shapes, Topic, Veil};
 use crate::error::{Error, Result};
@@ -25,6 +26,9 @@ pub(super) struct Topics {
     /// whether a change has followed what Debezium read at first
     pub(super) streamed: bool,
 }
+
+/// Plans that are kept: a topic has few tables, and each few shapes.
+const PLANS_KEPT: usize = 4_096;
 
 /// How the records of a table are read, and where they go.
 #[derive(Clone)]
@@ -73,6 +77,9 @@ impl Topics {
         if let Some((_, _, last)) = self.topics.get_mut(topic) {
             *last = Some(fed.clone());
         }
+        if self.plans.len() >= PLANS_KEPT {
+            self.plans.clear();
+        }
         self.plans.insert((topic, fed.table.clone(), fed.shapes), fed);
     }
 }
@@ -95,9 +102,10 @@ impl Planner<'_> {
         arrival: Arrival,
     ) -> Result<Fed> {
         let hints = self.tables.hints(&change.table).await?;
-        let Some((_, state, _)) = self.topics.topics.get(topic) else {
+        let Some((name, state, _)) = self.topics.topics.get(topic) else {
             return Err(Error::bug("a partition of a topic that is not read"));
         };
+        let state_name = name.clone();
         let masks = &self.shared.connector().masks;
         let dress = |relation: &mut Relation| {
             let table = relation.table.clone();
@@ -117,8 +125,13 @@ impl Planner<'_> {
             masked,
             plan: Arc::new(plan),
         };
+        let by = FedBy::of(&state_name, &change.table, change.origin.source());
+        self.tables.refuse_foreign(&fed.plan.relation, &by, &self.connector.topics).await?;
         if self.router.of(&fed.plan.relation).is_empty() {
             self.tables.open(self.router, &fed.plan.relation, arrival).await?;
+        }
+        if !change.is_tombstone() {
+            self.tables.note_source(&fed.plan.relation, &by).await?;
         }
         let routes = self.router.of(&fed.plan.relation);
         if routes.is_empty() {

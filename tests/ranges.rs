@@ -60,7 +60,8 @@ pub fn work(dice: &mut Dice, rows: u64) -> String {
     let (there, d) = (key() + 1, d - d % 50 + 17);
     let n = dice.below(1_000_000);
     // rarely: each change of such a row is one more letter that is dropped behind another
-    let refused = if n.is_multiple_of(8) { dice.below(REFUSED) * (rows / REFUSED) * 10 + 15 } else { a };
+    let refused =
+        if n.is_multiple_of(8) { dice.below(REFUSED) * (rows / REFUSED) * 10 + 15 } else { a };
     format!(
         "begin; update big set n = {n} where id in ({a}, {refused});
          delete from big where id = {b};

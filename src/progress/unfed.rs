@@ -30,3 +30,17 @@ pub async fn forget(transaction: &Transaction<'_>, table: &TableName) -> Result<
     }
     Ok(())
 }
+
+/// Notes by which topic a table's rows come, and which source writes them.
+pub async fn set_fed_by(
+    client: &impl GenericClient,
+    table: &TableName,
+    (topic, source): (&str, &str),
+) -> Result<()> {
+    let statement = "update audit.tables set fed_topic = $2, fed_source = $3 where table_name = $1";
+    client
+        .execute(statement, &[&table.to_string(), &topic, &source])
+        .await
+        .map_err(|error| Error::warehouse(format!("noting what feeds {table}"), error))?;
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! Tables that nothing feeds any more: what is kept for them, and how they are forgotten.
+//! What feeds tables, and tables that nothing feeds any more: what is kept for them, and how they are forgotten.
 
 use tokio_postgres::{GenericClient, Transaction};
 

@@ -347,7 +347,7 @@ mod tests {
             whole.since = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
         };
         let mut whole = whole();
-        ago(&mut whole, 1_000);
+        ago(&mut whole, 90);
         assert_eq!(whole.look(false).unwrap(), None);
         // no end has ever come
         assert_eq!(whole.take(10, 1), Step::Waits);
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(whole.take(10, 2), Step::Taken);
         // the next end only lets itself be waited for
         assert_eq!(whole.take(30, 1), Step::Waits);
-        ago(&mut whole, 500);
+        ago(&mut whole, 90);
         assert!(whole.look(true).unwrap().is_some());
     }
 }

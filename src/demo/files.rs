@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 21] = files![
+pub const FILES: [(&str, &str); 22] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -37,6 +37,7 @@ pub const FILES: [(&str, &str); 21] = files![
     "jobs/etl_daily.yaml",
     "jobs/maintenance.yaml",
     "jobs/marts.yaml",
+    "jobs/restore_drill.yaml",
     "sql/marts/sales_mart.sql",
     "sql/marts/customer_mart.sql",
     "sql/marts/kpi_dashboard.sql",
@@ -97,7 +98,10 @@ mod tests {
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
         let jobs: Vec<&str> = spec.jobs.iter().map(|job| job.name.as_str()).collect();
-        assert_eq!(jobs, ["etl_daily", "maintenance", "marts", "source_systems_sync"]);
+        assert_eq!(
+            jobs,
+            ["etl_daily", "maintenance", "marts", "restore_drill", "source_systems_sync"]
+        );
         assert!(spec.settings.admin.token.is_none());
         assert!(write(folder.path()).is_err(), "files that are there are kept");
     }

@@ -338,6 +338,7 @@ pub fn model(name: &str, history: History) -> Arc<Model> {
         },
         new_columns: NewColumns::Ignore,
         horizon: None,
+        keep: None,
         mirrored: false,
         comment: None,
         declared_in: "model.rs".to_owned(),

@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 23] = files![
+pub const FILES: [(&str, &str); 24] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -38,6 +38,7 @@ pub const FILES: [(&str, &str); 23] = files![
     "jobs/data_quality.yaml",
     "jobs/maintenance.yaml",
     "jobs/marts.yaml",
+    "jobs/restore_drill.yaml",
     "sql/marts/sales_mart.sql",
     "sql/marts/customer_mart.sql",
     "sql/marts/kpi_dashboard.sql",
@@ -101,7 +102,14 @@ mod tests {
         let jobs: Vec<&str> = spec.jobs.iter().map(|job| job.name.as_str()).collect();
         assert_eq!(
             jobs,
-            ["data_quality", "etl_daily", "maintenance", "marts", "source_systems_sync"]
+            [
+                "data_quality",
+                "etl_daily",
+                "maintenance",
+                "marts",
+                "restore_drill",
+                "source_systems_sync"
+            ]
         );
         assert!(spec.checks.len() > 10);
         assert!(spec.settings.admin.token.is_none());

@@ -5,6 +5,7 @@ use super::check::Files;
 use super::file::{File, Given, listed, nearest};
 use super::model::{History, SourceName};
 use super::tasks::TaskKind;
+use super::upkeep::Retention;
 use super::{Job, Spec};
 use crate::error::Result;
 use crate::names::TableName;
@@ -69,6 +70,9 @@ impl Files<'_> {
                     TaskKind::Extract { from, into } => {
                         self.extracted(spec, job, &field, (from, into))?;
                     }
+                    TaskKind::Retention(retention) => {
+                        self.kept(spec, job, &field, retention)?;
+                    }
                     _ => {}
                 }
             }
@@ -92,6 +96,18 @@ impl Files<'_> {
             return Err(self.refuse(&job.file, &format!("{field}.refresh"), &why, &remedy));
         }
         Ok(())
+    }
+
+    /// Refuses a retention that means tables and drops nothing of any.
+    fn kept(&self, spec: &Spec, job: &Job, field: &str, retention: &Retention) -> Result<()> {
+        let ends = |model: &&super::Model| model.history == History::Raw && model.keep.is_some();
+        let meant = |model: &super::Model| retention.means(&model.table);
+        if retention.tables.is_empty() || spec.models.iter().filter(ends).any(meant) {
+            return Ok(());
+        }
+        let why = "no raw table with keep is meant";
+        let remedy = "write keep in the file of one, such as keep: 365d, or retention: [] for our own books alone";
+        Err(self.refuse(&job.file, &format!("{field}.retention"), why, remedy))
     }
 
     /// Refuses a table that no stream of a Postgres feeds.

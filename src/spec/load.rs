@@ -18,6 +18,7 @@ use super::model::{Calendar, Model};
 use super::quality::Check;
 use super::settings::{self, Settings};
 use super::table::{self, Declared};
+use super::tasks::{Task, TaskKind};
 use super::topics::{self, Topics};
 use crate::error::{Error, Kind, Result};
 
@@ -72,8 +73,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
-    let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut checks = Vec::new();
+    let (mut models, mut calendars, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     let below = |path: &str| fs::read_to_string(root.join(path));
     for path in files_below(root, Path::new("schemas"), &YAML)? {
         let file = open(root, &path, env)?;
@@ -84,12 +84,6 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         match declared {
             Declared::Model(model) => models.push(*model),
             Declared::Calendar(calendar) => calendars.push(calendar),
-        }
-        if file.text.lines().any(|line| line.trim_start().starts_with("keep:")) {
-            notes.push(format!(
-                "{}: `keep` is checked, but old leaves are not dropped yet",
-                file.path
-            ));
         }
         files.push(file);
     }
@@ -103,6 +97,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let topics = declared;
     let jobs = read_jobs(root, env, &settings, &mut files)?;
     let alerts = read_alerts(root, env, &mut files)?;
+    let notes = unheeded(&models, &jobs);
     let mut spec = Spec {
         root: root.to_owned(),
         settings,
@@ -141,6 +136,23 @@ impl Spec {
         let postgres = self.connectors.iter().map(|connector| &connector.common);
         postgres.chain(self.kafka.iter().map(|connector| &connector.common))
     }
+}
+
+/// Raw tables whose `keep` nothing heeds.
+fn unheeded(models: &[Model], jobs: &[Job]) -> Vec<String> {
+    let tasks = || jobs.iter().flat_map(|job| &job.tasks);
+    let heeded = |model: &&Model| {
+        let means = |task: &Task| match &task.kind {
+            TaskKind::Retention(retention) => retention.means(&model.table),
+            _ => false,
+        };
+        model.keep.is_none() || tasks().any(means)
+    };
+    let unheeded = models.iter().filter(|model| !heeded(model));
+    let note = |model: &Model| {
+        format!("{}: no job has a task of retention that means {}", model.declared_in, model.table)
+    };
+    unheeded.map(note).collect()
 }
 
 fn read_marts<'e>(

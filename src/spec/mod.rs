@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod alerts;
+mod backups;
 mod calendar;
 mod channel;
 mod check;
@@ -49,6 +50,7 @@ mod upkeep;
 mod wal;
 
 pub use alerts::{AlertRule, Alerts, When};
+pub use backups::{Backup, BackupKind, Drill};
 pub use channel::{Channel, ChannelKind};
 pub use columns::OURS;
 pub use common::{Common, Truncates};
@@ -81,5 +83,5 @@ pub use snapshot::Snapshot;
 pub use tasks::{Task, TaskKind, TriggerRule};
 pub use topics::{Topic, Topics, same_policy};
 pub use units::{Size, Span};
-pub use upkeep::Partitions;
+pub use upkeep::{Partitions, Retention};
 pub use wal::Wal;

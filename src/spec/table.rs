@@ -129,8 +129,9 @@ fn read_raw(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> 
         let why = "a raw table has its own six columns";
         return Err(file.refuse(field, why, "remove the field"));
     }
-    file.parse_or::<Keep>("keep", raw.keep.as_ref(), Keep)?;
+    let Keep(keep) = file.parse_or("keep", raw.keep.as_ref(), Keep(None))?;
     Ok(Model {
+        keep,
         table,
         from: source(file, raw)?,
         history: History::Raw,
@@ -177,6 +178,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
         indexes.push(known_columns(file, "indexes", index, &names)?);
     }
     Ok(Model {
+        keep: None,
         from,
         deletes: read_deletes(file, raw.delete.as_ref(), history)?,
         new_columns: read_new_columns(file, raw.new_columns.as_ref())?,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::backups::{self, Backup, Drill, RawBackup, RawDrill};
 use super::feeds;
 use super::file::{File, Given, NotYet, listed, nearest};
 use super::gates::{RawSelection, Selection, selection};
@@ -15,7 +16,7 @@ use super::scalar::{Identifier, Scalar};
 use super::script::{self, Script};
 use super::sensor::{self, RawSignal, Signal};
 use super::units::{LONGEST, Span};
-use super::upkeep::{self, Partitions};
+use super::upkeep::{self, Partitions, Retention};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -69,6 +70,12 @@ pub enum TaskKind {
     Reindex(Vec<TablePattern>),
     /// Makes the leaves of declared tables that are due, and takes old leaves off others.
     Partitions(Partitions),
+    /// Drops what is kept no longer.
+    Retention(Retention),
+    /// Makes a backup of the warehouse.
+    Backup(Backup),
+    /// Restores the newest backup elsewhere and looks at it.
+    RestoreDrill(Drill),
     /// Runs a program.
     Command(Vec<String>),
     /// Waits until marts have all that the warehouse had when it began.
@@ -100,6 +107,9 @@ impl TaskKind {
             TaskKind::Analyze(_) => "analyze",
             TaskKind::Reindex(_) => "reindex",
             TaskKind::Partitions(_) => "partitions",
+            TaskKind::Retention(_) => "retention",
+            TaskKind::Backup(_) => "backup",
+            TaskKind::RestoreDrill(_) => "restore_drill",
             TaskKind::Command(_) => "command",
             TaskKind::Refresh(_) => "refresh",
             TaskKind::Load(_) => "load",
@@ -165,9 +175,10 @@ pub(super) struct RawTask {
     refresh: Option<Vec<Given>>,
     checks: Option<RawSelection>,
     enrich: Option<NotYet>,
-    retention: Option<NotYet>,
-    backup: Option<NotYet>,
-    restore_drill: Option<NotYet>,
+    retention: Option<Vec<Given>>,
+    audit: Option<Given>,
+    backup: Option<RawBackup>,
+    restore_drill: Option<RawDrill>,
     report: Option<NotYet>,
     notify: Option<Vec<Given>>,
     webhook: Option<RawWebhook>,
@@ -281,13 +292,7 @@ pub(super) fn wait(
 /// The one thing that a task does, by its word; refuses two of them, and what belongs to another.
 fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
     let at = |below: &str| format!("{field}.{below}");
-    let to_come = [
-        ("enrich", &raw.enrich),
-        ("retention", &raw.retention),
-        ("backup", &raw.backup),
-        ("restore_drill", &raw.restore_drill),
-        ("report", &raw.report),
-    ];
+    let to_come = [("enrich", &raw.enrich), ("report", &raw.report)];
     if let Some((name, _)) = to_come.iter().find(|(_, given)| given.is_some()) {
         let why = "this version does not run such tasks yet";
         return Err(file.refuse(&at(name), why, "remove the task"));
@@ -299,6 +304,9 @@ fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
         ("analyze", raw.analyze.is_some()),
         ("reindex", raw.reindex.is_some()),
         ("partitions", raw.partitions.is_some()),
+        ("retention", raw.retention.is_some()),
+        ("backup", raw.backup.is_some()),
+        ("restore_drill", raw.restore_drill.is_some()),
         ("command", raw.command.is_some()),
         ("refresh", raw.refresh.is_some()),
         ("load", raw.load.is_some()),
@@ -319,6 +327,7 @@ fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
         ("keep", raw.keep.is_some(), "partitions"),
         ("old", raw.old.is_some(), "partitions"),
         ("into", raw.into.is_some(), "extract"),
+        ("audit", raw.audit.is_some(), "retention"),
     ];
     if let Some((name, _, of)) = only.iter().find(|(_, given, of)| *given && one != Some(of)) {
         let why = format!("only a task of {of} has it");
@@ -349,6 +358,12 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
             let tables = raw.partitions.as_deref().unwrap_or_default();
             upkeep::partitions(file, field, (tables, raw.keep.as_ref(), raw.old.as_ref()))
         }
+        "retention" => {
+            let tables = raw.retention.as_deref().unwrap_or_default();
+            upkeep::retention(file, field, (tables, raw.audit.as_ref()))
+        }
+        "backup" => backups::backup(file, &at("backup"), raw.backup.as_ref()),
+        "restore_drill" => backups::drill(file, &at("restore_drill"), raw.restore_drill.as_ref()),
         "command" => upkeep::command(file, &at("command"), raw.command.as_deref()),
         "refresh" => feeds::refresh(file, &at("refresh"), raw.refresh.as_deref()),
         "load" => feeds::load(file, &at("load"), raw.load.as_ref()),

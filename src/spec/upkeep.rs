@@ -9,6 +9,7 @@ use super::scalar::Scalar;
 use super::tasks::TaskKind;
 use super::units::Span;
 use crate::error::Result;
+use crate::names::TableName;
 
 /// Whose leaves are looked after, and what becomes of old ones.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,22 @@ pub struct Partitions {
     pub keep: Option<Duration>,
     /// Whether an old leaf is dropped, and not only detached.
     pub drops: bool,
+}
+
+/// What is kept no longer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retention {
+    /// The raw tables whose `keep` counts.
+    pub tables: Vec<TablePattern>,
+    /// How long the rows of our own books are kept: attempts, results of checks, runs, answered requests.
+    pub audit: Duration,
+}
+
+impl Retention {
+    /// Whether a table is one of those whose `keep` counts.
+    pub fn means(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|pattern| pattern.matches(table))
+    }
 }
 
 /// A word or a line of a program's arguments.
@@ -44,6 +61,25 @@ pub(super) fn partitions(
         tables: list(file, &at("partitions"), tables)?,
         keep: keep.transpose()?.map(|span| span.0),
         drops: file.choice(&at("old"), old, &["drop", "detach"])? == "drop",
+    }))
+}
+
+/// Reads what a task drops. Our own books are kept for a year where nothing else is said.
+pub(super) fn retention(
+    file: &File<'_>,
+    field: &str,
+    (tables, audit): (&[Given], Option<&Given>),
+) -> Result<TaskKind> {
+    const YEAR: Span = Span(Duration::from_hours(365 * 24));
+    let at = |below: &str| format!("{field}.{below}");
+    let Span(kept) = file.parse_or(&at("audit"), audit, YEAR)?;
+    if let Some(given) = audit.filter(|_| kept < Duration::from_hours(24)) {
+        let why = "runs that people may ask for would be gone";
+        return Err(file.refuse_given(&at("audit"), given, why, "write at least 1d"));
+    }
+    Ok(TaskKind::Retention(Retention {
+        tables: list(file, &at("retention"), tables)?,
+        audit: kept,
     }))
 }
 

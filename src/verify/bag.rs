@@ -15,8 +15,7 @@ use crate::postgres::Session;
 const NAMED: usize = 100;
 
 /// Which rows of a content there are: a sum over their places and versions.
-const ROWS: &str =
-    "sum(hashtextextended(t.tableoid::text || ' ' || t.ctid::text || ' ' || t.xmin::text, 0))::text";
+const ROWS: &str = "sum(hashtextextended(t.tableoid::text || ' ' || t.ctid::text || ' ' || t.xmin::text, 0))::text";
 
 /// By content, how many rows there are and which.
 type Contents = HashMap<String, (i64, String)>;

@@ -1,10 +1,14 @@
 //! What tasks do, one file a kind, and the limits that all have: time, and being given up.
 
+mod backup;
 mod checks;
 mod command;
+mod drill;
 mod feeds;
 mod notices;
 mod partitions;
+mod programs;
+mod retention;
 mod sensor;
 mod sql;
 mod upkeep;
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+use tokio_postgres::GenericClient;
 
 use super::attempt::{Attempt, Outcome};
 use crate::clock::Clock;
@@ -119,6 +124,9 @@ impl Work<'_> {
             TaskKind::Analyze(tables) => upkeep::analyze(self, tables).await,
             TaskKind::Reindex(tables) => upkeep::reindex(self, tables).await,
             TaskKind::Partitions(partitions) => partitions::run(self, partitions).await,
+            TaskKind::Retention(retention) => retention::run(self, retention).await,
+            TaskKind::Backup(backup) => backup::run(self, backup).await,
+            TaskKind::RestoreDrill(drill) => drill::run(self, drill).await,
             TaskKind::Command(words) => command::run(self, words).await,
             TaskKind::Refresh(marts) => feeds::refresh(self, marts).await,
             TaskKind::Load(table) => feeds::load(self, table).await,
@@ -196,8 +204,8 @@ async fn told(abandoned: &mut watch::Receiver<bool>) {
 }
 
 /// The tables of the warehouse that patterns mean, leaves aside.
-async fn tables(session: &Session, patterns: &[TablePattern]) -> Result<Vec<TableName>> {
-    let rows = session
+async fn tables(client: &impl GenericClient, patterns: &[TablePattern]) -> Result<Vec<TableName>> {
+    let rows = client
         .query(
             "select n.nspname::text, c.relname::text
                from pg_class c join pg_namespace n on n.oid = c.relnamespace

@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod position;
 pub mod postgres;
 pub mod progress;
+pub mod quality;
 pub mod refresh;
 pub mod relation;
 pub mod schedule;

@@ -34,7 +34,7 @@ impl Hand {
 }
 
 /// `job` with these fields and tasks.
-fn job(site: &Site, name: &str, fields: &str, tasks: &str) {
+pub fn job(site: &Site, name: &str, fields: &str, tasks: &str) {
     site.file(&format!("jobs/{name}.yaml"), &format!("name: {name}\n{fields}\ntasks:\n{tasks}\n"));
 }
 
@@ -43,7 +43,7 @@ fn sql(site: &Site, name: &str, text: &str) {
 }
 
 /// Runs a verb of `siltstone job`; what it says, and its exit code.
-async fn ask(site: &Site, arguments: &[&str]) -> (String, i32) {
+pub async fn ask(site: &Site, arguments: &[&str]) -> (String, i32) {
     let mut command = site.command(&[&["job"], arguments].concat());
     command.stdout(Stdio::piped());
     let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();

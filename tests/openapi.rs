@@ -215,7 +215,7 @@ fn every_answer_is_one_that_the_document_names() {
         site.file(
             "schemas/small.yaml",
             "table: cleansed.small\nfrom: shop.public.small\nkey: [id]\n\
-             columns:\n  id: { type: integer }\n  v: { type: varchar(3) }\n",
+             columns:\n  id: { type: integer }\n  v: { type: varchar(3) }\nchecks:\n  - { not_null: [v] }\n",
         );
         site.file(
             "jobs/upkeep.yaml",
@@ -394,6 +394,8 @@ fn a_table_tells_to_when_it_is_fresh() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         // an idle source is fresh too, and what was committed before is there
+        let (_, metrics) = http(port, "GET", "/metrics", "r3ad");
+        assert!(metrics.contains("data_freshness_seconds{table=\"cleansed.users\"}"), "{metrics}");
         assert!(fresh > committed, "{fresh} {committed}");
         assert_eq!(site.at_warehouse("select count(*) from cleansed.users").await, ["1"]);
         http(port, "POST", "/tables/cleansed.users/pause", "s3cret");

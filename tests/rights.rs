@@ -136,6 +136,27 @@ fn the_least_rights_are_enough() {
         .await;
         site.catch_up().await;
         assert_eq!(site.at_warehouse("select count(*) from cleansed.fresh").await, ["1"]);
+        // a column that is to be left out: only the owner can publish the others without it
+        site.shop("alter table fresh add column b text").await;
+        site.catch_up().await;
+        site.connector(
+            "tables: [\"public.*\"]\nexclude: [public.users.secret, public.fresh.b]\ntarget_schema: cleansed\n",
+        );
+        let planned = site.command(&["plan"]).stdout(Stdio::piped()).output().unwrap();
+        let planned = String::from_utf8(planned.stdout).unwrap();
+        let statement = planned.split("or a superuser: ").nth(1).unwrap_or(&planned);
+        let statement = statement.split("; then siltstone").next().unwrap().to_owned();
+        assert!(statement.starts_with("begin; alter publication"), "{planned}");
+        site.catch_up().await;
+        let published = "select count(*) from pg_publication_tables where tablename = 'fresh'";
+        assert_eq!(site.at_source(published).await, ["1"]);
+        site.shop("insert into fresh values (2, 'hidden')").await;
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse("select count(*) from cleansed.fresh").await, ["1"]);
+        site.shop_each(&[&statement]).await;
+        site.catch_up().await;
+        let fresh = "select id, f::text like '%hidden%' from cleansed.fresh f order by id";
+        assert_eq!(site.at_warehouse(fresh).await, ["1|f", "2|f"]);
         // what is taken away is named, and the others flow
         site.shop_each(&[
             "revoke select on orders from least",

@@ -37,7 +37,7 @@ const IMPORTS: &[(&[&str], May)] = &[
     (
         &[
             "capture", "merge", "progress", "refresh", "schedule", "alerts", "serve", "verify",
-            "lineage",
+            "lineage", "quality",
         ],
         May::Only(&["journey", "binding", "spec", "postgres", "warehouse"]),
     ),

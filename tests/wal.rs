@@ -178,7 +178,9 @@ fn a_slot_goes_while_the_warehouse_is_away() {
 #[test]
 fn landing_is_of_no_use_against_a_transaction_that_stays_open() {
     block_on(async {
-        let site = site("openlong").await;
+        // a transaction that stays open holds the log of every slot of its server
+        let source = own_cluster("openlong").await;
+        let site = Site::on("openlong", &source, &clusters().await.1).await;
         files(&site, "{ warn: 2MiB, land: 4MiB }");
         let port = free_port();
         with_admin(&site, port);
@@ -189,6 +191,9 @@ fn landing_is_of_no_use_against_a_transaction_that_stays_open() {
         open.batch_execute("begin; insert into public.t values (1000, 'open')").await.unwrap();
         for n in 0..8 {
             megabyte(&site, n).await;
+            // or it would be behind, and rightly landed
+            let merged = format!("select count(*) > 10 from cleansed.t where v = 'n{n}'");
+            site.until("merged", &merged).await;
         }
         assert!(retained(&site).await > 4 << 20);
         let get = |path: &str| http(port, "GET", path, "r3ad").1;

@@ -168,6 +168,9 @@ fn late(rule: &AlertRule, facts: &Facts, found: &mut Verdicts) {
         let because = mart.reason.as_deref().unwrap_or("no reason is known");
         let text = match mart.state.as_str() {
             "stopped" => format!("{} has stopped: {because}", mart.name),
+            "held" if mart.lag_seconds > limit.as_secs_f64() => {
+                format!("{} stays as it was: {because}", mart.name)
+            }
             _ if mart.lag_seconds > limit.as_secs_f64() => format!(
                 "{} lacks changes of {:.0} s ago; it may be {} s behind",
                 mart.name,
@@ -191,7 +194,7 @@ fn checks(rule: &AlertRule, facts: &Facts, found: &mut Verdicts) {
         };
         if let Some(condition) = found.add(rule, &check.subject, text) {
             condition.mark = Some(check.id.to_string());
-            condition.remedy = Some("see audit.data_quality".to_owned());
+            condition.remedy = Some("see siltstone check list".to_owned());
         }
     }
 }

@@ -26,6 +26,19 @@ pub struct Wanted {
     pub actions: &'static str,
     /// The tables, each with its column list where one is needed.
     pub tables: Vec<(TableName, Option<Vec<String>>)>,
+    /// The tables that stay as it holds them: only their owner can add them again.
+    pub untouched: Vec<TableName>,
+}
+
+impl Wanted {
+    /// Leaves a table as the publication holds it.
+    pub fn leave(&mut self, table: &TableName) {
+        let before = self.tables.len();
+        self.tables.retain(|(of, _)| of != table);
+        if self.tables.len() < before {
+            self.untouched.push(table.clone());
+        }
+    }
 }
 
 /// The columns of a table that are published: a list only where some are excluded. Refuses to leave
@@ -58,41 +71,61 @@ pub fn column_list(connector: &Connector, table: &SourceTable) -> Result<Option<
 /// rows, which is never wanted.
 type Held = HashMap<TableName, Option<Option<Vec<String>>>>;
 
-/// The tables that the publication does not hold as wanted. Of those among them that are replicated
-/// already the stream has not told everything so far.
-pub async fn untold(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<TableName>> {
-    let held = read(source, wanted, version).await?.unwrap_or_default();
-    let tables = wanted.tables.iter();
-    let other = tables.filter(|(table, columns)| held.get(table) != Some(&Some(columns.clone())));
-    Ok(other.map(|(table, _)| table.clone()).collect())
+/// The tables that a publication does not hold as wanted, each with the statement that mends it. Of those
+/// among them that are replicated already the stream has not told everything so far.
+pub type Untold = HashMap<TableName, String>;
+
+/// The tables that the publications do not hold as wanted.
+pub async fn untold(source: &Session, wanted: &[Wanted], version: i32) -> Result<Untold> {
+    let mut untold = Untold::new();
+    for wanted in wanted {
+        let held = read(source, wanted, version).await?.unwrap_or_default();
+        for (table, columns) in &wanted.tables {
+            untold.extend(
+                mend(wanted, (table, columns.as_ref()), &held)
+                    .map(|statement| (table.clone(), statement)),
+            );
+        }
+    }
+    Ok(untold)
+}
+
+/// The statement that makes a publication hold a table as wanted, if it does not. The table is never out
+/// of it in between.
+fn mend(
+    wanted: &Wanted,
+    (table, columns): (&TableName, Option<&Vec<String>>),
+    held: &Held,
+) -> Option<String> {
+    let add = alter(wanted, "add", table, columns.map(Vec::as_slice));
+    match held.get(table) {
+        Some(Some(known)) if known.as_ref() == columns => None,
+        Some(_) => Some(format!("begin; {}; {add}; commit", alter(wanted, "drop", table, None))),
+        None => Some(add),
+    }
+}
+
+fn alter(wanted: &Wanted, verb: &str, table: &TableName, columns: Option<&[String]>) -> String {
+    let name = quote::ident(&wanted.name);
+    format!("alter publication {name} {verb} table {}", published(table, columns))
 }
 
 /// The statements that make the publication hold what is wanted; it takes and gives back no table that is
-/// right already. A table is never out of it in between.
+/// right already.
 pub async fn statements(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<String>> {
     let Some(held) = read(source, wanted, version).await? else {
         return Ok(vec![make_statement(wanted)]);
     };
-    let alter = |verb: &str, table: &TableName, columns: Option<&[String]>| {
-        let name = quote::ident(&wanted.name);
-        format!("alter publication {name} {verb} table {}", published(table, columns))
+    let tables = wanted.tables.iter();
+    let mut statements: Vec<String> = tables
+        .filter_map(|(table, columns)| mend(wanted, (table, columns.as_ref()), &held))
+        .collect();
+    let kept = |table: &TableName| {
+        wanted.tables.iter().any(|(kept, _)| kept == table) || wanted.untouched.contains(table)
     };
-    let mut statements = Vec::new();
-    for (table, columns) in &wanted.tables {
-        let add = alter("add", table, columns.as_deref());
-        match held.get(table) {
-            Some(Some(known)) if known == columns => {}
-            Some(_) => {
-                let drop = alter("drop", table, None);
-                statements.push(format!("begin; {drop}; {add}; commit"));
-            }
-            None => statements.push(add),
-        }
-    }
-    let kept = |table: &TableName| wanted.tables.iter().any(|(kept, _)| kept == table);
     let mut gone: Vec<&TableName> = held.keys().filter(|table| !kept(table)).collect();
     gone.sort_unstable();
-    statements.extend(gone.into_iter().map(|table| alter("drop", table, None)));
+    statements.extend(gone.into_iter().map(|table| alter(wanted, "drop", table, None)));
     Ok(statements)
 }
 
@@ -125,14 +158,6 @@ pub fn make_statement(wanted: &Wanted) -> String {
         "create publication {}{tables} with ({actions}publish_via_partition_root = true)",
         quote::ident(&wanted.name)
     )
-}
-
-/// The statement that adds one of its tables to a publication, for whoever owns the table.
-pub fn add_statement(wanted: &Wanted, table: &TableName) -> Option<String> {
-    let (_, columns) = wanted.tables.iter().find(|(of, _)| of == table)?;
-    let name = quote::ident(&wanted.name);
-    let table = published(table, columns.as_deref());
-    Some(format!("alter publication {name} add table {table}"))
 }
 
 fn published(table: &TableName, columns: Option<&[String]>) -> String {

@@ -133,7 +133,7 @@ async fn done(session: &Session, asked: &[String]) -> Result<()> {
         let open = |standing: &&Standing| standing.due && asked.contains(&standing.mart);
         match standings.iter().find(open) {
             None => return Ok(()),
-            Some(open) if open.state == "stopped" => break,
+            Some(open) if open.state == "stopped" || open.state == "held" => break,
             Some(_) => tokio::time::sleep(LOOK_EVERY).await,
         }
     }

@@ -5,6 +5,7 @@
 
 mod alert;
 mod bench;
+mod check;
 mod connector;
 mod dead_letter;
 mod demo;
@@ -81,6 +82,9 @@ enum Verb {
     Mart(mart::Mart),
     /// What a table or a column comes from, and what comes from it.
     Lineage(lineage::Lineage),
+    /// What must hold of rows, what was found of it, and judging it now.
+    #[command(subcommand)]
+    Check(check::Check),
     /// What is wrong now, and trying the channels by which people are told.
     #[command(subcommand)]
     Alert(alert::Alert),
@@ -186,6 +190,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Job(job) => job.run(&files).await,
         Verb::Mart(mart) => mart.run(&files).await,
         Verb::Lineage(lineage) => lineage.run(&files).await,
+        Verb::Check(check) => check.run(&files).await,
         Verb::Alert(alert) => alert.run(&files).await,
         Verb::DeadLetter(letters) => letters.run(&files).await,
         Verb::Topics(topics) => topics.run(&files).await,

@@ -160,6 +160,12 @@ impl Why {
             println!("{told}");
             return Ok(ExitCode::SUCCESS);
         }
+        if told["fed_by"]["connector"].is_null() {
+            // a mart
+            println!("{} is {} since {}", text(&told["table"]), state(&told), text(&told["since"]));
+            print_because(&told, "    ");
+            return Ok(ExitCode::SUCCESS);
+        }
         println!(
             "{} is {} since {}, fed by {} of {}",
             text(&told["table"]),

@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 18] = files![
+pub const FILES: [(&str, &str); 24] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -33,11 +33,17 @@ pub const FILES: [(&str, &str); 18] = files![
     "schemas/cleansed/fact_payments.yaml",
     "schemas/cleansed/dim_dates.yaml",
     "schemas/cleansed/holidays.csv",
+    "jobs/source_systems_sync.yaml",
+    "jobs/etl_daily.yaml",
+    "jobs/data_quality.yaml",
     "jobs/maintenance.yaml",
+    "jobs/marts.yaml",
+    "jobs/restore_drill.yaml",
     "sql/marts/sales_mart.sql",
     "sql/marts/customer_mart.sql",
     "sql/marts/kpi_dashboard.sql",
     "sql/marts/inventory_mart.sql",
+    "sql/quality/users_have_country.sql",
 ];
 
 /// The variables that the files take the two databases from.
@@ -93,7 +99,19 @@ mod tests {
         let calendar = spec.calendars.first().unwrap();
         assert_eq!(calendar.last, days_from_civil(2028, 12, 31));
         assert!(calendar.holidays.contains(&("2024-03-29".to_owned(), "Good Friday".to_owned())));
-        assert_eq!(spec.jobs.iter().map(|job| &job.name).collect::<Vec<_>>(), ["maintenance"]);
+        let jobs: Vec<&str> = spec.jobs.iter().map(|job| job.name.as_str()).collect();
+        assert_eq!(
+            jobs,
+            [
+                "data_quality",
+                "etl_daily",
+                "maintenance",
+                "marts",
+                "restore_drill",
+                "source_systems_sync"
+            ]
+        );
+        assert!(spec.checks.len() > 10);
         assert!(spec.settings.admin.token.is_none());
         assert!(write(folder.path()).is_err(), "files that are there are kept");
     }
@@ -108,6 +126,7 @@ mod tests {
             "schemas/raw",
             "schemas/cleansed",
             "sql/marts",
+            "sql/quality",
             "jobs",
         ];
         for folder in folders {

@@ -175,6 +175,7 @@ mod tests {
             deletes: Deletes::Hard,
             new_columns: NewColumns::Add,
             horizon: None,
+            keep: None,
             mirrored: true,
             comment: None,
             declared_in: "connectors/shop.yaml".to_owned(),

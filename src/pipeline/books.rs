@@ -183,6 +183,15 @@ impl Books for WarehouseBooks {
         })
     }
 
+    fn checks(&self) -> Later<Vec<Value>> {
+        let settings = self.settings.clone();
+        let spec = self.files.borrow().clone();
+        Box::pin(async move {
+            let warehouse = session(&settings).await?;
+            crate::quality::as_json(&*warehouse, &spec.checks).await
+        })
+    }
+
     fn ask_job(&self, job: String, wish: Value) -> Later<Option<i64>> {
         let (settings, known) = (self.settings.clone(), self.has_job(&job));
         Box::pin(async move {

@@ -235,14 +235,12 @@ impl Control {
 
     /// Whether somebody has taken tables, columns or rows out of a publication.
     async fn is_told_less(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
-        for wanted in &resolved.publications {
-            let untold = publication::untold(source, wanted, self.shared.source.version).await?;
-            if !untold.is_empty() {
-                tracing::warn!("publication {} was changed behind our back", wanted.name);
-                return Ok(true);
-            }
+        let (wanted, version) = (&resolved.publications, self.shared.source.version);
+        let untold = publication::untold(source, wanted, version).await?;
+        if let Some(table) = untold.keys().min() {
+            tracing::warn!("what is published of {table} was changed behind our back");
         }
-        Ok(false)
+        Ok(!untold.is_empty())
     }
 
     /// Carries out what is asked; true where a new session has to take it up.

@@ -124,14 +124,11 @@ async fn unpublishable(
     resolved: &Resolved,
     version: i32,
 ) -> Result<Option<Finding>> {
-    let mut untold = Vec::new();
-    for wanted in &resolved.publications {
-        untold.extend(publication::untold(source, wanted, version).await?);
-    }
+    let untold = publication::untold(source, &resolved.publications, version).await?;
     let of_others = resolved.fed.iter().filter(|fed| !fed.source.owned);
     let names: Vec<String> = of_others
         .map(|fed| &fed.source.relation.table)
-        .filter(|table| untold.contains(table))
+        .filter(|table| untold.contains_key(table))
         .map(ToString::to_string)
         .collect();
     Ok((!names.is_empty()).then(|| Finding {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::marts::{Ground, RESOURCE};
+use super::withheld::{Held, Hold};
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Lock, Step};
 use crate::postgres::{Session, Side, connect};
@@ -23,6 +24,9 @@ const STAMP_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether a table that a mart reads is another one.
 const REVIEW_EVERY: Duration = Duration::from_secs(15);
 
+/// How often one that is held looks whether it still is.
+const HELD_EVERY: Duration = Duration::from_millis(500);
+
 /// The pauses of one that cannot go on: waiting for what passes by itself, and for a person.
 const PAUSES: (Duration, Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(5), Duration::from_secs(30));
@@ -33,6 +37,9 @@ const TRIES_AT_END: i32 = 1;
 /// How many marks one that cannot go on keeps before they become one that stands for all rows.
 const MARKS: i64 = 100_000;
 
+/// The state of one that a check holds.
+const HELD: &str = "held";
+
 /// How long a turn should take; more or fewer groups are taken to come near it.
 const TURN: Duration = Duration::from_millis(500);
 const GROUPS: (i64, i64, i64) = (1, 64, 20_000);
@@ -42,6 +49,7 @@ pub(super) struct Keeper {
     pub(super) ground: Ground,
     pub(super) fence: Fence,
     pub(super) mart: Mart,
+    pub(super) hold: Option<Hold>,
     pub(super) settle: watch::Receiver<bool>,
     pub(super) turns: Arc<Semaphore>,
 }
@@ -130,8 +138,9 @@ impl Keeper {
                 return Err(Error::new(Kind::Busy, what));
             };
             ground.board.mart(report(&standing));
-            let stamp =
-                standing.moved && stamped.elapsed() >= STAMP_EVERY || standing.as_of.is_none();
+            let stamp = standing.moved && stamped.elapsed() >= STAMP_EVERY
+                || standing.as_of.is_none()
+                || standing.state == HELD;
             let rested = ended.elapsed() >= self.rest(last, &standing);
             if !(standing.due && rested || stamp && !standing.due) {
                 if !standing.due && settles {
@@ -142,6 +151,13 @@ impl Keeper {
                     reviewed = Instant::now();
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            if self.is_held(session, &standing, &mut reviewed).await? {
+                if settles {
+                    return Ok(());
+                }
+                tokio::time::sleep(HELD_EVERY).await;
                 continue;
             }
             let _turn = self
@@ -164,6 +180,33 @@ impl Keeper {
             }
             (stamped, ended) = (Instant::now(), Instant::now());
         }
+    }
+
+    /// Whether a check that it waits for fails. It stays as it is then, and says why.
+    async fn is_held(
+        &self,
+        session: &mut Session,
+        standing: &Standing,
+        reviewed: &mut Instant,
+    ) -> Result<bool> {
+        let Some(hold) = &self.hold else { return Ok(false) };
+        let Some(Held { reason, remedy }) = hold.held(session).await? else { return Ok(false) };
+        let known = standing.state == HELD && standing.reason.as_deref() == Some(&reason);
+        // what it is not told of meanwhile must not fill the disk
+        if known && reviewed.elapsed() < REVIEW_EVERY {
+            return Ok(true);
+        }
+        let (mart, durations) = (&self.mart.table, &self.ground.durations);
+        let transaction = Fenced::begin(session, &self.fence, "mart", durations).await?;
+        if !known {
+            tracing::warn!(%mart, remedy, "{reason}");
+            let why = (Some(reason.as_str()), Some(remedy.as_str()));
+            refresh::note(&*transaction, mart, HELD, why, None).await?;
+        }
+        refresh::gather(&*transaction, mart, MARKS).await?;
+        transaction.commit().await?;
+        *reviewed = Instant::now();
+        Ok(true)
     }
 
     /// How long it rests behind a turn: half of the time at most goes into one mart, and what is computed as a

@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 
 use super::mart::Keeper;
 use super::told::Events;
+use super::withheld::Hold;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, Side, connect};
 use crate::refresh;
 use crate::serve::Board;
-use crate::spec::{Mart, Settings, Spec};
+use crate::spec::{Settings, Spec};
 use crate::warehouse::{
     Claim, Durations, Fence, Fenced, LEASE, leased_to, migrate, refuse_outstanding, take_over,
 };
@@ -57,7 +58,7 @@ pub(super) async fn keep(
             match names.is_empty() && epoch.is_none() {
                 // nothing was ever kept here, and nothing is asked for
                 true if !leftovers(&ground).await => std::future::pending().await,
-                _ => term(&ground, &spec.marts, &mut epoch, &settle).await,
+                _ => term(&ground, &spec, &mut epoch, &settle).await,
             }
         };
         tokio::select! {
@@ -120,7 +121,7 @@ async fn release(ground: &Ground, fence: Option<Fence>) {
 /// One time of being the owner; it ends well when everything has settled.
 async fn term(
     ground: &Ground,
-    marts: &[Mart],
+    spec: &Spec,
     fence: &mut Option<Fence>,
     settle: &watch::Receiver<bool>,
 ) -> Result<()> {
@@ -132,6 +133,7 @@ async fn term(
     }
     let owned = become_owner(ground, &mut session, fence.as_ref()).await?;
     *fence = Some(owned.clone());
+    let marts = &spec.marts;
     let names: Vec<String> = marts.iter().map(|mart| mart.table.to_string()).collect();
     let transaction = Fenced::begin(&mut session, &owned, "mart", &ground.durations).await?;
     refresh::forget(&*transaction, &names).await?;
@@ -150,6 +152,7 @@ async fn term(
             ground: ground.clone(),
             fence: owned.clone(),
             mart: mart.clone(),
+            hold: Hold::of(spec, mart),
             settle: settle.clone(),
             turns: turns.clone(),
         };

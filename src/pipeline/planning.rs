@@ -124,10 +124,7 @@ impl Look<'_> {
         let extensions = extension_types(&**self.warehouse).await?;
         let catalogue = catalog::tables(&**self.source).await?;
         let mut resolved = resolve(connector, &self.spec.models, catalogue, &extensions)?;
-        let mut untold = Vec::new();
-        for wanted in &resolved.publications {
-            untold.extend(publication::untold(self.source, wanted, version).await?);
-        }
+        let untold = publication::untold(self.source, &resolved.publications, version).await?;
         leave_out_unowned(&mut resolved, &untold, &connector.name);
         let records = match self.known {
             true => tables::read(&**self.warehouse, &connector.name).await?,
@@ -136,7 +133,7 @@ impl Look<'_> {
         let tables = self.tables(&resolved, &records, notes).await?;
         let of = |fed: &Fed, model: &Arc<Model>| {
             let record = records.iter().find(|record| record.table == model.table)?;
-            let missed = untold.contains(&fed.source.relation.table) && !record.chunk_open;
+            let missed = untold.contains_key(&fed.source.relation.table) && !record.chunk_open;
             missed.then(|| (model.clone(), record.clone()))
         };
         let fed = resolved.fed.iter();

@@ -42,6 +42,7 @@ pub(super) async fn remask(shared: &Shared, warehouse: &mut Session) -> Result<(
         let transaction =
             Fenced::begin(warehouse, &shared.fence, "mask", &shared.setup.durations).await?;
         kept(shared, &transaction, &record.table, stale).await?;
+        masks::forget_failed(&transaction).await?;
         if let (Some(before), Some(now), true) = (stands, &dressed, differs) {
             let number = schemas::number(&*transaction, &connector.name, now).await?;
             tables::set_schema(&*transaction, &record.table, number).await?;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::tables::{LeftOut, Resolved, resolve};
 use crate::capture::catalog::SourceTable;
 use crate::capture::preflight::Finding;
-use crate::capture::publication::{self, Wanted};
+use crate::capture::publication::{self, Untold, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::Session;
@@ -45,7 +45,7 @@ pub(super) async fn unmade(
 pub(super) async fn leave_out_untold(
     resolved: &mut Resolved,
     source: &Session,
-    untold: &mut Vec<TableName>,
+    untold: &mut Untold,
 ) -> Result<()> {
     for wanted in &resolved.publications {
         if !publication::is_there(source, &wanted.name).await? {
@@ -54,10 +54,10 @@ pub(super) async fn leave_out_untold(
         }
     }
     let Resolved { fed, left_out, publications, .. } = resolved;
-    for table in untold.drain(..) {
-        for wanted in publications.iter_mut() {
-            wanted.tables.retain(|(of, _)| *of != table);
-        }
+    let mut tables: Vec<TableName> = untold.drain().map(|(table, _)| table).collect();
+    tables.sort_unstable();
+    for table in tables {
+        publications.iter_mut().for_each(|wanted| wanted.leave(&table));
         fed.retain(|fed| fed.source.relation.table != table);
         left_out.push(LeftOut {
             table,
@@ -109,27 +109,22 @@ pub(super) async fn refuse_unmade(
     Ok(())
 }
 
-/// Leaves out the tables that are not published yet and that only their owner may publish.
-pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &[TableName], connector: &str) {
+/// Leaves out the tables that are not published as they should be and that only their owner may publish. What is
+/// published of them stays: without rights nothing could be given back that was taken.
+pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &Untold, connector: &str) {
     let Resolved { fed, left_out, publications, .. } = resolved;
     fed.retain(|fed| {
         let table = &fed.source.relation.table;
-        if fed.source.owned || !untold.contains(table) {
-            return true;
-        }
-        let of = |wanted: &Wanted| publication::add_statement(wanted, table);
-        let statement = publications.iter().find_map(of).unwrap_or_default();
+        let Some(statement) = untold.get(table).filter(|_| !fed.source.owned) else { return true };
         left_out.push(LeftOut {
             table: table.clone(),
-            why: "its role does not own it, and so may not publish it".to_owned(),
+            why: "its role does not own it, and so may not publish it as its file asks".to_owned(),
             remedy: format!(
                 "run as its owner or a superuser: {statement}; then siltstone connector restart \
                  {connector}"
             ),
         });
-        for wanted in publications.iter_mut() {
-            wanted.tables.retain(|(of, _)| of != table);
-        }
+        publications.iter_mut().for_each(|wanted| wanted.leave(table));
         false
     });
 }

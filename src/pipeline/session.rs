@@ -132,10 +132,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     let binary = resolved.text_because.is_none();
     let version = settings.version;
     name_unmade(&source, settings.cannot_publish.as_ref(), &resolved.publications).await?;
-    let mut untold = Vec::new();
-    for wanted in &resolved.publications {
-        untold.extend(publication::untold(&source, wanted, version).await?);
-    }
+    let mut untold = publication::untold(&source, &resolved.publications, version).await?;
     if setup.no_ddl {
         leave_out_untold(&mut resolved, &source, &mut untold).await?;
     }

@@ -11,7 +11,7 @@ use super::note::Then;
 use super::shared::Shared;
 use crate::binding::bind;
 use crate::capture::catalog::SourceTable;
-use crate::capture::publication::{Wanted, column_list};
+use crate::capture::publication::{Untold, Wanted, column_list};
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Standing, define};
@@ -161,7 +161,7 @@ pub(super) async fn plan(
     shared: &Shared,
     warehouse: &Session,
     resolved: &Resolved,
-    untold: &[TableName],
+    untold: &Untold,
 ) -> Result<(Vec<Planned>, Vec<LeftOut>)> {
     let connector = shared.connector();
     let records = tables::read(&**warehouse, &connector.name).await?;
@@ -172,7 +172,7 @@ pub(super) async fn plan(
         for model in &fed.models {
             let record = records.iter().find(|record| record.table == model.table);
             let known = record.and_then(|record| shapes.get(&record.schema_id?));
-            let told = !untold.contains(&fed.source.relation.table);
+            let told = !untold.contains_key(&fed.source.relation.table);
             let made = match (record, known) {
                 (Some(record), Some(shape)) => {
                     recorded(shared, warehouse, fed, model, (record, shape, told)).await
@@ -353,6 +353,7 @@ async fn fresh(
         joins: Lsn(0),
         was_read: !shared.connector().snapshot.initial,
         made_for: None,
+        fed_by: None,
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::checks::Checker;
+use super::feeds::ByFiles;
 use super::leased::{Place, become_owner, keep_lease};
 use super::messenger::Messenger;
 use super::told::Events;
@@ -163,6 +165,8 @@ impl Timetable {
             models: spec.models.clone().into(),
             leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
             tells: tells.clone(),
+            feeds: Arc::new(ByFiles(self.files.clone())),
+            checks: Arc::new(Checker::of(spec, &self.board)),
         })
     }
 

@@ -3,7 +3,9 @@
 //! tokio-postgres knows `disable`, `prefer` and `require`; `verify-ca`, `verify-full` and
 //! `sslrootcert` are ours, with libpq's meaning. A password is never printed.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -151,6 +153,41 @@ impl Endpoint {
     /// The database.
     pub fn database(&self) -> &str {
         self.config.get_dbname().unwrap_or_default()
+    }
+
+    /// The environment by which programs of Postgres reach it. One of the values is the password: the environment
+    /// of a process is shown to its own user alone.
+    pub fn libpq(&self, application: &str) -> Vec<(&'static str, OsString)> {
+        let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+        for (host, port) in self.hosts() {
+            hosts.push(match host {
+                Host::Tcp(name) => name,
+                Host::Unix(path) => path.display().to_string(),
+            });
+            ports.push(port.to_string());
+        }
+        let mode = match self.ssl_mode {
+            SslMode::Disable => "disable",
+            SslMode::Prefer => "prefer",
+            SslMode::Require => "require",
+            SslMode::VerifyCa => "verify-ca",
+            SslMode::VerifyFull => "verify-full",
+        };
+        let mut given: Vec<(&'static str, OsString)> = vec![
+            ("PGHOST", hosts.join(",").into()),
+            ("PGPORT", ports.join(",").into()),
+            ("PGDATABASE", self.database().into()),
+            ("PGUSER", self.user().into()),
+            ("PGSSLMODE", mode.into()),
+            ("PGAPPNAME", application.into()),
+            ("PGCONNECT_TIMEOUT", "10".into()),
+        ];
+        given.extend(self.ssl_root_cert.iter().map(|path| ("PGSSLROOTCERT", path.into())));
+        given.extend(self.password().map(|word| ("PGPASSWORD", OsStr::from_bytes(word).into())));
+        if self.wants_primary() {
+            given.push(("PGTARGETSESSIONATTRS", "read-write".into()));
+        }
+        given
     }
 
     /// The URL with a placeholder for the password, for people to copy.

@@ -129,7 +129,9 @@ async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Valu
                  order by o.table_name = $1 desc limit 1)::text";
     let failed = |error| Error::warehouse("looking up what is left out", error);
     let row = client.query_one(of, &[&name]).await.map_err(failed)?;
-    let Some(text): Option<String> = row.try_get(0).map_err(failed)? else { return Ok(None) };
+    let Some(text): Option<String> = row.try_get(0).map_err(failed)? else {
+        return mart(client, name).await;
+    };
     let mut told: Value = serde_json::from_str(&text)
         .map_err(|error| Error::bug("the control tables tell no JSON").because(error))?;
     let of = told.as_object_mut().and_then(|told| told.remove("connector"));
@@ -139,6 +141,24 @@ async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Valu
         told.insert("fed_by".to_owned(), fed_by(feeding));
     }
     Ok(Some(told))
+}
+
+/// Why a mart is as it is, in the words of a table that nothing feeds; none where there is none of this name.
+async fn mart(client: &impl GenericClient, name: &str) -> Result<Option<Value>> {
+    let of = "
+        select jsonb_build_object(
+                   'table', m.mart, 'source_table', '', 'state', m.state, 'since', m.changed_at,
+                   'reason', m.reason, 'remedy', m.remedy, 'is_read', null,
+                   'kept', jsonb_build_object('changes', 0, 'bytes', 0,
+                                              'waiting_behind_dead_letters', 0, 'oldest', null),
+                   'dead_letters', '[]'::jsonb, 'gaps', '[]'::jsonb, 'requests', '[]'::jsonb,
+                   'fed_by', '{}'::jsonb)
+          from audit.marts m where m.mart = $1";
+    let row = client.query_opt(of, &[&name]).await;
+    let row = row.map_err(|error| Error::warehouse("looking a mart up", error))?;
+    row.map(|row| row.try_get(0))
+        .transpose()
+        .map_err(|error| Error::warehouse("looking a mart up", error))
 }
 
 /// What of a connector is told with a table.

@@ -11,7 +11,7 @@ use crate::names::TableName;
 pub struct Standing {
     /// Its table.
     pub mart: String,
-    /// `waiting`, `building`, `fresh`, `stale` or `stopped`.
+    /// `waiting`, `building`, `fresh`, `stale`, `stopped` or `held`.
     pub state: String,
     /// Why.
     pub reason: Option<String>,

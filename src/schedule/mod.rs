@@ -22,4 +22,7 @@ pub use calendar::{Calendar, Due, Stretch, Ticks, midnight, moment};
 pub use judge::{TaskState, Verdict};
 pub use listed::{jobs_as_json, runs_as_json};
 pub use runner::{Attempted, Ended, Runner, Watcher};
-pub use tasks::{Hands, MakesLeaves, Making, Posting, TaskTold, Telling, Tells, Told};
+pub use tasks::{
+    Asking, Feeds, Gate, Hands, Judged, JudgesChecks, Judging, LogEnd, MakesLeaves, Making,
+    MartStands, Posting, TaskTold, Telling, Tells, Told,
+};

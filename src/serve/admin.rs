@@ -23,7 +23,7 @@ use super::body::Body;
 use super::health::{Readiness, readiness};
 use super::letters::{self, Letters};
 use super::view::View;
-use super::{alerts, connectors, jobs, lineage, marts, status};
+use super::{alerts, checks, connectors, jobs, lineage, marts, status};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -76,6 +76,9 @@ pub trait Books: Send + Sync {
 
     /// What people have been told of lately, and what is so now.
     fn alerts(&self) -> Later<Vec<Value>>;
+
+    /// The checks of the files, each with what was found of it last.
+    fn checks(&self) -> Later<Vec<Value>>;
 
     /// What a table comes from and what comes from it; none where nothing is known of it.
     fn lineage(&self, table: String) -> Later<Option<Value>>;
@@ -138,6 +141,7 @@ fn router(app: App) -> Router {
         .merge(marts::routes())
         .merge(alerts::routes())
         .merge(lineage::routes())
+        .merge(checks::routes())
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path", None) })
         .method_not_allowed_fallback(|method: Method| async move {
             failure(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not for this path"), None)

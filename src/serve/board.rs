@@ -107,6 +107,11 @@ impl Board {
         self.metrics.jobs().task_failed(job, task);
     }
 
+    /// Notes what a job has found of a check, by its table and name: the status, and the percent of complete rows.
+    pub fn check_judged(&self, of: (&str, &str), status: &str, completeness: Option<f64>) {
+        self.metrics.checks().judged([of.0, of.1], status == "FAIL", completeness);
+    }
+
     /// Notes what became of a message to a channel: sent, retried, failed, dropped.
     pub fn alert_sent(&self, channel: &str, result: &str) {
         self.metrics.alerts().sent(channel, result);

@@ -10,9 +10,12 @@ use prometheus::{
 };
 
 use super::alerts::AlertFamilies;
+use super::check_metrics::CheckFamilies;
 use super::job_metrics::JobFamilies;
 use super::lineage::LineageFamilies;
+use super::mart_metrics::MartFamilies;
 use super::marts::MartReport;
+use super::memory::resident_bytes;
 use super::view::View;
 use crate::journey::Applied;
 
@@ -22,9 +25,6 @@ const TABLES_AT_MOST: usize = 500;
 /// The states of a table, each a series of `siltstone_table_state`.
 const STATES: [&str; 6] =
     ["snapshotting", "catching_up", "streaming", "paused", "stopped", "resyncing"];
-
-/// The states of a mart, each a series of `siltstone_mart_state`.
-const MART_STATES: [&str; 5] = ["waiting", "building", "fresh", "stale", "stopped"];
 
 /// What is done about kept log, each a series of `siltstone_wal_step`.
 const WAL_STEPS: [&str; 4] = ["calm", "warn", "landing", "slot_dropped"];
@@ -50,20 +50,20 @@ struct Families {
     unsent: IntGaugeVec,
     waiting: IntGaugeVec,
     state: IntGaugeVec,
-    mart_lag: GaugeVec,
-    mart_groups: IntGaugeVec,
-    mart_state: IntGaugeVec,
     memory: IntGaugeVec,
     build: IntGaugeVec,
     jobs: JobFamilies,
+    marts: MartFamilies,
     alerts: AlertFamilies,
     lineage: LineageFamilies,
+    checks: CheckFamilies,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let families = Families::new();
         let others = families.jobs.collectors().into_iter().chain(families.alerts.collectors());
+        let others = others.chain(families.marts.collectors()).chain(families.checks.collectors());
         let others = others.chain(families.lineage.collectors());
         for family in families.collectors().into_iter().chain(others) {
             // names are constants and each is registered once; a duplicate would be a bug of ours,
@@ -147,28 +147,6 @@ fn lag_records() -> IntGaugeVec {
     )
 }
 
-fn mart_lag() -> GaugeVec {
-    family!(
-        GaugeVec,
-        "siltstone_mart_lag_seconds",
-        "Age of the oldest applied change that a mart does not have, else 0",
-        ["mart"]
-    )
-}
-
-fn mart_groups() -> IntGaugeVec {
-    family!(
-        IntGaugeVec,
-        "siltstone_mart_stale_groups",
-        "Groups of a mart that are known to be stale",
-        ["mart"]
-    )
-}
-
-fn mart_state() -> IntGaugeVec {
-    family!(IntGaugeVec, "siltstone_mart_state", "1 for the state a mart is in", ["mart", "state"])
-}
-
 fn waiting() -> IntGaugeVec {
     family!(
         IntGaugeVec,
@@ -232,9 +210,6 @@ impl Families {
                 "1 for the state a table is in",
                 ["table", "state"]
             ),
-            mart_lag: mart_lag(),
-            mart_groups: mart_groups(),
-            mart_state: mart_state(),
             memory: family!(
                 IntGaugeVec,
                 "siltstone_memory_bytes",
@@ -243,8 +218,10 @@ impl Families {
             ),
             build: family!(IntGaugeVec, "siltstone_build_info", "1", ["version"]),
             jobs: JobFamilies::default(),
+            marts: MartFamilies::default(),
             alerts: AlertFamilies::default(),
             lineage: LineageFamilies::default(),
+            checks: CheckFamilies::default(),
         }
     }
 
@@ -265,9 +242,6 @@ impl Families {
             Box::new(self.unsent.clone()),
             Box::new(self.waiting.clone()),
             Box::new(self.state.clone()),
-            Box::new(self.mart_lag.clone()),
-            Box::new(self.mart_groups.clone()),
-            Box::new(self.mart_state.clone()),
             Box::new(self.memory.clone()),
             Box::new(self.build.clone()),
         ]
@@ -285,6 +259,10 @@ impl Metrics {
 
     pub(super) fn alerts(&self) -> &AlertFamilies {
         &self.0.alerts
+    }
+
+    pub(super) fn checks(&self) -> &CheckFamilies {
+        &self.0.checks
     }
 
     pub(super) fn lineage(&self) -> &LineageFamilies {
@@ -309,24 +287,6 @@ impl Metrics {
         self.0.stale.with_label_values(&[table]).inc_by(applied.stale);
     }
 
-    /// The marts' families; how far the one that lags most is behind what is applied.
-    fn marts(&self, marts: &[MartReport]) -> Option<f64> {
-        let families = &*self.0;
-        families.mart_lag.reset();
-        families.mart_groups.reset();
-        families.mart_state.reset();
-        for report in marts {
-            let name = report.mart.as_str();
-            families.mart_lag.with_label_values(&[name]).set(report.lag_seconds);
-            families.mart_groups.with_label_values(&[name]).set(report.stale_groups);
-            for state in MART_STATES {
-                let is = i64::from(report.state == state);
-                families.mart_state.with_label_values(&[name, state]).set(is);
-            }
-        }
-        marts.iter().map(|report| report.lag_seconds).reduce(f64::max)
-    }
-
     /// Everything, as Prometheus reads it.
     pub(super) fn render(&self, views: &[View], marts: &[MartReport], now: i64) -> String {
         let families = &*self.0;
@@ -335,7 +295,8 @@ impl Metrics {
         families.state.reset();
         families.dead_letters.reset();
         families.waiting.reset();
-        let behind = self.marts(marts);
+        families.checks.forget_freshness();
+        let behind = families.marts.stand(marts);
         families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         families.memory.with_label_values(&["resident"]).set(gauge(resident_bytes()));
         let mut tables = 0;
@@ -369,6 +330,10 @@ impl Metrics {
                 tables += 1;
                 let shown = table.to_string();
                 let shown = if tables > TABLES_AT_MOST { "other" } else { shown.as_str() };
+                if report.state == "streaming" && view.fresh_to != 0 {
+                    let age = now.saturating_sub(view.fresh_to).max(0).unsigned_abs();
+                    families.checks.fresh(shown, Duration::from_micros(age).as_secs_f64());
+                }
                 families.pending.with_label_values(&[shown]).add(gauge(report.pending_bytes));
                 families.dead_letters.with_label_values(&[shown]).add(gauge(report.dead_letters));
                 families.waiting.with_label_values(&[shown]).add(gauge(report.waiting));
@@ -389,12 +354,4 @@ impl Metrics {
 
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// The process's resident memory, by Linux' own account; 0 elsewhere.
-fn resident_bytes() -> u64 {
-    const PAGE: u64 = 4096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or(0) * PAGE
 }

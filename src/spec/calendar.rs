@@ -17,7 +17,7 @@ pub(super) fn read(
     table: TableName,
     holidays: &dyn Fn(&str) -> std::io::Result<String>,
 ) -> Result<Calendar> {
-    if let Some(field) = raw.given(&["from", "new_columns", "keep"]).or(raw.shaped()) {
+    if let Some(field) = raw.given(&["from", "new_columns", "keep", "checks"]).or(raw.shaped()) {
         let why = "a calendar has its own columns and no source";
         return Err(file.refuse(field, why, "remove the field"));
     }

@@ -30,6 +30,8 @@ impl Files<'_> {
         self.topics(spec)?;
         self.jobs(&spec.jobs)?;
         self.notices(spec)?;
+        self.feeds(spec)?;
+        self.quality(spec)?;
         self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
         spec.models.iter().try_for_each(|model| self.source(spec, model))
     }

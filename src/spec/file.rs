@@ -33,6 +33,9 @@ impl Given {
     }
 }
 
+/// Fields with the line that they begin on.
+pub(super) type Placed<T> = Spanned<T>;
+
 /// A field this version knows by name but does not run yet: refused where it stands.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(transparent)]
@@ -155,7 +158,8 @@ impl<'e> File<'e> {
         Err(self.refuse(field, "this version does not run it yet", "remove the field"))
     }
 
-    fn refuse_at(&self, line: u64, field: &str, why: &str, remedy: &str) -> Error {
+    /// A refusal of what stands on a line.
+    pub(super) fn refuse_at(&self, line: u64, field: &str, why: &str, remedy: &str) -> Error {
         refusal(&self.path, line, &format!("{field}: {why}"), remedy)
     }
 

@@ -17,6 +17,15 @@ pub(super) enum Token {
     Comment,
 }
 
+/// How much deeper a token leads into parentheses.
+pub(super) fn depth(token: &Token) -> i64 {
+    match token {
+        Token::Open => 1,
+        Token::Close => -1,
+        _ => 0,
+    }
+}
+
 /// Reads a script token by token.
 pub(super) struct Lexer<'t> {
     text: &'t str,

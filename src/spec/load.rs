@@ -15,8 +15,10 @@ use super::kafka::Kafka;
 use super::marts::{self, Mart};
 use super::mask::Masks;
 use super::model::{Calendar, Model};
+use super::quality::Check;
 use super::settings::{self, Settings};
 use super::table::{self, Declared};
+use super::tasks::{Task, TaskKind};
 use super::topics::{self, Topics};
 use crate::error::{Error, Kind, Result};
 
@@ -39,6 +41,8 @@ pub struct Spec {
     pub jobs: Vec<Job>,
     /// The declared marts.
     pub marts: Vec<Mart>,
+    /// What must hold of the rows of tables and marts.
+    pub checks: Vec<Check>,
     /// `topics.yaml`, where there is one.
     pub topics: Option<Topics>,
     /// `alerts.yaml`, where there is one.
@@ -49,9 +53,6 @@ pub struct Spec {
     pub notes: Vec<String>,
 }
 
-/// Folders and files of kinds that other versions run.
-const KINDS_TO_COME: [(&str, &str); 1] = [("sql/quality", "quality checks")];
-
 const ALERTS: &str = "alerts.yaml";
 
 const TOPICS: &str = "topics.yaml";
@@ -61,12 +62,6 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let root = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     let settings = settings::read(&open(root, &name, env)?, root)?;
-    for (path, what) in KINDS_TO_COME {
-        if let Some(file) = first_file(root, path) {
-            let why = format!("{file}: this version does not run {what} yet");
-            return Err(Error::new(Kind::Config, why).remedy(format!("move {path} away")));
-        }
-    }
     let (mut connectors, mut kafka, mut disabled) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
     for path in files_below(root, Path::new("connectors"), &YAML)? {
@@ -78,23 +73,21 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         }
         files.push(file);
     }
-    let (mut models, mut calendars, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut models, mut calendars, mut checks) = (Vec::new(), Vec::new(), Vec::new());
+    let below = |path: &str| fs::read_to_string(root.join(path));
     for path in files_below(root, Path::new("schemas"), &YAML)? {
         let file = open(root, &path, env)?;
         let folder = root.join(path.parent().unwrap_or(Path::new(".")));
-        match table::read(&file, &|name| fs::read_to_string(folder.join(name)))? {
+        let beside = |name: &str| fs::read_to_string(folder.join(name));
+        let (declared, of_table) = table::read(&file, &beside, &below)?;
+        checks.extend(of_table);
+        match declared {
             Declared::Model(model) => models.push(*model),
             Declared::Calendar(calendar) => calendars.push(calendar),
         }
-        if file.text.lines().any(|line| line.trim_start().starts_with("keep:")) {
-            notes.push(format!(
-                "{}: `keep` is checked, but old leaves are not dropped yet",
-                file.path
-            ));
-        }
         files.push(file);
     }
-    let marts = read_marts(root, env, &mut files)?;
+    let marts = read_marts(root, env, &mut files, &mut checks)?;
     let mut declared = None;
     if root.join(TOPICS).exists() {
         let file = open(root, Path::new(TOPICS), env)?;
@@ -104,6 +97,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let topics = declared;
     let jobs = read_jobs(root, env, &settings, &mut files)?;
     let alerts = read_alerts(root, env, &mut files)?;
+    let notes = unheeded(&models, &jobs);
     let mut spec = Spec {
         root: root.to_owned(),
         settings,
@@ -112,6 +106,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         models,
         calendars,
         marts,
+        checks,
         jobs,
         topics,
         alerts,
@@ -143,12 +138,36 @@ impl Spec {
     }
 }
 
-fn read_marts<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Vec<Mart>> {
+/// Raw tables whose `keep` nothing heeds.
+fn unheeded(models: &[Model], jobs: &[Job]) -> Vec<String> {
+    let tasks = || jobs.iter().flat_map(|job| &job.tasks);
+    let heeded = |model: &&Model| {
+        let means = |task: &Task| match &task.kind {
+            TaskKind::Retention(retention) => retention.means(&model.table),
+            _ => false,
+        };
+        model.keep.is_none() || tasks().any(means)
+    };
+    let unheeded = models.iter().filter(|model| !heeded(model));
+    let note = |model: &Model| {
+        format!("{}: no job has a task of retention that means {}", model.declared_in, model.table)
+    };
+    unheeded.map(note).collect()
+}
+
+fn read_marts<'e>(
+    root: &Path,
+    env: &'e Env,
+    files: &mut Vec<File<'e>>,
+    checks: &mut Vec<Check>,
+) -> Result<Vec<Mart>> {
+    let below = |path: &str| fs::read_to_string(root.join(path));
     let mut marts = Vec::new();
     for path in files_below(root, Path::new("sql/marts"), &["sql"])? {
         let (shown, bytes) = (path.display().to_string(), bytes(root, &path)?);
-        let (mart, file) = marts::read(shown, bytes, env)?;
+        let (mart, of_mart, file) = marts::read(shown, bytes, env, &below)?;
         marts.push(mart);
+        checks.extend(of_mart);
         files.push(file);
     }
     Ok(marts)
@@ -214,14 +233,4 @@ fn files_below(root: &Path, folder: &Path, ends: &[&str]) -> Result<Vec<PathBuf>
     }
     found.sort();
     Ok(found)
-}
-
-/// The file at `path`, or the first one in the folder there.
-fn first_file(root: &Path, path: &str) -> Option<String> {
-    if root.join(path).is_file() {
-        return Some(path.to_owned());
-    }
-    let entries = fs::read_dir(root.join(path)).ok()?;
-    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
-    names.min().map(|name| format!("{path}/{}", name.display()))
 }

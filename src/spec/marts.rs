@@ -5,8 +5,12 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::checks::{self, RawChecks, Subject};
 use super::env::Env;
-use super::file::{File, Given, NotYet};
+use super::file::{File, Given};
+use super::quality::Check;
+use super::scalar::Identifier;
+use super::tasks::Open;
 use super::units::Span;
 use crate::error::{Error, Kind, Result};
 use crate::names::{TableName, fingerprint};
@@ -23,6 +27,8 @@ pub struct Mart {
     pub refresh_by: Option<String>,
     /// How old it may be while what it reads changes.
     pub max_age: Duration,
+    /// While a check of this tag fails, it stays as it was.
+    pub hold_on: Option<String>,
     /// The tables that its query reads.
     pub reads: Vec<MartRead>,
     /// Columns that depend on the day it is looked at: name and expression. A view over the mart has them.
@@ -77,7 +83,8 @@ struct RawMart {
     refresh_by: Option<Given>,
     materialized: Option<bool>,
     max_age: Option<Given>,
-    hold_on: Option<NotYet>,
+    hold_on: Option<Given>,
+    checks: Option<RawChecks>,
     reads: IndexMap<String, RawRead>,
     #[serde(default)]
     today: IndexMap<String, Given>,
@@ -115,12 +122,17 @@ const CLOCKS: [&str; 12] = [
     "transaction_timestamp",
 ];
 
-/// Reads a file of `sql/marts`. The file that is answered is its header, for refusals.
-pub(super) fn read(path: String, bytes: Vec<u8>, env: &Env) -> Result<(Mart, File<'_>)> {
+/// Reads a file of `sql/marts`, and what must hold of its rows; `open` reads a file below the root. The file that
+/// is answered is its header, for refusals.
+pub(super) fn read<'e>(
+    path: String,
+    bytes: Vec<u8>,
+    env: &'e Env,
+    open: Open<'_>,
+) -> Result<(Mart, Vec<Check>, File<'e>)> {
     let (header, query) = split(&path, bytes)?;
     let file = File::new(path, header.into_bytes(), env)?;
     let raw: RawMart = file.read()?;
-    file.not_yet("hold_on", raw.hold_on.as_ref())?;
     let table: TableName = file.parse("table", &raw.table)?;
     let key = names(&file, "key", &raw.key)?;
     if key.is_empty() {
@@ -153,7 +165,11 @@ pub(super) fn read(path: String, bytes: Vec<u8>, env: &Env) -> Result<(Mart, Fil
     refuse_clocks(&file.path, &query)?;
     let query = query.text;
     let declared_in = file.path.clone();
-    Ok((Mart { table, key, refresh_by, max_age, reads, today, query, declared_in }, file))
+    let hold_on = raw.hold_on.as_ref().map(|given| file.parse::<Identifier>("hold_on", given));
+    let hold_on = hold_on.transpose()?.map(|Identifier(tag)| tag);
+    let checks = checks::read(&file, raw.checks.as_ref(), &Subject::mart(&table), open)?;
+    let mart = Mart { table, key, refresh_by, max_age, hold_on, reads, today, query, declared_in };
+    Ok((mart, checks, file))
 }
 
 fn read_input(file: &File<'_>, name: &str, raw: &RawRead, materialized: bool) -> Result<MartRead> {
@@ -315,6 +331,7 @@ mod tests {
             key: vec!["day".to_owned()],
             refresh_by: by.map(str::to_owned),
             max_age: MAX_AGE,
+            hold_on: None,
             reads: vec![MartRead {
                 table: "s.t".parse().unwrap(),
                 when: Vec::new(),

@@ -39,6 +39,7 @@ pub fn mirror(
         deletes: Deletes::Hard,
         new_columns: NewColumns::Add,
         horizon: None,
+        keep: None,
         mirrored: true,
         comment: relation.comment.clone(),
         declared_in: connector.file.clone(),

@@ -7,16 +7,21 @@
 #![warn(missing_docs)]
 
 mod alerts;
+mod backups;
 mod calendar;
 mod channel;
 mod check;
+mod check_kinds;
+mod checks;
 mod columns;
 mod common;
 mod connector;
 mod cron;
 mod debezium;
 mod env;
+mod feeds;
 mod file;
+mod gates;
 mod guard;
 mod jobs;
 mod kafka;
@@ -31,6 +36,7 @@ mod openlineage;
 mod order;
 mod partition;
 mod pattern;
+mod quality;
 mod scalar;
 mod script;
 mod sensor;
@@ -41,9 +47,11 @@ mod tasks;
 mod topics;
 mod tree;
 mod units;
+mod upkeep;
 mod wal;
 
 pub use alerts::{AlertRule, Alerts, When};
+pub use backups::{Backup, BackupKind, Drill};
 pub use channel::{Channel, ChannelKind};
 pub use columns::OURS;
 pub use common::{Common, Truncates};
@@ -51,6 +59,7 @@ pub use connector::Connector;
 pub use cron::Cron;
 pub use debezium::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
 pub use env::Env;
+pub use gates::Selection;
 pub use guard::DeleteGuard;
 pub use jobs::{Calendared, FreshTo, Interval, Job, Overlap, Requires, Schedule};
 pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
@@ -65,11 +74,16 @@ pub use model::{
 pub use notices::{JobAlerts, Webhook};
 pub use openlineage::OpenLineage;
 pub use pattern::{Exclusion, TablePattern};
+pub use quality::{
+    Bounds, CHECK_KINDS, Check, CheckKind, Limits, Relationship, Season, Severity, Threshold,
+    Volume,
+};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;
 pub use settings::{Admin, Secret, Settings};
 pub use snapshot::Snapshot;
-pub use tasks::{Partitions, Task, TaskKind, TriggerRule};
+pub use tasks::{Task, TaskKind, TriggerRule};
 pub use topics::{Topic, Topics, same_policy};
 pub use units::{Size, Span};
+pub use upkeep::{Partitions, Retention};
 pub use wal::Wal;

@@ -109,6 +109,8 @@ pub struct Model {
     pub deletes: Deletes,
     /// What happens to a column that is new at the source.
     pub new_columns: NewColumns,
+    /// How long a raw table keeps its rows; none for ever.
+    pub keep: Option<Duration>,
     /// How late an event of a topic may come; none where its file says nothing.
     pub horizon: Option<Duration>,
     /// Whether there is no file: the table follows the source's schema.

@@ -41,7 +41,7 @@ pub(super) fn read(
         _ => Step::Year,
     };
     file.choice("partition.outside", raw.outside.as_ref(), &["dead_letter"])?;
-    file.parse_or::<Keep>("partition.keep", raw.keep.as_ref(), Keep)?;
+    file.parse_or("partition.keep", raw.keep.as_ref(), Keep(None))?;
     let range = match &raw.range {
         Some((from, to)) => read_range(file, "partition.range", from, to)?,
         None => (days_from_civil(1970, 1, 1), days_from_civil(2200, 1, 1)),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::model::SourceName;
 use super::pattern::{Exclusion, TablePattern};
@@ -198,20 +199,20 @@ impl Scalar for SlotName {
     }
 }
 
-/// `keep`: `forever` or a duration. Dropping old leaves is a job's work; the value is checked here.
-pub(super) struct Keep;
+/// `keep`: how long, or `forever`.
+pub(super) struct Keep(pub(super) Option<Duration>);
 
 impl Scalar for Keep {
     const REMEDY: &'static str = "write forever, or a whole number with h, d or w, such as 365d";
 
     fn read(text: &str) -> Result<Keep, String> {
         if text == "forever" {
-            return Ok(Keep);
+            return Ok(Keep(None));
         }
         let Span(span) = Span::from_str(text)?;
         if span.is_zero() {
             return Err(format!("{text:?} would keep nothing"));
         }
-        Ok(Keep)
+        Ok(Keep(Some(span)))
     }
 }

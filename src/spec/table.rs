@@ -6,11 +6,14 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::calendar;
+use super::checks::{self, RawChecks, Subject};
 use super::columns::{RawColumn, known_column, known_columns, read_columns};
-use super::file::{File, Given, NotYet, listed};
+use super::file::{File, Given, listed};
 use super::model::{Calendar, Deletes, History, Model, ModelColumn, NewColumns, SourceName};
 use super::partition::{self, RawPartition};
+use super::quality::Check;
 use super::scalar::Keep;
+use super::tasks::Open;
 use super::units::Span;
 use crate::error::Result;
 use crate::names::TableName;
@@ -42,7 +45,7 @@ pub(super) struct RawTable {
     pub(super) comment: Option<Given>,
     pub(super) range: Option<(Given, Given)>,
     pub(super) holidays: Option<Given>,
-    checks: Option<NotYet>,
+    pub(super) checks: Option<RawChecks>,
     horizon: Option<Given>,
 }
 
@@ -63,6 +66,7 @@ impl RawTable {
             "keep" => self.keep.is_some(),
             "range" => self.range.is_some(),
             "holidays" => self.holidays.is_some(),
+            "checks" => self.checks.is_some(),
             _ => false,
         };
         fields.iter().find(is_given).copied()
@@ -86,19 +90,25 @@ impl RawTable {
 /// All that can happen to a deleted row, whatever the history.
 const ALL_DELETES: [&str; 5] = ["hard", "soft", "close", "row", "ignore"];
 
-/// Reads a file of `schemas/`; `holidays` reads a file beside it.
+/// Reads a file of `schemas/`, and what must hold of its table's rows; `holidays` reads a file beside it, `open`
+/// one below the root.
 pub(super) fn read(
     file: &File<'_>,
-    holidays: &dyn Fn(&str) -> std::io::Result<String>,
-) -> Result<Declared> {
+    holidays: Open<'_>,
+    open: Open<'_>,
+) -> Result<(Declared, Vec<Check>)> {
     let raw: RawTable = file.read()?;
-    file.not_yet("checks", raw.checks.as_ref())?;
     let table: TableName = file.parse("table", &raw.table)?;
-    match file.choice("layout", raw.layout.as_ref(), &["columns", "raw", "calendar"])? {
-        "calendar" => calendar::read(file, &raw, table, holidays).map(Declared::Calendar),
-        "raw" => read_raw(file, &raw, table).map(Box::new).map(Declared::Model),
-        _ => read_model(file, &raw, table).map(Box::new).map(Declared::Model),
-    }
+    let model = match file.choice("layout", raw.layout.as_ref(), &["columns", "raw", "calendar"])? {
+        "calendar" => {
+            let calendar = calendar::read(file, &raw, table, holidays)?;
+            return Ok((Declared::Calendar(calendar), Vec::new()));
+        }
+        "raw" => read_raw(file, &raw, table)?,
+        _ => read_model(file, &raw, table)?,
+    };
+    let checks = checks::read(file, raw.checks.as_ref(), &Subject::table(&model), open)?;
+    Ok((Declared::Model(Box::new(model)), checks))
 }
 
 fn source(file: &File<'_>, raw: &RawTable) -> Result<SourceName> {
@@ -119,8 +129,9 @@ fn read_raw(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> 
         let why = "a raw table has its own six columns";
         return Err(file.refuse(field, why, "remove the field"));
     }
-    file.parse_or::<Keep>("keep", raw.keep.as_ref(), Keep)?;
+    let Keep(keep) = file.parse_or("keep", raw.keep.as_ref(), Keep(None))?;
     Ok(Model {
+        keep,
         table,
         from: source(file, raw)?,
         history: History::Raw,
@@ -167,6 +178,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
         indexes.push(known_columns(file, "indexes", index, &names)?);
     }
     Ok(Model {
+        keep: None,
         from,
         deletes: read_deletes(file, raw.delete.as_ref(), history)?,
         new_columns: read_new_columns(file, raw.new_columns.as_ref())?,

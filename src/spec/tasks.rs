@@ -5,7 +5,10 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::backups::{self, Backup, Drill, RawBackup, RawDrill};
+use super::feeds;
 use super::file::{File, Given, NotYet, listed, nearest};
+use super::gates::{RawSelection, Selection, selection};
 use super::notices::{self, RawWebhook, Webhook};
 use super::order::in_order;
 use super::pattern::TablePattern;
@@ -13,7 +16,9 @@ use super::scalar::{Identifier, Scalar};
 use super::script::{self, Script};
 use super::sensor::{self, RawSignal, Signal};
 use super::units::{LONGEST, Span};
+use super::upkeep::{self, Partitions, Retention};
 use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
 
 /// A task.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,23 +70,31 @@ pub enum TaskKind {
     Reindex(Vec<TablePattern>),
     /// Makes the leaves of declared tables that are due, and takes old leaves off others.
     Partitions(Partitions),
+    /// Drops what is kept no longer.
+    Retention(Retention),
+    /// Makes a backup of the warehouse.
+    Backup(Backup),
+    /// Restores the newest backup elsewhere and looks at it.
+    RestoreDrill(Drill),
     /// Runs a program.
     Command(Vec<String>),
+    /// Waits until marts have all that the warehouse had when it began.
+    Refresh(Vec<TableName>),
+    /// Waits until a table that a stream feeds has all that its source had when it began.
+    Load(TableName),
+    /// The same of a raw table.
+    Extract {
+        /// What feeds it.
+        from: String,
+        /// The raw table.
+        into: TableName,
+    },
     /// Tells channels of the run.
     Notify(Vec<String>),
     /// Tells a program of the run.
     Webhook(Webhook),
-}
-
-/// Whose leaves are looked after, and what becomes of old ones.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Partitions {
-    /// The tables.
-    pub tables: Vec<TablePattern>,
-    /// How long before the end of a run's interval a leaf must have ended to be old; none for never.
-    pub keep: Option<Duration>,
-    /// Whether an old leaf is dropped, and not only detached.
-    pub drops: bool,
+    /// Judges checks.
+    Checks(Selection),
 }
 
 impl TaskKind {
@@ -94,9 +107,16 @@ impl TaskKind {
             TaskKind::Analyze(_) => "analyze",
             TaskKind::Reindex(_) => "reindex",
             TaskKind::Partitions(_) => "partitions",
+            TaskKind::Retention(_) => "retention",
+            TaskKind::Backup(_) => "backup",
+            TaskKind::RestoreDrill(_) => "restore_drill",
             TaskKind::Command(_) => "command",
+            TaskKind::Refresh(_) => "refresh",
+            TaskKind::Load(_) => "load",
+            TaskKind::Extract { .. } => "extract",
             TaskKind::Notify(_) => "notify",
             TaskKind::Webhook(_) => "webhook",
+            TaskKind::Checks(_) => "checks",
         }
     }
 }
@@ -149,15 +169,16 @@ pub(super) struct RawTask {
     reindex: Option<Vec<Given>>,
     partitions: Option<Vec<Given>>,
     command: Option<Vec<Given>>,
-    extract: Option<NotYet>,
-    into: Option<NotYet>,
-    load: Option<NotYet>,
-    refresh: Option<NotYet>,
-    checks: Option<NotYet>,
+    extract: Option<Given>,
+    into: Option<Given>,
+    load: Option<Given>,
+    refresh: Option<Vec<Given>>,
+    checks: Option<RawSelection>,
     enrich: Option<NotYet>,
-    retention: Option<NotYet>,
-    backup: Option<NotYet>,
-    restore_drill: Option<NotYet>,
+    retention: Option<Vec<Given>>,
+    audit: Option<Given>,
+    backup: Option<RawBackup>,
+    restore_drill: Option<RawDrill>,
     report: Option<NotYet>,
     notify: Option<Vec<Given>>,
     webhook: Option<RawWebhook>,
@@ -183,17 +204,6 @@ impl Scalar for Retries {
     fn read(text: &str) -> Result<Retries, String> {
         let number = text.parse().ok().filter(|number| *number <= 100);
         number.map(Retries).ok_or_else(|| format!("{text:?} is not a number that fits"))
-    }
-}
-
-/// A word or a line of a program's arguments.
-struct Text(String);
-
-impl Scalar for Text {
-    const REMEDY: &'static str = "write a text";
-
-    fn read(text: &str) -> Result<Text, String> {
-        Ok(Text(text.to_owned()))
     }
 }
 
@@ -279,20 +289,10 @@ pub(super) fn wait(
     }
 }
 
-fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<TaskKind> {
+/// The one thing that a task does, by its word; refuses two of them, and what belongs to another.
+fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
     let at = |below: &str| format!("{field}.{below}");
-    let to_come = [
-        ("extract", &raw.extract),
-        ("into", &raw.into),
-        ("load", &raw.load),
-        ("refresh", &raw.refresh),
-        ("checks", &raw.checks),
-        ("enrich", &raw.enrich),
-        ("retention", &raw.retention),
-        ("backup", &raw.backup),
-        ("restore_drill", &raw.restore_drill),
-        ("report", &raw.report),
-    ];
+    let to_come = [("enrich", &raw.enrich), ("report", &raw.report)];
     if let Some((name, _)) = to_come.iter().find(|(_, given)| given.is_some()) {
         let why = "this version does not run such tasks yet";
         return Err(file.refuse(&at(name), why, "remove the task"));
@@ -304,9 +304,16 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("analyze", raw.analyze.is_some()),
         ("reindex", raw.reindex.is_some()),
         ("partitions", raw.partitions.is_some()),
+        ("retention", raw.retention.is_some()),
+        ("backup", raw.backup.is_some()),
+        ("restore_drill", raw.restore_drill.is_some()),
         ("command", raw.command.is_some()),
+        ("refresh", raw.refresh.is_some()),
+        ("load", raw.load.is_some()),
+        ("extract", raw.extract.is_some()),
         ("notify", raw.notify.is_some()),
         ("webhook", raw.webhook.is_some()),
+        ("checks", raw.checks.is_some()),
     ];
     let mut given = kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
     let (one, other) = (given.next(), given.next());
@@ -319,32 +326,51 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         ("soft_fail", raw.soft_fail.is_some(), "sensor"),
         ("keep", raw.keep.is_some(), "partitions"),
         ("old", raw.old.is_some(), "partitions"),
+        ("into", raw.into.is_some(), "extract"),
+        ("audit", raw.audit.is_some(), "retention"),
     ];
     if let Some((name, _, of)) = only.iter().find(|(_, given, of)| *given && one != Some(of)) {
         let why = format!("only a task of {of} has it");
         return Err(file.refuse(&at(name), &why, "remove the field"));
     }
+    one.ok_or_else(|| {
+        let names = kinds.map(|(name, _)| name);
+        let remedy = format!("add what it does: {}", listed(&names));
+        file.refuse(field, "it does nothing", &remedy)
+    })
+}
+
+fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<TaskKind> {
+    let at = |below: &str| format!("{field}.{below}");
     let tables = |name: &str, given: &Option<Vec<Given>>| {
         super::common::list(file, &at(name), given.as_deref().unwrap_or_default())
     };
-    match one {
-        Some("sql") => sql(file, &at("sql"), raw.sql.as_ref(), open),
-        Some("sensor") => {
+    match word(file, field, raw)? {
+        "sql" => sql(file, &at("sql"), raw.sql.as_ref(), open),
+        "sensor" => {
             let given = (raw.sensor.as_ref(), raw.poll.as_ref());
             sensor::read(file, field, (given, raw.soft_fail.unwrap_or(false)), open)
         }
-        Some("vacuum") => Ok(TaskKind::Vacuum(tables("vacuum", &raw.vacuum)?)),
-        Some("analyze") => Ok(TaskKind::Analyze(tables("analyze", &raw.analyze)?)),
-        Some("reindex") => Ok(TaskKind::Reindex(tables("reindex", &raw.reindex)?)),
-        Some("partitions") => partitions(file, field, raw),
-        Some("command") => command(file, &at("command"), raw.command.as_deref()),
-        Some("notify") => notices::notify(file, &at("notify"), raw.notify.as_deref()),
-        Some("webhook") => notices::webhook(file, &at("webhook"), raw.webhook.as_ref()),
-        _ => {
-            let names = kinds.map(|(name, _)| name);
-            let remedy = format!("add what it does: {}", listed(&names));
-            Err(file.refuse(field, "it does nothing", &remedy))
+        "vacuum" => Ok(TaskKind::Vacuum(tables("vacuum", &raw.vacuum)?)),
+        "analyze" => Ok(TaskKind::Analyze(tables("analyze", &raw.analyze)?)),
+        "reindex" => Ok(TaskKind::Reindex(tables("reindex", &raw.reindex)?)),
+        "partitions" => {
+            let tables = raw.partitions.as_deref().unwrap_or_default();
+            upkeep::partitions(file, field, (tables, raw.keep.as_ref(), raw.old.as_ref()))
         }
+        "retention" => {
+            let tables = raw.retention.as_deref().unwrap_or_default();
+            upkeep::retention(file, field, (tables, raw.audit.as_ref()))
+        }
+        "backup" => backups::backup(file, &at("backup"), raw.backup.as_ref()),
+        "restore_drill" => backups::drill(file, &at("restore_drill"), raw.restore_drill.as_ref()),
+        "command" => upkeep::command(file, &at("command"), raw.command.as_deref()),
+        "refresh" => feeds::refresh(file, &at("refresh"), raw.refresh.as_deref()),
+        "load" => feeds::load(file, &at("load"), raw.load.as_ref()),
+        "extract" => feeds::extract(file, field, (raw.extract.as_ref(), raw.into.as_ref())),
+        "notify" => notices::notify(file, &at("notify"), raw.notify.as_deref()),
+        "checks" => selection(file, &at("checks"), raw.checks.as_ref()),
+        _ => notices::webhook(file, &at("webhook"), raw.webhook.as_ref()),
     }
 }
 
@@ -365,24 +391,4 @@ pub(super) fn sql(
         Error::new(Kind::Config, what).remedy(flaw.remedy)
     })?;
     Ok(TaskKind::Sql { path, script })
-}
-
-fn partitions(file: &File<'_>, field: &str, raw: &RawTask) -> Result<TaskKind> {
-    let at = |below: &str| format!("{field}.{below}");
-    let tables = raw.partitions.as_deref().unwrap_or_default();
-    let keep = raw.keep.as_ref().map(|given| file.parse::<Span>(&at("keep"), given));
-    Ok(TaskKind::Partitions(Partitions {
-        tables: super::common::list(file, &at("partitions"), tables)?,
-        keep: keep.transpose()?.map(|span| span.0),
-        drops: file.choice(&at("old"), raw.old.as_ref(), &["drop", "detach"])? == "drop",
-    }))
-}
-
-fn command(file: &File<'_>, field: &str, given: Option<&[Given]>) -> Result<TaskKind> {
-    let words: Vec<Text> = super::common::list(file, field, given.unwrap_or_default())?;
-    if words.is_empty() {
-        let remedy = "write a program and its arguments, such as [./load.sh, \"{ds}\"]";
-        return Err(file.refuse(field, "there is no program", remedy));
-    }
-    Ok(TaskKind::Command(words.into_iter().map(|Text(word)| word).collect()))
 }

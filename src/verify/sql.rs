@@ -136,9 +136,9 @@ impl Expressions {
         )
     }
 
-    /// How many rows there are of each content.
-    pub(super) fn contents(&self) -> String {
-        format!("select {}, count(*) from {} group by 1", self.digest(), self.from)
+    /// How many rows there are of each content, and an aggregate of them.
+    pub(super) fn contents(&self, rows: &str) -> String {
+        format!("select {}, count(*), {rows} from {} group by 1", self.digest(), self.from)
     }
 }
 

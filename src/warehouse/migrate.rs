@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 15] = [
+const MIGRATIONS: [(i32, &str, &str); 17] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -24,7 +24,9 @@ const MIGRATIONS: [(i32, &str, &str); 15] = [
     (12, "source_leaves", include_str!("../../sql/migrations/0012_source_leaves.sql")),
     (13, "standing", include_str!("../../sql/migrations/0013_standing.sql")),
     (14, "alerts", include_str!("../../sql/migrations/0014_alerts.sql")),
-    (15, "lineage", include_str!("../../sql/migrations/0015_lineage.sql")),
+    (15, "quality", include_str!("../../sql/migrations/0015_quality.sql")),
+    (16, "fed_by", include_str!("../../sql/migrations/0016_fed_by.sql")),
+    (17, "lineage", include_str!("../../sql/migrations/0017_lineage.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

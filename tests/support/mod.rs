@@ -97,7 +97,8 @@ pub async fn cluster_of(name: &str, version: Option<u32>) -> Cluster {
     let mut options = ClusterOptions::new(name, &env())
         .set("fsync", "off")
         .set("max_connections", "200")
-        .set("max_replication_slots", "140")
+        // every test leaves its slots behind
+        .set("max_replication_slots", "600")
         .set("max_wal_senders", "140")
         .set("max_locks_per_transaction", "512");
     options.version = version;

@@ -30,8 +30,16 @@ impl Road {
         Ok(Road { broker, connect })
     }
 
-    /// Writes the file of a connector that reads Debezium's topics over the one that reads the shop.
+    /// Writes the file of a connector that reads Debezium's topics over the one that reads the shop. Topics tell of
+    /// no end of the source's log, so the jobs that wait for it go.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        for job in ["jobs/etl_daily.yaml", "jobs/source_systems_sync.yaml"] {
+            let path = folder.join(job);
+            fs::remove_file(&path).map_err(|error| {
+                let what = format!("{} cannot be removed", path.display());
+                Error::new(Kind::Config, what).because(error)
+            })?;
+        }
         let path = folder.join("connectors/shop.yaml");
         let text = format!(
             "name: shop\nkind: kafka\nsource: shop\nbrokers: \"{}\"\ngroup: siltstone\n\

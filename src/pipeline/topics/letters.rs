@@ -107,6 +107,7 @@ pub(super) fn nameless(
         deletes: Deletes::Hard,
         new_columns: NewColumns::Ignore,
         horizon: None,
+        keep: None,
         mirrored: true,
         comment: None,
         declared_in: connector.file.clone(),

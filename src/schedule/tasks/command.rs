@@ -80,7 +80,7 @@ pub(super) async fn run(work: &Work<'_>, words: &[String]) -> Result<Outcome> {
 }
 
 /// A program that ends with a pipe to us.
-fn kept(words: &[String]) -> Command {
+pub(super) fn kept(words: &[String]) -> Command {
     let mut command = Command::new("sh");
     command
         .args(["-c", KEEPER, "siltstone"])
@@ -99,7 +99,7 @@ fn is_passed(name: &OsString) -> bool {
 }
 
 /// Runs it: how it ended and what it said at last, or none where it was given up before.
-async fn ended(
+pub(super) async fn ended(
     mut command: Command,
     given_up: &Notify,
 ) -> std::io::Result<Option<(ExitStatus, String)>> {

@@ -1,8 +1,14 @@
 //! What tasks do, one file a kind, and the limits that all have: time, and being given up.
 
+mod backup;
+mod checks;
 mod command;
+mod drill;
+mod feeds;
 mod notices;
 mod partitions;
+mod programs;
+mod retention;
 mod sensor;
 mod sql;
 mod upkeep;
@@ -14,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+use tokio_postgres::GenericClient;
 
 use super::attempt::{Attempt, Outcome};
 use crate::clock::Clock;
@@ -22,6 +29,8 @@ use crate::names::TableName;
 use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
 use crate::spec::{Model, TablePattern, TaskKind};
 use crate::warehouse::{Durations, Fence, register};
+pub use checks::{Gate, Judged, JudgesChecks, Judging};
+pub use feeds::{Asking, Feeds, LogEnd, MartStands};
 pub use notices::{Posting, TaskTold, Telling, Tells, Told};
 pub(super) use sensor::fresh;
 
@@ -43,6 +52,10 @@ pub struct Hands {
     pub leaves: Arc<dyn MakesLeaves>,
     /// Tells people and programs of runs.
     pub tells: Arc<dyn Tells>,
+    /// Knows sources and marts.
+    pub feeds: Arc<dyn Feeds>,
+    /// Judges checks.
+    pub checks: Arc<dyn JudgesChecks>,
 }
 
 /// What will have been made, and how much of it.
@@ -75,9 +88,8 @@ impl Work<'_> {
         let session = connect(Side::Warehouse, &self.hands.endpoint, "siltstone job").await?;
         register(&session, &self.hands.fence).await?;
         let left = self.attempt.task.timeout.saturating_sub(self.started.elapsed());
-        // a sensor's last look is behind its time
-        let least =
-            if matches!(self.attempt.task.kind, TaskKind::Sensor { .. }) { 30_000 } else { 1 };
+        // the last look of what waits is behind its time
+        let least = if waits(&self.attempt.task.kind) { LAST_LOOK.as_millis() } else { 1 };
         let limit = left.as_millis().clamp(least, 2_000_000_000);
         session
             .batch_execute(&format!("set statement_timeout to {limit}"))
@@ -112,11 +124,27 @@ impl Work<'_> {
             TaskKind::Analyze(tables) => upkeep::analyze(self, tables).await,
             TaskKind::Reindex(tables) => upkeep::reindex(self, tables).await,
             TaskKind::Partitions(partitions) => partitions::run(self, partitions).await,
+            TaskKind::Retention(retention) => retention::run(self, retention).await,
+            TaskKind::Backup(backup) => backup::run(self, backup).await,
+            TaskKind::RestoreDrill(drill) => drill::run(self, drill).await,
             TaskKind::Command(words) => command::run(self, words).await,
+            TaskKind::Refresh(marts) => feeds::refresh(self, marts).await,
+            TaskKind::Load(table) => feeds::load(self, table).await,
+            TaskKind::Extract { into, .. } => feeds::extract(self, into).await,
             TaskKind::Notify(channels) => notices::notify(self, channels).await,
             TaskKind::Webhook(webhook) => notices::webhook(self, webhook).await,
+            TaskKind::Checks(selection) => checks::run(self, selection).await,
         }
     }
+}
+
+/// How long the last look of a task that waits may take.
+const LAST_LOOK: Duration = Duration::from_secs(30);
+
+/// Whether a task waits for what others do, and does nothing itself.
+fn waits(kind: &TaskKind) -> bool {
+    use TaskKind::{Extract, Load, Refresh, Sensor};
+    matches!(kind, Sensor { .. } | Refresh(_) | Load(_) | Extract { .. })
 }
 
 /// Makes an attempt, until it ends, takes too long or is given up; how it ended, and how long it took.
@@ -139,14 +167,15 @@ async fn limited(
     let started = Instant::now();
     let (cancellers, given_up) = (Mutex::default(), Notify::new());
     let work = Work { hands, attempt, started, cancellers, given_up };
-    // a sensor knows itself how long it waits, over all its attempts
+    // a sensor knows itself how long it waits, over all its attempts; what waits for tables says what for
     let limit = match attempt.task.kind {
         TaskKind::Sensor { .. } => Duration::MAX,
+        ref kind if waits(kind) => attempt.task.timeout.saturating_add(LAST_LOOK),
         _ => attempt.task.timeout,
     };
     let mut going = Box::pin(work.go());
     let outcome = tokio::select! {
-        ended = &mut going => ended.unwrap_or_else(|error| Outcome::Failed(error.reason())),
+        ended = &mut going => ended.unwrap_or_else(|error| Outcome::Failed(error.advice())),
         () = tokio::time::sleep(limit) => {
             work.cancel().await;
             let ended = tokio::time::timeout(LAST_WORDS, going).await;
@@ -175,8 +204,8 @@ async fn told(abandoned: &mut watch::Receiver<bool>) {
 }
 
 /// The tables of the warehouse that patterns mean, leaves aside.
-async fn tables(session: &Session, patterns: &[TablePattern]) -> Result<Vec<TableName>> {
-    let rows = session
+async fn tables(client: &impl GenericClient, patterns: &[TablePattern]) -> Result<Vec<TableName>> {
+    let rows = client
         .query(
             "select n.nspname::text, c.relname::text
                from pg_class c join pg_namespace n on n.oid = c.relnamespace

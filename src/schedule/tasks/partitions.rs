@@ -18,7 +18,7 @@ use crate::spec::Partitions;
 use crate::warehouse::touch;
 
 /// How long a lock is waited for, and for how long it is then let be.
-const LOCK_TIMEOUT: &str = "set lock_timeout to '1s'";
+pub(super) const LOCK_TIMEOUT: &str = "set lock_timeout to '1s'";
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// What a leaf of a table is marked by that is to be dropped.
@@ -41,14 +41,16 @@ pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outc
         let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
         end.checked_sub(keep).unwrap_or(Timestamp::MIN)
     });
-    let tables = tables(&session, &partitions.tables).await?;
+    let tables = tables(&*session, &partitions.tables).await?;
     for table in &tables {
         let old = match until {
             Some(until) => old_leaves(&session, table, until).await?,
             None => Vec::new(),
         };
         if !old.is_empty() && is_fed(work, &session, table).await? {
-            let why = format!("{table} is fed by a connector: its leaves are not taken off yet");
+            let why = format!(
+                "{table} is fed by a connector: its leaves are not taken off; those of a raw table are by retention"
+            );
             return Ok(Outcome::FailedForGood(why));
         }
         let drops = partitions.drops && until.is_some();
@@ -64,16 +66,27 @@ pub(super) async fn run(work: &Work<'_>, partitions: &Partitions) -> Result<Outc
         }
     }
     for table in tables.iter().filter(|_| partitions.drops && until.is_some()) {
-        for (leaf, _) in marked(&session, table).await?.iter().filter(|(_, attached)| !attached) {
-            patiently(&session, leaf, &format!("drop table {}", quote::table(leaf))).await?;
-        }
+        drop_detached(&session, table).await?;
     }
     Ok(Outcome::Done(Some(touched)))
 }
 
+/// Drops what is marked as a leaf of a table and is none any more.
+pub(super) async fn drop_detached(session: &Session, table: &TableName) -> Result<()> {
+    for (leaf, _) in marked(session, table).await?.iter().filter(|(_, attached)| !attached) {
+        patiently(session, leaf, &format!("drop table {}", quote::table(leaf))).await?;
+    }
+    Ok(())
+}
+
 /// Takes the mark off leaves that are not to be dropped, or not any more: somebody may detach one by hand, or
 /// attach it again.
-async fn unmark(session: &Session, table: &TableName, old: &[Leaf], drops: bool) -> Result<()> {
+pub(super) async fn unmark(
+    session: &Session,
+    table: &TableName,
+    old: &[Leaf],
+    drops: bool,
+) -> Result<()> {
     for (leaf, attached) in marked(session, table).await? {
         let stays = drops && (!attached || old.iter().any(|old| old.name == leaf));
         if !stays {
@@ -85,7 +98,7 @@ async fn unmark(session: &Session, table: &TableName, old: &[Leaf], drops: bool)
 }
 
 /// Rows that leave with their leaf fire no trigger: the marts that read the table are computed anew.
-async fn tell_marts(session: &Session, table: &TableName) -> Result<()> {
+pub(super) async fn tell_marts(session: &Session, table: &TableName) -> Result<()> {
     touch(&**session, &table.to_string())
         .await
         .map_err(|error| Error::warehouse(format!("telling the marts that read {table}"), error))
@@ -103,13 +116,17 @@ async fn is_fed(work: &Work<'_>, session: &Session, table: &TableName) -> Result
 }
 
 /// A leaf, and whether its detaching broke off.
-struct Leaf {
-    name: TableName,
-    pending: bool,
+pub(super) struct Leaf {
+    pub(super) name: TableName,
+    pub(super) pending: bool,
 }
 
 /// The leaves of a table, partitioned by ranges of time, that end at or before a moment.
-async fn old_leaves(session: &Session, table: &TableName, until: Timestamp) -> Result<Vec<Leaf>> {
+pub(super) async fn old_leaves(
+    session: &Session,
+    table: &TableName,
+    until: Timestamp,
+) -> Result<Vec<Leaf>> {
     let rows = session
         .query(
             "select n.nspname::text, c.relname::text, i.inhdetachpending
@@ -137,7 +154,12 @@ async fn old_leaves(session: &Session, table: &TableName, until: Timestamp) -> R
     Ok(rows.iter().map(leaf).collect())
 }
 
-async fn detach(session: &Session, table: &TableName, leaf: &Leaf, drops: bool) -> Result<()> {
+pub(super) async fn detach(
+    session: &Session,
+    table: &TableName,
+    leaf: &Leaf,
+    drops: bool,
+) -> Result<()> {
     let name = quote::table(&leaf.name);
     if drops && !leaf.pending {
         let mark = format!("comment on table {name} is {}", quote::literal(&mark(table)));

@@ -17,7 +17,7 @@ pub(super) async fn analyze(work: &Work<'_>, patterns: &[TablePattern]) -> Resul
 
 async fn each(work: &Work<'_>, patterns: &[TablePattern], verb: &'static str) -> Result<Outcome> {
     let session = work.session().await?;
-    for table in tables(&session, patterns).await? {
+    for table in tables(&*session, patterns).await? {
         still_ours(work, &session).await?;
         let statement = format!("{verb} {}", quote::table(&table));
         run(&session, &table, &statement).await?;
@@ -27,7 +27,7 @@ async fn each(work: &Work<'_>, patterns: &[TablePattern], verb: &'static str) ->
 
 pub(super) async fn reindex(work: &Work<'_>, patterns: &[TablePattern]) -> Result<Outcome> {
     let session = work.session().await?;
-    for table in tables(&session, patterns).await? {
+    for table in tables(&*session, patterns).await? {
         still_ours(work, &session).await?;
         // one that broke off leaves its half behind
         for index in broken(&session, &table).await? {

@@ -1,0 +1,4 @@
+-- users of whom nobody knows where they live
+select user_id, created_at
+  from cleansed.dim_users
+ where is_current and country is null;

@@ -1,0 +1,354 @@
+//! Tries the newest backup: its files are what they were, a server of its own comes up with it on this machine, and
+//! tables have the rows that were backed up. The server listens at a socket in a folder that goes with it; it ends
+//! with its attempt, also where the service is killed, and what is left of its folder then goes with the next try.
+//! Never touches the warehouse.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, lchown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::process::Command;
+use tokio::sync::Notify;
+
+use super::backup::{DUMP, Manifest, backups, digest};
+use super::command::{ended, kept};
+use super::programs;
+use super::{Outcome, Work};
+use crate::error::{Error, Kind, Result};
+use crate::names::fingerprint;
+use crate::postgres::{Endpoint, Session, Side, connect, quote};
+use crate::spec::Drill;
+
+/// Nobody asks at a port: the number names the socket.
+const PORT: u16 = 5432;
+
+/// Tables that are named where they are not as they were.
+const NAMED: usize = 5;
+
+pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
+    let began = Instant::now();
+    let folder = work.hands.root.join(&drill.folder);
+    // the next one finds what this one may leave behind
+    let seed = format!("{} {}.{}", folder.display(), work.attempt.job, work.attempt.task.name);
+    let (path, manifest) = blocking(move || newest(&folder)).await?;
+    let name = format!("siltstone-drill-{:016x}", fingerprint(seed.as_bytes()));
+    let scratch = blocking(move || Scratch::make(name)).await?;
+    let stop = Notify::new();
+    let server = prepared(&scratch, &path, &manifest).await?;
+    let mut serving = Box::pin(ended(server, &stop));
+    let tried = tokio::select! {
+        tried = tried(&scratch, (&path, &manifest), drill) => tried,
+        () = work.given_up.notified() => {
+            Err(Error::new(Kind::Cancelled, "the attempt was given up"))
+        }
+        ended = &mut serving => {
+            let what = "the server that the backup is tried in has ended";
+            return Err(Error::new(Kind::Config, what).because(broken_off(ended)));
+        }
+    };
+    stop.notify_one();
+    // it ends within seconds
+    drop(tokio::time::timeout(Duration::from_secs(7), serving).await);
+    let rows = tried?;
+    let took = began.elapsed().as_secs_f64();
+    tracing::info!("{} was restored and its rows counted in {took:.1} s", path.display());
+    Ok(Outcome::Done(Some(rows)))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::bug("a drill broke off").because(error))?
+}
+
+fn at(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    move |error| {
+        Error::new(Kind::Config, format!("{} cannot be used", path.display())).because(error)
+    }
+}
+
+/// The newest backup of a folder, whose files are as its manifest says.
+fn newest(folder: &Path) -> Result<(PathBuf, Manifest)> {
+    let found = backups(folder).map_err(at(folder))?.into_iter().next();
+    let (path, manifest) = found.ok_or_else(|| {
+        Error::new(Kind::Config, format!("no whole backup lies in {}", folder.display()))
+            .remedy("let a task of backup make one there")
+    })?;
+    for file in &manifest.files {
+        let name = path.join(&file.name);
+        let found = digest(&name).map_err(at(&name))?;
+        if found != (file.bytes, file.sha256.clone()) {
+            let what =
+                format!("{} is not what was backed up: its checksum differs", name.display());
+            return Err(Error::new(Kind::Differs, what)
+                .remedy("remove that backup, make another one, and look at the disk"));
+        }
+    }
+    Ok((path, manifest))
+}
+
+/// The folder of a server that is tried out.
+struct Scratch {
+    path: PathBuf,
+    /// as whom it runs, where we are root, which Postgres refuses
+    account: Option<(u32, u32)>,
+}
+
+impl Scratch {
+    /// Makes it, where an earlier try may have left its own.
+    fn make(name: String) -> Result<Scratch> {
+        let path = std::env::temp_dir().join(name);
+        let made = || -> std::io::Result<()> {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs::DirBuilder::new().mode(0o700).create(&path)
+        };
+        made().map_err(at(&path))?;
+        let account = account().map_err(at(&path))?;
+        let scratch = Scratch { path, account };
+        scratch.own(&scratch.path)?;
+        Ok(scratch)
+    }
+
+    /// Gives a file to the server.
+    fn own(&self, path: &Path) -> Result<()> {
+        match self.account {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(at(path)),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a folder with all that it holds to the server.
+    fn own_all(&self, path: &Path) -> Result<()> {
+        let Some((uid, gid)) = self.account else { return Ok(()) };
+        let mut left = vec![path.to_owned()];
+        while let Some(path) = left.pop() {
+            lchown(&path, Some(uid), Some(gid)).map_err(at(&path))?;
+            if fs::symlink_metadata(&path).map_err(at(&path))?.is_dir() {
+                for entry in fs::read_dir(&path).map_err(at(&path))? {
+                    left.push(entry.map_err(at(&path))?.path());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A program that runs as the server does.
+    fn command(&self, words: &[String]) -> Command {
+        let mut command = kept(words);
+        command.current_dir(&self.path);
+        if let Some((uid, gid)) = self.account {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!("{} stays until the next drill: {error}", self.path.display());
+        }
+    }
+}
+
+/// As whom a server runs where we are root.
+fn account() -> std::io::Result<Option<(u32, u32)>> {
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd")?;
+    let of = |name: &str| {
+        let mut fields =
+            users.lines().find(|line| line.split(':').next() == Some(name))?.split(':');
+        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    let found = of("postgres").or_else(|| of("nobody"));
+    found.map(Some).ok_or_else(|| std::io::Error::other("there is neither postgres nor nobody"))
+}
+
+/// Runs a program to its end.
+async fn finished(command: Command, what: &str) -> Result<()> {
+    let ended = ended(command, &Notify::new()).await;
+    match ended {
+        Ok(Some((status, _))) if status.success() => Ok(()),
+        ended => Err(Error::new(Kind::Config, format!("{what} failed")).because(broken_off(ended))),
+    }
+}
+
+fn broken_off(ended: std::io::Result<Option<(std::process::ExitStatus, String)>>) -> Error {
+    match ended {
+        Ok(Some((status, said))) => {
+            Error::new(Kind::Config, format!("it ended with {status}: {}", said.trim()))
+        }
+        Ok(None) => Error::new(Kind::Cancelled, "it was ended"),
+        Err(error) => Error::new(Kind::Config, "it cannot be run").because(error),
+    }
+}
+
+/// Makes the data folder of a server, and the command that starts it.
+async fn prepared(scratch: &Scratch, backup: &Path, manifest: &Manifest) -> Result<Command> {
+    let major = manifest.server_version / 10_000;
+    let is_dump = manifest.kind == "dump";
+    let server = programs::find("postgres", major, !is_dump).await?;
+    let text = |path: &Path| path.display().to_string();
+    let data = scratch.data();
+    if is_dump {
+        let initdb = server.path.with_file_name("initdb");
+        let words = [
+            text(&initdb),
+            format!("--pgdata={}", data.display()),
+            "--username=postgres".to_owned(),
+            "--auth=trust".to_owned(),
+            format!("--encoding={}", manifest.encoding),
+            "--locale=C".to_owned(),
+            "--no-sync".to_owned(),
+        ];
+        finished(scratch.command(&words), "initdb").await?;
+    } else {
+        unpack(scratch, backup).await?;
+    }
+    let settings = scratch.path.join("postgresql.conf");
+    let access = scratch.path.join("hba.conf");
+    for (path, text) in [(&settings, ""), (&access, "local all all trust\n")] {
+        let written = fs::File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(at(path))?;
+        scratch.own(path)?;
+    }
+    let mut words = vec![text(&server.path), "-D".to_owned(), text(&data)];
+    let given = [
+        format!("config_file={}", settings.display()),
+        format!("hba_file={}", access.display()),
+        format!("unix_socket_directories={}", scratch.path.display()),
+        format!("port={PORT}"),
+        "listen_addresses=".to_owned(),
+        "archive_mode=off".to_owned(),
+        "fsync=off".to_owned(),
+        "ssl=off".to_owned(),
+        "logging_collector=off".to_owned(),
+        "shared_preload_libraries=".to_owned(),
+        // what the backed up server may have had
+        "max_prepared_transactions=100".to_owned(),
+        "max_locks_per_transaction=1024".to_owned(),
+    ];
+    words.extend(given.into_iter().flat_map(|given| ["-c".to_owned(), given]));
+    Ok(scratch.command(&words))
+}
+
+/// Unpacks the copy of a server.
+async fn unpack(scratch: &Scratch, backup: &Path) -> Result<()> {
+    let data = scratch.data();
+    for (archive, folder) in [("base.tar.gz", data.clone()), ("pg_wal.tar.gz", data.join("pg_wal"))]
+    {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+        let words = [
+            "tar".to_owned(),
+            "-xzf".to_owned(),
+            backup.join(archive).display().to_string(),
+            "-C".to_owned(),
+            folder.display().to_string(),
+        ];
+        // as ourselves: nobody else may read a backup
+        finished(kept(&words), "tar").await?;
+    }
+    let others = fs::read_dir(data.join("pg_tblspc")).map_err(at(&data))?.next().is_some();
+    // an archive has it in any case
+    let map = fs::metadata(data.join("tablespace_map")).is_ok_and(|map| map.len() > 0);
+    if others || map {
+        let what = format!("{} has tablespaces, which a drill does not restore", backup.display());
+        return Err(Error::new(Kind::Config, what).remedy("try a dump instead"));
+    }
+    scratch.own_all(&data)
+}
+
+/// Waits for the server, fills it where it is empty, and counts; how many rows there are.
+async fn tried(
+    scratch: &Scratch,
+    (backup, manifest): (&Path, &Manifest),
+    drill: &Drill,
+) -> Result<u64> {
+    let host = scratch.path.display().to_string();
+    let is_dump = manifest.kind == "dump";
+    let (user, first) = match is_dump {
+        true => ("postgres", "postgres"),
+        false => (manifest.user.as_str(), manifest.database.as_str()),
+    };
+    let session = ready(&Endpoint::from_parts(&host, PORT, first, user)).await?;
+    if !is_dump {
+        return compared(&session, manifest, drill).await;
+    }
+    let failed = |error| Error::warehouse("making the database that is tried", error);
+    let make = format!("create database {} template template0", quote::ident(&manifest.database));
+    session.batch_execute(&make).await.map_err(failed)?;
+    let restore = programs::find("pg_restore", manifest.server_version / 10_000, false).await?;
+    let words = [
+        restore.path.display().to_string(),
+        "--no-password".to_owned(),
+        "--no-owner".to_owned(),
+        "--no-privileges".to_owned(),
+        "--exit-on-error".to_owned(),
+        "--jobs=2".to_owned(),
+        backup.join(DUMP).display().to_string(),
+    ];
+    let mut command = kept(&words);
+    let endpoint = Endpoint::from_parts(&host, PORT, &manifest.database, user);
+    command.arg("--dbname").arg(&manifest.database);
+    command.envs(endpoint.libpq("siltstone drill"));
+    finished(command, "pg_restore").await?;
+    let session = ready(&endpoint).await?;
+    compared(&session, manifest, drill).await
+}
+
+/// Connects, as soon as the server takes it; the attempt's time is its limit.
+async fn ready(endpoint: &Endpoint) -> Result<Session> {
+    loop {
+        match connect(Side::Warehouse, endpoint, "siltstone drill").await {
+            Ok(session) => return Ok(session),
+            Err(error) if error.kind() == Kind::Rights => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// Counts the rows of tables and compares them with what was backed up. A copy has what was written while it was
+/// made as well: of its tables only one that is empty now and was not tells of a loss.
+async fn compared(session: &Session, manifest: &Manifest, drill: &Drill) -> Result<u64> {
+    let meant = |name: &str| {
+        name.parse().is_ok_and(|name| drill.compare.iter().any(|pattern| pattern.matches(&name)))
+    };
+    let (mut rows, mut wrong) = (0, Vec::new());
+    for (name, had) in manifest.rows.iter().filter(|(name, _)| meant(name)) {
+        let table = name.parse().map(|table| quote::table(&table)).unwrap_or_default();
+        let counted = session.query_one(&format!("select count(*) from {table}"), &[]).await;
+        let counted: Result<i64, _> = counted.and_then(|row| row.try_get(0));
+        match counted {
+            Ok(has) if has == *had || manifest.kind == "base" && (has > 0 || *had == 0) => {
+                rows += u64::try_from(has).unwrap_or(0);
+            }
+            Ok(has) => wrong.push(format!("{name} has {has} rows of {had}")),
+            Err(error) => {
+                let said = error.as_db_error().map(|error| error.message().to_owned());
+                wrong.push(format!("{name}: {}", said.unwrap_or_else(|| error.to_string())));
+            }
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(rows);
+    }
+    let more = match wrong.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    wrong.truncate(NAMED);
+    let what = format!("the backup does not restore: {}{more}", wrong.join("; "));
+    Err(Error::new(Kind::Differs, what).remedy("make another backup, and keep older ones"))
+}

@@ -1,0 +1,110 @@
+//! Tasks that make backups, and those that try them.
+
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use super::file::{File, Given};
+use super::pattern::TablePattern;
+use super::scalar::Scalar;
+use super::tasks::TaskKind;
+use crate::error::Result;
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backup {
+    /// What of the warehouse it is.
+    pub kind: BackupKind,
+    /// The folder of the root that it goes to.
+    pub folder: String,
+    /// How many are kept.
+    pub keep: usize,
+}
+
+/// What of the warehouse a backup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupKind {
+    /// Its database, as pg_dump writes it.
+    Dump,
+    /// Its whole server, as pg_basebackup copies it.
+    Base,
+}
+
+/// A try of the newest backup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drill {
+    /// The folder of the root that has the backups.
+    pub folder: String,
+    /// The tables whose rows are counted.
+    pub compare: Vec<TablePattern>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBackup {
+    dump: Option<Given>,
+    base: Option<Given>,
+    keep: Option<Given>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDrill {
+    from: Given,
+    compare: Option<Vec<Given>>,
+}
+
+/// How many backups are kept.
+struct Many(usize);
+
+impl Scalar for Many {
+    const REMEDY: &'static str = "write a whole number from 1 to 1000";
+
+    fn read(text: &str) -> Result<Many, String> {
+        let number = text.parse().ok().filter(|number| (1..=1000).contains(number));
+        number.map(Many).ok_or_else(|| format!("{text:?} is not a number that fits"))
+    }
+}
+
+/// Reads what a task backs up.
+pub(super) fn backup(file: &File<'_>, field: &str, raw: Option<&RawBackup>) -> Result<TaskKind> {
+    const KEEP: Many = Many(7);
+    let at = |below: &str| format!("{field}.{below}");
+    let Some(raw) = raw else { return Err(file.refuse(field, "it is missing", "add it")) };
+    let (kind, below, given) = match (&raw.dump, &raw.base) {
+        (Some(given), None) => (BackupKind::Dump, at("dump"), given),
+        (None, Some(given)) => (BackupKind::Base, at("base"), given),
+        _ => {
+            let remedy = "write one of dump and base with a folder, such as dump: backups";
+            return Err(file.refuse(field, "it does not say what is backed up", remedy));
+        }
+    };
+    Ok(TaskKind::Backup(Backup {
+        kind,
+        folder: folder(file, &below, given)?,
+        keep: file.parse_or(&at("keep"), raw.keep.as_ref(), KEEP)?.0,
+    }))
+}
+
+/// Reads which backups a task tries.
+pub(super) fn drill(file: &File<'_>, field: &str, raw: Option<&RawDrill>) -> Result<TaskKind> {
+    let at = |below: &str| format!("{field}.{below}");
+    let Some(raw) = raw else { return Err(file.refuse(field, "it is missing", "add it")) };
+    let compare = raw.compare.as_deref().unwrap_or_default();
+    let mut compare: Vec<TablePattern> = super::common::list(file, &at("compare"), compare)?;
+    if compare.is_empty() {
+        compare.extend("*.*".parse::<TablePattern>());
+    }
+    Ok(TaskKind::RestoreDrill(Drill { folder: folder(file, &at("from"), &raw.from)?, compare }))
+}
+
+/// A folder below the root.
+fn folder(file: &File<'_>, field: &str, given: &Given) -> Result<String> {
+    let path = file.text(field, given)?;
+    let mut parts = Path::new(&path).components();
+    if path.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+        let why = format!("{path:?} is not a folder below the one of siltstone.yaml");
+        return Err(file.refuse_given(field, given, &why, "write one, such as backups"));
+    }
+    Ok(path)
+}

@@ -1,0 +1,2 @@
+-- x
+delete from cleansed.users

@@ -1,0 +1,2 @@
+select user_id from cleansed.users
+ where joined < :'ds'

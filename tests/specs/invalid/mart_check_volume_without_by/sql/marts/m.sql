@@ -1,0 +1,12 @@
+/* siltstone   m.sql
+table: mart.m
+key: [day]
+refresh_by: day
+reads:
+  shop.orders: { touches: "select day from changed" }
+checks:
+  - { volume: { per: day } }
+*/
+select day, count(*) as n
+  from shop.orders
+ group by day

@@ -1,0 +1,2 @@
+with x as (select 1 as one)
+select * from x; -- the end

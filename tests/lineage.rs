@@ -171,7 +171,7 @@ fn lineage_follows_files_and_tables_and_only_what_differs_is_written() {
         let pid = child.id().to_string();
         let hangup = std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap();
         assert!(hangup.success());
-        let anew = "select bool_and(source_column in ('email', 'is_current', 'user_id'))
+        let anew = "select bool_and(source_column in ('email', 'is_current', 'user_id', '*'))
                       from audit.data_lineage where source_table = 'cleansed.dim_users' and target_table = 'mart.countries'";
         site.until("the other file", anew).await;
         // named, and nothing stops

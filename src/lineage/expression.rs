@@ -1,6 +1,7 @@
 //! What an expression is made of. Its tree is walked by the parser's own visitor, so that no kind of expression is
 //! forgotten; only those that mean something of their own are taken apart here.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
@@ -95,7 +96,7 @@ impl Deriver<'_> {
     pub(super) fn deps(&mut self, part: &impl Visit, place: Place<'_>, kind: Kind) -> Deps {
         let mut walk = Walk { deriver: self, place, kind, deps: Deps::default(), skipping: 0 };
         // it never breaks off
-        let _: ControlFlow<()> = part.visit(&mut walk);
+        let ControlFlow::Continue(()) = part.visit(&mut walk);
         walk.deps
     }
 
@@ -128,21 +129,21 @@ impl Deriver<'_> {
 }
 
 impl Visitor for Walk<'_, '_> {
-    type Break = ();
+    type Break = Infallible;
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Infallible> {
         if self.skipping > 0 || self.takes(expr) {
             self.skipping += 1;
         }
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
+    fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<Infallible> {
         self.skipping = self.skipping.saturating_sub(1);
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Infallible> {
         if self.skipping == 0 {
             let found = self.deriver.scalar(query, self.place, self.kind);
             self.deps.add_as(&found, self.kind);
@@ -151,7 +152,7 @@ impl Visitor for Walk<'_, '_> {
         ControlFlow::Continue(())
     }
 
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Infallible> {
         self.skipping = self.skipping.saturating_sub(1);
         ControlFlow::Continue(())
     }

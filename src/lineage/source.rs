@@ -61,16 +61,16 @@ impl Deriver<'_> {
         frame: &mut Frame<'_>,
         rows: &mut Deps,
     ) {
-        let constraint = match operator {
-            JoinOperator::Join(on)
-            | JoinOperator::Inner(on)
-            | JoinOperator::Left(on)
-            | JoinOperator::LeftOuter(on)
-            | JoinOperator::Right(on)
-            | JoinOperator::RightOuter(on)
-            | JoinOperator::FullOuter(on)
-            | JoinOperator::CrossJoin(on) => on,
-            _ => return frame.merged.extend(inner),
+        let (JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)
+        | JoinOperator::Right(constraint)
+        | JoinOperator::RightOuter(constraint)
+        | JoinOperator::FullOuter(constraint)
+        | JoinOperator::CrossJoin(constraint)) = operator
+        else {
+            return frame.merged.extend(inner);
         };
         let left = frame.relations.get(start..middle).unwrap_or_default();
         let right = frame.relations.get(middle..).unwrap_or_default();

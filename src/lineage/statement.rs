@@ -1,7 +1,9 @@
 //! The text of a SELECT: read by the parser, within limits.
 
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::ops::ControlFlow;
+use std::thread::ScopedJoinHandle;
 
 use sqlparser::ast::{ObjectName, Query, Statement, visit_relations};
 use sqlparser::dialect::PostgreSqlDialect;
@@ -93,9 +95,9 @@ pub fn derive(sql: &str, tables: &Tables) -> Derived {
 pub fn tables_of(sql: &str) -> Vec<(Option<String>, String)> {
     let found = apart(sql, |query| {
         let mut found = BTreeSet::new();
-        let _: ControlFlow<()> = visit_relations(query, |name| {
+        let ControlFlow::Continue(()) = visit_relations(query, |name| {
             found.extend(parts(name));
-            ControlFlow::Continue(())
+            ControlFlow::<Infallible>::Continue(())
         });
         found.into_iter().collect()
     });
@@ -118,7 +120,7 @@ fn apart<T: Send>(sql: &str, work: impl FnOnce(&Query) -> T + Send) -> Result<T,
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("lineage".to_owned()).stack_size(STACK);
         let thread = builder.spawn_scoped(scope, || parse(sql).map(|query| work(&query)));
-        match thread.map(|thread| thread.join()) {
+        match thread.map(ScopedJoinHandle::join) {
             Ok(Ok(done)) => done,
             _ => Err("there was no room to look into it".to_owned()),
         }

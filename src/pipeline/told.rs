@@ -42,9 +42,11 @@ pub(super) struct Events {
     files: watch::Receiver<Arc<Spec>>,
     board: Board,
     clock: Clock,
-    /// when each mart was told of last, and what went wrong then
-    marts: Arc<Mutex<HashMap<String, (Instant, Option<String>)>>>,
+    marts: Arc<Mutex<HashMap<String, Last>>>,
 }
+
+/// When a mart was told of last, and what went wrong then.
+type Last = (Instant, Option<String>);
 
 /// Sends what is told.
 pub(super) struct Teller {

@@ -36,7 +36,7 @@ pub(super) fn no_row(payload: &[u8]) -> Option<NoRow> {
     let named = |name: &&str| {
         begins.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'"'))
     };
-    if !FIRST.iter().any(|name| named(&name)) {
+    if !FIRST.iter().any(named) {
         return None;
     }
     let fields: BTreeMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(payload).ok()?;

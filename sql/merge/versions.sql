@@ -294,6 +294,9 @@ select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}
  where (t._seq, t._ord) < ($1, $2)
    and case when t._end_seq is null then t._last_seq >= $1
             else t._end_seq >= $1 and (t._end_seq, t._end_ord) <> ($1, $2) end
+   -- the whole history is looked through only where something did come behind it
+   and (exists (select from {{ current }})
+        or exists (select from audit.quiet q where q.table_name = {{ literal }} and q.seq >= $1 and (q.seq, q.ord) <> ($1, $2)))
 
 -- statement: late_known
 -- The other events of their keys: versions as they stand and where they ended, and what is remembered.
@@ -314,8 +317,16 @@ select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}case when q.r
   left join lateral (
        select d.* from {{ table }} d
         where {% for k in key %}d.{{ k.name }} = e.{{ k.name }} and {% endfor %}(d._seq, d._ord) <= (q.seq, q.ord)
+          and q.row is not null and not q.row ?& array[{% for c in columns if not c.key %}{{ ", " if not loop.first }}{{ c.literal }}{% endfor %}]::text[]
         order by d._seq desc, d._ord desc limit 1) b on true
  where q.ord <> {{ anew }}
+
+-- statement: late_index
+-- The rest of a large transaction that was cut is as many events.
+create index on late_event ({% for k in key %}{{ k.name }}, {% endfor %}_seq, _ord)
+
+-- statement: late_analyze
+analyze late_event
 
 -- statement: late_fill
 -- What an event left out is what the last one before it had that told it, of the same life of its row.
@@ -346,11 +357,9 @@ select from late_event where _keep is not null limit 1
 -- statement: late_beyond
 -- Events that are older than the newest of their key by more than is remembered.
 select
-  from late_event l
- where l._new
-   and l._at < (select max(e._at) from late_event e
-                 where {% for k in key %}{{ " and " if not loop.first }}e.{{ k.name }} = l.{{ k.name }}{% endfor %})
-               - make_interval(secs => $1)
+  from (select e._new, e._at, max(e._at) over (partition by {{ key | map(attribute="qualified") | join(", ") }}) as _newest
+          from late_event e) l
+ where l._new and l._at < l._newest - make_interval(secs => $1)
  limit 1
 
 -- statement: late_clear

@@ -4,12 +4,13 @@
 drop table if exists pg_temp.siltstone_carried, pg_temp.siltstone_here, pg_temp.siltstone_over, pg_temp.siltstone_first,
                      pg_temp.siltstone_wanted, pg_temp.siltstone_found;
 
--- The newest event of each key in the leaf.
+-- The newest event of each key in the leaf. A table without key has none: its rows cannot be told apart, so none is
+-- carried, and that the first reading is not whole any more says that nothing can be rebuilt from the rest.
 create temp table siltstone_here as
 select distinct on (raw_data->'key') id, loaded_at, raw_data->'key' as key, raw_data->>'op' as op,
        array[(raw_data->>'seq')::int8, (raw_data->>'ord')::int8] as place
   from {{leaf}}
- where source_system = {{source}} and raw_data->>'op' <> 't' and raw_data ? 'seq'
+ where source_system = {{source}} and raw_data->>'op' <> 't' and raw_data ? 'seq' and raw_data->'key' <> '{}'
  order by raw_data->'key', (raw_data->>'seq')::int8 desc, (raw_data->>'ord')::int8 desc, id desc;
 analyze pg_temp.siltstone_here;
 
@@ -64,6 +65,8 @@ select t.id, t.loaded_at
           from {{leaf}} where source_system = {{source}} and raw_data->>'op' = 't'
          order by place desc limit 1) t
  where not exists (select from {{table}} e
+                    where e.source_system = {{source}} and e.raw_data->>'op' <> 't' and e.raw_data->'key' = '{}')
+   and not exists (select from {{table}} e
                     where e.tableoid <> {{oid}} and e.source_system = {{source}} and e.raw_data->>'op' = 't'
                       and array[(e.raw_data->>'seq')::int8, (e.raw_data->>'ord')::int8] >= t.place);
 

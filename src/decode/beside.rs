@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 /// What a record without a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +39,24 @@ pub(super) fn no_row(payload: &[u8]) -> Option<NoRow> {
     if !FIRST.iter().any(named) {
         return None;
     }
-    let fields: BTreeMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(payload).ok()?;
+    let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(payload).ok()?;
     let all = |names: &[&str]| names.iter().all(|name| fields.contains_key(*name));
     let only = |names: &[&str]| fields.keys().all(|name| names.contains(&&**name));
     if only(&["ts_ms"]) {
         return Some(NoRow::Nothing);
     }
-    if all(&["status", "id"])
-        && only(&["status", "id", "event_count", "data_collections", "ts_ms", "ts_us", "ts_ns"])
+    let value = |name: &str| fields.get(name).map_or("", |value| value.get());
+    let object = |name: &str| value(name).starts_with('{');
+    let transaction = ["status", "id", "event_count", "data_collections"];
+    if all(&transaction)
+        && matches!(value("status"), "\"BEGIN\"" | "\"END\"")
+        && value("id").starts_with('"')
+        && fields.keys().all(|name| transaction.contains(&&**name) || name.starts_with("ts_"))
     {
         return Some(NoRow::Transaction);
     }
-    let of_schema = all(&["source", "ddl", "tableChanges"]);
-    let message = all(&["op", "source", "message"]);
+    let of_schema = object("source") && all(&["ddl", "tableChanges"]);
+    let message = value("op") == "\"m\"" && object("source") && object("message");
     (of_schema || message).then_some(NoRow::Nothing)
 }
 
@@ -77,7 +82,13 @@ mod tests {
             ),
             // rows with such columns
             (r#"{"ts_ms":1,"value":2}"#, None),
-            (r#"{"status":"new","id":3}"#, Some(NoRow::Transaction)),
+            (r#"{"status":"new","id":"3"}"#, None),
+            (
+                r#"{"status":"END","id":"3","event_count":"1","data_collections":"","owner":"x"}"#,
+                None,
+            ),
+            (r#"{"op":"m","source":"web","message":"hello","id":1}"#, None),
+            (r#"{"source":"web","ddl":"x","tableChanges":1}"#, None),
             (r#"{"status":"new","id":3,"total":1}"#, None),
             (r#"{"id":1,"status":"END"}"#, None),
             (r#"{"source":"web","id":1}"#, None),

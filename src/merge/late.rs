@@ -20,7 +20,7 @@ impl Merge {
     ) -> Result<()> {
         let found = self.execute(transaction, "late", &[]).await?;
         if found > 0 {
-            self.execute(transaction, "late_known", &[]).await?;
+            self.gather(transaction).await?;
             self.execute(transaction, "late_fill", &[]).await?;
             if !self.query(transaction, "late_orphan", &[]).await?.is_empty() {
                 return Err(self.orphan());
@@ -54,10 +54,18 @@ impl Merge {
         let at = clock::from_postgres_micros(mark.committed_at);
         let parameters: [&(dyn ToSql + Sync); 3] = [&order.seq, &order.ord, &at];
         if self.execute(transaction, "late_emptied", &parameters).await? > 0 {
-            self.execute(transaction, "late_known", &[]).await?;
+            self.gather(transaction).await?;
             self.write_anew(transaction, &mut Applied::default()).await?;
         }
         self.execute(transaction, "late_done", &[]).await?;
+        Ok(())
+    }
+
+    /// Gathers the other events of the keys.
+    async fn gather(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        for statement in ["late_known", "late_index", "late_analyze"] {
+            self.execute(transaction, statement, &[]).await?;
+        }
         Ok(())
     }
 

@@ -177,7 +177,8 @@ fn ages() -> &'static str {
     "(select t.table_name, t.state,
                extract(epoch from clock_timestamp()
                        - case when t.state = 'streaming' then f.fresh_to
-                              else least(f.fresh_to, t.changed_at) end)::float8 as age
+                              -- since when it lacks what it is catching up with is not known
+                              when t.state in ('paused', 'stopped') then least(f.fresh_to, t.changed_at) end)::float8 as age
           from audit.tables t left join audit.freshness f using (connector))"
 }
 

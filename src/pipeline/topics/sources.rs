@@ -108,11 +108,16 @@ fn second_source(
     (topic, source): &(String, String),
 ) -> Error {
     let what = format!(
-        "{table} comes by the topic {} too, of the source {}, and {target} is fed by the topic {topic}, of the          source {source}: rows of two sources are never merged into one",
+        "{table} comes by the topic {} too, of the source {}, and {target} is fed by the topic {topic}, of the \
+         source {source}: rows of two sources are never merged into one",
         by.topic, by.source
     );
     Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(
-        "read each source by a connector of its own, with another `source` and another target_schema, and drop          these dead letters",
+        format!(
+            "where it is the same source under another name: name its new topics alone in `topics`, restart, and \
+             siltstone dead-letter replay {table}; else read each source by a connector of its own, with another \
+             `source` and another target_schema, and drop these dead letters"
+        ),
     )
 }
 
@@ -129,7 +134,7 @@ fn second_table(
     );
     Error::new(Kind::TableStops, what).on_table(second.to_string()).remedy(format!(
         "declare {second} in schemas/ under another name (table: {}.{}_{}, from: {}.{second}), or leave its \
-         topic out of `topics`; then siltstone dead-letter replay",
+         topic out of `topics`; then siltstone dead-letter replay {second}",
         table.schema, second.schema, second.name, connector.source
     ))
 }

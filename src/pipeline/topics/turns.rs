@@ -212,7 +212,7 @@ impl Intake {
         self.looked = Instant::now();
         if let Some(whole) = &mut self.whole {
             let waits = self.partitions.iter().any(|partition| partition.waits.is_some());
-            if let Some(awaited) = whole.news(waits)? {
+            if let Some(awaited) = whole.news(waits) {
                 let told = awaited.as_ref().map(|it| (&*it.what, it.remedy)).unzip();
                 self.shared.setup.board.phase(Phase::Streaming, told.0, told.1);
             }

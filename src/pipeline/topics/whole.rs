@@ -28,9 +28,6 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 /// them out behind the count. One that comes all the same is applied by itself.
 const MISSED_AFTER: Duration = Duration::from_secs(60);
 
-/// Who waits for an end that long, and has never seen one, does not read them.
-const NO_ENDS_AFTER: Duration = Duration::from_secs(60);
-
 /// When people are told that something is waited for.
 const TOLD_AFTER: Duration = Duration::from_secs(10);
 
@@ -217,26 +214,25 @@ impl Whole {
     }
 
     /// What is waited for, where that is another thing than was said.
-    pub(super) fn news(&mut self, waits: bool) -> Result<Option<Option<Awaited>>> {
-        let awaited = self.look(waits)?;
+    pub(super) fn news(&mut self, waits: bool) -> Option<Option<Awaited>> {
+        let awaited = self.look(waits);
         if awaited == self.told {
-            return Ok(None);
+            return None;
         }
         if let (Some(awaited), None) = (&awaited, &self.told) {
             tracing::warn!(remedy = awaited.remedy, "{}", awaited.what);
         }
         self.told.clone_from(&awaited);
-        Ok(Some(awaited))
+        Some(awaited)
     }
 
-    /// Looks at what is waited for; `waits` says whether events do. What will never come is given up, or told
-    /// as an error where nothing can go on without it.
-    fn look(&mut self, waits: bool) -> Result<Option<Awaited>> {
+    /// Looks at what is waited for; `waits` says whether events do. What will never come is given up.
+    fn look(&mut self, waits: bool) -> Option<Awaited> {
         let waited = self.since.elapsed();
         if self.open == 0 && !waits {
             // nothing is waited for
             self.since = Instant::now();
-            return Ok(None);
+            return None;
         }
         let unread = self.unread && waited >= GIVEN_UP_AFTER;
         if self.open > 0 && (unread || waited >= MISSED_AFTER) {
@@ -254,22 +250,14 @@ impl Whole {
             }
             self.open = 1;
             self.completed();
-            return Ok(None);
-        }
-        let has_seen_any = self.ends_come_by.is_some() || self.passed > 0;
-        if self.open == 0 && !has_seen_any && waited >= NO_ENDS_AFTER {
-            let seconds = waited.as_secs();
-            let what = format!(
-                "atomic: true, and no end of a transaction has come for {seconds} s, for which events wait"
-            );
-            return Err(Error::new(Kind::SourceLacks, what).remedy(SUBSCRIBE));
+            return None;
         }
         if waited < TOLD_AFTER {
-            return Ok(None);
+            return None;
         }
         // told in steps, not each time anew
         let seconds = waited.as_secs() / 10 * 10;
-        Ok(Some(match self.open {
+        Some(match self.open {
             0 => Awaited {
                 what: format!(
                     "atomic: true: for {seconds} s events wait for the end of their transaction to come"
@@ -284,7 +272,7 @@ impl Whole {
                 remedy: "they come, or are given up within a minute; a filter in Debezium's connector takes \
                          events out behind the count",
             },
-        }))
+        })
     }
 }
 
@@ -348,29 +336,29 @@ mod tests {
         };
         let mut whole = whole();
         ago(&mut whole, 90);
-        assert_eq!(whole.look(false).unwrap(), None);
+        assert_eq!(whole.look(false), None);
         // no end has ever come
         assert_eq!(whole.take(10, 1), Step::Waits);
         ago(&mut whole, 30);
-        let told = whole.look(true).unwrap().unwrap();
+        let told = whole.look(true).unwrap();
         assert!(told.what.contains("for 30 s events wait for the end"), "{}", told.what);
         ago(&mut whole, 61);
-        let error = whole.look(true).unwrap_err();
-        assert!(error.remedy_text().unwrap().contains("provide.transaction.metadata"), "{error}");
+        let told = whole.look(true).unwrap();
+        assert!(told.remedy.contains("provide.transaction.metadata"), "{}", told.remedy);
         // one has, and tells an event that a filter took out
         whole.bound(&end("7:20", &[("public.a", 2)]), 0, true).unwrap();
         assert_eq!(whole.take(10, 1), Step::Taken);
         ago(&mut whole, 20);
-        let told = whole.look(true).unwrap().unwrap();
+        let told = whole.look(true).unwrap();
         assert!(told.what.contains("events of 1 transactions are waited for"), "{}", told.what);
         ago(&mut whole, 61);
-        assert_eq!(whole.look(true).unwrap(), None);
+        assert_eq!(whole.look(true), None);
         assert!(whole.is_complete() && whole.passed() == 20);
         // it comes all the same
         assert_eq!(whole.take(10, 2), Step::Taken);
         // the next end only lets itself be waited for
         assert_eq!(whole.take(30, 1), Step::Waits);
         ago(&mut whole, 90);
-        assert!(whole.look(true).unwrap().is_some());
+        assert!(whole.look(true).is_some());
     }
 }

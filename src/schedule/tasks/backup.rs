@@ -17,7 +17,7 @@ use super::command::{ended, kept};
 use super::programs::{self, Program};
 use super::{Outcome, Work, tables};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::quote;
+use crate::postgres::{Session, quote};
 use crate::spec::{Backup, BackupKind, TablePattern};
 
 /// What a backup says of itself.
@@ -77,24 +77,10 @@ pub(super) async fn run(work: &Work<'_>, backup: &Backup) -> Result<Outcome> {
     let ours = format!(".{word}-{}.{}.", attempt.job, attempt.task.name);
     let partial = folder.join(format!("{ours}{}-{}", attempt.run, attempt.number));
     prepare(&folder, &ours, &partial).map_err(|error| unwritten(&folder, error))?;
-    // a dump is of the moment that its rows are counted at
-    let transaction = session
-        .build_transaction()
-        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
-        .read_only(true)
-        .start()
-        .await
-        .map_err(reading)?;
-    let snapshot = transaction.query_one("select pg_export_snapshot()", &[]).await;
-    let snapshot: String = snapshot.and_then(|row| row.try_get(0)).map_err(reading)?;
-    let words = words(backup.kind, &program, &partial, &snapshot);
-    let counting = count(&transaction);
-    let (ran, rows) = tokio::join!(execute(work, &program, words), counting);
-    if let Some(outcome) = ran? {
+    let (ran, rows) = make(work, &mut session, (backup.kind, &program, &partial)).await?;
+    if let Some(outcome) = ran {
         return Ok(outcome);
     }
-    let rows = rows?;
-    drop(transaction);
     let mut manifest = Manifest {
         kind: word.to_owned(),
         database: hands.endpoint.database().to_owned(),
@@ -116,13 +102,50 @@ pub(super) async fn run(work: &Work<'_>, backup: &Backup) -> Result<Outcome> {
     let kept = tokio::task::spawn_blocking(move || -> std::io::Result<u64> {
         manifest.files = files(&partial)?;
         finish(&partial, &named, &manifest)?;
-        forget(&folder, &manifest, keep)?;
+        // the new one is whole, and another attempt would only make one more
+        if let Err(error) = forget(&folder, &manifest, keep) {
+            tracing::warn!(%error, "backups beyond keep cannot be removed from {}", folder.display());
+        }
         Ok(manifest.files.iter().map(|file| file.bytes).sum())
     });
     let bytes = kept.await.map_err(|error| Error::bug("a backup broke off").because(error))?;
     let bytes = bytes.map_err(|error| unwritten(&shown, error))?;
     tracing::info!(bytes, "the backup {} is there", shown.display());
     Ok(Outcome::Done(None))
+}
+
+/// Makes the files and counts the rows of tables. A dump is of the moment that its rows are counted at; a copy is
+/// not, and holds no locks while it is made.
+async fn make(
+    work: &Work<'_>,
+    session: &mut Session,
+    (kind, program, partial): (BackupKind, &Program, &Path),
+) -> Result<(Option<Outcome>, Vec<(String, i64)>)> {
+    let transaction = session
+        .build_transaction()
+        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .await
+        .map_err(reading)?;
+    let snapshot = transaction.query_one("select pg_export_snapshot()", &[]).await;
+    let snapshot: String = snapshot.and_then(|row| row.try_get(0)).map_err(reading)?;
+    let words = words(kind, program, partial, &snapshot);
+    match kind {
+        BackupKind::Dump => {
+            let (ran, rows) = tokio::join!(execute(work, program, words), count(&transaction));
+            // what was given up is no fault of the counting
+            Ok(match ran? {
+                Some(outcome) => (Some(outcome), Vec::new()),
+                None => (None, rows?),
+            })
+        }
+        BackupKind::Base => {
+            let rows = count(&transaction).await?;
+            drop(transaction);
+            Ok((execute(work, program, words).await?, rows))
+        }
+    }
 }
 
 fn reading(error: tokio_postgres::Error) -> Error {

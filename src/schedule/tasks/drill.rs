@@ -239,6 +239,10 @@ async fn prepared(scratch: &Scratch, backup: &Path, manifest: &Manifest) -> Resu
         // what the backed up server may have had
         "max_prepared_transactions=100".to_owned(),
         "max_locks_per_transaction=1024".to_owned(),
+        // what it had for a machine of its own, and its subscriptions, whose slots are others'
+        "shared_buffers=128MB".to_owned(),
+        "huge_pages=off".to_owned(),
+        "max_logical_replication_workers=0".to_owned(),
     ];
     words.extend(given.into_iter().flat_map(|given| ["-c".to_owned(), given]));
     Ok(scratch.command(&words))
@@ -287,8 +291,12 @@ async fn tried(
         return compared(&session, manifest, drill).await;
     }
     let failed = |error| Error::warehouse("making the database that is tried", error);
-    let make = format!("create database {} template template0", quote::ident(&manifest.database));
-    session.batch_execute(&make).await.map_err(failed)?;
+    // initdb has made one of that name
+    if manifest.database != first {
+        let database = quote::ident(&manifest.database);
+        let make = format!("create database {database} template template0");
+        session.batch_execute(&make).await.map_err(failed)?;
+    }
     let restore = programs::find("pg_restore", manifest.server_version / 10_000, false).await?;
     let words = [
         restore.path.display().to_string(),
@@ -325,6 +333,10 @@ async fn compared(session: &Session, manifest: &Manifest, drill: &Drill) -> Resu
     let meant = |name: &str| {
         name.parse().is_ok_and(|name| drill.compare.iter().any(|pattern| pattern.matches(&name)))
     };
+    if !manifest.rows.iter().any(|(name, _)| meant(name)) {
+        let what = "the backup has none of the tables that compare means";
+        return Err(Error::new(Kind::Config, what).remedy("mend the patterns of compare"));
+    }
     let (mut rows, mut wrong) = (0, Vec::new());
     for (name, had) in manifest.rows.iter().filter(|(name, _)| meant(name)) {
         let table = name.parse().map(|table| quote::table(&table)).unwrap_or_default();

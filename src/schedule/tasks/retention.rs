@@ -26,11 +26,16 @@ const BOOK_ROWS: i64 = 5_000;
 /// From how many keys before a value is looked up that a row which moved has left out.
 const MOVES: u32 = 64;
 
-/// What of our own books is old, as the condition of a delete: $1 is the moment. The last run of a job stays, and
-/// so does what goes on or is yet to be answered.
+/// What of our own books is old, as the condition of a delete: $1 is the moment. The last run of a job stays, so does
+/// the last result of a check, which a mart may wait for, and what goes on or is yet to be answered.
 const BOOKS: [(&str, &str); 4] = [
     ("audit.etl_logs", "created_at < $1 and status <> 'running'"),
-    ("audit.data_quality", "created_at < $1"),
+    (
+        "audit.data_quality",
+        "created_at < $1 and (table_name is null or exists (select from audit.data_quality later
+            where later.table_name = t.table_name and later.check_name = t.check_name
+              and later.check_id > t.check_id))",
+    ),
     (
         "audit.job_runs",
         "finished_at < $1 and exists (select from audit.job_runs later

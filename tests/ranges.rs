@@ -7,6 +7,7 @@ use std::time::Duration;
 use siltstone::demo::cluster::Cluster;
 use siltstone::postgres::{Side, connect};
 use tokio::sync::OnceCell;
+use tokio_postgres::error::SqlState;
 
 use crate::standby::Writers;
 use crate::support::{Dice, Site, block_on, clusters, env, is_full, own_cluster};
@@ -51,7 +52,11 @@ pub fn files(site: &Site) {
 /// One transaction of everything that can happen to rows. Those whose key ends in 7 go from one range to
 /// another, to one that ends in 3.
 async fn change(site: &Site, dice: &mut Dice, rows: u64) {
-    site.shop(&work(dice, rows)).await;
+    while let Err(error) = site.source.batch_execute(&work(dice, rows)).await {
+        // a writer beside it was at the same key first
+        assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION), "{error}");
+        site.shop("rollback").await;
+    }
 }
 
 pub fn work(dice: &mut Dice, rows: u64) -> String {

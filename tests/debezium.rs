@@ -173,9 +173,25 @@ impl Live {
             .await;
         self.site.shop("delete from orders where id = -1").await;
         let (code, text) = self.verify();
+        if code != 0 {
+            self.show_clicks().await;
+        }
         assert_eq!(code, 0, "{text}");
         let letters = "select count(*) from audit.dead_letters";
         assert_eq!(self.site.at_warehouse(letters).await, ["0"]);
+    }
+
+    /// How the rows without key came and went, for whoever looks for one too many.
+    async fn show_clicks(&self) {
+        for query in [
+            "select topics.clicks from topics.clicks order by who, _seq, _ord",
+            "select q from audit.quiet q where table_name = 'topics.clicks' order by key, seq, ord",
+            "select p from audit.progress p",
+        ] {
+            for line in self.site.at_warehouse(query).await {
+                println!("{line}");
+            }
+        }
     }
 
     async fn drop_slot(&self) {

@@ -184,9 +184,9 @@ impl Live {
     /// How the rows without key came and went, for whoever looks for one too many.
     async fn show_clicks(&self) {
         for query in [
-            "select topics.clicks from topics.clicks order by who, _seq, _ord",
-            "select q from audit.quiet q where table_name = 'topics.clicks' order by key, seq, ord",
-            "select p from audit.progress p",
+            "select c::text from topics.clicks c order by who, _seq, _ord",
+            "select q::text from audit.quiet q where table_name = 'topics.clicks' order by key, seq, ord",
+            "select p::text from audit.progress p",
         ] {
             for line in self.site.at_warehouse(query).await {
                 println!("{line}");

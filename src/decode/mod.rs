@@ -11,7 +11,6 @@
     )
 )]
 
-mod beside;
 mod composite;
 mod convert;
 mod declared;

@@ -195,7 +195,7 @@ impl Keyed {
                 self.folded.late.push(FoldedRow {
                     op: event.op,
                     key: last.key,
-                    origin: origin.filter(|_| unchanged),
+                    origin: None,
                     image,
                     before: None,
                     order: event.order,

@@ -6,7 +6,7 @@ use super::core::Reads;
 use crate::error::Result;
 use crate::names::TableName;
 use crate::progress::parts::{self, What};
-use crate::progress::{chunks, tables, unfed};
+use crate::progress::{chunks, tables};
 
 /// What is noted of a table beside its definition.
 #[derive(Clone, Copy)]
@@ -37,8 +37,6 @@ pub(super) enum Then<'a> {
     GoOn(tables::State),
     /// It was changed by the file of this digest; none once that was seen.
     MadeFor(Option<&'a str>),
-    /// Its rows come by this topic, of a source that calls itself so.
-    FedBy(&'a str, &'a str),
 }
 
 impl Then<'_> {
@@ -102,9 +100,6 @@ impl Then<'_> {
                 tables::set_schema(transaction, table, schema_id).await?;
             }
             Then::MadeFor(digest) => tables::set_made_for(transaction, table, digest).await?,
-            Then::FedBy(topic, source) => {
-                unfed::set_fed_by(transaction, table, (topic, source)).await?;
-            }
             Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
         }
         Ok(())

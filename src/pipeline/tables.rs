@@ -353,7 +353,6 @@ async fn fresh(
         joins: Lsn(0),
         was_read: !shared.connector().snapshot.initial,
         made_for: None,
-        fed_by: None,
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

@@ -60,25 +60,6 @@ pub async fn begin(
     Ok(Stored { position, number, memory, system_id: system_id.to_owned() })
 }
 
-/// Notes the first offsets of partitions, by their names and the ids of their topics; those that are known stay.
-pub async fn begin_all(
-    transaction: &Transaction<'_>,
-    connector: &str,
-    firsts: &[(String, String, i64)],
-) -> Result<()> {
-    for (partition, system_id, position) in firsts {
-        transaction
-            .execute(
-                "insert into audit.progress (connector, partition, position, system_id, timeline)
-                 values ($1, $2, $3, $4, 0) on conflict do nothing",
-                &[&connector, partition, position, system_id],
-            )
-            .await
-            .map_err(|error| Error::warehouse("storing first offsets", error))?;
-    }
-    Ok(())
-}
-
 /// Sets an offset that was lost, and the topic by its id.
 pub async fn set(
     transaction: &Transaction<'_>,

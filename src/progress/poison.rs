@@ -67,29 +67,6 @@ pub async fn next(
     rows.iter().map(unread).collect()
 }
 
-/// How many records that nobody can read are open dead letters, by their topics.
-pub async fn unreadable_by_topic(
-    client: &impl GenericClient,
-    connector: &str,
-) -> Result<Vec<(String, u64)>> {
-    let failed = |error| Error::warehouse("counting dead letters of topics", error);
-    let rows = client
-        .query(
-            "select topic, count(distinct (record_partition, record_offset))
-               from audit.dead_letters
-              where connector = $1 and state = 'open' and format = 'k' and topic is not null
-                and edited_at is null
-              group by topic",
-            &[&connector],
-        )
-        .await
-        .map_err(failed)?;
-    let count = |row: &Row| -> Result<(String, u64), tokio_postgres::Error> {
-        Ok((row.try_get(0)?, u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0)))
-    };
-    rows.iter().map(count).collect::<Result<_, _>>().map_err(failed)
-}
-
 fn unread(row: &Row) -> Result<Unread> {
     let failed = |error| Error::warehouse("reading dead letters again", error);
     let name: String = row.try_get(1).map_err(failed)?;

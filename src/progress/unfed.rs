@@ -1,4 +1,4 @@
-//! What feeds tables, and tables that nothing feeds any more: what is kept for them, and how they are forgotten.
+//! Tables that nothing feeds any more: what is kept for them, and how they are forgotten.
 
 use tokio_postgres::{GenericClient, Transaction};
 
@@ -28,19 +28,5 @@ pub async fn forget(transaction: &Transaction<'_>, table: &TableName) -> Result<
             .await
             .map_err(|error| Error::warehouse(format!("forgetting {table}"), error))?;
     }
-    Ok(())
-}
-
-/// Notes by which topic a table's rows come, and which source writes them.
-pub async fn set_fed_by(
-    client: &impl GenericClient,
-    table: &TableName,
-    (topic, source): (&str, &str),
-) -> Result<()> {
-    let statement = "update audit.tables set fed_topic = $2, fed_source = $3 where table_name = $1";
-    client
-        .execute(statement, &[&table.to_string(), &topic, &source])
-        .await
-        .map_err(|error| Error::warehouse(format!("noting what feeds {table}"), error))?;
     Ok(())
 }

@@ -173,7 +173,8 @@ impl<'r> Reader<'r> {
         let known = self.places.iter().find(|place| place.number == letter.place.seq);
         let mut memory = known.map(|place| place.memory.clone()).unwrap_or_default();
         // what it tells of its source's past is known since
-        let place = match change.origin.place(record, change.op == Op::Read, &mut memory) {
+        let before = (&mut memory, Order { seq: 0, ord: 0 });
+        let place = match change.origin.place(record, change.op == Op::Read, before) {
             Ok(place) => place,
             Err(other) => return Ok(Again::Unreadable(other.to_string())),
         };

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::TopicSetup;
-use super::rest::Rest;
 use crate::capture::topics::{Member, Partition};
 use crate::error::Result;
 use crate::names::TableName;
@@ -18,7 +17,7 @@ use crate::postgres::Session;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::State;
 use crate::progress::wanted::{self, Wanted};
-use crate::progress::{dead_letters, partitions, pending, poison, tables};
+use crate::progress::{dead_letters, partitions, pending, tables};
 use crate::serve::PartitionReport;
 use crate::warehouse::{Fenced, interrupt};
 
@@ -46,7 +45,6 @@ pub(super) struct Control {
     shared: Arc<Core>,
     member: Arc<Member>,
     states: HashMap<TableName, State>,
-    rest: Rest,
 }
 
 impl Control {
@@ -54,15 +52,9 @@ impl Control {
         setup: &TopicSetup,
         shared: &Arc<Core>,
         member: &Arc<Member>,
-        (states, rest): (HashMap<TableName, State>, Rest),
+        states: HashMap<TableName, State>,
     ) -> Control {
-        Control {
-            setup: setup.clone(),
-            shared: shared.clone(),
-            member: member.clone(),
-            states,
-            rest,
-        }
+        Control { setup: setup.clone(), shared: shared.clone(), member: member.clone(), states }
     }
 
     /// Runs until something asks for a new session, or everything up to `ends` is caught up where that was
@@ -84,18 +76,12 @@ impl Control {
             }
             let stored = progress.borrow().stored.clone();
             if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
-                if self.goes_on(&warehouse).await? {
-                    return Ok(End::Restart);
-                }
                 self.measure(&warehouse, &stored).await?;
                 measured = Some(Instant::now());
             }
             if forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
                 self.forget(&mut warehouse).await?;
                 forgot = Some(Instant::now());
-            }
-            if waited_for && let Some(error) = self.rest.ends(&stored, &ends) {
-                return Err(error);
             }
             if waited_for && stored.reach(&ends) && self.all_caught_up() {
                 self.member.commit(&stored);
@@ -125,16 +111,6 @@ impl Control {
             }
         }
         Ok(false)
-    }
-
-    /// Whether a topic that rests may be read on, as dead letters of it were settled.
-    async fn goes_on(&self, warehouse: &Session) -> Result<bool> {
-        if !self.rest.is_any() {
-            return Ok(false);
-        }
-        let connector = &self.shared.connector().name;
-        let open = poison::unreadable_by_topic(&**warehouse, connector).await?;
-        Ok(self.rest.may_go_on(&open))
     }
 
     /// Tells people how far it is.

@@ -8,15 +8,13 @@ use super::super::gate::Gate;
 use super::letters;
 use super::places::Place;
 use super::plans::{Fed, Planner, Topics};
-use super::rest::Rest;
 use super::tables::Tables;
 use super::whole::{Step, Whole};
 use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
-use crate::names::fingerprint;
 use crate::position::Order;
-use crate::spec::{Format, Kafka};
+use crate::spec::Kafka;
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
@@ -24,7 +22,9 @@ pub(super) struct Partition {
     at: usize,
     number: i64,
     pub(super) memory: Memory,
-    pub(super) topic: usize,
+    /// the order of its last change
+    last: Order,
+    topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
 }
@@ -34,7 +34,7 @@ impl Partition {
     pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { at, number, memory, topic, waits: None }
+        Partition { at, number, memory, last: Order { seq: 0, ord: 0 }, topic, waits: None }
     }
 }
 
@@ -46,7 +46,6 @@ pub(super) struct Here<'i> {
     pub(super) tables: &'i mut Tables,
     pub(super) topics: &'i mut Topics,
     pub(super) whole: &'i mut Option<Whole>,
-    pub(super) rest: &'i Rest,
     pub(super) scratch: &'i mut Vec<u8>,
 }
 
@@ -90,18 +89,9 @@ impl Here<'_> {
         change: &RowChange<'_>,
     ) -> Result<Step> {
         let before = partition.memory.clone();
-        let tombstone = change.is_tombstone();
-        if tombstone && partition.memory.gone == record.key.map(fingerprint) {
-            // it says once more what the record before it told
-            return Ok(Step::Taken);
-        }
-        let memory = &mut partition.memory;
+        let memory = (&mut partition.memory, partition.last);
         let place = change.origin.place(record, change.op == Op::Read, memory);
         let place = place.map_err(|other| self.other_source(change, &other))?;
-        if self.connector.format == Format::FlatJson && !tombstone {
-            let deleted = record.key.filter(|_| change.op == Op::Delete);
-            partition.memory.note_flat(&place, deleted);
-        }
         if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
             && whole.take(place.order.seq, number) == Step::Waits
         {
@@ -110,18 +100,13 @@ impl Here<'_> {
         }
         self.topics.streamed |= partition.memory.streamed;
         let anew = partition.memory.is_read_anew(&before) && !self.topics.streamed;
-        // a tombstone says nothing of how the others come
-        let told = place.told || tombstone;
-        let arrival = if told { Arrival::MayBeLate } else { Arrival::Untold };
+        partition.last = partition.last.max(place.order);
+        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
             Some(fed) => fed,
             None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
-                    if tombstone && self.tables.shape(&change.table).await?.is_none() {
-                        // of a table of which nothing is known there is nothing to delete
-                        return Ok(Step::Taken);
-                    }
                     self.remember(record, (&before, &partition.memory))?;
                     self.bury(record, partition, &error.to_string()).await?;
                     return Ok(Step::Taken);
@@ -165,9 +150,12 @@ impl Here<'_> {
             .plan
             .event(change.op, message, (place, at))
             .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
-        // others that were before it may still come, and belong into tables of history and of events
+        let routes = self.gate.router.of(&event.relation);
         if event.op == Op::Truncate {
             self.gate.truncate(&event, message).await?;
+            for route in routes.iter() {
+                self.gate.router.raise_floor(*route, event.order.seq);
+            }
         } else {
             self.gate.take(&event, message).await?;
         }
@@ -235,10 +223,7 @@ impl Here<'_> {
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);
-        let foreign = self.tables.is_foreign(record.topic, &table);
         let (fed, routes) = match fed {
-            // those of the table that it was taken for are nothing to it
-            _ if foreign => (None, Arc::from([])),
             Some(fed) => {
                 let routes = self.gate.router.of(&fed.plan.relation);
                 (Some(fed), routes)
@@ -264,19 +249,13 @@ impl Here<'_> {
             apart.push((target, keys));
         }
         if apart.is_empty() {
-            let declared = match foreign {
-                true => vec![(*table).clone()],
-                false => self.tables.declared(&table),
-            };
+            let declared = self.tables.declared(&table);
             let names = declared.iter().map(Some);
             for name in names.chain(declared.is_empty().then_some(None)) {
                 let target = letters::nameless(self.shared.connector(), &table, name);
                 let keys = letters::keys(self.shared, None, &target, record)?;
                 apart.push((target, keys));
             }
-        }
-        if let Some((target, _)) = apart.first() {
-            self.rest.note(record.topic, &target.model.table);
         }
         for (target, (digests, key)) in apart {
             let refused = Refused { reason: why.clone(), key };

@@ -8,7 +8,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::TopicSetup;
-use crate::capture::brokers::Brokers;
 use crate::capture::topics::{Assignment, Member, Partition};
 use crate::decode::Memory;
 use crate::error::{Error, Kind, Result};
@@ -42,15 +41,12 @@ pub(super) async fn find(
 ) -> Result<Vec<Place>> {
     let connector = &setup.connector;
     let mut stored = partitions::read(&**warehouse, &connector.name).await?;
-    if connector.start == StartAt::Latest && stored.is_empty() {
-        begin_at_ends(setup, member, (warehouse, fence)).await?;
-        stored = partitions::read(&**warehouse, &connector.name).await?;
-    }
     let topics: BTreeSet<Arc<str>> =
         assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
     let ids = member.topic_ids(topics.into_iter().collect()).await?;
     let ids = known_or_new(ids, assignment, &stored)?;
     let mut places = Vec::new();
+    let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
@@ -69,8 +65,14 @@ pub(super) async fn find(
                 new
             }
             None => {
-                tracing::info!(partition = %name, first, end, "a partition is new to us");
-                begin(setup, (warehouse, fence), (&name, id), first).await?
+                // one that was added to a topic that we read: all of it was written meanwhile
+                let added = known.iter().any(|known| known.topic == partition.topic);
+                let position = match connector.start {
+                    StartAt::Latest if !added => end,
+                    StartAt::Latest | StartAt::Earliest => first,
+                };
+                tracing::info!(partition = %name, position, end, "a partition is new to us");
+                begin(setup, (warehouse, fence), (&name, id), position).await?
             }
         };
         let Stored { position: offset, number, memory, system_id } = at;
@@ -94,42 +96,6 @@ pub(super) async fn find(
             .remedy(format!("run one process for {}, or set atomic: false", connector.name)));
     }
     Ok(places)
-}
-
-/// `start: latest` is decided once, of all partitions that there are, and stored before any record is read: what
-/// another member is given, or a crash takes up again, begins there too. What comes later was written meanwhile.
-async fn begin_at_ends(
-    setup: &TopicSetup,
-    member: &Member,
-    (warehouse, fence): (&mut Session, &Fence),
-) -> Result<()> {
-    let connector = &setup.connector;
-    let topics = Brokers::of(connector)?.topics().await?;
-    let ours = |name: &String| connector.topics.iter().any(|pattern| pattern.matches(name));
-    let ours: Vec<(Arc<str>, i32)> = topics
-        .into_iter()
-        .filter(|(name, _)| ours(name))
-        .map(|(name, found)| (Arc::from(name), found.partitions))
-        .collect();
-    let names = ours.iter().map(|(name, _)| name.clone()).collect();
-    let ids = member.topic_ids(names).await?.unwrap_or_default();
-    let mut firsts = Vec::new();
-    for (topic, count) in ours {
-        let id = ids.get(&*topic).cloned().unwrap_or_default();
-        for number in 0..count {
-            let partition = Partition { topic: topic.clone(), number };
-            let (_, end) = member.watermarks(&partition).await?;
-            firsts.push((partition.name().to_string(), id.clone(), end));
-        }
-    }
-    let transaction = Fenced::begin(warehouse, fence, "partition", &setup.durations).await?;
-    partitions::begin_all(&transaction, &connector.name, &firsts).await?;
-    transaction.commit().await?;
-    tracing::info!(
-        partitions = firsts.len(),
-        "start: latest: what is in the topics now is not read"
-    );
-    Ok(())
 }
 
 /// The ids of the topics. Where nobody tells them, none may have been told before.

@@ -8,7 +8,6 @@ use super::super::core::Core;
 use super::super::router::Router;
 use super::letters;
 use super::places::Place;
-use super::sources::FedBy;
 use super::tables::Tables;
 use crate::decode::{Origin, Plan, RowChange, Shapes, Topic, Veil};
 use crate::error::{Error, Result};
@@ -26,9 +25,6 @@ pub(super) struct Topics {
     /// whether a change has followed what Debezium read at first
     pub(super) streamed: bool,
 }
-
-/// Plans that are kept: a topic has few tables, and each few shapes.
-const PLANS_KEPT: usize = 4_096;
 
 /// How the records of a table are read, and where they go.
 #[derive(Clone)]
@@ -60,9 +56,7 @@ impl Topics {
     /// The plan for a change, if there is one.
     pub(super) fn plan(&mut self, topic: usize, change: &RowChange<'_>) -> Option<Fed> {
         let (_, _, last) = self.topics.get_mut(topic)?;
-        // a tombstone has the key alone, which is read as with the rows of its table
-        let same = |fed: &&Fed| fed.shapes == change.shapes || change.is_tombstone();
-        let is = |fed: &&Fed| fed.table == change.table && same(fed);
+        let is = |fed: &&Fed| fed.shapes == change.shapes && fed.table == change.table;
         if let Some(fed) = last.as_ref().filter(is) {
             return Some(fed.clone());
         }
@@ -76,9 +70,6 @@ impl Topics {
     pub(super) fn keep(&mut self, topic: usize, fed: Fed) {
         if let Some((_, _, last)) = self.topics.get_mut(topic) {
             *last = Some(fed.clone());
-        }
-        if self.plans.len() >= PLANS_KEPT {
-            self.plans.clear();
         }
         self.plans.insert((topic, fed.table.clone(), fed.shapes), fed);
     }
@@ -102,10 +93,9 @@ impl Planner<'_> {
         arrival: Arrival,
     ) -> Result<Fed> {
         let hints = self.tables.hints(&change.table).await?;
-        let Some((name, state, _)) = self.topics.topics.get(topic) else {
+        let Some((_, state, _)) = self.topics.topics.get(topic) else {
             return Err(Error::bug("a partition of a topic that is not read"));
         };
-        let state_name = name.clone();
         let masks = &self.shared.connector().masks;
         let dress = |relation: &mut Relation| {
             let table = relation.table.clone();
@@ -125,13 +115,8 @@ impl Planner<'_> {
             masked,
             plan: Arc::new(plan),
         };
-        let by = FedBy::of(&state_name, &change.table, change.origin.source());
-        self.tables.refuse_foreign(&fed.plan.relation, &by, &self.connector.topics).await?;
         if self.router.of(&fed.plan.relation).is_empty() {
             self.tables.open(self.router, &fed.plan.relation, arrival).await?;
-        }
-        if !change.is_tombstone() {
-            self.tables.note_source(&fed.plan.relation, &by).await?;
         }
         let routes = self.router.of(&fed.plan.relation);
         if routes.is_empty() {

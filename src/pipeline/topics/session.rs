@@ -17,7 +17,6 @@ use super::intake::Partition;
 use super::outlet::send_letters;
 use super::places::{self, Place};
 use super::plans::Topics;
-use super::rest::Rest;
 use super::tables::Tables;
 use super::turns::Intake;
 use super::whole::Whole;
@@ -177,10 +176,12 @@ async fn run_tasks(
     (member, assignment, places): (&Arc<Member>, Assignment, Vec<Place>),
     (warehouse, stop): (Session, watch::Receiver<bool>),
 ) -> Result<End> {
-    let (connector, name, board) = (&setup.connector, &setup.connector.name, &setup.board);
+    let connector = &setup.connector;
+    let name = &connector.name;
     let positions: Positions =
         places.iter().map(|place| (place.name.clone(), place.offset)).collect();
     let ends: Positions = places.iter().map(|place| (place.name.clone(), place.end)).collect();
+    let board = &setup.board;
     board.clear_tables();
     let mut tables = Tables::read(shared, &warehouse).await?;
     tables.show_stopped();
@@ -199,8 +200,7 @@ async fn run_tasks(
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
-    let rest = Rest::read(connector, &warehouse).await?;
-    let control = Control::new(setup, shared, member, (tables.states(), rest.clone()));
+    let control = Control::new(setup, shared, member, tables.states());
     let intake = Intake {
         shared: shared.clone(),
         connector: connector.clone(),
@@ -209,7 +209,6 @@ async fn run_tasks(
         reading,
         partitions,
         topics,
-        rest,
         whole: whole(connector, &places),
         progress: watched.clone(),
         caught_up: caught_up.clone(),

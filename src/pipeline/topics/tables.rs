@@ -4,7 +4,7 @@
 //! A table that cannot be made or fed is stopped, and its changes are kept: the offsets go on for the
 //! others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_postgres::error::SqlState;
@@ -30,16 +30,14 @@ use crate::position::Positions;
 
 /// What is known of the connector's tables.
 pub(super) struct Tables {
-    pub(super) shared: Arc<Core>,
-    pub(super) records: HashMap<TableName, TableRecord>,
+    shared: Arc<Core>,
+    records: HashMap<TableName, TableRecord>,
     /// the keys that wait in each table
     waiting: HashMap<TableName, Vec<i64>>,
     /// those of them that wait for a delete under a former key
     arriving: HashMap<TableName, Vec<i64>>,
     /// the tables that have kept changes before them
     kept: Vec<TableName>,
-    /// topics and tables whose records are refused, as others feed their mirror
-    pub(super) foreign: HashSet<(String, TableName)>,
 }
 
 impl Tables {
@@ -53,7 +51,6 @@ impl Tables {
             arriving: pending::arriving(&**warehouse, connector).await?,
             kept: pending::kept(&**warehouse, connector, shared.numbers()).await?,
             shared: shared.clone(),
-            foreign: HashSet::new(),
         })
     }
 
@@ -144,7 +141,7 @@ impl Tables {
     }
 
     /// What is known of a table; other members of the group make tables too.
-    pub(super) async fn record(&mut self, table: &TableName) -> Result<Option<TableRecord>> {
+    async fn record(&mut self, table: &TableName) -> Result<Option<TableRecord>> {
         if !self.records.contains_key(table) {
             let side = self.shared.side_session().await;
             let connector = &self.shared.connector().name;
@@ -156,7 +153,7 @@ impl Tables {
     }
 
     /// What a source table feeds: what files declare, else its mirror.
-    pub(super) fn models(&self, relation: &Relation) -> Vec<Arc<Model>> {
+    fn models(&self, relation: &Relation) -> Vec<Arc<Model>> {
         let (connector, models) = (self.shared.connector(), &self.shared.setup.models);
         let declared = models.iter().filter(|model| {
             model.from.source == connector.source && model.from.table == relation.table

@@ -15,13 +15,10 @@ use super::super::intake::End;
 use super::super::lane::Progress;
 use super::intake::{Here, Partition, remembered};
 use super::plans::Topics;
-use super::rest::Rest;
 use super::tables::Tables;
 use super::whole::{Step, Whole};
 use crate::capture::topics::{Next, Queue, Reading};
 use crate::error::Result;
-use crate::progress::tables::State;
-use crate::serve::Phase;
 use crate::spec::Kafka;
 
 /// Records of one partition that are taken before the next one has its turn.
@@ -39,8 +36,6 @@ pub(super) struct Intake {
     pub(super) reading: Reading,
     pub(super) partitions: Vec<Partition>,
     pub(super) topics: Topics,
-    /// topics of which too much cannot be read
-    pub(super) rest: Rest,
     /// where transactions are applied as a whole
     pub(super) whole: Option<Whole>,
     pub(super) progress: watch::Receiver<Progress>,
@@ -102,9 +97,6 @@ impl Intake {
             return Ok(Taken::Nothing);
         }
         for _ in 0..TURN {
-            if self.rests(at) {
-                break;
-            }
             let Some(queue) = self.reading.queues.get_mut(at) else { break };
             // of a queue only the record is borrowed
             let next = Queue::take(queue)?;
@@ -119,7 +111,6 @@ impl Intake {
                 tables: &mut self.tables,
                 topics: &mut self.topics,
                 whole: &mut self.whole,
-                rest: &self.rest,
                 scratch: &mut self.scratch,
             };
             let Some(partition) = self.partitions.get_mut(at) else { break };
@@ -142,20 +133,6 @@ impl Intake {
             self.gate.hand_over_if_full().await?;
         }
         Ok(taken)
-    }
-
-    /// Whether the topic of a partition is not read on.
-    fn rests(&self, at: usize) -> bool {
-        let topic = self.partitions.get(at).and_then(|it| self.topics.topics.get(it.topic));
-        let Some((name, topic, _)) = topic else { return false };
-        let Some((error, is_new)) = self.rest.rests(name, topic.table()) else { return false };
-        if is_new && let Some(table) = error.table().and_then(|table| table.parse().ok()) {
-            let (board, reason, remedy) =
-                (&self.shared.setup.board, error.reason(), error.remedy_text());
-            tracing::error!(topic = %name, remedy, "{reason}");
-            board.table_state(&table, State::Stopped.word(), Some(&reason), remedy);
-        }
-        true
     }
 
     /// Lets the batch end where every transaction of it has come as a whole.
@@ -211,11 +188,7 @@ impl Intake {
         }
         self.looked = Instant::now();
         if let Some(whole) = &mut self.whole {
-            let waits = self.partitions.iter().any(|partition| partition.waits.is_some());
-            if let Some(awaited) = whole.news(waits) {
-                let told = awaited.as_ref().map(|it| (&*it.what, it.remedy)).unzip();
-                self.shared.setup.board.phase(Phase::Streaming, told.0, told.1);
-            }
+            whole.look(self.partitions.iter().any(|partition| partition.waits.is_some()));
         }
         self.settle_whole().await?;
         let done = self.progress.borrow().done;

@@ -24,12 +24,8 @@ const CUT: usize = 1_000;
 /// A cut that is complete but for records that nobody can read is given up after so long.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 
-/// Events that an end tells and that have not come by then do not come: a filter in Debezium's connector took
-/// them out behind the count. One that comes all the same is applied by itself.
-const MISSED_AFTER: Duration = Duration::from_secs(60);
-
-/// When people are told that something is waited for.
-const TOLD_AFTER: Duration = Duration::from_secs(10);
+/// How often is said that something is waited for.
+const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of the transactions that are not applied as a whole yet.
 pub(super) struct Whole {
@@ -49,19 +45,8 @@ pub(super) struct Whole {
     unread: bool,
     /// since when nothing came
     since: Instant,
-    /// what was said to be waited for
-    told: Option<Awaited>,
+    said: Instant,
 }
-
-/// What is waited for, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Awaited {
-    pub(super) what: String,
-    pub(super) remedy: &'static str,
-}
-
-const SUBSCRIBE: &str = "name Debezium's transaction topic (topic.prefix.transaction) among the connector's topics, with \
-     provide.transaction.metadata=true; or set atomic: false";
 
 /// The events of a transaction, by their number in it.
 struct Missing {
@@ -96,7 +81,7 @@ impl Whole {
             version: 0,
             unread: false,
             since: Instant::now(),
-            told: None,
+            said: Instant::now(),
         }
     }
 
@@ -213,66 +198,30 @@ impl Whole {
         self.unread = true;
     }
 
-    /// What is waited for, where that is another thing than was said.
-    pub(super) fn news(&mut self, waits: bool) -> Option<Option<Awaited>> {
-        let awaited = self.look(waits);
-        if awaited == self.told {
-            return None;
-        }
-        if let (Some(awaited), None) = (&awaited, &self.told) {
-            tracing::warn!(remedy = awaited.remedy, "{}", awaited.what);
-        }
-        self.told.clone_from(&awaited);
-        Some(awaited)
-    }
-
-    /// Looks at what is waited for; `waits` says whether events do. What will never come is given up.
-    fn look(&mut self, waits: bool) -> Option<Awaited> {
+    /// Looks at what is waited for: gives up a cut of which a record could not be read.
+    pub(super) fn look(&mut self, waits: bool) {
         let waited = self.since.elapsed();
-        if self.open == 0 && !waits {
-            // nothing is waited for
-            self.since = Instant::now();
-            return None;
-        }
-        let unread = self.unread && waited >= GIVEN_UP_AFTER;
-        if self.open > 0 && (unread || waited >= MISSED_AFTER) {
-            let transactions = self.open;
-            match unread {
-                true => tracing::warn!(
-                    transactions,
-                    "transactions go on without a record that could not be read, see siltstone dead-letter list"
-                ),
-                false => tracing::warn!(
-                    transactions,
-                    "transactions go on without events that their ends tell and that did not come: does a \
-                     filter of Debezium's connector take them out?"
-                ),
-            }
+        if self.open > 0 && self.unread && waited >= GIVEN_UP_AFTER {
+            tracing::warn!(
+                transactions = self.open,
+                "transactions go on without a record that could not be read, see siltstone dead-letter list"
+            );
             self.open = 1;
             self.completed();
-            return None;
+        } else if (self.open > 0 || waits)
+            && waited >= SAID_EVERY
+            && self.said.elapsed() >= SAID_EVERY
+        {
+            self.said = Instant::now();
+            let seconds = waited.as_secs();
+            let open = self.open;
+            tracing::warn!(
+                seconds,
+                open,
+                "atomic: true: events are waited for that the ends of transactions tell, or the end of a \
+                 transaction whose events came; is the transaction topic among the topics?"
+            );
         }
-        if waited < TOLD_AFTER {
-            return None;
-        }
-        // told in steps, not each time anew
-        let seconds = waited.as_secs() / 10 * 10;
-        Some(match self.open {
-            0 => Awaited {
-                what: format!(
-                    "atomic: true: for {seconds} s events wait for the end of their transaction to come"
-                ),
-                remedy: SUBSCRIBE,
-            },
-            open => Awaited {
-                what: format!(
-                    "atomic: true: for {seconds} s events of {open} transactions are waited for that their ends \
-                     tell"
-                ),
-                remedy: "they come, or are given up within a minute; a filter in Debezium's connector takes \
-                         events out behind the count",
-            },
-        })
     }
 }
 
@@ -327,38 +276,5 @@ mod tests {
         assert!(other.contains("several partitions"), "{other}");
         let id = Whole::new(Vec::new(), 0).bound(&end("file=1,pos=4", &[]), 0, true);
         assert!(id.is_err());
-    }
-
-    #[test]
-    fn what_never_comes_is_given_up_or_told() {
-        let ago = |whole: &mut Whole, seconds| {
-            whole.since = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
-        };
-        let mut whole = whole();
-        ago(&mut whole, 90);
-        assert_eq!(whole.look(false), None);
-        // no end has ever come
-        assert_eq!(whole.take(10, 1), Step::Waits);
-        ago(&mut whole, 30);
-        let told = whole.look(true).unwrap();
-        assert!(told.what.contains("for 30 s events wait for the end"), "{}", told.what);
-        ago(&mut whole, 61);
-        let told = whole.look(true).unwrap();
-        assert!(told.remedy.contains("provide.transaction.metadata"), "{}", told.remedy);
-        // one has, and tells an event that a filter took out
-        whole.bound(&end("7:20", &[("public.a", 2)]), 0, true).unwrap();
-        assert_eq!(whole.take(10, 1), Step::Taken);
-        ago(&mut whole, 20);
-        let told = whole.look(true).unwrap();
-        assert!(told.what.contains("events of 1 transactions are waited for"), "{}", told.what);
-        ago(&mut whole, 61);
-        assert_eq!(whole.look(true), None);
-        assert!(whole.is_complete() && whole.passed() == 20);
-        // it comes all the same
-        assert_eq!(whole.take(10, 2), Step::Taken);
-        // the next end only lets itself be waited for
-        assert_eq!(whole.take(30, 1), Step::Waits);
-        ago(&mut whole, 90);
-        assert!(whole.look(true).is_some());
     }
 }

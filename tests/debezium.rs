@@ -310,14 +310,6 @@ fn crashes_of_everything_lose_and_double_nothing() {
         live.declare("debezium", "topics");
         connect.register(&site.name, &live.configuration()).await.unwrap();
         let mut member = Member::of(site);
-        // a first reading that Debezium begins again at the very same place has rows without key twice: that is
-        // said in ROADMAP.md, and here all is to be equal
-        for id in [-2, -3] {
-            // the first may be read, and the second comes behind the reading
-            site.shop(&format!("insert into orders values ({id}, {id}, 0, null)")).await;
-            let there = format!("select exists (select from topics.orders where id = {id})");
-            site.until("the first reading is in", &there).await;
-        }
         for round in 0..rounds {
             site.shop(&changes(transactions, round + 1)).await;
             member.end("-KILL");

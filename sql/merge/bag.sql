@@ -15,10 +15,6 @@ delete from {{ table }}
         where v.nth <= v.gone)
 
 {% if topics -%}
--- statement: alone
--- Rows that cannot be told apart by a key are counted by one process at a time.
-select pg_advisory_xact_lock(hashtextextended({{ literal }}, 0))
-
 -- statement: drop_seen
 -- Comings and goings that came again: those of rows that are here, and those that went or are owed.
 delete from {{ stage }} s

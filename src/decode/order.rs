@@ -116,6 +116,9 @@ pub struct Memory {
     /// The place of the last row that a snapshot read: what comes before the first commit is behind it.
     #[serde(skip_serializing_if = "is_zero")]
     pub read: i64,
+    /// When the transaction began that read it, in microseconds: which reading it is of two at one place.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub read_at: i64,
     /// The MySQL whose log it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<i64>,
@@ -133,13 +136,41 @@ pub struct Memory {
     pub streamed: bool,
 }
 
+/// What a row that a first snapshot read says of the reading that it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The one that the partition knows, or no first snapshot's.
+    Known,
+    /// The first one that the partition hears of, or one that was begun again at the same place in the log: no
+    /// commit lies between, so that each reads the same rows. Known by when its transaction began.
+    Begun,
+    /// One that was begun again at a later place, after the one before was broken off. What happened between
+    /// the two is told by nothing but the rows that are read now.
+    Later,
+}
+
 impl Memory {
-    /// Whether a first snapshot was broken off and begun again: it reads the table at a later place, and no
-    /// change has come meanwhile. What happened between the two places is told by nothing but the rows that
-    /// are read now.
+    /// Which reading the last row was of, by what was known before it; behind the first change every one is
+    /// known.
     #[must_use]
-    pub fn is_read_anew(&self, before: &Memory) -> bool {
-        before.read > 0 && self.read > before.read && !before.streamed
+    pub fn reading(&self, before: &Memory) -> Reading {
+        let later = self.read > before.read;
+        match (before.streamed, later && before.read > 0) {
+            (true, _) => Reading::Known,
+            (false, true) => Reading::Later,
+            (false, false) if self.read_at > before.read_at => Reading::Begun,
+            (false, false) => Reading::Known,
+        }
+    }
+
+    /// Notes a row of a first snapshot.
+    fn note_read(&mut self, place: i64, at: Option<i64>) {
+        if place > self.read {
+            (self.read, self.read_at) = (place, 0);
+        }
+        if place == self.read {
+            self.read_at = self.read_at.max(at.unwrap_or(0));
+        }
     }
 }
 
@@ -208,7 +239,7 @@ impl<'a> Origin<'a> {
                 (Order { seq: before, ord: lsn }, true, false)
             }
             (None, Some(lsn), None) if read => {
-                memory.read = memory.read.max(lsn);
+                memory.note_read(lsn, self.ts_us);
                 (self.of_read(lsn, record), true, false)
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {

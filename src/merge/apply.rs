@@ -272,10 +272,10 @@ impl Apply {
                 let merge = self.merge(transaction, target, form).await?;
                 merge.truncate(transaction, *order, *mark).await
             }
-            Before::ReadAnew { target, seq, mark } => {
+            Before::ReadAnew { target, seq, mark, told } => {
                 let form = Variant { overrules: Overrules::Older, chains: false };
                 let merge = self.merge(transaction, target, form).await?;
-                merge.read_anew(transaction, *seq, *mark).await
+                merge.read_anew(transaction, *seq, (*mark, *told)).await
             }
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;

@@ -49,13 +49,25 @@ impl Merge {
         &mut self,
         transaction: &Transaction<'_>,
         seq: i64,
-        mark: Mark,
+        (mark, told): (Mark, bool),
     ) -> Result<()> {
+        let at = clock::from_postgres_micros(mark.committed_at);
+        if told && self.target().model.is_read_without_key() {
+            self.query(transaction, "alone", &[]).await?;
+            self.execute(transaction, "begin_reading", &[&seq, &at]).await?;
+            return Ok(());
+        }
         self.execute(transaction, "read_anew", &[&seq]).await?;
         if matches!(self.target().model.history, History::Overwrite | History::Versions) {
-            let at = clock::from_postgres_micros(mark.committed_at);
             self.execute(transaction, "remember_empty", &[&seq, &i64::MIN, &at]).await?;
         }
         Ok(())
+    }
+
+    /// Leaves out rows of a reading that was broken off; of a table without key, whose rows are counted by one
+    /// process at a time from here on.
+    pub(super) async fn drop_void(&mut self, transaction: &Transaction<'_>) -> Result<u64> {
+        self.query(transaction, "alone", &[]).await?;
+        self.execute(transaction, "drop_void", &[]).await
     }
 }

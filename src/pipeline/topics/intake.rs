@@ -10,7 +10,7 @@ use super::places::Place;
 use super::plans::{Fed, Planner, Topics};
 use super::tables::Tables;
 use super::whole::{Step, Whole};
-use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
+use crate::decode::{Boundary, Memory, OtherSource, Reading, RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
 use crate::position::Order;
@@ -99,7 +99,10 @@ impl Here<'_> {
             return Ok(Step::Waits);
         }
         self.topics.streamed |= partition.memory.streamed;
-        let anew = partition.memory.is_read_anew(&before) && !self.topics.streamed;
+        let reading = match self.topics.streamed {
+            true => Reading::Known,
+            false => partition.memory.reading(&before),
+        };
         partition.last = partition.last.max(place.order);
         let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
@@ -115,8 +118,10 @@ impl Here<'_> {
             },
         };
         // what leaves before the table is emptied must not take along that it was
-        if anew {
-            self.gate.read_anew(&fed.plan.relation, (place.order.seq, place.mark)).await?;
+        if reading != Reading::Known {
+            let (later, told) = (reading == Reading::Later, partition.memory.read_at > 0);
+            let at = (place.order.seq, place.mark);
+            self.gate.read_anew(&fed.plan.relation, at, (later, told)).await?;
         }
         self.remember(record, (&before, &partition.memory))?;
         let mut message = std::mem::take(self.scratch);

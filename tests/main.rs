@@ -26,6 +26,7 @@ mod init_debezium;
 mod jobs;
 mod journey;
 mod kafka_environment;
+mod late;
 mod lineage;
 mod marts;
 mod marts_told;

@@ -4,7 +4,7 @@
 {%- endmacro %}
 
 -- statement: fill
--- What an update left out is in the newest row of its key.
+-- What an update left out is in the newest row of its key, of those before it.
 update {{ stage }} s
    set {% for c in columns if not c.key -%}
        {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then f.{{ c.stage }} else s.{{ c.stage }} end,
@@ -16,6 +16,9 @@ update {{ stage }} s
                select {% for c in columns %}{{ c.back }} as {{ c.stage }}, {% endfor %}t._op
                  from {{ table }} t
                 where {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
+                  {%- if topics %}
+                  -- one that came again is filled from itself
+                  and (t._seq, t._ord) <= (s._seq, s._ord){% endif %}
                 order by t._seq desc, t._ord desc
                 limit 1) t
          where s._keep is not null and t._op <> 'd') f

@@ -195,7 +195,7 @@ impl Keyed {
                 self.folded.late.push(FoldedRow {
                     op: event.op,
                     key: last.key,
-                    origin: None,
+                    origin: origin.filter(|_| unchanged),
                     image,
                     before: None,
                     order: event.order,

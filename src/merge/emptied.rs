@@ -34,8 +34,11 @@ impl Merge {
             }
         }
         self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
-        if self.may_be_late() && self.target().model.history != History::Bag {
+        if self.may_be_late() {
             self.execute(transaction, "remember_empty", &[&order.seq, &order.ord, &at]).await?;
+        }
+        if self.may_be_late() && self.target().model.history == History::Versions {
+            self.late_emptied(transaction, order, mark).await?;
         }
         if !in_order && self.target().model.history == History::Bag {
             self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;

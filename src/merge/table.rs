@@ -292,7 +292,7 @@ impl Merge {
     }
 
     /// A row of which the source sent only what changed, and whose other columns we do not have.
-    fn orphan(&self) -> Error {
+    pub(super) fn orphan(&self) -> Error {
         let what =
             "a stored row is missing, so an update that left columns out cannot be completed";
         Error::new(Kind::Poison, what)

@@ -155,12 +155,9 @@ impl Here<'_> {
             .plan
             .event(change.op, message, (place, at))
             .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
-        let routes = self.gate.router.of(&event.relation);
+        // others that were before it may still come, and belong into tables of history and of events
         if event.op == Op::Truncate {
             self.gate.truncate(&event, message).await?;
-            for route in routes.iter() {
-                self.gate.router.raise_floor(*route, event.order.seq);
-            }
         } else {
             self.gate.take(&event, message).await?;
         }

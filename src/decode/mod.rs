@@ -11,6 +11,7 @@
     )
 )]
 
+mod beside;
 mod composite;
 mod convert;
 mod declared;

@@ -24,6 +24,8 @@ pub struct Origin<'a> {
     #[serde(borrow, default)]
     connector: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     db: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     schema: Option<Cow<'a, str>>,
@@ -49,6 +51,9 @@ pub struct Origin<'a> {
     pos: Option<i64>,
     #[serde(default)]
     row: Option<i64>,
+    /// of a tombstone, which has a key and nothing else
+    #[serde(skip)]
+    bare: bool,
 }
 
 /// The same fields as a flattened record has them, as far as they were asked for (`add.fields`).
@@ -66,6 +71,8 @@ pub(super) struct Beside<'a> {
     table: Option<Cow<'a, str>>,
     #[serde(rename = "__schema", alias = "__source_schema", borrow, default)]
     schema: Option<Cow<'a, str>>,
+    #[serde(rename = "__name", alias = "__source_name", borrow, default)]
+    name: Option<Cow<'a, str>>,
     #[serde(rename = "__db", alias = "__source_db", borrow, default)]
     db: Option<Cow<'a, str>>,
     #[serde(rename = "__txId", alias = "__source_txId", borrow, default)]
@@ -92,6 +99,7 @@ impl<'a> Beside<'a> {
         let told = std::mem::take(self);
         Origin {
             connector: None,
+            name: told.name,
             db: told.db,
             schema: told.schema,
             table: told.table,
@@ -105,6 +113,7 @@ impl<'a> Beside<'a> {
             file: told.file,
             pos: told.pos,
             row: told.row,
+            bare: false,
         }
     }
 }
@@ -134,6 +143,12 @@ pub struct Memory {
     /// Whether changes of a Postgres have followed what a snapshot read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub streamed: bool,
+    /// Of flattened records the order of the last one: a tombstone tells none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<(i64, i64)>,
+    /// The key of the last one, if it told a delete: the tombstone behind it says it once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gone: Option<u64>,
 }
 
 /// What a row that a first snapshot read says of the reading that it is of.
@@ -150,6 +165,12 @@ pub enum Reading {
 }
 
 impl Memory {
+    /// Notes the place of a flattened record, and the key that it told to be gone.
+    pub fn note_flat(&mut self, place: &Place, deleted: Option<&[u8]>) {
+        self.last = place.told.then_some((place.order.seq, place.order.ord));
+        self.gone = deleted.map(fingerprint);
+    }
+
     /// Which reading the last row was of, by what was known before it; behind the first change every one is
     /// known.
     #[must_use]
@@ -204,9 +225,15 @@ impl<'a> Origin<'a> {
         Some((named?, self.table.as_deref()?))
     }
 
+    /// What the source calls itself: Debezium's `topic.prefix` and the database; nothing where neither is told.
+    pub fn source(&self) -> Option<String> {
+        let (name, db) = (self.name.as_deref(), self.db.as_deref());
+        name.map(|name| format!("{name}/{}", db.unwrap_or_default()))
+    }
+
     /// Of a delete of which only the tombstone is left.
     pub(super) fn of_tombstone(record: &TopicRecord<'_>) -> Origin<'a> {
-        Origin { ts_ms: Some(record.timestamp), ..Origin::default() }
+        Origin { ts_ms: Some(record.timestamp), bare: true, ..Origin::default() }
     }
 
     /// Whether an old row is whole whatever the source's table says: a MySQL logs all of it.
@@ -214,13 +241,12 @@ impl<'a> Origin<'a> {
         matches!(self.connector.as_deref(), Some("mysql" | "mariadb"))
     }
 
-    /// Where the change stands. `read` says that a snapshot read the row; `last` is the place of the
-    /// partition's record before.
+    /// Where the change stands. `read` says that a snapshot read the row.
     pub fn place(
         &self,
         record: &TopicRecord<'_>,
         read: bool,
-        (memory, last): (&mut Memory, Order),
+        memory: &mut Memory,
     ) -> Result<Place, OtherSource> {
         let at = self.ts_us.or_else(|| self.ts_ms?.checked_mul(1_000));
         let committed_at = at.unwrap_or(0).saturating_sub(POSTGRES_EPOCH);
@@ -248,7 +274,10 @@ impl<'a> Origin<'a> {
             }
             // a flattened record with the row's own place: rows of one key are in the order of it
             (None, Some(lsn), None) => (Order { seq: lsn, ord: 1 }, true, false),
-            (None, None, _) if record.value.is_none() => (last, last.seq > 0, false),
+            // a tombstone is behind what came before it, and before all that its source did later
+            (None, None, _) if self.bare && memory.last.is_some() => {
+                (behind(memory.last.unwrap_or_default()), true, false)
+            }
             (None, None, _) => {
                 let ord = i64::from(record.partition) + 1;
                 (Order { seq: record.offset, ord }, false, false)
@@ -311,6 +340,16 @@ impl<'a> Origin<'a> {
     /// The transaction by which a MySQL knows it.
     pub fn gtid(&self) -> Option<&str> {
         self.gtid.as_deref()
+    }
+}
+
+/// The order of a tombstone behind a record. Where the source's transactions are told, it may be of the same one
+/// as what follows; else each row stands by itself, and so does it.
+fn behind((seq, ord): (i64, i64)) -> Order {
+    match ord {
+        ..0 => Order { seq: seq + 1, ord: 0 },
+        0 | 1 => Order { seq: seq + 1, ord },
+        _ => Order { seq, ord: ord + 1 },
     }
 }
 

@@ -13,8 +13,9 @@ use super::whole::{Step, Whole};
 use crate::decode::{Boundary, Memory, OtherSource, Reading, RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
+use crate::names::fingerprint;
 use crate::position::Order;
-use crate::spec::Kafka;
+use crate::spec::{Format, Kafka};
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
@@ -22,8 +23,6 @@ pub(super) struct Partition {
     at: usize,
     number: i64,
     pub(super) memory: Memory,
-    /// the order of its last change
-    last: Order,
     topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
@@ -34,7 +33,7 @@ impl Partition {
     pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { at, number, memory, last: Order { seq: 0, ord: 0 }, topic, waits: None }
+        Partition { at, number, memory, topic, waits: None }
     }
 }
 
@@ -58,7 +57,7 @@ impl Here<'_> {
     ) -> Result<Step> {
         let longest = self.shared.setup.settings.max_row_bytes;
         if let Some(why) = letters::too_long(record, longest) {
-            self.bury(record, partition, &why).await?;
+            self.bury(record, partition, (&why, None)).await?;
             return Ok(Step::Taken);
         }
         let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
@@ -69,7 +68,7 @@ impl Here<'_> {
             Ok(Told::Transaction(boundary)) => self.bound(partition, &boundary),
             Ok(Told::Nothing) => Ok(Step::Taken),
             Err(unreadable) => {
-                self.bury(record, partition, &unreadable.to_string()).await?;
+                self.bury(record, partition, (&unreadable.to_string(), None)).await?;
                 Ok(Step::Taken)
             }
         }
@@ -89,9 +88,18 @@ impl Here<'_> {
         change: &RowChange<'_>,
     ) -> Result<Step> {
         let before = partition.memory.clone();
-        let memory = (&mut partition.memory, partition.last);
+        let tombstone = change.is_tombstone();
+        if tombstone && partition.memory.gone == record.key.map(fingerprint) {
+            // it says once more what the record before it told
+            return Ok(Step::Taken);
+        }
+        let memory = &mut partition.memory;
         let place = change.origin.place(record, change.op == Op::Read, memory);
         let place = place.map_err(|other| self.other_source(change, &other))?;
+        if self.connector.format == Format::FlatJson && !tombstone {
+            let deleted = record.key.filter(|_| change.op == Op::Delete);
+            partition.memory.note_flat(&place, deleted);
+        }
         if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
             && whole.take(place.order.seq, number) == Step::Waits
         {
@@ -103,15 +111,21 @@ impl Here<'_> {
             true => Reading::Known,
             false => partition.memory.reading(&before),
         };
-        partition.last = partition.last.max(place.order);
-        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
+        // a tombstone says nothing of how the others come
+        let told = place.told || tombstone;
+        let arrival = if told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
             Some(fed) => fed,
             None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
+                    if tombstone && self.tables.shape(&change.table).await?.is_none() {
+                        // of a table of which nothing is known there is nothing to delete
+                        return Ok(Step::Taken);
+                    }
                     self.remember(record, (&before, &partition.memory))?;
-                    self.bury(record, partition, &error.to_string()).await?;
+                    let (why, order) = (error.to_string(), tombstone.then_some(place.order));
+                    self.bury(record, partition, (&why, order)).await?;
                     return Ok(Step::Taken);
                 }
                 Err(error) => return Err(error),
@@ -131,7 +145,8 @@ impl Here<'_> {
         match taken {
             Ok(None) => Ok(Step::Taken),
             Ok(Some(poison)) => {
-                self.bury(record, partition, &poison).await?;
+                let order = tombstone.then_some(place.order);
+                self.bury(record, partition, (&poison, order)).await?;
                 Ok(Step::Taken)
             }
             Err(error) => Err(error),
@@ -212,12 +227,13 @@ impl Here<'_> {
         ))
     }
 
-    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
+    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it. A tombstone's
+    /// order is known from those before it, and when it is read again from nothing else.
     async fn bury(
         &mut self,
         record: &TopicRecord<'_>,
         partition: &Partition,
-        why: &str,
+        (why, order): (&str, Option<Order>),
     ) -> Result<()> {
         if let Some(whole) = &mut *self.whole {
             whole.note_unread();
@@ -225,6 +241,7 @@ impl Here<'_> {
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);
+        let order = order.unwrap_or(letters::NO_ORDER);
         let (fed, routes) = match fed {
             Some(fed) => {
                 let routes = self.gate.router.of(&fed.plan.relation);
@@ -262,7 +279,7 @@ impl Here<'_> {
         for (target, (digests, key)) in apart {
             let refused = Refused { reason: why.clone(), key };
             let letter = letters::letter(record, masked);
-            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
+            self.gate.window.set_apart(&target, (place, order, mark), (digests, refused), letter);
         }
         Ok(())
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::gate::Gate;
 use super::letters;
-use super::places::Place;
+use super::places;
 use super::plans::{Fed, Planner, Topics};
 use super::tables::Tables;
 use super::whole::{Step, Whole};
-use crate::decode::{Boundary, Memory, OtherSource, Reading, RowChange, Told};
+use crate::decode::{Boundary, Memory, OtherSource, Place, Reading, RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
 use crate::names::fingerprint;
@@ -30,7 +30,7 @@ pub(super) struct Partition {
 
 impl Partition {
     /// A partition that goes on at its place.
-    pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
+    pub(super) fn new(at: usize, place: &places::Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
         Partition { at, number, memory, topic, waits: None }
@@ -89,17 +89,7 @@ impl Here<'_> {
     ) -> Result<Step> {
         let before = partition.memory.clone();
         let tombstone = change.is_tombstone();
-        if tombstone && partition.memory.gone == record.key.map(fingerprint) {
-            // it says once more what the record before it told
-            return Ok(Step::Taken);
-        }
-        let memory = &mut partition.memory;
-        let place = change.origin.place(record, change.op == Op::Read, memory);
-        let place = place.map_err(|other| self.other_source(change, &other))?;
-        if self.connector.format == Format::FlatJson && !tombstone {
-            let deleted = record.key.filter(|_| change.op == Op::Delete);
-            partition.memory.note_flat(&place, deleted);
-        }
+        let Some(place) = self.place(record, partition, change)? else { return Ok(Step::Taken) };
         if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
             && whole.take(place.order.seq, number) == Step::Waits
         {
@@ -153,12 +143,32 @@ impl Here<'_> {
         }
     }
 
+    /// Where a change stands; none of a tombstone that says once more what the record before it told.
+    fn place(
+        &self,
+        record: &TopicRecord<'_>,
+        partition: &mut Partition,
+        change: &RowChange<'_>,
+    ) -> Result<Option<Place>> {
+        let tombstone = change.is_tombstone();
+        let memory = &mut partition.memory;
+        if tombstone && memory.gone == record.key.map(fingerprint) {
+            return Ok(None);
+        }
+        let place = change.origin.place(record, change.op == Op::Read, memory);
+        let place = place.map_err(|other| self.other_source(change, &other))?;
+        if self.connector.format == Format::FlatJson && !tombstone {
+            memory.note_flat(&place, record.key.filter(|_| change.op == Op::Delete));
+        }
+        Ok(Some(place))
+    }
+
     /// Takes a change through the gate; why its row is none, if so.
     async fn fold(
         &mut self,
         record: &TopicRecord<'_>,
         (fed, change): (&Fed, &RowChange<'_>),
-        (place, partition): (&crate::decode::Place, &Partition),
+        (place, partition): (&Place, &Partition),
         message: &mut Vec<u8>,
     ) -> Result<Option<String>> {
         if let Err(poison) = fed.plan.write(change, message) {
@@ -216,7 +226,7 @@ impl Here<'_> {
         Ok(())
     }
 
-    fn other_source(&mut self, change: &RowChange<'_>, other: &OtherSource) -> Error {
+    fn other_source(&self, change: &RowChange<'_>, other: &OtherSource) -> Error {
         let what = format!(
             "the connector was made again for another source, so that old and new changes cannot be told \
              apart: {other}"

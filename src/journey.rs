@@ -260,7 +260,7 @@ pub enum Before {
         /// Its transaction.
         mark: Mark,
     },
-    /// The first reading of a topic's table was broken off and begun again: what it had brought is void.
+    /// A first reading of a topic's table began: what one before it had brought is void.
     ReadAnew {
         /// The table.
         target: Arc<Target>,
@@ -268,6 +268,8 @@ pub enum Before {
         seq: i64,
         /// Its transaction.
         mark: Mark,
+        /// Whether the source tells when that began.
+        told: bool,
     },
     /// The source table changed shape: statements that make the warehouse table follow.
     Reshape {

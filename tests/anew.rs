@@ -19,11 +19,12 @@ const TABLES: [(&str, &str); 4] = [
 ];
 
 /// Each run is a group of its own: the mock keeps members that left for a while.
-fn connect(site: &Site, mock: &Mock, run: u32) {
+fn connect_to(site: &Site, mock: &Mock, topic: &str, run: u32) {
     site.file(
         "connectors/shop.yaml",
         &format!(
-            "name: {}\nkind: kafka\nsource: shop\nbrokers: {}\ngroup: anew-{run}\ntopics: [\"{TOPIC}\"]\n\
+            "name: {}\nkind: kafka\nsource: shop\nbrokers: {}\ngroup: anew-{run}\ntopics: [\"{topic}\"]\n\
+             target_schema: cleansed\n\
              properties: {{ broker.address.family: v4 }}\n",
             site.name,
             mock.address()
@@ -75,11 +76,17 @@ fn a_first_snapshot_that_was_begun_again_leaves_nothing_of_the_one_before() {
         let mut run = 0;
         let mut catch_up = async |records: Vec<Record>| {
             run += 1;
-            connect(&site, &mock, run);
+            connect_to(&site, &mock, TOPIC, run);
             topics.write(records).await;
             site.catch_up().await;
         };
-        catch_up(reads(0..5, "x", 1_000)).await;
+        // begun again at the same place it reads the same rows
+        for _ in 0..2 {
+            catch_up(reads(0..5, "x", 1_000)).await;
+            for (table, _) in TABLES {
+                assert_eq!(rows(&site, table).await, "0x 1x 2x 3x 4x", "{table}");
+            }
+        }
         // 0 and 2 are deleted before it begins again, 1 is changed, and 6 of the first time is late
         let mut again = vec![record(6, "x", 1_000, None), record(1, "y", 2_000, None)];
         again.extend(reads(3..5, "x", 2_000));
@@ -97,5 +104,62 @@ fn a_first_snapshot_that_was_begun_again_leaves_nothing_of_the_one_before() {
         assert_eq!(rows(&site, "t_facts").await, "1y 3x 4x 7z 8z");
         let places = "select count(*) from audit.locator_cleansed_t_facts";
         assert_eq!(site.at_warehouse(places).await, ["5"]);
+    });
+}
+
+/// The same of a table without key: which reading a row is of is told by when its transaction began.
+fn click(who: i64, lsn: u32, began: i64, at: i32) -> Record {
+    static COUNT: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    let fields = json!([
+        { "type": "int64", "optional": true, "field": "who" },
+        { "type": "string", "optional": true, "field": "what" },
+    ]);
+    let value = json!({
+        "schema": { "type": "struct", "fields": [
+            { "type": "struct", "field": "before", "optional": true, "fields": fields },
+            { "type": "struct", "field": "after", "optional": true, "fields": fields },
+        ] },
+        "payload": {
+            "op": "r", "before": null, "ts_us": began + count, "after": { "who": who, "what": "page" },
+            "source": {
+                "connector": "postgresql", "schema": "public", "table": "clicks", "txId": 7, "lsn": lsn,
+                "sequence": format!("[null,\"{lsn}\"]"), "ts_us": began,
+            },
+        },
+    });
+    Record { key: None, ..Record::new(CLICKS, "", &value.to_string()).at(at) }
+}
+
+const CLICKS: &str = "shop.public.clicks";
+
+#[test]
+fn rows_without_key_are_there_once_however_often_they_are_read() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(CLICKS, 2);
+        let topics = mock.topics();
+        let site = Site::new("anew-clicks").await;
+        let mut run = 0;
+        let mut catch_up = async |records: Vec<Record>| {
+            run += 1;
+            connect_to(&site, &mock, CLICKS, run);
+            topics.write(records).await;
+            site.catch_up().await;
+        };
+        const FIRST: i64 = 1_700_000_000_000_000;
+        const SECOND: i64 = FIRST + 5_000_000;
+        let rows = "select count(*)::text || ' ' || sum(who)::text from cleansed.clicks";
+        // two equal rows, and one that goes to the other partition; it breaks off before the third
+        catch_up(vec![click(1, 1_000, FIRST, 0), click(1, 1_000, FIRST, 0)]).await;
+        // begun again at the same place: all of it, and what the first still had under way
+        let again = [(1, 0), (1, 1), (2, 0), (3, 1)].map(|(who, at)| click(who, 1_000, SECOND, at));
+        let late = vec![click(1, 1_000, FIRST, 1)];
+        catch_up([again.to_vec(), late].concat()).await;
+        assert_eq!(site.at_warehouse(rows).await, ["4 7"]);
+        // and once more, at a later one
+        let third = [(1, 1), (4, 0)].map(|(who, at)| click(who, 2_000, SECOND + 1, at));
+        catch_up(third.to_vec()).await;
+        assert_eq!(site.at_warehouse(rows).await, ["2 5"]);
     });
 }

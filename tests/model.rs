@@ -28,19 +28,19 @@ const GROUPS: u64 = 12;
 const KEYS: u64 = 4;
 
 /// Microseconds since 2000-01-01 of the first commit.
-const START: i64 = 800_000_000_000_000;
+pub const START: i64 = 800_000_000_000_000;
 
 /// A row's columns beside its key: two tracked ones, one that is not, and a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Values {
-    a: Option<String>,
-    b: Option<String>,
-    u: Option<String>,
-    day: String,
+pub struct Values {
+    pub a: Option<String>,
+    pub b: Option<String>,
+    pub u: Option<String>,
+    pub day: String,
 }
 
 impl Values {
-    fn random(dice: &mut Dice) -> Values {
+    pub fn random(dice: &mut Dice) -> Values {
         let text = |dice: &mut Dice| match dice.below(4) {
             0 => None,
             1 => Some(String::new()),
@@ -49,7 +49,7 @@ impl Values {
         Values { a: text(dice), b: text(dice), u: text(dice), day: day(dice) }
     }
 
-    fn changed(&self, dice: &mut Dice) -> Values {
+    pub fn changed(&self, dice: &mut Dice) -> Values {
         let mut changed = self.clone();
         let fresh = Values::random(dice);
         match dice.below(6) {
@@ -265,7 +265,7 @@ struct World {
     pieces: Vec<Piece>,
 }
 
-fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
+pub fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
     let column = |name: &str, oid: u32, ty: &str| Column {
         name: name.to_owned(),
         attnum: 0,
@@ -299,7 +299,7 @@ fn relation(identity: Identity, keyed: bool) -> Arc<Relation> {
     })
 }
 
-fn model(name: &str, history: History) -> Arc<Model> {
+pub fn model(name: &str, history: History) -> Arc<Model> {
     let column = |name: &str, ty: &str| ModelColumn {
         name: name.to_owned(),
         from: name.to_owned(),
@@ -345,7 +345,7 @@ fn model(name: &str, history: History) -> Arc<Model> {
     })
 }
 
-const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
+pub const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
     set plan_cache_mode to force_generic_plan";
 
 impl World {
@@ -552,11 +552,11 @@ impl World {
 }
 
 /// Rows are borrowed by events; a test may let them be.
-fn leak(bytes: &[u8]) -> &'static [u8] {
+pub fn leak(bytes: &[u8]) -> &'static [u8] {
     Box::leak(bytes.to_vec().into_boxed_slice())
 }
 
-fn write(buffer: &mut Vec<u8>, key: u64, values: &Values, unchanged: [bool; 4]) {
+pub fn write(buffer: &mut Vec<u8>, key: u64, values: &Values, unchanged: [bool; 4]) {
     let key = key.to_string();
     let mut writer = RowWriter::new(buffer);
     writer.push(Cell::Text(key.as_bytes()));
@@ -571,12 +571,12 @@ fn write(buffer: &mut Vec<u8>, key: u64, values: &Values, unchanged: [bool; 4]) 
     }
 }
 
-fn shown(key: u64, values: &Values) -> String {
+pub fn shown(key: u64, values: &Values) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "~".to_owned());
     format!("{key} {}|{}|{} {}", text(&values.a), text(&values.b), text(&values.u), values.day)
 }
 
-fn first(what: &str, expected: &[String], found: &[String]) -> String {
+pub fn first(what: &str, expected: &[String], found: &[String]) -> String {
     let missing: Vec<_> = expected.iter().filter(|line| !found.contains(line)).take(4).collect();
     let extra: Vec<_> = found.iter().filter(|line| !expected.contains(line)).take(4).collect();
     format!("{what}: missing {missing:#?}, instead {extra:#?}")
@@ -659,8 +659,8 @@ async fn play(seed: u64, transactions: u32, templates: Templates) -> Option<Stri
     None
 }
 
-async fn remove(name: &str, world: World) {
-    drop(world);
+pub async fn remove<S>(name: &str, sessions: S) {
+    drop(sessions);
     let endpoint = clusters().await.1.endpoint("postgres");
     let admin = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
     admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();

@@ -15,10 +15,6 @@ delete from {{ table }}
         where v.nth <= v.gone)
 
 {% if topics -%}
--- statement: alone
--- Rows that cannot be told apart by a key are counted by one process at a time.
-select pg_advisory_xact_lock(hashtextextended({{ literal }}, 0))
-
 -- statement: drop_seen
 -- Comings and goings that came again: those of rows that are here, and those that went or are owed.
 delete from {{ stage }} s
@@ -26,6 +22,10 @@ delete from {{ stage }} s
        select from audit.quiet q
         where q.table_name = {{ literal }} and (q.seq, q.ord) = (s._seq, s._ord)
           and q.key = case when s._n > 0 then '+' else '-' end || {{ content() }})
+    -- behind the emptying of the table
+    or exists (
+       select from audit.quiet q
+        where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) > (s._seq, s._ord))
     or (s._n > 0 and exists (
        select from {{ table }} t where (t._seq, t._ord) = (s._seq, s._ord) and t._row = {{ content() }}))
 
@@ -84,6 +84,11 @@ noted as (
         on conflict (table_name, key, seq, ord) do nothing
 )
 select count(*) as gone from gone
+
+-- statement: remember_empty
+-- The source table was emptied.
+insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }}, '', $1, $2, 'd', $3)
+    on conflict (table_name, key, seq, ord) do nothing
 
 -- statement: void
 -- What went before the table was emptied is owed no more.

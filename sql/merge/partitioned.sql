@@ -67,6 +67,15 @@ select s.ctid::text, {{ day(partition.origin) }}, 'origin'
  where s._keep is not null and s.o0 is not null
 {%- endif %}
 
+{% if topics -%}
+-- statement: stale
+-- Rows whose own row there is newer: a place is told by the event that brought the row there, not by the last.
+select s.ctid::text
+  from {{ stage }} s
+  join {{ leaf }} t on {{ same_key("t") }}
+ where s.ctid = any ($1::text[]::tid[]){% if guard %} and (t._seq, t._ord) > (s._seq, s._ord){% else %} and false{% endif %}
+
+{% endif -%}
 -- statement: drop_stale
 delete from {{ stage }} s where s.ctid = any ($1::text[]::tid[])
 

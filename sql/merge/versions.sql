@@ -13,6 +13,8 @@ jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}(e.{{ k.name }})
 {%- macro image_of(alias) -%}
 jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ alias }}.{{ c.name }})::text{% endfor %})
 {%- endmacro -%}
+{#- under this a table is emptied whose first reading was begun again -#}
+{%- set anew = "(-9223372036854775807 - 1)" -%}
 {%- set open_end = "'9999-12-31 00:00+00'::timestamptz" -%}
 {%- set names = columns | map(attribute="name") | join(", ") %}
 
@@ -30,15 +32,24 @@ update {{ stage }} s
 
 {% if topics -%}
 -- statement: fill_left
--- A row that goes on under another key: its values, as far as no event of the batch told them.
-update {{ stage }} s
+-- A row that goes on under another key: its values, as far as no event of the batch told them. Others may
+-- have come behind it already.
+update {{ stage }} g
    set {% for c in columns if not c.key -%}
-       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {{ c.stage }} = case when get_bit(g._keep, {{ c.bit }}) = 1 then {{ c.back }} else g.{{ c.stage }} end,
        {% endfor -%}
        _keep = null
-  from {{ current }} t
- where s._keep is not null and (t._last_seq, t._last_ord) <= (s._seq, s._ord)
-   and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
+  from (select s.ctid as _sid, v.*
+          from {{ stage }} s
+         cross join lateral (
+               select d.*
+                 from {{ table }} d
+                where {% for k in key %}d.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end and {% endfor %}(d._seq, d._ord) < (s._seq, s._ord)
+                order by d._seq desc, d._ord desc
+                limit 1) v
+         where s._keep is not null
+           and (v._end_seq is null or (v._end_seq, v._end_ord) >= (s._seq, s._ord))) t
+ where g.ctid = t._sid
 
 {% endif -%}
 -- statement: undo_open
@@ -80,13 +91,19 @@ with event as (
              where {{ same_key("d") }} and t.ctid is null and d.valid_to < {{ open_end }}
              order by d.valid_to desc
              limit 1) l on true
-{%- if guard %}
-     where (s._seq, s._ord) > (coalesce(t._last_seq, l._end_seq, -1), coalesce(t._last_ord, l._end_ord, 0))
-{%- if topics %}
+{%- if guard and topics %}
+     -- late is what comes behind something newer of its key, of its own transaction even, which may have
+     -- been cut: what had been visible before that is known by what is remembered only
+     where s._seq > coalesce(t._last_seq, l._end_seq, -1)
+       -- a delete leaves no version where none was
+       and (t.ctid is not null or not exists (
+           select from audit.quiet q
+            where q.table_name = {{ literal }} and q.key = {{ key_text() }} and q.seq >= s._seq))
        -- one that came behind the emptying of its table is late, whatever is known of its key
        and not exists (select from audit.quiet q
                         where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) > (s._seq, s._ord))
-{%- endif %}
+{%- elif guard %}
+     where (s._seq, s._ord) > (coalesce(t._last_seq, l._end_seq, -1), coalesce(t._last_ord, l._end_ord, 0))
 {%- endif %}
 ),
 {%- if chains %}
@@ -153,18 +170,28 @@ state as (
 {%- endif %}
 {%- if topics %}
 quiet as (
-    -- what opens no version is known by nothing else: an event that comes late finds its place by it
+    -- what the table's rows do not tell: what opened no version, what opened one that has gone on since
+    -- with other values, and when it did where the label had to be a later one. An event that comes late
+    -- finds its place by it
     insert into audit.quiet (table_name, key, seq, ord, op, at, row)
+    select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
+           case when e._op <> 'd' then {{ image_of("e") }} end
 {%- if chains %}
-    select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
-           case when e._op <> 'd' then {{ image_of("e") }} end
-      from changed e
-     where e._op = 'd' or not e._changes
+      from (select l.*, count(*) over (partition by {% for k in key %}l.{{ k.name }}, {% endfor %}l._run) as _together
+              from labelled l) e
+     where e._op = 'd'{% if dated %} or not e._changes or e._together > 1 or e._label <> e._at{% endif %}
 {%- else %}
-    select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
-           case when e._op <> 'd' then {{ image_of("e") }} end
       from event e
-     where e._op = 'd' or not e._differs
+     where e._op = 'd'{% if dated %} or not e._differs or e._at <= e._base{% endif %}
+{%- endif %}
+{%- if dated %}
+    union all
+    -- what opened the version that the first of them goes on with
+    select {{ literal }}, {{ event_text() }}, t._seq, t._ord, 'u', t.valid_from, {{ image_of("t") }}
+      from {{ "changed" if chains else "event" }} e
+      join {{ current }} t on t.ctid = e._tid
+     where e._op <> 'd' and not e._differs{% if chains %} and e._first{% endif %}
+       and {{ image_of("t") }} <> {{ image_of("e") }}
 {%- endif %}
         on conflict (table_name, key, seq, ord) do nothing
     returning 1
@@ -225,11 +252,18 @@ select (select count(*) from event) as events,
 
 {% if topics -%}
 -- statement: late
--- Staged events that are not in the history yet.
+-- Staged events that are not in the history yet. `_told` says that an event's values are its own; those of a
+-- version may have been changed in place since.
 create temporary table late_event on commit drop as
 select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
-       s._keep, s._op, s._seq, s._ord, s._at, true as _new
+       {% for c in unfed %}d.{{ c }}, {% endfor -%}
+       s._keep, s.o0 is not null as _moved, s._op, s._seq, s._ord, s._at,
+       {% if since %}case when s._op = 'r' and isfinite({{ since }}::timestamptz) then {{ since }}::timestamptz end{% else %}null::timestamptz{% endif %} as _since,
+       true as _new, true as _told
   from {{ stage }} s
+{%- if unfed %}
+  left join {{ table }} d on false
+{%- endif %}
  where not exists (
        select from {{ table }} d
         where {{ same_key("d") }}
@@ -242,39 +276,90 @@ select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
        select from audit.quiet q
         where q.table_name = {{ literal }} and q.key = {{ key_text() }}
           and q.seq = s._seq and q.ord >= s._ord)
+   -- what a first reading brings still that was begun again
+   and not (s._op = 'r' and exists (
+       select from audit.quiet q
+        where q.table_name = {{ literal }} and q.key = '' and q.ord = {{ anew }} and q.seq > s._seq))
+
+-- statement: late_emptied
+-- Keys of which something is known that came behind the emptying of the table, and something before; what its
+-- own transaction did before counts as the former.
+create temporary table late_event on commit drop as
+select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}{% endfor %})
+       {% for c in columns %}t.{{ c.name }}, {% endfor -%}
+       {% for c in unfed %}t.{{ c }}, {% endfor -%}
+       null::bytea as _keep, false as _moved, 'd'::"char" as _op, $1::int8 as _seq, $2::int8 as _ord, $3::timestamptz as _at,
+       null::timestamptz as _since, true as _new, true as _told
+  from {{ table }} t
+ where (t._seq, t._ord) < ($1, $2)
+   and case when t._end_seq is null then t._last_seq >= $1
+            else t._end_seq >= $1 and (t._end_seq, t._end_ord) <> ($1, $2) end
+   -- the whole history is looked through only where something did come behind it
+   and (exists (select from {{ current }})
+        or exists (select from audit.quiet q where q.table_name = {{ literal }} and q.seq >= $1 and (q.seq, q.ord) <> ($1, $2)))
+
+-- statement: late_known
+-- The other events of their keys: versions as they stand and where they ended, and what is remembered.
+insert into late_event ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}_moved, _op, _seq, _ord, _at, _new, _told)
+with keys as (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event)
+select {% for c in columns %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c }}, {% endfor %}false, v.op, v.seq, v.ord, v.at, false, false
+  from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
+ cross join lateral (values ('u'::"char", d._seq, d._ord, d.valid_from), ('d', d._end_seq, d._end_ord, d.valid_to)) v (op, seq, ord, at)
+ where v.op = 'u'
+    or (d._end_seq is not null and not exists (
+        select from {{ table }} n
+         where {% for k in key %}n.{{ k.name }} = d.{{ k.name }} and {% endfor %}(n._seq, n._ord) = (d._end_seq, d._end_ord)))
+union all
+select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}case when q.row is null or q.row ? {{ c.literal }} then {{ c.kept }} else b.{{ c.name }} end{% endif %}, {% endfor -%}
+       {% for c in unfed %}null, {% endfor %}false, q.op, q.seq, q.ord, q.at, false, true
+  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ event_text() }}, ''])
+  -- a column that came later
+  left join lateral (
+       select d.* from {{ table }} d
+        where {% for k in key %}d.{{ k.name }} = e.{{ k.name }} and {% endfor %}(d._seq, d._ord) <= (q.seq, q.ord)
+          and q.row is not null and not q.row ?& array[{% for c in columns if not c.key %}{{ ", " if not loop.first }}{{ c.literal }}{% endfor %}]::text[]
+        order by d._seq desc, d._ord desc limit 1) b on true
+ where q.ord <> {{ anew }}
+
+-- statement: late_index
+-- The rest of a large transaction that was cut is as many events.
+create index on late_event ({% for k in key %}{{ k.name }}, {% endfor %}_seq, _ord)
+
+-- statement: late_analyze
+analyze late_event
 
 -- statement: late_fill
--- What a late event left out is what the version before it had.
+-- What an event left out is what the last one before it had that told it, of the same life of its row.
 update late_event e
    set {% for c in columns if not c.key -%}
-       {{ c.name }} = case when get_bit(e._keep, {{ c.bit }}) = 1 then f.{{ c.name }} else e.{{ c.name }} end,
+       {{ c.name }} = case when get_bit(e._keep, {{ c.bit }}) = 1 then
+           (select p.{{ c.name }} from late_event p
+             where {% for k in key %}p.{{ k.name }} = e.{{ k.name }} and {% endfor %}(p._seq, p._ord) < (e._seq, e._ord)
+               and p._op <> 'd' and (p._keep is null or get_bit(p._keep, {{ c.bit }}) = 0)
+             order by p._seq desc, p._ord desc, p._told desc limit 1) else e.{{ c.name }} end,
        {% endfor -%}
        _keep = null
   from late_event l
  cross join lateral (
-       select d.* from {{ table }} d
-        where {% for k in key %}d.{{ k.name }} = l.{{ k.name }} and {% endfor %}(d._seq, d._ord) < (l._seq, l._ord)
-        order by d._seq desc, d._ord desc limit 1) f
- where l.ctid = e.ctid and l._keep is not null
+       select p._seq, p._ord from late_event p
+        where {% for k in key %}p.{{ k.name }} = l.{{ k.name }} and {% endfor %}(p._seq, p._ord) < (l._seq, l._ord)
+          and p._op <> 'd' and p._keep is null
+        order by p._seq desc, p._ord desc limit 1) f
+ where l.ctid = e.ctid and l._keep is not null and not l._moved
+   and not exists (
+       select from late_event g
+        where {% for k in key %}g.{{ k.name }} = l.{{ k.name }} and {% endfor %}g._op = 'd'
+          and (g._seq, g._ord) > (f._seq, f._ord) and (g._seq, g._ord) < (l._seq, l._ord))
 
--- statement: late_known
--- The other events of their keys: versions as they stand, and what was quiet.
-insert into late_event ({{ names }}, _op, _seq, _ord, _at, _new)
-with keys as (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event)
-select {% for c in columns %}d.{{ c.name }}, {% endfor %}'u', d._seq, d._ord, d.valid_from, false
-  from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
-union all
-select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}{{ c.kept }}{% endif %}, {% endfor %}q.op, q.seq, q.ord, q.at, false
-  from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ event_text() }}, ''])
+-- statement: late_orphan
+select from late_event where _keep is not null limit 1
 
 -- statement: late_beyond
 -- Events that are older than the newest of their key by more than is remembered.
 select
-  from late_event l
- where l._new
-   and l._at < (select max(e._at) from late_event e
-                 where {% for k in key %}{{ " and " if not loop.first }}e.{{ k.name }} = l.{{ k.name }}{% endfor %})
-               - make_interval(secs => $1)
+  from (select e._new, e._at, max(e._at) over (partition by {{ key | map(attribute="qualified") | join(", ") }}) as _newest
+          from late_event e) l
+ where l._new and l._at < l._newest - make_interval(secs => $1)
  limit 1
 
 -- statement: late_clear
@@ -288,10 +373,11 @@ delete from {{ table }} d
 with settled as (
     select distinct on ({% for k in key %}e.{{ k.name }}, {% endfor %}e._seq) e.*
       from late_event e
-     order by {% for k in key %}e.{{ k.name }}, {% endfor %}e._seq, e._ord desc, e._op = 'd'
+     order by {% for k in key %}e.{{ k.name }}, {% endfor %}e._seq, e._ord desc, e._op = 'd', e._told desc
 ),
 changed as (
     select e.*,
+           case when coalesce(lag(e._op) over chain, 'd') = 'd' then least(e._since, e._at) else e._at end as _label_at,
            case when lag(e._op) over chain is null then e._op <> 'd'
                 when e._op = 'd' or lag(e._op) over chain = 'd'
                 then (e._op = 'd') <> (lag(e._op) over chain = 'd')
@@ -308,7 +394,7 @@ numbered as (
 ),
 labelled as (
     select e.*,
-           max(case when e._changes then e._at - e._run * interval '1 us' end) over chain
+           max(case when e._changes then e._label_at - e._run * interval '1 us' end) over chain
              + e._run * interval '1 us' as _label
       from numbered e
     window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
@@ -331,21 +417,30 @@ state as (
       from run e
     window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._run)
 )
-insert into {{ table }} ({{ names }}, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
+insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
 select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+       {% for c in unfed %}u.{{ c }}, {% endfor -%}
        e._label, coalesce(e._until, {{ open_end }}), e._seq, e._ord, e._last_seq, e._last_ord, e._end_seq, e._end_ord, now()
   from state e
+{%- if unfed %}
+  -- columns that the source no longer feeds go on with the versions that had them
+  left join lateral (
+       select k.* from late_event k
+        where {% for k in key %}k.{{ k.name }} = e.{{ k.name }} and {% endfor %}not k._told and k._op <> 'd'
+          and (k._seq, k._ord) <= (e._last_seq, e._last_ord)
+        order by k._seq desc, k._ord desc limit 1) u on true
+{%- endif %}
  where e._op <> 'd'
 
 -- statement: late_note
--- Events that came late and opened no version of their own.
+-- Of the events that came late and of those that had opened a version what its rows do not tell now.
 insert into audit.quiet (table_name, key, seq, ord, op, at, row)
 select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
        case when e._op <> 'd' then {{ image_of("e") }} end
   from late_event e
- where e._new
-   and not exists (select from {{ table }} d
-                    where {% for k in key %}d.{{ k.name }} = e.{{ k.name }} and {% endfor %}(d._seq, d._ord) = (e._seq, e._ord))
+  left join {{ table }} d on {% for k in key %}d.{{ k.name }} = e.{{ k.name }} and {% endfor %}(d._seq, d._ord) = (e._seq, e._ord)
+ where (e._new or not e._told)
+   and (e._op = 'd' or d._seq is null or (d.valid_from <> e._at and e._since is null) or {{ image_of("d") }} <> {{ image_of("e") }})
     on conflict (table_name, key, seq, ord) do nothing
 
 -- statement: late_days
@@ -383,7 +478,7 @@ update {{ current }} t
 -- statement: truncate
 -- An emptied source table closes every current version.
 with gone as (
-    delete from {{ current }} t where (t._last_seq, t._last_ord) < ($1, $2) returning t.*
+    delete from {{ current }} t where {% if topics %}t._last_seq < $1 and $2::int8 is not null{% else %}(t._last_seq, t._last_ord) < ($1, $2){% endif %} returning t.*
 )
 insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
 select {{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, greatest($3, valid_from + interval '1 us'), _seq, _ord, _last_seq, _last_ord, $1, $2, now()

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::beside::{NoRow, no_row};
 use super::order::{Beside, Origin};
 use super::schemas::{Parts, Schemas};
 use super::semantic::Field;
@@ -52,6 +53,16 @@ pub struct RowChange<'a> {
     pub leaves: bool,
     /// The key that the row had before: this is its create under the new one.
     pub comes_from: Option<&'a [u8]>,
+}
+
+impl RowChange<'_> {
+    /// Whether it is a tombstone by which flattened records tell a delete: all that it has is the key.
+    pub fn is_tombstone(&self) -> bool {
+        self.op == Op::Delete
+            && self.before.is_none()
+            && self.after.is_none()
+            && self.shapes.value == 0
+    }
 }
 
 /// Which of a topic's schemas a record has, so that two can be compared at no cost. 0: none.
@@ -274,6 +285,11 @@ impl Topic {
         payload: &'a [u8],
         shapes: Shapes,
     ) -> Result<Told<'a>, Unreadable> {
+        match no_row(payload) {
+            Some(NoRow::Transaction) => return about_no_row(parse(payload)?),
+            Some(NoRow::Nothing) => return Ok(Told::Nothing),
+            None => {}
+        }
         let mut beside: Beside<'a> = parse(payload)?;
         let op = match beside.op.as_deref().or_else(|| text(record.header("__op"))) {
             Some("c") => Op::Create,

@@ -11,6 +11,7 @@
     )
 )]
 
+mod beside;
 mod composite;
 mod convert;
 mod declared;
@@ -30,7 +31,7 @@ mod written;
 
 pub use document::{Image, Layout};
 pub use envelope::{Boundary, Form, RowChange, Shapes, Told, Topic, Unreadable};
-pub use order::{Memory, Origin, OtherSource, Place};
+pub use order::{Memory, Origin, OtherSource, Place, Reading};
 pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, Streamed, halves, read_message};
 pub use plan::{Hints, Plan, Poison};
 pub use survey::{Declared, Loss, Survey};

@@ -24,6 +24,8 @@ pub struct Origin<'a> {
     #[serde(borrow, default)]
     connector: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     db: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     schema: Option<Cow<'a, str>>,
@@ -49,6 +51,9 @@ pub struct Origin<'a> {
     pos: Option<i64>,
     #[serde(default)]
     row: Option<i64>,
+    /// of a tombstone, which has a key and nothing else
+    #[serde(skip)]
+    bare: bool,
 }
 
 /// The same fields as a flattened record has them, as far as they were asked for (`add.fields`).
@@ -66,6 +71,8 @@ pub(super) struct Beside<'a> {
     table: Option<Cow<'a, str>>,
     #[serde(rename = "__schema", alias = "__source_schema", borrow, default)]
     schema: Option<Cow<'a, str>>,
+    #[serde(rename = "__name", alias = "__source_name", borrow, default)]
+    name: Option<Cow<'a, str>>,
     #[serde(rename = "__db", alias = "__source_db", borrow, default)]
     db: Option<Cow<'a, str>>,
     #[serde(rename = "__txId", alias = "__source_txId", borrow, default)]
@@ -92,6 +99,7 @@ impl<'a> Beside<'a> {
         let told = std::mem::take(self);
         Origin {
             connector: None,
+            name: told.name,
             db: told.db,
             schema: told.schema,
             table: told.table,
@@ -105,6 +113,7 @@ impl<'a> Beside<'a> {
             file: told.file,
             pos: told.pos,
             row: told.row,
+            bare: false,
         }
     }
 }
@@ -116,6 +125,9 @@ pub struct Memory {
     /// The place of the last row that a snapshot read: what comes before the first commit is behind it.
     #[serde(skip_serializing_if = "is_zero")]
     pub read: i64,
+    /// When the transaction began that read it, in microseconds: which reading it is of two at one place.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub read_at: i64,
     /// The MySQL whose log it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<i64>,
@@ -131,15 +143,55 @@ pub struct Memory {
     /// Whether changes of a Postgres have followed what a snapshot read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub streamed: bool,
+    /// Of flattened records the order of the last one: a tombstone tells none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<(i64, i64)>,
+    /// The key of the last one, if it told a delete: the tombstone behind it says it once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gone: Option<u64>,
+}
+
+/// What a row that a first snapshot read says of the reading that it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The one that the partition knows, or no first snapshot's.
+    Known,
+    /// The first one that the partition hears of, or one that was begun again at the same place in the log: no
+    /// commit lies between, so that each reads the same rows. Known by when its transaction began.
+    Begun,
+    /// One that was begun again at a later place, after the one before was broken off. What happened between
+    /// the two is told by nothing but the rows that are read now.
+    Later,
 }
 
 impl Memory {
-    /// Whether a first snapshot was broken off and begun again: it reads the table at a later place, and no
-    /// change has come meanwhile. What happened between the two places is told by nothing but the rows that
-    /// are read now.
+    /// Notes the place of a flattened record, and the key that it told to be gone.
+    pub fn note_flat(&mut self, place: &Place, deleted: Option<&[u8]>) {
+        self.last = place.told.then_some((place.order.seq, place.order.ord));
+        self.gone = deleted.map(fingerprint);
+    }
+
+    /// Which reading the last row was of, by what was known before it; behind the first change every one is
+    /// known.
     #[must_use]
-    pub fn is_read_anew(&self, before: &Memory) -> bool {
-        before.read > 0 && self.read > before.read && !before.streamed
+    pub fn reading(&self, before: &Memory) -> Reading {
+        let later = self.read > before.read;
+        match (before.streamed, later && before.read > 0) {
+            (true, _) => Reading::Known,
+            (false, true) => Reading::Later,
+            (false, false) if self.read_at > before.read_at => Reading::Begun,
+            (false, false) => Reading::Known,
+        }
+    }
+
+    /// Notes a row of a first snapshot.
+    fn note_read(&mut self, place: i64, at: Option<i64>) {
+        if place > self.read {
+            (self.read, self.read_at) = (place, 0);
+        }
+        if place == self.read {
+            self.read_at = self.read_at.max(at.unwrap_or(0));
+        }
     }
 }
 
@@ -173,9 +225,15 @@ impl<'a> Origin<'a> {
         Some((named?, self.table.as_deref()?))
     }
 
+    /// What the source calls itself: Debezium's `topic.prefix` and the database; nothing where neither is told.
+    pub fn source(&self) -> Option<String> {
+        let (name, db) = (self.name.as_deref(), self.db.as_deref());
+        name.map(|name| format!("{name}/{}", db.unwrap_or_default()))
+    }
+
     /// Of a delete of which only the tombstone is left.
     pub(super) fn of_tombstone(record: &TopicRecord<'_>) -> Origin<'a> {
-        Origin { ts_ms: Some(record.timestamp), ..Origin::default() }
+        Origin { ts_ms: Some(record.timestamp), bare: true, ..Origin::default() }
     }
 
     /// Whether an old row is whole whatever the source's table says: a MySQL logs all of it.
@@ -183,13 +241,12 @@ impl<'a> Origin<'a> {
         matches!(self.connector.as_deref(), Some("mysql" | "mariadb"))
     }
 
-    /// Where the change stands. `read` says that a snapshot read the row; `last` is the place of the
-    /// partition's record before.
+    /// Where the change stands. `read` says that a snapshot read the row.
     pub fn place(
         &self,
         record: &TopicRecord<'_>,
         read: bool,
-        (memory, last): (&mut Memory, Order),
+        memory: &mut Memory,
     ) -> Result<Place, OtherSource> {
         let at = self.ts_us.or_else(|| self.ts_ms?.checked_mul(1_000));
         let committed_at = at.unwrap_or(0).saturating_sub(POSTGRES_EPOCH);
@@ -208,7 +265,7 @@ impl<'a> Origin<'a> {
                 (Order { seq: before, ord: lsn }, true, false)
             }
             (None, Some(lsn), None) if read => {
-                memory.read = memory.read.max(lsn);
+                memory.note_read(lsn, self.ts_us);
                 (self.of_read(lsn, record), true, false)
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {
@@ -217,7 +274,10 @@ impl<'a> Origin<'a> {
             }
             // a flattened record with the row's own place: rows of one key are in the order of it
             (None, Some(lsn), None) => (Order { seq: lsn, ord: 1 }, true, false),
-            (None, None, _) if record.value.is_none() => (last, last.seq > 0, false),
+            // a tombstone is behind what came before it, and before all that its source did later
+            (None, None, _) if self.bare && memory.last.is_some() => {
+                (behind(memory.last.unwrap_or_default()), true, false)
+            }
             (None, None, _) => {
                 let ord = i64::from(record.partition) + 1;
                 (Order { seq: record.offset, ord }, false, false)
@@ -280,6 +340,16 @@ impl<'a> Origin<'a> {
     /// The transaction by which a MySQL knows it.
     pub fn gtid(&self) -> Option<&str> {
         self.gtid.as_deref()
+    }
+}
+
+/// The order of a tombstone behind a record. Where the source's transactions are told, it may be of the same one
+/// as what follows; else each row stands by itself, and so does it.
+fn behind((seq, ord): (i64, i64)) -> Order {
+    match ord {
+        ..0 => Order { seq: seq + 1, ord: 0 },
+        0 | 1 => Order { seq: seq + 1, ord },
+        _ => Order { seq, ord: ord + 1 },
     }
 }
 

@@ -1,5 +1,6 @@
 //! Schemas that travel with each record: parsed once, and known by their bytes from then on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -7,14 +8,20 @@ use serde_json::value::RawValue;
 
 use super::envelope::{Unreadable, place, unreadable};
 use super::semantic::Field;
+use crate::names::fingerprint;
 
 /// Schemas that are kept of a topic: it has few at a time, old ones while a deployment goes on.
 const SCHEMAS_KEPT: usize = 16;
+
+/// Schemas whose number is remembered, so that one that comes back has the one it had.
+const NUMBERS_KEPT: usize = 4_096;
 
 /// The schemas seen last, each by the bytes in front of the payload.
 #[derive(Default)]
 pub(super) struct Schemas {
     known: Vec<(u32, Vec<u8>, Arc<Field>)>,
+    /// the numbers of schemas, by what they are
+    numbers: HashMap<u64, u32>,
     count: u32,
 }
 
@@ -81,11 +88,20 @@ impl Schemas {
             unreadable(&format!("its schema cannot be read ({})", place(&error)))
         })?;
         let prefix = payload_begins(text, payload.get());
-        self.count += 1;
-        let id = self.count;
+        let id = self.number(schema.get());
         self.known.insert(0, (id, prefix, Arc::new(field)));
         self.known.truncate(SCHEMAS_KEPT);
         Ok(Parts { schema: id, payload: payload.get().as_bytes() })
+    }
+
+    fn number(&mut self, schema: &str) -> u32 {
+        if self.numbers.len() >= NUMBERS_KEPT {
+            self.numbers.clear();
+        }
+        let next = self.count + 1;
+        let id = *self.numbers.entry(fingerprint(schema.as_bytes())).or_insert(next);
+        self.count = self.count.max(id);
+        id
     }
 
     pub(super) fn of(&self, id: u32) -> Option<&Arc<Field>> {
@@ -93,11 +109,11 @@ impl Schemas {
     }
 }
 
-/// What stands in front of the payload, where that is the last of the record's members; else more than a
-/// record can begin with.
+/// What stands in front of the payload, where that is the last of the record's members; else what no record
+/// begins with.
 fn payload_begins(text: &str, payload: &str) -> Vec<u8> {
     let head = text.strip_suffix('}').and_then(|text| text.strip_suffix(payload));
-    head.map_or_else(|| text.as_bytes().to_vec(), |head| head.as_bytes().to_vec())
+    head.map_or_else(|| vec![0], |head| head.as_bytes().to_vec())
 }
 
 /// A value that is there, null or not.

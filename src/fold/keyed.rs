@@ -125,7 +125,9 @@ impl Keyed {
             None if moved => Some(self.keep(&scratch.old_key)),
             None => None,
         };
-        if moved && !self.ignore_deletes && left.is_none() {
+        // a row of a topic that is created anew under another key has its delete in a record of its own, which may
+        // be another member's: both would end the same version
+        if moved && event.op == Op::Update && !self.ignore_deletes {
             self.put(event, &scratch.old_key, State::of(None));
         }
         let origin = origin.filter(|span| self.folded.bytes(*span) != scratch.key);
@@ -195,7 +197,7 @@ impl Keyed {
                 self.folded.late.push(FoldedRow {
                     op: event.op,
                     key: last.key,
-                    origin: None,
+                    origin: origin.filter(|_| unchanged),
                     image,
                     before: None,
                     order: event.order,

@@ -1,9 +1,15 @@
 //! Keeps every event of a table whose events are its rows: append and raw tables.
+//!
+//! Of a topic one may come late or again. In an append table one that came again is left out, and what an
+//! update leaves out is never taken from a later event.
+
+use std::collections::{BTreeMap, HashMap};
 
 use super::index::{KeyIndex, keep};
 use super::keyed::{complete, write_key};
 use crate::error::Result;
-use crate::journey::{ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
+use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
+use crate::position::Order;
 use crate::spec::{Deletes, History};
 use crate::value::Row;
 
@@ -15,6 +21,8 @@ pub(super) struct Log {
     ignore_deletes: bool,
     /// append tables with a key: a row's last image, for the columns an update leaves out
     index: KeyIndex,
+    /// of topics instead, by key and order, where each event is among the folded
+    seen: Option<HashMap<Vec<u8>, BTreeMap<Order, usize>>>,
     scratch: Vec<u8>,
 }
 
@@ -25,6 +33,7 @@ impl Log {
             raw: target.model.history == History::Raw,
             ignore_deletes: target.model.deletes == Deletes::Ignore,
             index: KeyIndex::default(),
+            seen: (target.arrival == Arrival::MayBeLate).then(HashMap::new),
             scratch: Vec::new(),
         }
     }
@@ -36,12 +45,15 @@ impl Log {
         }
         let key = self.key(target, event)?;
         let carries = !self.raw && !target.key.is_empty();
+        if carries && self.has_seen(key, event.order) {
+            return Ok(());
+        }
         // an update that moved the row: what it leaves out stands under the old key
         let old_key = match event.old.filter(|_| carries && event.new.is_some()) {
             Some(old) => self.key_of(target, old.row, None)?,
             None => key,
         };
-        let earlier = if carries { self.earlier(old_key) } else { None };
+        let earlier = if carries { self.earlier(old_key, event.order) } else { None };
         let (image, unchanged) = self.image(event, earlier.and_then(|row| row.image));
         let moved = self.folded.bytes(old_key) != self.folded.bytes(key);
         // of a row that comes from another key the event tells nothing but the key
@@ -66,13 +78,27 @@ impl Log {
         });
         if carries {
             let at = self.folded.rows.len() - 1;
-            self.index.point(&self.folded, self.folded.bytes(key), at);
+            let key = self.folded.bytes(key);
+            match &mut self.seen {
+                Some(seen) => _ = seen.entry(key.to_vec()).or_default().insert(event.order, at),
+                None => self.index.point(&self.folded, key, at),
+            }
         }
         Ok(())
     }
 
-    fn earlier(&self, key: Span) -> Option<FoldedRow> {
-        let at = self.index.find(&self.folded, self.folded.bytes(key))?;
+    fn has_seen(&self, key: Span, order: Order) -> bool {
+        let of_key = self.seen.as_ref().and_then(|seen| seen.get(self.folded.bytes(key)));
+        of_key.is_some_and(|events| events.contains_key(&order))
+    }
+
+    /// The last event of a key before this place.
+    fn earlier(&self, key: Span, order: Order) -> Option<FoldedRow> {
+        let key = self.folded.bytes(key);
+        let at = match &self.seen {
+            Some(seen) => *seen.get(key)?.range(..order).next_back()?.1,
+            None => self.index.find(&self.folded, key)?,
+        };
         self.folded.rows.get(at).copied()
     }
 

@@ -111,7 +111,7 @@ impl Window {
     pub fn set_apart(
         &mut self,
         target: &Arc<Target>,
-        (place, mark): (Order, Mark),
+        (place, order, mark): (Order, Order, Mark),
         (digests, refused): (Digests, Refused),
         letter: Letter,
     ) {
@@ -119,7 +119,7 @@ impl Window {
         self.bytes += letter.weight() + size_of::<FoldedRow>();
         self.held.push(Held {
             target: target.clone(),
-            order: Order { seq: mark.seq, ord: 0 },
+            order,
             place,
             mark,
             comes_from: None,

@@ -197,7 +197,8 @@ impl Apply {
             );
             let cut = Cut { continues: cut.continues || emptied, ..cut };
             applied.push((index, self.table(transaction, table, (cut, overrules)).await?));
-            if cut.unfinished != 0 && target.model.history == History::Versions {
+            let in_order = target.arrival != Arrival::MayBeLate;
+            if cut.unfinished != 0 && in_order && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);
             }
         }
@@ -238,8 +239,8 @@ impl Apply {
                     .fill(transaction, &shape, staged)
                     .await
                     .map_err(|error| error.on_table(target.model.table.to_string()))?;
-                // of a topic any transaction may be cut
-                let cut = Cut { continues: cut.continues || may_be_late, ..cut };
+                // of a topic any transaction may be cut: the rest of it comes as what is late does
+                let cut = if may_be_late { Cut::default() } else { cut };
                 let form = Variant { overrules, chains };
                 let merge = self.merge(transaction, &target, form).await?;
                 let mut applied = merge.run(transaction, counts, cut).await?;
@@ -247,9 +248,10 @@ impl Apply {
                     merge.late(transaction, &mut applied).await?;
                 }
                 if let Some(late) = late {
+                    let counts = counts_of(&late, 0);
                     self.staging.fill(transaction, &shape, late).await?;
                     let merge = self.merge(transaction, &target, form).await?;
-                    merge.late(transaction, &mut applied).await?;
+                    merge.late_apart(transaction, counts, &mut applied).await?;
                 }
                 Ok(applied)
             }
@@ -272,10 +274,10 @@ impl Apply {
                 let merge = self.merge(transaction, target, form).await?;
                 merge.truncate(transaction, *order, *mark).await
             }
-            Before::ReadAnew { target, seq, mark } => {
+            Before::ReadAnew { target, seq, mark, told } => {
                 let form = Variant { overrules: Overrules::Older, chains: false };
                 let merge = self.merge(transaction, target, form).await?;
-                merge.read_anew(transaction, *seq, *mark).await
+                merge.read_anew(transaction, *seq, (*mark, *told)).await
             }
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;

@@ -34,8 +34,11 @@ impl Merge {
             }
         }
         self.execute(transaction, "truncate", &[&order.seq, &order.ord, &at]).await?;
-        if self.may_be_late() && self.target().model.history != History::Bag {
+        if self.may_be_late() {
             self.execute(transaction, "remember_empty", &[&order.seq, &order.ord, &at]).await?;
+        }
+        if self.may_be_late() && self.target().model.history == History::Versions {
+            self.late_emptied(transaction, order, mark).await?;
         }
         if !in_order && self.target().model.history == History::Bag {
             self.execute(transaction, "void", &[&order.seq, &order.ord]).await?;
@@ -49,13 +52,25 @@ impl Merge {
         &mut self,
         transaction: &Transaction<'_>,
         seq: i64,
-        mark: Mark,
+        (mark, told): (Mark, bool),
     ) -> Result<()> {
+        let at = clock::from_postgres_micros(mark.committed_at);
+        if told && self.target().model.is_read_without_key() {
+            self.query(transaction, "alone", &[]).await?;
+            self.execute(transaction, "begin_reading", &[&seq, &at]).await?;
+            return Ok(());
+        }
         self.execute(transaction, "read_anew", &[&seq]).await?;
         if matches!(self.target().model.history, History::Overwrite | History::Versions) {
-            let at = clock::from_postgres_micros(mark.committed_at);
             self.execute(transaction, "remember_empty", &[&seq, &i64::MIN, &at]).await?;
         }
         Ok(())
+    }
+
+    /// Leaves out rows of a reading that was broken off; of a table without key, whose rows are counted by one
+    /// process at a time from here on.
+    pub(super) async fn drop_void(&mut self, transaction: &Transaction<'_>) -> Result<u64> {
+        self.query(transaction, "alone", &[]).await?;
+        self.execute(transaction, "drop_void", &[]).await
     }
 }

@@ -41,6 +41,9 @@ impl Merge {
         if !leaves.stale.is_empty() {
             applied.stale += self.execute(transaction, "drop_stale", &[&leaves.stale]).await?;
         }
+        if self.may_be_late() {
+            applied.stale += self.drop_stale(transaction, &leaves).await?;
+        }
         for (leaf, rows) in &leaves.fill {
             self.in_leaf(transaction, "fill", *leaf, rows).await?;
         }
@@ -74,6 +77,25 @@ impl Merge {
             self.in_leaf(transaction, "fill", *leaf, rows).await?;
         }
         Ok(())
+    }
+
+    /// Leaves out rows that are older than what their leaf has of their key.
+    async fn drop_stale(&mut self, transaction: &Transaction<'_>, leaves: &Leaves) -> Result<u64> {
+        let mut stale: Vec<String> = Vec::new();
+        for (leaf, rows) in leaves.fill.iter().chain(&leaves.gone).chain(&leaves.moved) {
+            let Some(text) = self.text_in_leaf(transaction, "stale", *leaf).await? else {
+                continue;
+            };
+            let found = transaction.query(&text, &[&rows]).await;
+            let found = found.map_err(|error| self.failed("stale", error))?;
+            let ctids = found.iter().map(|row| row.try_get(0));
+            let ctids: Result<Vec<String>, _> = ctids.collect();
+            stale.extend(ctids.map_err(|error| self.failed("stale", error))?);
+        }
+        match stale.is_empty() {
+            true => Ok(0),
+            false => self.execute(transaction, "drop_stale", &[&stale]).await,
+        }
     }
 
     async fn locate(&mut self, transaction: &Transaction<'_>, counts: Counts) -> Result<Leaves> {
@@ -125,6 +147,17 @@ impl Merge {
         start: i64,
         rows: &[String],
     ) -> Result<u64> {
+        let Some(text) = self.text_in_leaf(transaction, name, start).await? else { return Ok(0) };
+        transaction.execute(&text, &[&rows]).await.map_err(|error| self.failed(name, error))
+    }
+
+    /// A statement over one leaf; none where that is not there.
+    async fn text_in_leaf(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &str,
+        start: i64,
+    ) -> Result<Option<String>> {
         let leaf = quote::table(&self.leaf(start));
         if !self.target().model.has_locator() {
             // a row that came and went at once names a leaf that nobody has made
@@ -132,11 +165,10 @@ impl Merge {
             let there: bool =
                 there.and_then(|row| row.try_get(0)).map_err(|e| self.failed(name, e))?;
             if !there {
-                return Ok(0);
+                return Ok(None);
             }
         }
-        let text = self.text(name)?.replace(LEAF, &leaf);
-        transaction.execute(&text, &[&rows]).await.map_err(|error| self.failed(name, error))
+        Ok(Some(self.text(name)?.replace(LEAF, &leaf)))
     }
 
     fn leaf(&self, start: i64) -> TableName {

@@ -29,6 +29,7 @@ impl Default for Templates {
             ("append", include_str!("../../sql/merge/append.sql").to_owned()),
             ("bag", include_str!("../../sql/merge/bag.sql").to_owned()),
             ("quiet", include_str!("../../sql/merge/quiet.sql").to_owned()),
+            ("readings", include_str!("../../sql/merge/readings.sql").to_owned()),
             ("collapse", include_str!("../../sql/merge/collapse.sql").to_owned()),
         ]))
     }
@@ -170,7 +171,7 @@ pub(super) fn render(
     let template = |name: &str| templates.0.get(name).map_or("", String::as_str);
     let merges = matches!(target.model.history, History::Overwrite | History::Versions);
     let collapse = if merges && target.has_loose_key() { template("collapse") } else { "" };
-    let quiet = if merges { template("quiet") } else { "" };
+    let quiet = template(if merges { "quiet" } else { "readings" });
     let text = format!("{quiet}{collapse}{}", template(name));
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);

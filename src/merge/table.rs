@@ -245,6 +245,9 @@ impl Merge {
                 self.refuse_orphans(transaction).await?;
             }
         }
+        if self.target.arrival != Arrival::InOrder && self.target.model.is_read_without_key() {
+            applied.stale = self.drop_void(transaction).await?;
+        }
         applied.upserted = self.execute(transaction, "insert", &[]).await?;
         Ok(applied)
     }
@@ -269,8 +272,8 @@ impl Merge {
         transaction: &Transaction<'_>,
         mut applied: Applied,
     ) -> Result<Applied> {
-        self.query(transaction, "alone", &[]).await?;
-        applied.stale = self.execute(transaction, "drop_seen", &[]).await?;
+        applied.stale = self.drop_void(transaction).await?;
+        applied.stale += self.execute(transaction, "drop_seen", &[]).await?;
         if !self.query(transaction, "owes", &[]).await?.is_empty() {
             self.execute(transaction, "pay", &[]).await?;
         }
@@ -289,7 +292,7 @@ impl Merge {
     }
 
     /// A row of which the source sent only what changed, and whose other columns we do not have.
-    fn orphan(&self) -> Error {
+    pub(super) fn orphan(&self) -> Error {
         let what =
             "a stored row is missing, so an update that left columns out cannot be completed";
         Error::new(Kind::Poison, what)

@@ -231,29 +231,34 @@ impl Gate {
         Ok(())
     }
 
-    /// A first reading of a table that was broken off and begun again at a later place: what it had brought
-    /// goes before the rows that follow. A raw table keeps every delivery.
+    /// A first reading of a table that began: what one before it had brought goes before the rows that follow.
+    /// Of tables with a key that is so only where it began `later` in the log: rows that are read twice at one
+    /// place are the same ones. A raw table keeps every delivery.
     pub(super) async fn read_anew(
         &mut self,
         relation: &Arc<Relation>,
         (seq, mark): (i64, Mark),
+        (later, told): (bool, bool),
     ) -> Result<()> {
         let routes = self.router.of(relation);
         self.follow(relation, &routes, seq).await?;
         for at in routes.iter() {
             let Some(route) = self.router.route(*at).cloned() else { continue };
-            let raw = route.target.model.history == History::Raw;
-            if raw || route.flow == Flow::Hold || seq < route.floor {
+            let model = &route.target.model;
+            let nothing = model.history == History::Raw || !(later || model.is_read_without_key());
+            if nothing || route.flow == Flow::Hold || seq < route.floor {
                 continue;
             }
             if self.window.has_rows() {
                 self.hand_over().await?;
             }
-            tracing::warn!(
-                table = %route.target.model.table,
-                "Debezium's first snapshot was broken off and begun again: what it had brought is read anew"
-            );
-            self.window.first(Before::ReadAnew { target: route.target, seq, mark });
+            if later {
+                tracing::warn!(
+                    table = %model.table,
+                    "Debezium's first snapshot was broken off and begun again: what it had brought is read anew"
+                );
+            }
+            self.window.first(Before::ReadAnew { target: route.target, seq, mark, told });
             self.router.raise_floor(*at, seq);
         }
         Ok(())

@@ -18,6 +18,8 @@ pub struct Unread {
     pub table: TableName,
     /// Its place: the number of its partition, its offset.
     pub place: Order,
+    /// Its order among the source's changes, where that is known from others; else zeros.
+    pub order: Order,
     /// The record, as it came or as it was edited.
     pub record: Letter,
     /// Whether no other table has a dead letter of the same record.
@@ -43,7 +45,8 @@ pub async fn next(
                     coalesce(d.record_headers::text, '[]'),
                     not exists (select from audit.dead_letters o
                                  where o.connector = d.connector and o.seq = d.seq and o.ord = d.ord
-                                   and o.table_name <> d.table_name)
+                                   and o.table_name <> d.table_name),
+                    coalesce(d.event_seq, 0), coalesce(d.event_ord, 0)
                from audit.dead_letters d
                join (select id, sum(bytes) over (order by seq, ord, table_name) - bytes as before
                        from (select d.id, d.seq, d.ord, d.table_name,
@@ -86,6 +89,7 @@ fn unread(row: &Row) -> Result<Unread> {
                 headers: row.try_get(10)?,
             },
             alone: row.try_get(11)?,
+            order: Order { seq: row.try_get(12)?, ord: row.try_get(13)? },
         })
     };
     read().map_err(failed)

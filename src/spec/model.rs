@@ -230,6 +230,11 @@ impl Model {
         self.horizon.unwrap_or(HORIZON)
     }
 
+    /// Whether nothing but the reading that it is of tells a row that Debezium read from another one like it.
+    pub fn is_read_without_key(&self) -> bool {
+        matches!(self.history, History::Bag | History::Append) && self.key.is_empty()
+    }
+
     /// A column by its warehouse name.
     pub fn column(&self, name: &str) -> Option<&ModelColumn> {
         self.columns.iter().find(|column| column.name == name)

@@ -173,11 +173,18 @@ impl<'r> Reader<'r> {
         let known = self.places.iter().find(|place| place.number == letter.place.seq);
         let mut memory = known.map(|place| place.memory.clone()).unwrap_or_default();
         // what it tells of its source's past is known since
-        let before = (&mut memory, Order { seq: 0, ord: 0 });
-        let place = match change.origin.place(record, change.op == Op::Read, before) {
+        let told = memory.last.is_some();
+        let mut place = match change.origin.place(record, change.op == Op::Read, &mut memory) {
             Ok(place) => place,
             Err(other) => return Ok(Again::Unreadable(other.to_string())),
         };
+        if change.is_tombstone() && told {
+            // others have come since
+            if letter.order == letters::NO_ORDER {
+                return Ok(Again::Unreadable(letters::NO_PLACE.to_owned()));
+            }
+            (place.order, place.mark.seq) = (letter.order, letter.order.seq);
+        }
         let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(topic, change) {
             Some(fed) => fed,

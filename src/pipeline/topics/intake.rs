@@ -6,15 +6,16 @@ use std::sync::Arc;
 use super::super::core::Core;
 use super::super::gate::Gate;
 use super::letters;
-use super::places::Place;
+use super::places;
 use super::plans::{Fed, Planner, Topics};
 use super::tables::Tables;
 use super::whole::{Step, Whole};
-use crate::decode::{Boundary, Memory, OtherSource, RowChange, Told};
+use crate::decode::{Boundary, Memory, OtherSource, Place, Reading, RowChange, Told};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Op, Refused, TopicRecord};
+use crate::names::fingerprint;
 use crate::position::Order;
-use crate::spec::Kafka;
+use crate::spec::{Format, Kafka};
 
 /// What is known of a partition beside its queue, in the order of the queues.
 pub(super) struct Partition {
@@ -22,8 +23,6 @@ pub(super) struct Partition {
     at: usize,
     number: i64,
     pub(super) memory: Memory,
-    /// the order of its last change
-    last: Order,
     topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
@@ -31,10 +30,10 @@ pub(super) struct Partition {
 
 impl Partition {
     /// A partition that goes on at its place.
-    pub(super) fn new(at: usize, place: &Place, topics: &mut Topics) -> Partition {
+    pub(super) fn new(at: usize, place: &places::Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { at, number, memory, last: Order { seq: 0, ord: 0 }, topic, waits: None }
+        Partition { at, number, memory, topic, waits: None }
     }
 }
 
@@ -58,7 +57,7 @@ impl Here<'_> {
     ) -> Result<Step> {
         let longest = self.shared.setup.settings.max_row_bytes;
         if let Some(why) = letters::too_long(record, longest) {
-            self.bury(record, partition, &why).await?;
+            self.bury(record, partition, (&why, None)).await?;
             return Ok(Step::Taken);
         }
         let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
@@ -69,7 +68,7 @@ impl Here<'_> {
             Ok(Told::Transaction(boundary)) => self.bound(partition, &boundary),
             Ok(Told::Nothing) => Ok(Step::Taken),
             Err(unreadable) => {
-                self.bury(record, partition, &unreadable.to_string()).await?;
+                self.bury(record, partition, (&unreadable.to_string(), None)).await?;
                 Ok(Step::Taken)
             }
         }
@@ -89,9 +88,8 @@ impl Here<'_> {
         change: &RowChange<'_>,
     ) -> Result<Step> {
         let before = partition.memory.clone();
-        let memory = (&mut partition.memory, partition.last);
-        let place = change.origin.place(record, change.op == Op::Read, memory);
-        let place = place.map_err(|other| self.other_source(change, &other))?;
+        let tombstone = change.is_tombstone();
+        let Some(place) = self.place(record, partition, change)? else { return Ok(Step::Taken) };
         if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
             && whole.take(place.order.seq, number) == Step::Waits
         {
@@ -99,24 +97,35 @@ impl Here<'_> {
             return Ok(Step::Waits);
         }
         self.topics.streamed |= partition.memory.streamed;
-        let anew = partition.memory.is_read_anew(&before) && !self.topics.streamed;
-        partition.last = partition.last.max(place.order);
-        let arrival = if place.told { Arrival::MayBeLate } else { Arrival::Untold };
+        let reading = match self.topics.streamed {
+            true => Reading::Known,
+            false => partition.memory.reading(&before),
+        };
+        // a tombstone says nothing of how the others come
+        let told = place.told || tombstone;
+        let arrival = if told { Arrival::MayBeLate } else { Arrival::Untold };
         let fed = match self.topics.plan(partition.topic, change) {
             Some(fed) => fed,
             None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
+                    if tombstone && self.tables.shape(&change.table).await?.is_none() {
+                        // of a table of which nothing is known there is nothing to delete
+                        return Ok(Step::Taken);
+                    }
                     self.remember(record, (&before, &partition.memory))?;
-                    self.bury(record, partition, &error.to_string()).await?;
+                    let (why, order) = (error.to_string(), tombstone.then_some(place.order));
+                    self.bury(record, partition, (&why, order)).await?;
                     return Ok(Step::Taken);
                 }
                 Err(error) => return Err(error),
             },
         };
         // what leaves before the table is emptied must not take along that it was
-        if anew {
-            self.gate.read_anew(&fed.plan.relation, (place.order.seq, place.mark)).await?;
+        if reading != Reading::Known {
+            let (later, told) = (reading == Reading::Later, partition.memory.read_at > 0);
+            let at = (place.order.seq, place.mark);
+            self.gate.read_anew(&fed.plan.relation, at, (later, told)).await?;
         }
         self.remember(record, (&before, &partition.memory))?;
         let mut message = std::mem::take(self.scratch);
@@ -126,11 +135,32 @@ impl Here<'_> {
         match taken {
             Ok(None) => Ok(Step::Taken),
             Ok(Some(poison)) => {
-                self.bury(record, partition, &poison).await?;
+                let order = tombstone.then_some(place.order);
+                self.bury(record, partition, (&poison, order)).await?;
                 Ok(Step::Taken)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Where a change stands; none of a tombstone that says once more what the record before it told.
+    fn place(
+        &self,
+        record: &TopicRecord<'_>,
+        partition: &mut Partition,
+        change: &RowChange<'_>,
+    ) -> Result<Option<Place>> {
+        let tombstone = change.is_tombstone();
+        let memory = &mut partition.memory;
+        if tombstone && memory.gone == record.key.map(fingerprint) {
+            return Ok(None);
+        }
+        let place = change.origin.place(record, change.op == Op::Read, memory);
+        let place = place.map_err(|other| self.other_source(change, &other))?;
+        if self.connector.format == Format::FlatJson && !tombstone {
+            memory.note_flat(&place, record.key.filter(|_| change.op == Op::Delete));
+        }
+        Ok(Some(place))
     }
 
     /// Takes a change through the gate; why its row is none, if so.
@@ -138,7 +168,7 @@ impl Here<'_> {
         &mut self,
         record: &TopicRecord<'_>,
         (fed, change): (&Fed, &RowChange<'_>),
-        (place, partition): (&crate::decode::Place, &Partition),
+        (place, partition): (&Place, &Partition),
         message: &mut Vec<u8>,
     ) -> Result<Option<String>> {
         if let Err(poison) = fed.plan.write(change, message) {
@@ -150,12 +180,9 @@ impl Here<'_> {
             .plan
             .event(change.op, message, (place, at))
             .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
-        let routes = self.gate.router.of(&event.relation);
+        // others that were before it may still come, and belong into tables of history and of events
         if event.op == Op::Truncate {
             self.gate.truncate(&event, message).await?;
-            for route in routes.iter() {
-                self.gate.router.raise_floor(*route, event.order.seq);
-            }
         } else {
             self.gate.take(&event, message).await?;
         }
@@ -199,7 +226,7 @@ impl Here<'_> {
         Ok(())
     }
 
-    fn other_source(&mut self, change: &RowChange<'_>, other: &OtherSource) -> Error {
+    fn other_source(&self, change: &RowChange<'_>, other: &OtherSource) -> Error {
         let what = format!(
             "the connector was made again for another source, so that old and new changes cannot be told \
              apart: {other}"
@@ -210,12 +237,13 @@ impl Here<'_> {
         ))
     }
 
-    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it.
+    /// Sets a record aside that cannot be read, and lets the later ones of its key wait behind it. A tombstone's
+    /// order is known from those before it, and when it is read again from nothing else.
     async fn bury(
         &mut self,
         record: &TopicRecord<'_>,
         partition: &Partition,
-        why: &str,
+        (why, order): (&str, Option<Order>),
     ) -> Result<()> {
         if let Some(whole) = &mut *self.whole {
             whole.note_unread();
@@ -223,6 +251,7 @@ impl Here<'_> {
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);
+        let order = order.unwrap_or(letters::NO_ORDER);
         let (fed, routes) = match fed {
             Some(fed) => {
                 let routes = self.gate.router.of(&fed.plan.relation);
@@ -260,7 +289,7 @@ impl Here<'_> {
         for (target, (digests, key)) in apart {
             let refused = Refused { reason: why.clone(), key };
             let letter = letters::letter(record, masked);
-            self.gate.window.set_apart(&target, (place, mark), (digests, refused), letter);
+            self.gate.window.set_apart(&target, (place, order, mark), (digests, refused), letter);
         }
         Ok(())
     }

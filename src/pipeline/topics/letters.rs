@@ -25,6 +25,13 @@ pub(super) const NOT_KEPT: &str =
 pub(super) const GIVE_VALUE: &str = "its key and value are not kept, as its table has masks: take the record \
                                      from its topic and replay it with --key and --value";
 
+/// The order of a record that tells none.
+pub(super) const NO_ORDER: Order = Order { seq: 0, ord: 0 };
+
+/// Why a tombstone cannot be read again whose place among the source's changes is not known.
+pub(super) const NO_PLACE: &str = "it is a tombstone, which tells no place of its own, and those before it were not \
+                                   noted with it: delete the row at the warehouse if it is there, and drop this";
+
 /// Why a record is too long to be taken, if it is.
 pub(super) fn too_long(record: &TopicRecord<'_>, longest: u64) -> Option<String> {
     let length = record.value.map_or(0, <[u8]>::len);

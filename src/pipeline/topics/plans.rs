@@ -26,6 +26,9 @@ pub(super) struct Topics {
     pub(super) streamed: bool,
 }
 
+/// Plans that are kept: a topic has few tables, and each few shapes.
+const PLANS_KEPT: usize = 4_096;
+
 /// How the records of a table are read, and where they go.
 #[derive(Clone)]
 pub(super) struct Fed {
@@ -56,7 +59,9 @@ impl Topics {
     /// The plan for a change, if there is one.
     pub(super) fn plan(&mut self, topic: usize, change: &RowChange<'_>) -> Option<Fed> {
         let (_, _, last) = self.topics.get_mut(topic)?;
-        let is = |fed: &&Fed| fed.shapes == change.shapes && fed.table == change.table;
+        // a tombstone has the key alone, which is read as with the rows of its table
+        let same = |fed: &&Fed| fed.shapes == change.shapes || change.is_tombstone();
+        let is = |fed: &&Fed| fed.table == change.table && same(fed);
         if let Some(fed) = last.as_ref().filter(is) {
             return Some(fed.clone());
         }
@@ -70,6 +75,9 @@ impl Topics {
     pub(super) fn keep(&mut self, topic: usize, fed: Fed) {
         if let Some((_, _, last)) = self.topics.get_mut(topic) {
             *last = Some(fed.clone());
+        }
+        if self.plans.len() >= PLANS_KEPT {
+            self.plans.clear();
         }
         self.plans.insert((topic, fed.table.clone(), fed.shapes), fed);
     }

@@ -1,0 +1,463 @@
+//! Events that come late or again, as topics bring them, against a naive model: random histories are delivered
+//! in any order, some of it twice, cut into batches anywhere. After every batch the tables must hold what a few
+//! lines of plain code make of the events that have come, sorted by their place.
+//!
+//! `SILTSTONE_SEED` repeats a world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use siltstone::binding::bind;
+use siltstone::fold::{Limits, Window};
+use siltstone::journey::{Arrival, Before, ChangeEvent, Flow, Mark, OldRow, Op, Route, Target};
+use siltstone::merge::{Apply, Leaves, Piece, Templates, create_leaves, define, encode_batch};
+use siltstone::position::Order;
+use siltstone::postgres::{Session, Side, connect};
+use siltstone::relation::Identity;
+use siltstone::spec::{Deletes, History};
+use siltstone::value::{Cell, Row, RowWriter};
+use siltstone::warehouse::migrate;
+
+use crate::model::{PLANS, START, Values, first, leak, model, relation, remove, shown, write};
+use crate::support::{Dice, block_on, clusters, env, is_full};
+
+const KEYS: u64 = 5;
+
+/// How far from its place an event may come.
+const LATE: u64 = 14;
+
+#[derive(Clone, Debug)]
+struct Event {
+    /// none: the table is emptied
+    key: Option<u64>,
+    op: Op,
+    values: Option<Values>,
+    /// what did not change, which its source may leave out
+    same: [bool; 4],
+    order: Order,
+    at: i64,
+}
+
+/// What the source did, in its order.
+fn history(dice: &mut Dice, transactions: u32) -> Vec<Event> {
+    let mut rows: BTreeMap<u64, Values> = BTreeMap::new();
+    let (mut events, mut seq, mut at) = (Vec::new(), 1000, START);
+    for _ in 0..transactions {
+        seq += 8;
+        // the clock mostly goes on, stands still now and then, and sometimes steps back
+        at += match dice.below(6) {
+            0 => 0,
+            1 => -i64::try_from(dice.below(3)).unwrap(),
+            n => i64::try_from(n).unwrap(),
+        };
+        for ord in 1..=i64::try_from(1 + dice.below(3)).unwrap() {
+            let order = Order { seq, ord };
+            let event = |key, op, values, same| Event { key, op, values, same, order, at };
+            let key = dice.below(KEYS);
+            if dice.one_in(60) {
+                rows.clear();
+                events.push(event(None, Op::Truncate, None, [false; 4]));
+                continue;
+            }
+            let next = match rows.remove(&key) {
+                None => {
+                    let values = Values::random(dice);
+                    event(Some(key), Op::Create, Some(values), [false; 4])
+                }
+                Some(_) if dice.one_in(4) => event(Some(key), Op::Delete, None, [false; 4]),
+                Some(old) => {
+                    let new = old.changed(dice);
+                    let same = [
+                        old.a == new.a && old.a.is_some(),
+                        old.b == new.b && old.b.is_some(),
+                        old.u == new.u && old.u.is_some(),
+                        false,
+                    ];
+                    event(Some(key), Op::Update, Some(new), same)
+                }
+            };
+            if let Some(values) = &next.values {
+                rows.insert(key, values.clone());
+            }
+            events.push(next);
+        }
+    }
+    events
+}
+
+struct Version {
+    values: Values,
+    from: i64,
+    to: Option<i64>,
+    opened: Order,
+    ended: Option<Order>,
+    last: Order,
+}
+
+/// What the tables must hold when these events have come.
+#[derive(Default)]
+struct Expected {
+    rows: Vec<String>,
+    versions: Vec<String>,
+    log: Vec<String>,
+}
+
+fn place(order: &Order) -> String {
+    format!("{}.{}", order.seq, order.ord)
+}
+
+impl Expected {
+    fn of(history: &[Event], came: &BTreeSet<usize>) -> Expected {
+        let mut expected = Expected::default();
+        for key in 0..KEYS {
+            let events: Vec<&Event> = came
+                .iter()
+                .filter_map(|at| history.get(*at))
+                .filter(|event| event.key.is_none_or(|of| of == key))
+                .collect();
+            expected.key(key, &events);
+        }
+        for lines in [&mut expected.rows, &mut expected.versions, &mut expected.log] {
+            lines.sort();
+        }
+        expected
+    }
+
+    fn key(&mut self, key: u64, events: &[&Event]) {
+        if let Some(Event { values: Some(values), order, .. }) = events.last() {
+            self.rows.push(format!("{} {}", shown(key, values), place(order)));
+        }
+        for event in events.iter().filter(|event| event.key.is_some()) {
+            let (op, order) = (event.op.letter(), place(&event.order));
+            self.log.push(match &event.values {
+                Some(values) => format!("{op} {} {order}", shown(key, values)),
+                None => format!("d {key} ~|~|~ {order}"),
+            });
+        }
+        // nobody could see what a transaction did before its last word
+        let mut settled: Vec<&Event> = Vec::new();
+        for event in events {
+            if settled.last().is_some_and(|last| last.order.seq == event.order.seq) {
+                settled.pop();
+            }
+            settled.push(event);
+        }
+        let mut versions: Vec<Version> = Vec::new();
+        for event in settled {
+            version(&mut versions, event);
+        }
+        for version in versions {
+            let end = version.ended.map_or("-".to_owned(), |ended| place(&ended));
+            let to = version.to.map_or("open".to_owned(), |to| to.to_string());
+            self.versions.push(format!(
+                "{} {} {to} {} {end} {} {}",
+                shown(key, &version.values),
+                version.from,
+                place(&version.opened),
+                place(&version.last),
+                version.to.is_none()
+            ));
+        }
+    }
+}
+
+/// A label is the commit time, but at least 1 µs behind the boundary before it.
+fn version(versions: &mut Vec<Version>, event: &Event) {
+    let boundary = versions.last().map(|version| version.to.unwrap_or(version.from));
+    let label = boundary.map_or(event.at, |boundary| event.at.max(boundary + 1));
+    let current = versions.last_mut().filter(|version| version.to.is_none());
+    if let Some(current) = current {
+        let tracked = |values: &Values| (values.a.clone(), values.b.clone());
+        if let Some(values) = &event.values
+            && tracked(values) == tracked(&current.values)
+        {
+            current.values = values.clone();
+            current.last = event.order;
+            return;
+        }
+        current.to = Some(label);
+        current.ended = Some(event.order);
+    }
+    if let Some(values) = event.values.clone() {
+        let (opened, last) = (event.order, event.order);
+        versions.push(Version { values, from: label, to: None, opened, ended: None, last });
+    }
+}
+
+/// The warehouse under test.
+struct World {
+    session: Session,
+    side: Session,
+    apply: Apply,
+    leaves: Leaves,
+    routes: Vec<Route>,
+    window: Window,
+    pieces: Vec<Piece>,
+}
+
+impl World {
+    async fn new(name: &str, templates: Templates) -> World {
+        let cluster = &clusters().await.1;
+        cluster.create_database(name).await.unwrap();
+        let endpoint = cluster.endpoint(name);
+        let mut session = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
+        let side = connect(Side::Warehouse, &endpoint, "test").await.unwrap();
+        migrate(&mut session).await.unwrap();
+        session.batch_execute(PLANS).await.unwrap();
+        let keyed = relation(Identity::Key, true);
+        let bound = |index, name: &str, history, deletes: Option<Deletes>| -> Target {
+            let mut model = (*model(name, history)).clone();
+            model.deletes = deletes.unwrap_or(model.deletes);
+            if name == "softly" {
+                model.partition = crate::model::model("facts", history).partition.clone();
+            }
+            let target = bind(index, &Arc::new(model), &keyed, 1, false).unwrap().target;
+            Target { arrival: Arrival::MayBeLate, ..target }
+        };
+        let targets = [
+            bound(0, "rows", History::Overwrite, None),
+            bound(1, "facts", History::Overwrite, None),
+            bound(2, "versions", History::Versions, None),
+            bound(3, "log", History::Append, None),
+            bound(4, "soft", History::Overwrite, Some(Deletes::Soft)),
+            bound(5, "softly", History::Overwrite, Some(Deletes::Soft)),
+        ];
+        let mut routes = Vec::new();
+        for target in targets {
+            for statement in define(&target.model, &[]) {
+                side.batch_execute(&statement).await.unwrap();
+            }
+            routes.push(Route { target: Arc::new(target), flow: Flow::Live, floor: 0 });
+        }
+        let window = Window::new(Limits { rows: 20, bytes: 1 << 20 });
+        World {
+            session,
+            side,
+            apply: Apply::new(templates),
+            leaves: Leaves::default(),
+            routes,
+            window,
+            pieces: Vec::new(),
+        }
+    }
+
+    fn close(&mut self) {
+        let batch = self.window.close((Vec::new(), "0/0".to_owned()), 0);
+        self.pieces.push(encode_batch(batch).unwrap());
+    }
+
+    fn take(&mut self, event: &Event, unchanged: [bool; 4]) {
+        let mark = Mark { seq: event.order.seq, committed_at: event.at, xid: 7 };
+        let Some(key) = event.key else {
+            if self.window.has_rows() {
+                self.close();
+            }
+            for route in &self.routes {
+                if !route.target.model.history.logs_events() {
+                    let (target, order) = (route.target.clone(), event.order);
+                    self.window.first(Before::Truncate { target, order, mark });
+                }
+            }
+            return self.window.note(mark.seq, mark.committed_at);
+        };
+        let (mut new, mut old) = (Vec::new(), Vec::new());
+        match &event.values {
+            Some(values) => write(&mut new, key, values, unchanged),
+            None => {
+                let key = key.to_string();
+                let mut writer = RowWriter::new(&mut old);
+                writer.push(Cell::Text(key.as_bytes()));
+                (0..4).for_each(|_| writer.push(Cell::Null));
+            }
+        }
+        for route in &self.routes {
+            let change = ChangeEvent {
+                relation: route.target.relation.clone(),
+                op: event.op,
+                old: (!old.is_empty())
+                    .then(|| OldRow { row: Row::from_bytes(leak(&old)), whole: false }),
+                new: event.values.is_some().then(|| Row::from_bytes(leak(&new))),
+                leaves: false,
+                order: event.order,
+                place: event.order,
+                mark,
+            };
+            self.window.push(route, &change, &[]).unwrap();
+        }
+        self.window.note(mark.seq, mark.committed_at);
+    }
+
+    /// Applies what is closed in one transaction.
+    async fn apply(&mut self) -> Result<(), siltstone::error::Error> {
+        for piece in &self.pieces {
+            for table in &piece.tables {
+                let missing = self.leaves.missing(&table.target.model, table.days(8_800))?;
+                create_leaves(&*self.side, &missing).await?;
+                self.leaves.note(&missing);
+            }
+        }
+        let transaction = self.session.transaction().await.unwrap();
+        for piece in std::mem::take(&mut self.pieces) {
+            self.apply.piece(&transaction, piece).await?;
+        }
+        transaction.commit().await.unwrap();
+        Ok(())
+    }
+
+    async fn lines(&self, query: &str) -> Vec<String> {
+        let rows = self.side.query(query, &[]).await.unwrap();
+        let mut lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        lines.sort();
+        lines
+    }
+
+    /// The first difference from what is expected.
+    async fn difference(&self, expected: &Expected) -> Option<String> {
+        let values = "concat_ws(' ', id, coalesce(a, '~') || '|' || coalesce(b, '~') || '|' || coalesce(u, '~'), day)";
+        for (table, there) in [
+            ("rows", "true"),
+            ("facts", "true"),
+            ("soft", "_deleted_at is null"),
+            ("softly", "_deleted_at is null"),
+        ] {
+            let query = format!(
+                "select {values} || ' ' || _seq || '.' || _ord from cleansed.{table} where {there}"
+            );
+            let found = self.lines(&query).await;
+            if found != expected.rows {
+                return Some(first(table, &expected.rows, &found));
+            }
+        }
+        let found = self
+            .lines(
+                "select concat_ws(' ', l.id, l.day, t.day) from audit.locator_cleansed_facts l
+                   full join cleansed.facts t using (id) where l.day is distinct from t.day
+                 union all
+                 select concat_ws(' ', l.id, l.day, t.day) from audit.locator_cleansed_softly l
+                   full join cleansed.softly t using (id) where l.day is distinct from t.day",
+            )
+            .await;
+        if !found.is_empty() {
+            return Some(first("places", &[], &found));
+        }
+        let micros = |column: &str| {
+            format!("((extract(epoch from {column}) * 1000000)::int8 - 946684800000000)::text")
+        };
+        let query = format!(
+            "select {values} || ' ' || {} || ' ' || case when valid_to < '9999-12-31' then {} else 'open' end
+               || ' ' || _seq || '.' || _ord || ' ' || coalesce(_end_seq || '.' || _end_ord, '-') || ' ' || _last_seq || '.' || _last_ord
+               || ' ' || is_current from cleansed.versions",
+            micros("valid_from"),
+            micros("valid_to")
+        );
+        let found = self.lines(&query).await;
+        if found != expected.versions {
+            return Some(first("versions", &expected.versions, &found));
+        }
+        let query = format!(
+            "select _op || ' ' || {values} || ' ' || _seq || '.' || _ord from cleansed.log"
+        );
+        let found = self.lines(&query).await;
+        (found != expected.log).then(|| first("log", &expected.log, &found))
+    }
+}
+
+/// Delivers the events of a history, each at least once.
+struct Delivery<'h> {
+    history: &'h [Event],
+    left: Vec<usize>,
+    came: BTreeSet<usize>,
+    /// of each key the event that came last
+    last: BTreeMap<u64, usize>,
+}
+
+impl Delivery<'_> {
+    /// The next event, and what it leaves out: only what one that has come just before it tells.
+    fn next(&mut self, dice: &mut Dice) -> (usize, [bool; 4]) {
+        let again = dice.one_in(5) && !self.came.is_empty();
+        let at = if again {
+            let back = usize::try_from(dice.below(25)).unwrap() % self.came.len();
+            *self.came.iter().rev().nth(back).unwrap()
+        } else {
+            let window = if dice.one_in(2) { 1 } else { LATE };
+            let nth = usize::try_from(dice.below(window)).unwrap() % self.left.len();
+            self.left.remove(nth)
+        };
+        self.came.insert(at);
+        let event = &self.history[at];
+        let Some(key) = event.key else {
+            return (at, [false; 4]);
+        };
+        let before = self.history[..at].iter().rposition(|it| it.key.is_none_or(|it| it == key));
+        let follows = self.last.insert(key, at) == before && before.is_some();
+        (at, event.same.map(|same| same && follows && dice.one_in(2)))
+    }
+}
+
+/// Plays one world; the first difference, or the first error, if there is one.
+async fn play(seed: u64, transactions: u32, templates: Templates) -> Option<String> {
+    static WORLDS: AtomicU32 = AtomicU32::new(0);
+    let mut dice = Dice::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let history = history(&mut dice, transactions);
+    let name = format!("late_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
+    let mut world = World::new(&name, templates).await;
+    let left = (0..history.len()).collect();
+    let (came, last) = (BTreeSet::new(), BTreeMap::new());
+    let mut delivery = Delivery { history: &history, left, came, last };
+    let mut told: Vec<String> = Vec::new();
+    while !delivery.left.is_empty() {
+        told.push("--".to_owned());
+        let size = if dice.one_in(3) { 1 } else { 1 + dice.below(12) };
+        for _ in 0..size {
+            if delivery.left.is_empty() {
+                break;
+            }
+            let (at, unchanged) = delivery.next(&mut dice);
+            let event = &history[at];
+            let values = event.values.as_ref().map(|values| shown(0, values));
+            told.push(format!(
+                "{:?} {} {} {values:?} at {} {unchanged:?}",
+                event.key,
+                event.op.letter(),
+                place(&event.order),
+                event.at
+            ));
+            world.take(event, unchanged);
+        }
+        world.close();
+        let expected = Expected::of(&history, &delivery.came);
+        let difference = match world.apply().await {
+            Ok(()) => world.difference(&expected).await,
+            Err(error) => Some(format!("{error:?}")),
+        };
+        if let Some(difference) = difference {
+            let from = told.len().saturating_sub(if is_full() { 20 } else { 400 });
+            return Some(format!("{difference}\n{}", told[from..].join("\n")));
+        }
+    }
+    remove(&name, (world.session, world.side)).await;
+    None
+}
+
+#[test]
+fn late_and_repeated_events_end_as_the_model_says() {
+    block_on(async {
+        let seeds: Vec<u64> = match env().get("SILTSTONE_SEED") {
+            Some(seed) => vec![seed.parse().unwrap()],
+            None => (1..=if is_full() { 180 } else { 12 }).collect(),
+        };
+        let some = |nth: usize| {
+            let seeds: Vec<u64> = seeds.iter().copied().skip(nth).step_by(2).collect();
+            async move {
+                for seed in seeds {
+                    let difference = play(seed, 60, Templates::default()).await;
+                    if let Some(difference) = difference {
+                        panic!("SILTSTONE_SEED={seed}: {difference}");
+                    }
+                }
+            }
+        };
+        tokio::join!(some(0), some(1));
+    });
+}

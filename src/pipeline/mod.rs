@@ -50,6 +50,7 @@ mod recall;
 mod refused;
 mod remask;
 mod reshape;
+mod resolve;
 mod resync;
 mod rights;
 mod router;

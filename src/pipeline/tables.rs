@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::adopt::made;
 use super::fit::suit;
-use super::follow::{follow_file, follow_source, goes_by_file, missed, stop};
+use super::follow::{follow_file, follow_source, goes_by_file, missed, refeed, stop};
 use super::note::Then;
 use super::resolve::{Fed, LeftOut, Resolved};
 use super::shared::Shared;
@@ -14,7 +14,7 @@ use crate::capture::catalog::SourceTable;
 use crate::capture::publication::Untold;
 use crate::error::{Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Standing, define};
+use crate::merge::{Standing, define, feeds};
 use crate::position::Lsn;
 use crate::postgres::Session;
 use crate::progress::tables::{State, TableRecord};
@@ -176,6 +176,9 @@ async fn recorded(
         let now = &fed.source.relation;
         follow_source(shared, warehouse, (&target, now), &mut record).await?;
     }
+    if same && (model.mirrored || record.chunk_open) {
+        refeed(shared, model, &mut record).await?;
+    }
     let recreated = shape.oid != fed.source.relation.oid;
     if recreated && !record.chunk_open && record.state != State::Stopped {
         // rows were written before the new table was published: the stream alone cannot tell them
@@ -211,7 +214,7 @@ async fn fresh(
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
     let schema_id = shared.number_shape(&relation).await?;
-    let then = Then::Add { source: &relation.table, schema_id, state };
+    let then = Then::Add { model, schema_id, state };
     shared.define(&statements, &model.table, then).await?;
     let target = Target { schema_id, ..binding.target };
     let record = TableRecord {
@@ -227,6 +230,7 @@ async fn fresh(
         joins: Lsn(0),
         was_read: !shared.connector().snapshot.initial,
         made_for: None,
+        feeds: Some(feeds(model)),
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

@@ -815,7 +815,8 @@ fn another_source_column_and_another_delete_are_taken_up() {
         let files = |from: &str, delete: &str| {
             let columns = format!("  email: {{ type: text, from: {from} }}\n");
             users(&site, "id", &columns, delete);
-            for (name, history) in [("people", "versions\nkey: [id]"), ("log", "append\nkey: [id]")] {
+            for (name, history) in [("people", "versions\nkey: [id]"), ("log", "append\nkey: [id]")]
+            {
                 let head = format!("table: cleansed.{name}\nfrom: shop.public.users\n");
                 let body = format!("history: {history}\ncolumns:\n  id: {{ type: bigint }}\n");
                 site.file(&format!("schemas/{name}.yaml"), &format!("{head}{body}{columns}"));

@@ -80,13 +80,16 @@ pub(super) async fn follow_file(
     if steps.iter().any(|step| step.reads) {
         let raw = raw_of(&shared.setup.models, &target.model);
         let then = raw.map_or(Then::OpenChunk(State::Resyncing), |raw| Then::Rebuild(&raw.table));
-        shared.define(&statements, &table, then).await?;
+        if !change(shared, record, &statements, then).await? {
+            return Ok(standing);
+        }
         record.state = State::Resyncing;
         (record.chunk_open, record.part_open) = (raw.is_none(), raw.is_some());
         tracing::info!(%table, "its rows are read again: {}", names_of(&steps));
     } else {
-        if !statements.is_empty() {
-            shared.define(&statements, &table, Then::Shape(target.schema_id)).await?;
+        let then = Then::Shape(target.schema_id);
+        if !statements.is_empty() && !change(shared, record, &statements, then).await? {
+            return Ok(standing);
         }
         if !steps.is_empty() {
             tracing::info!(%table, "it follows its file: {}", names_of(&steps));
@@ -99,6 +102,22 @@ pub(super) async fn follow_file(
     match statements.is_empty() {
         true => Ok(standing),
         false => Standing::of(&**warehouse, &table).await,
+    }
+}
+
+/// Changes a table. Where we may not, the table stops alone, and that was that.
+async fn change(
+    shared: &Shared,
+    record: &mut TableRecord,
+    statements: &[String],
+    then: Then<'_>,
+) -> Result<bool> {
+    match shared.define(statements, &record.table, then).await {
+        Err(error) if error.kind() == Kind::Rights => {
+            stop(shared, record, &error.reason(), error.remedy_text()).await?;
+            Ok(false)
+        }
+        defined => defined.map(|()| true),
     }
 }
 

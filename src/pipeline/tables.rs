@@ -12,7 +12,7 @@ use super::shared::Shared;
 use crate::binding::bind;
 use crate::capture::catalog::SourceTable;
 use crate::capture::publication::Untold;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Standing, define, feeds};
 use crate::position::Lsn;
@@ -67,13 +67,12 @@ pub(super) async fn plan(
                     table.target = Arc::new(target);
                     planned.push(table);
                 }
-                Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Poison) => left_out
-                    .push(LeftOut {
-                        table: model.table.clone(),
-                        why: error.reason(),
-                        remedy: error.remedy_text().unwrap_or_default().to_owned(),
-                        refused: false,
-                    }),
+                Err(error) if is_of_table(&error) => left_out.push(LeftOut {
+                    table: model.table.clone(),
+                    why: error.reason(),
+                    remedy: error.remedy_text().unwrap_or_default().to_owned(),
+                    refused: false,
+                }),
                 Err(error) => return Err(error),
             }
         }
@@ -88,6 +87,15 @@ pub(super) async fn plan(
         }
     }
     Ok((planned, left_out))
+}
+
+/// Whether one table alone is concerned.
+fn is_of_table(error: &Error) -> bool {
+    match error.kind() {
+        Kind::TableStops | Kind::Poison => true,
+        Kind::Rights => error.table().is_some(),
+        _ => false,
+    }
 }
 
 /// What is done about a table that nothing feeds.

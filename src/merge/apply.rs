@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Statement, Transaction};
 
 use super::copy::copy_in;
+use super::deferred::Deferred;
 use super::raw::encode_raw;
 use super::render::{Form, Templates};
 use super::stage::{Shape, Staged, encode, encode_late, encode_left};
@@ -120,6 +121,7 @@ pub struct Apply {
     raw: HashMap<usize, Statement>,
     /// versions tables that the open transaction has touched, where it came in several pieces
     unsettled: BTreeMap<usize, Arc<Target>>,
+    deferred: Deferred,
 }
 
 /// What a table's statements depend on beside the table.
@@ -138,12 +140,19 @@ impl Apply {
             merges: HashMap::new(),
             raw: HashMap::new(),
             unsettled: BTreeMap::new(),
+            deferred: Deferred::default(),
         }
     }
 
     /// The open transaction went back to a savepoint.
     pub fn rolled_back(&mut self) {
         self.staging.rolled_back();
+        self.deferred.rolled_back();
+    }
+
+    /// Asks for what would be refused only at the commit.
+    pub async fn check(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        self.deferred.check(transaction).await
     }
 
     /// Ends a transaction that came in several pieces, where the last one could not tell.
@@ -197,12 +206,14 @@ impl Apply {
             );
             let cut = Cut { continues: cut.continues || emptied, ..cut };
             applied.push((index, self.table(transaction, table, (cut, overrules)).await?));
+            self.deferred.note(transaction, &target).await?;
             if cut.unfinished != 0 && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);
             }
         }
         if piece.batch.ends {
             self.settle(transaction, piece.batch.last_seq).await?;
+            self.check(transaction).await?;
         }
         Ok(applied)
     }

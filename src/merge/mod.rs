@@ -8,6 +8,7 @@ mod apply;
 mod checks;
 mod conform;
 mod copy;
+mod deferred;
 mod define;
 mod differ;
 mod direct;

@@ -742,7 +742,7 @@ fn what_is_deferred_to_the_commit_is_refused_alone() {
             .await;
         site.assert_equal("select id from {}", "other", "cleansed.other").await;
         let letters = "select key->>'id', reason like '%not here%' from audit.dead_letters";
-        assert_eq!(site.at_warehouse(letters).await, ["3 t"]);
+        assert_eq!(site.at_warehouse(letters).await, ["3|t"]);
         site.shop("update t set v = 'mended' where id = 3").await;
         site.warehouse.batch_execute("drop trigger \"No\" on cleansed.t").await.unwrap();
         replay_all(&site).await;

@@ -581,3 +581,46 @@ fn a_table_that_the_files_cannot_take_any_more_is_left_out_alone() {
         assert!(running.stop().await.is_ok());
     });
 }
+
+/// Somebody has a lock on two tables for hours: one whose file has a new column as the service begins, and one
+/// that gets one in mid-stream. Both wait alone.
+#[test]
+fn a_table_that_waits_for_a_lock_waits_alone() {
+    block_on(async {
+        let site = Site::new("locked").await;
+        site.shop("create table t (id int primary key, v text, w int); insert into t values (1, 'a', 7); create table m (id int primary key, v text); insert into m values (1, 'a'); create table other (id int primary key)")
+            .await;
+        let declare = |more: &str| {
+            let head = "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\ncolumns:\n  id: { type: integer }\n";
+            site.file("schemas/t.yaml", &format!("{head}  v: {{ type: text }}\n{more}"));
+        };
+        declare("");
+        site.catch_up().await;
+        let reader = site.another_session().await;
+        reader
+            .batch_execute("begin; select from cleansed.t; select from cleansed.m")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        declare("  w: { type: integer }\n");
+        let running = site.start();
+        let waits = |table: &str| {
+            format!(
+                "select state = 'stopped' and reason like '%(another test)' \
+                        and remedy like '%pg_terminate_backend%' \
+                   from audit.tables where table_name = 'cleansed.{table}'"
+            )
+        };
+        site.until("the declared one waits", &waits("t")).await;
+        site.shop("alter table m add n int default 7; update m set v = 'b'; update t set v = 'b'")
+            .await;
+        site.until("the mirrored one waits", &waits("m")).await;
+        site.shop("insert into other values (1)").await;
+        site.until("the other flows", "select exists (select from cleansed.other)").await;
+        reader.batch_execute("commit").await.unwrap();
+        site.until("all go on", "select bool_and(state = 'streaming') from audit.tables").await;
+        site.assert_equal("select id, v, w from {}", "t", "cleansed.t").await;
+        site.assert_equal("select id, v, n from {}", "m", "cleansed.m").await;
+        assert!(running.stop().await.is_ok());
+    });
+}

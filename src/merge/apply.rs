@@ -20,7 +20,7 @@ use crate::journey::{Applied, Arrival, Batch, Before, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
-use crate::warehouse::reshape;
+use crate::warehouse::{SOON, reshape};
 
 /// A table's rows, encoded for COPY.
 #[derive(Debug)]
@@ -290,19 +290,23 @@ impl Apply {
             }
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;
-                reshape(transaction, &table.to_string(), statements).await.map_err(|error| {
-                    // a column of that name is there, left from one that was dropped, or in exchange
-                    let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
-                    let error = Error::warehouse("following a schema change", error)
-                        .on_table(table.to_string())
-                        .remedy(format!("siltstone table resync {table}"));
-                    match taken {
-                        // another member of the group has added it just now
-                        true if target.arrival != Arrival::InOrder => error.with_kind(Kind::Busy),
-                        true => error.with_kind(Kind::Reread),
-                        false => error,
-                    }
-                })
+                reshape(transaction, &table.to_string(), (statements, SOON)).await.map_err(
+                    |error| {
+                        // a column of that name is there, left from one that was dropped, or in exchange
+                        let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
+                        let error = Error::warehouse("following a schema change", error)
+                            .on_table(table.to_string())
+                            .remedy(format!("siltstone table resync {table}"));
+                        match taken {
+                            // another member of the group has added it just now
+                            true if target.arrival != Arrival::InOrder => {
+                                error.with_kind(Kind::Busy)
+                            }
+                            true => error.with_kind(Kind::Reread),
+                            false => error,
+                        }
+                    },
+                )
             }
         }
     }

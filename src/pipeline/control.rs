@@ -16,6 +16,7 @@ use super::halt::{self, is_of_connector};
 use super::intake::End;
 use super::ladder::{self, Log, Step};
 use super::lane::Progress;
+use super::locked;
 use super::resolve::{Resolved, resolve};
 use super::shared::Shared;
 use super::tables::Planned;
@@ -119,6 +120,12 @@ impl Control {
                 looked = Instant::now();
                 if self.has_other_tables(&source, &resolved).await?
                     || self.is_told_less(&source, &resolved).await?
+                {
+                    return Ok(End::Restart);
+                }
+                // there is another session behind every table that begins to wait
+                if planned.iter().any(|table| locked::waits(&table.record))
+                    && locked::let_go(&self.shared, &mut warehouse).await?
                 {
                     return Ok(End::Restart);
                 }

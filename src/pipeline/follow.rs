@@ -3,6 +3,7 @@
 
 use super::core::Core;
 use super::fit::{present_model, renames};
+use super::locked;
 use super::note::Then;
 use super::recall::raw_of;
 use super::shared::{Shared, was_read};
@@ -105,7 +106,7 @@ pub(super) async fn follow_file(
     }
 }
 
-/// Changes a table. Where we may not, the table stops alone, and that was that.
+/// Changes a table; false where that may not be, or not now, and the table stops alone.
 async fn change(
     shared: &Shared,
     record: &mut TableRecord,
@@ -115,6 +116,12 @@ async fn change(
     match shared.define(statements, &record.table, then).await {
         Err(error) if error.kind() == Kind::Rights => {
             stop(shared, record, &error.reason(), error.remedy_text()).await?;
+            Ok(false)
+        }
+        Err(error) if locked::is_locked(&error) => {
+            let (reason, remedy) = locked::hold(shared, &record.table).await?;
+            record.state = State::Stopped;
+            (record.reason, record.remedy) = (Some(reason), Some(remedy));
             Ok(false)
         }
         defined => defined.map(|()| true),

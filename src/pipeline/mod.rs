@@ -34,6 +34,7 @@ mod ladder;
 mod lane;
 mod leased;
 mod lineage;
+mod locked;
 mod making;
 mod mart;
 mod marts;

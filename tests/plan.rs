@@ -301,6 +301,21 @@ fn another_key_and_another_history_are_read_again() {
             "cleansed.users",
         )
         .await;
+        let hung = "select coalesce(obj_description('cleansed.users'::regclass), ''),
+                           col_description('cleansed.users'::regclass, attnum),
+                           has_table_privilege('pg_monitor', 'cleansed.users', 'select'),
+                           has_column_privilege('pg_signal_backend', 'cleansed.users', 'email', 'select')
+                      from pg_attribute
+                     where attrelid = 'cleansed.users'::regclass and attname = 'price'";
+        site.warehouse
+            .batch_execute(
+                "grant select on cleansed.users to pg_monitor;
+                 grant select (email) on cleansed.users to pg_signal_backend;
+                 comment on table cleansed.users is 'the people''s';
+                 comment on column cleansed.users.price is 'in coins'",
+            )
+            .await
+            .unwrap();
         // versions of it
         users(&site, "email", FEW, "history: versions\n");
         assert_planned(&site, &["destructive", "make it anew, as history: versions"]);
@@ -308,6 +323,7 @@ fn another_key_and_another_history_are_read_again() {
         site.catch_up().await;
         assert_stopped(&site, "cleansed.users", "siltstone apply --allow destructive").await;
         assert_eq!(ask(&site, &["apply", "--allow", "destructive", "--yes"]).0, 0);
+        assert_eq!(site.at_warehouse(hung).await, ["the people's|in coins|t|t"]);
         site.catch_up().await;
         site.shop("update users set id = 1002 where id = 11").await;
         site.catch_up().await;

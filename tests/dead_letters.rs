@@ -709,3 +709,43 @@ fn kept_changes_have_a_limit_that_restarts_do_not_stretch() {
         assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
     });
 }
+
+/// What the warehouse refuses only at the commit is found before it: whose change it is would not be known there.
+#[test]
+fn what_is_deferred_to_the_commit_is_refused_alone() {
+    block_on(async {
+        let site = Site::new("deferred").await;
+        site.shop("create table t (id int primary key, v text unique deferrable initially deferred); create table other (id int primary key); insert into t values (1, 'a'), (2, 'b')")
+            .await;
+        site.catch_up().await;
+        site.warehouse
+            .batch_execute(
+                "create function public.no() returns trigger language plpgsql as
+                   $$ begin if new.v = 'bad' then raise 'not here'; end if; return null; end $$;
+                 create constraint trigger \"No\" after insert or update on cleansed.t
+                   deferrable initially deferred for each row execute function public.no();
+                 alter table cleansed.t add unique (v) deferrable initially deferred",
+            )
+            .await
+            .unwrap();
+        // unique again at its end
+        site.shop(
+            "begin; update t set v = 'b' where id = 1; update t set v = 'a' where id = 2; commit",
+        )
+        .await;
+        site.catch_up().await;
+        site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
+        site.shop("insert into t values (3, 'bad'), (4, 'good'); insert into other values (1); update t set v = 'z' where id = 1")
+            .await;
+        site.catch_up().await;
+        site.assert_equal("select id, v from {} where id <> 3 order by id", "t", "cleansed.t")
+            .await;
+        site.assert_equal("select id from {}", "other", "cleansed.other").await;
+        let letters = "select key->>'id', reason like '%not here%' from audit.dead_letters";
+        assert_eq!(site.at_warehouse(letters).await, ["3|t"]);
+        site.shop("update t set v = 'mended' where id = 3").await;
+        site.warehouse.batch_execute("drop trigger \"No\" on cleansed.t").await.unwrap();
+        replay_all(&site).await;
+        site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
+    });
+}

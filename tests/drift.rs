@@ -1,6 +1,7 @@
 //! Schema changes at the source, in mid-stream: mirrored tables follow, or stop alone with a remedy that
 //! works.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::{Site, block_on};
@@ -531,6 +532,95 @@ fn a_table_that_was_left_out_comes_when_what_it_lacked_is_there() {
         )
         .await;
         site.assert_equal("select a from {}", "nokey", "cleansed.nokey").await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+/// What a file asks for and cannot be had of one table, since somebody changed the source, costs the others
+/// nothing; nor the shop's own work.
+#[test]
+fn a_table_that_the_files_cannot_take_any_more_is_left_out_alone() {
+    block_on(async {
+        let site = Site::new("refused").await;
+        site.shop(ITEMS).await;
+        site.connector("tables: [\"public.*\", \"archive.*\"]\nexclude: [\"public.items.gone\"]\ntarget_schema: cleansed\n");
+        site.catch_up().await;
+        let running = site.start();
+        site.shop(
+            "create schema archive; create table archive.other (id int primary key, v text); \
+                   insert into archive.other values (99, 'of another')",
+        )
+        .await;
+        let told = "select exists (select from audit.left_out where source_table = 'archive.other'
+                                      and reason like '%would both become cleansed.other')";
+        site.until("the younger is left out", told).await;
+        site.shop("alter table items replica identity full").await;
+        let mut refused = 0;
+        while site.source.batch_execute("update items set n = 1").await.is_err() {
+            refused += 1;
+            assert!(refused < 300, "the shop's updates are refused for more than 30 s");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        site.shop("insert into other values (5, 'goes on')").await;
+        site.until("the other goes on", "select exists (select from cleansed.other where id = 5)")
+            .await;
+        let state = site.state("cleansed.items").await;
+        assert!(state[2].contains("mask it"), "{state:?}");
+        let validated = site.command(&["validate", "--connect"]).stdout(Stdio::piped()).output();
+        let validated = validated.unwrap();
+        let text = String::from_utf8(validated.stdout).unwrap();
+        assert_eq!(validated.status.code(), Some(78), "{text}");
+        assert!(
+            text.contains("error: archive.other") && text.contains("error: public.items"),
+            "{text}"
+        );
+        site.shop("alter table items replica identity default").await;
+        site.until("it is taken again", "select bool_and(state = 'streaming') from audit.tables")
+            .await;
+        equal(&site, "id, name, n").await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+/// Somebody has a lock on two tables for hours: one whose file has a new column as the service begins, and one
+/// that gets one in mid-stream. Both wait alone.
+#[test]
+fn a_table_that_waits_for_a_lock_waits_alone() {
+    block_on(async {
+        let site = Site::new("locked").await;
+        site.shop("create table t (id int primary key, v text, w int); insert into t values (1, 'a', 7); create table m (id int primary key, v text); insert into m values (1, 'a'); create table other (id int primary key)")
+            .await;
+        let declare = |more: &str| {
+            let head = "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\ncolumns:\n  id: { type: integer }\n";
+            site.file("schemas/t.yaml", &format!("{head}  v: {{ type: text }}\n{more}"));
+        };
+        declare("");
+        site.catch_up().await;
+        let reader = site.another_session().await;
+        reader
+            .batch_execute("begin; select from cleansed.t; select from cleansed.m")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        declare("  w: { type: integer }\n");
+        let running = site.start();
+        let waits = |table: &str| {
+            format!(
+                "select state = 'stopped' and reason like '%(another test)' \
+                        and remedy like '%pg_terminate_backend%' \
+                   from audit.tables where table_name = 'cleansed.{table}'"
+            )
+        };
+        site.until("the declared one waits", &waits("t")).await;
+        site.shop("alter table m add n int default 7; update m set v = 'b'; update t set v = 'b'")
+            .await;
+        site.until("the mirrored one waits", &waits("m")).await;
+        site.shop("insert into other values (1)").await;
+        site.until("the other flows", "select exists (select from cleansed.other)").await;
+        reader.batch_execute("commit").await.unwrap();
+        site.until("all go on", "select bool_and(state = 'streaming') from audit.tables").await;
+        site.assert_equal("select id, v, w from {}", "t", "cleansed.t").await;
+        site.assert_equal("select id, v, n from {}", "m", "cleansed.m").await;
         assert!(running.stop().await.is_ok());
     });
 }

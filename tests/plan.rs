@@ -301,6 +301,21 @@ fn another_key_and_another_history_are_read_again() {
             "cleansed.users",
         )
         .await;
+        let hung = "select coalesce(obj_description('cleansed.users'::regclass), ''),
+                           col_description('cleansed.users'::regclass, attnum),
+                           has_table_privilege('pg_monitor', 'cleansed.users', 'select'),
+                           has_column_privilege('pg_signal_backend', 'cleansed.users', 'email', 'select')
+                      from pg_attribute
+                     where attrelid = 'cleansed.users'::regclass and attname = 'price'";
+        site.warehouse
+            .batch_execute(
+                "grant select on cleansed.users to pg_monitor;
+                 grant select (email) on cleansed.users to pg_signal_backend;
+                 comment on table cleansed.users is 'the people''s';
+                 comment on column cleansed.users.price is 'in coins'",
+            )
+            .await
+            .unwrap();
         // versions of it
         users(&site, "email", FEW, "history: versions\n");
         assert_planned(&site, &["destructive", "make it anew, as history: versions"]);
@@ -308,6 +323,7 @@ fn another_key_and_another_history_are_read_again() {
         site.catch_up().await;
         assert_stopped(&site, "cleansed.users", "siltstone apply --allow destructive").await;
         assert_eq!(ask(&site, &["apply", "--allow", "destructive", "--yes"]).0, 0);
+        assert_eq!(site.at_warehouse(hung).await, ["the people's|in coins|t|t"]);
         site.catch_up().await;
         site.shop("update users set id = 1002 where id = 11").await;
         site.catch_up().await;
@@ -798,5 +814,66 @@ fn what_people_hung_on_a_view_hangs_on_it_when_a_type_was_changed() {
             assert_eq!(site.at_warehouse(standing).await, before, "{ty}");
             site.catch_up().await;
         }
+    });
+}
+
+/// A file that takes a column's values from elsewhere, or does something else with what goes, has the table read
+/// again; what reading does not bring back takes a word, or is said.
+#[test]
+fn another_source_column_and_another_delete_are_taken_up() {
+    block_on(async {
+        let site = Site::new("feeds").await;
+        site.shop(
+            "create table users (id bigint primary key, email text, work text);
+             insert into users select i, 'e' || i, 'w' || i from generate_series(1, 9) i",
+        )
+        .await;
+        let files = |from: &str, delete: &str| {
+            let columns = format!("  email: {{ type: text, from: {from} }}\n");
+            users(&site, "id", &columns, delete);
+            for (name, history) in [("people", "versions\nkey: [id]"), ("log", "append\nkey: [id]")]
+            {
+                let head = format!("table: cleansed.{name}\nfrom: shop.public.users\n");
+                let body = format!("history: {history}\ncolumns:\n  id: {{ type: bigint }}\n");
+                site.file(&format!("schemas/{name}.yaml"), &format!("{head}{body}{columns}"));
+            }
+        };
+        files("email", "delete: ignore\n");
+        site.catch_up().await;
+        assert_agree(&site);
+        site.shop("delete from users where id = 3").await;
+        site.catch_up().await;
+        files("work", "delete: ignore\n");
+        let other = "fill email from work, not email";
+        assert_planned(&site, &["safe", "cleansed.users", other, "it is read again"]);
+        assert_planned(&site, &["safe", "cleansed.log", other, "from now on"]);
+        site.catch_up().await;
+        assert_agree(&site);
+        let stands = |table: &str| {
+            format!("select string_agg(email, ' ' order by id) from cleansed.{table} where id < 5")
+        };
+        assert_eq!(site.at_warehouse(&stands("users")).await, ["w1 w2 e3 w4"]);
+        assert_eq!(site.at_warehouse(&stands("people_current")).await, ["w1 w2 w4"]);
+        assert_eq!(site.at_warehouse(&stands("log")).await, ["e1 e2 e3 e4"]);
+        files("work", "");
+        assert_planned(&site, &["destructive", "cleansed.users", "delete the rows"]);
+        site.catch_up().await;
+        assert_stopped(&site, "cleansed.users", "siltstone apply --allow destructive").await;
+        let (code, text) = ask(&site, &["apply", "--allow", "destructive", "--yes"]);
+        assert_eq!(code, 0, "{text}");
+        site.catch_up().await;
+        assert_agree(&site);
+        site.assert_equal("select id from {} order by 1", "users", "cleansed.users").await;
+        // the same by `apply`, and a warehouse that an older service has kept
+        files("email", "");
+        assert_eq!(ask(&site, &["apply"]).0, 0);
+        site.catch_up().await;
+        assert_agree(&site);
+        assert_eq!(site.at_warehouse(&stands("users")).await, ["e1 e2 e4"]);
+        site.warehouse.batch_execute("update audit.tables set feeds = null").await.unwrap();
+        files("work", "");
+        site.catch_up().await;
+        assert_agree(&site);
+        assert_eq!(site.at_warehouse(&stands("users")).await, ["e1 e2 e4"]);
     });
 }

@@ -176,3 +176,47 @@ fn the_least_rights_are_enough() {
         assert_eq!(site.at_warehouse(others).await, ["others"]);
     });
 }
+
+/// A table that another role owns takes no new column: it stops alone, and goes on when it may be changed.
+#[test]
+fn a_table_of_another_role_stops_alone() {
+    block_on(async {
+        let mut site = Site::new("owned").await;
+        site.shop("create table t (id int primary key, v text, w int); insert into t values (1, 'a', 7); create table other (id int primary key)")
+            .await;
+        let declare = |site: &Site, columns: &str| {
+            let head = "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\ncolumns:\n  id: { type: integer }\n";
+            site.file("schemas/t.yaml", &format!("{head}  v: {{ type: text }}\n{columns}"));
+        };
+        declare(&site, "");
+        let role = format!("{}_role", site.name);
+        let make = format!(
+            "create role {role} login password 'le4st'; grant create on database {0}_warehouse to {role}",
+            site.name
+        );
+        site.warehouse.batch_execute(&make).await.unwrap();
+        site.secure(|url| {
+            let (_, place) = url.split_once('@').unwrap();
+            let ours = url.contains("_warehouse");
+            if ours { format!("postgres://{role}:le4st@{place}") } else { url.to_owned() }
+        });
+        site.catch_up().await;
+        let give = |to: &str| format!("alter table cleansed.t owner to {to}");
+        site.warehouse.batch_execute(&give("current_user")).await.unwrap();
+        site.warehouse.batch_execute(&format!("grant all on cleansed.t to {role}")).await.unwrap();
+        declare(&site, "  w: { type: integer }\n");
+        site.shop("update t set v = 'b'; insert into other values (1)").await;
+        site.catch_up().await;
+        let state = site.state("cleansed.t").await;
+        assert_eq!(state[0], "stopped", "{state:?}");
+        assert!(
+            state[1].contains("must be owner") && state[2].contains("table resume"),
+            "{state:?}"
+        );
+        site.assert_equal("select id from {}", "other", "cleansed.other").await;
+        site.warehouse.batch_execute(&give(&role)).await.unwrap();
+        assert!(site.command(&["table", "resume", "cleansed.t"]).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, w from {}", "t", "cleansed.t").await;
+    });
+}

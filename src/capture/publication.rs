@@ -48,18 +48,24 @@ pub fn column_list(connector: &Connector, table: &SourceTable) -> Result<Option<
     let hidden = |name: &str| connector.excludes(&relation.table, name);
     let left_out = relation.columns.iter().filter(|column| hidden(&column.name));
     let left_out: Vec<_> = left_out.collect();
-    let Some(first) = left_out.first() else { return Ok(None) };
+    if left_out.is_empty() {
+        return Ok(None);
+    }
     let full = relation.identity == Identity::Full;
     if let Some(column) = left_out.iter().find(|column| full || column.in_key) {
         let why = if full { "its replica identity is FULL" } else { "it is part of the key" };
+        let name = format!("{}.{}", relation.table, column.name);
         let what = format!(
-            "{}: exclude: {}.{} cannot be left out, for {why}: the source's own updates would fail",
-            connector.file, relation.table, column.name
+            "{}: exclude: {name} cannot be left out, for {why}: the source's own updates would fail",
+            connector.file
         );
+        let mask =
+            format!("take {name} out of exclude, and mask it in schemas/ if nobody may see it");
         let remedy = if full && relation.key().next().is_some() {
-            format!("alter table {} replica identity default", quote::table(&relation.table))
+            let table = quote::table(&relation.table);
+            format!("alter table {table} replica identity default; or {mask}")
         } else {
-            format!("take {}.{} out of exclude", relation.table, first.name)
+            mask
         };
         return Err(Error::new(Kind::Config, what).remedy(remedy));
     }

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Statement, Transaction};
 
 use super::copy::copy_in;
+use super::deferred::Deferred;
 use super::raw::encode_raw;
 use super::render::{Form, Templates};
 use super::stage::{Shape, Staged, encode, encode_late, encode_left};
@@ -19,7 +20,7 @@ use crate::journey::{Applied, Arrival, Batch, Before, TableBatch, Target};
 use crate::position::Order;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
-use crate::warehouse::reshape;
+use crate::warehouse::{SOON, reshape};
 
 /// A table's rows, encoded for COPY.
 #[derive(Debug)]
@@ -120,6 +121,7 @@ pub struct Apply {
     raw: HashMap<usize, Statement>,
     /// versions tables that the open transaction has touched, where it came in several pieces
     unsettled: BTreeMap<usize, Arc<Target>>,
+    deferred: Deferred,
 }
 
 /// What a table's statements depend on beside the table.
@@ -138,12 +140,19 @@ impl Apply {
             merges: HashMap::new(),
             raw: HashMap::new(),
             unsettled: BTreeMap::new(),
+            deferred: Deferred::default(),
         }
     }
 
     /// The open transaction went back to a savepoint.
     pub fn rolled_back(&mut self) {
         self.staging.rolled_back();
+        self.deferred.rolled_back();
+    }
+
+    /// Asks for what would be refused only at the commit.
+    pub async fn check(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        self.deferred.check(transaction).await
     }
 
     /// Ends a transaction that came in several pieces, where the last one could not tell.
@@ -197,6 +206,7 @@ impl Apply {
             );
             let cut = Cut { continues: cut.continues || emptied, ..cut };
             applied.push((index, self.table(transaction, table, (cut, overrules)).await?));
+            self.deferred.note(transaction, &target).await?;
             let in_order = target.arrival != Arrival::MayBeLate;
             if cut.unfinished != 0 && in_order && target.model.history == History::Versions {
                 self.unsettled.insert(index, target);
@@ -204,6 +214,7 @@ impl Apply {
         }
         if piece.batch.ends {
             self.settle(transaction, piece.batch.last_seq).await?;
+            self.check(transaction).await?;
         }
         Ok(applied)
     }
@@ -281,19 +292,23 @@ impl Apply {
             }
             Before::Reshape { target, statements } => {
                 let table = &target.model.table;
-                reshape(transaction, &table.to_string(), statements).await.map_err(|error| {
-                    // a column of that name is there, left from one that was dropped, or in exchange
-                    let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
-                    let error = Error::warehouse("following a schema change", error)
-                        .on_table(table.to_string())
-                        .remedy(format!("siltstone table resync {table}"));
-                    match taken {
-                        // another member of the group has added it just now
-                        true if target.arrival != Arrival::InOrder => error.with_kind(Kind::Busy),
-                        true => error.with_kind(Kind::Reread),
-                        false => error,
-                    }
-                })
+                reshape(transaction, &table.to_string(), (statements, SOON)).await.map_err(
+                    |error| {
+                        // a column of that name is there, left from one that was dropped, or in exchange
+                        let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
+                        let error = Error::warehouse("following a schema change", error)
+                            .on_table(table.to_string())
+                            .remedy(format!("siltstone table resync {table}"));
+                        match taken {
+                            // another member of the group has added it just now
+                            true if target.arrival != Arrival::InOrder => {
+                                error.with_kind(Kind::Busy)
+                            }
+                            true => error.with_kind(Kind::Reread),
+                            false => error,
+                        }
+                    },
+                )
             }
         }
     }

@@ -217,7 +217,7 @@ fn raw(model: &Model, statements: &mut Vec<String>) {
     statements.push(format!("create index on {table} (load_id)"));
 }
 
-fn comments(model: &Model, statements: &mut Vec<String>) {
+pub(super) fn comments(model: &Model, statements: &mut Vec<String>) {
     let table = model.quoted();
     if let Some(comment) = &model.comment {
         statements.push(format!("comment on table {table} is {}", quote::literal(comment)));

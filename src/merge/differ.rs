@@ -7,7 +7,7 @@
 use tokio_postgres::GenericClient;
 
 use super::conform::{conform, left, nullable};
-use super::define::{add_column, current_leaf_statement, define, grants, view_statement};
+use super::define::{add_column, comments, current_leaf_statement, define, grants, view_statement};
 use super::standing::Standing;
 use super::stored::{canonical, columns, is_there, missing_indexes, strangers};
 use super::wider::is_wider;
@@ -104,6 +104,8 @@ struct Beside {
     strangers: Vec<String>,
     /// statements for what people hung on its view of current versions
     hung: Vec<String>,
+    /// and on the table itself, where another one takes its place
+    kept: Vec<String>,
     /// whether its view of current versions shows all columns
     has_view: bool,
     has_current_leaf: bool,
@@ -124,6 +126,7 @@ pub async fn differences(
         indexes: missing_indexes(client, model).await?,
         strangers: strangers(client, &model.table, readers).await?,
         hung: Vec::new(),
+        kept: Vec::new(),
         has_view: true,
         has_current_leaf: true,
         has_locator: !model.has_locator() || is_there(client, &model.locator()).await?,
@@ -137,17 +140,21 @@ pub async fn differences(
             beside.strangers = strangers(client, &model.current_view(), readers).await?;
         }
         grants(&model.current_view(), readers, &mut beside.hung);
-        beside.hung.extend(hung(client, &model.current_view()).await?);
+        beside.hung.extend(hung(client, &model.current_view(), model).await?);
+    }
+    if other_kind(model, standing, &beside).is_some() {
+        beside.kept = hung(client, &model.table, model).await?;
     }
     Ok(differ(model, standing, &beside, unfed, readers))
 }
 
-/// The statements that hang on a view again what people hung on it.
-async fn hung(client: &impl GenericClient, view: &TableName) -> Result<Vec<String>> {
+/// The statements that hang on a view or table again what people hung on it and on its model's columns.
+async fn hung(client: &impl GenericClient, name: &TableName, model: &Model) -> Result<Vec<String>> {
     let query = include_str!("../../sql/merge/hung.sql");
-    let rows = client.query(query, &[&quote::table(view)]).await;
+    let columns: Vec<&str> = model.columns.iter().map(|column| column.name.as_str()).collect();
+    let rows = client.query(query, &[&quote::table(name), &columns]).await;
     let rows = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
-    rows.map_err(|error| Error::warehouse(format!("reading what hangs on {view}"), error))
+    rows.map_err(|error| Error::warehouse(format!("reading what hangs on {name}"), error))
 }
 
 fn differ(
@@ -158,7 +165,7 @@ fn differ(
     readers: &[String],
 ) -> Vec<Step> {
     if let Some(why) = other_kind(model, standing, beside) {
-        return vec![remake(model, standing, why, readers)];
+        return vec![remake(model, standing, why, (readers, beside))];
     }
     let mut steps = Vec::new();
     let rekeys = model.history != History::Raw && !standing.has_key_of(model);
@@ -333,7 +340,12 @@ fn word(history: History) -> &'static str {
     }
 }
 
-fn remake(model: &Model, standing: &Standing, why: String, readers: &[String]) -> Step {
+fn remake(
+    model: &Model,
+    standing: &Standing,
+    why: String,
+    (readers, beside): (&[String], &Beside),
+) -> Step {
     let mut statements = Vec::new();
     if kind(standing) == History::Versions {
         let view = quote::table(&model.current_view());
@@ -343,6 +355,10 @@ fn remake(model: &Model, standing: &Standing, why: String, readers: &[String]) -
     let locator = quote::table(&model.locator());
     statements.push(format!("drop table if exists {locator}"));
     statements.extend(define(model, readers));
+    statements.extend_from_slice(&beside.kept);
+    statements.extend_from_slice(&beside.hung);
+    // what the file says of it counts
+    comments(model, &mut statements);
     let step = Step::new(format!("make it anew, {why}"), statements, Lock::AccessExclusive);
     Step { class: Class::Destructive, reads: true, remakes: true, ..step }
 }

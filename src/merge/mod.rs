@@ -8,12 +8,14 @@ mod apply;
 mod checks;
 mod conform;
 mod copy;
+mod deferred;
 mod define;
 mod differ;
 mod direct;
 mod drift;
 mod emptied;
 mod evolve;
+mod fed;
 mod late;
 mod leaves;
 mod pages;
@@ -40,6 +42,7 @@ pub use define::{
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};
+pub use fed::{fed_otherwise, feeds};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use pages::{Page, Pages};
 pub use reading::{

@@ -16,8 +16,10 @@ use super::halt::{self, is_of_connector};
 use super::intake::End;
 use super::ladder::{self, Log, Step};
 use super::lane::Progress;
+use super::locked;
+use super::resolve::{Resolved, resolve};
 use super::shared::Shared;
-use super::tables::{Planned, Resolved, resolve};
+use super::tables::Planned;
 use super::unseen::Unseen;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::{LogEnd, publication, slot};
@@ -121,6 +123,12 @@ impl Control {
                 {
                     return Ok(End::Restart);
                 }
+                // there is another session behind every table that begins to wait
+                if planned.iter().any(|table| locked::waits(&table.record))
+                    && locked::let_go(&self.shared, &mut warehouse).await?
+                {
+                    return Ok(End::Restart);
+                }
                 unseen.look(&self.shared, &source, &planned).await?;
                 let sides = (&source, &mut warehouse);
                 self.branches.look(&self.shared, sides, &planned).await?;
@@ -211,7 +219,9 @@ impl Control {
         let shared = &self.shared;
         let connector = shared.connector();
         let catalogue = catalog::tables(&**source).await?;
-        let now = resolve(connector, &shared.setup.models, catalogue.clone(), &shared.extensions)?;
+        let (models, extensions) = (&shared.setup.models, &shared.extensions);
+        let known = resolved.feeders();
+        let now = resolve(connector, models, catalogue.clone(), extensions, &known);
         let now: Vec<TableName> = now.left_out.into_iter().map(|out| out.table).collect();
         if self.left_out.iter().any(|table| !now.contains(table)) {
             return Ok(true);
@@ -224,7 +234,9 @@ impl Control {
                 Some(fed) => {
                     let lost_key = fed.source.identity_problem().is_none()
                         && table.identity_problem().is_some();
+                    // as with a lost key: the source's own updates fail until it is published no more
                     lost_key
+                        || publication::column_list(connector, table).is_err()
                         || fed.source.relation.oid != table.relation.oid
                         || is_listed_otherwise(connector, &fed.source, table)
                 }

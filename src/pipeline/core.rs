@@ -11,12 +11,12 @@ use super::follow::not_ours;
 use super::held::HeldKeys;
 use super::note::Then;
 use crate::clock::Clock;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
 use crate::merge::{Leaf, Leaves, Templates, absent, create_leaves};
 use crate::names::TableName;
 use crate::position::{Lsn, Positions};
-use crate::postgres::{Session, Side, connect};
+use crate::postgres::{Session, Side, connect, quote};
 use crate::progress::chunks::{self, Chunk};
 use crate::progress::leaves::want;
 use crate::progress::{Checkpoint, schemas};
@@ -154,7 +154,7 @@ impl Core {
         session
             .batch_execute(LOCK_TIMEOUT)
             .await
-            .map_err(|error| crate::error::Error::warehouse("setting up a session", error))?;
+            .map_err(|error| Error::warehouse("setting up a session", error))?;
         let extensions = crate::merge::extension_types(&*session).await?;
         Ok(Core {
             setup,
@@ -290,9 +290,16 @@ impl Core {
             Fenced::begin(&mut side.session, &self.fence, "define", &self.setup.durations).await?;
         for statement in statements {
             transaction.batch_execute(statement).await.map_err(|error| {
-                crate::error::Error::warehouse("changing its definition", error)
-                    .on_table(table.to_string())
-                    .remedy(format!("siltstone table resync {table}"))
+                let error = Error::warehouse("changing its definition", error);
+                let error = error.on_table(table.to_string());
+                match error.kind() {
+                    Kind::Rights => error.remedy(format!(
+                        "alter table {} owner to the warehouse's role, or run what siltstone sql \
+                         warehouse-role prints; then siltstone table resume {table}",
+                        quote::table(table)
+                    )),
+                    _ => error.remedy(format!("siltstone table resync {table}")),
+                }
             })?;
         }
         then.note(&transaction, &self.reads, table).await?;

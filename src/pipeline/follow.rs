@@ -3,6 +3,7 @@
 
 use super::core::Core;
 use super::fit::{present_model, renames};
+use super::locked;
 use super::note::Then;
 use super::recall::raw_of;
 use super::shared::{Shared, was_read};
@@ -11,6 +12,7 @@ use crate::error::{Error, Kind, Policy, Result};
 use crate::journey::Target;
 use crate::merge::{
     Class, Leaves, Lock, Standing, Step, absent, ahead, compare, conform, differences,
+    fed_otherwise, feeds,
 };
 use crate::postgres::Session;
 use crate::progress::leaves;
@@ -62,10 +64,11 @@ pub(super) async fn follow_file(
             return Ok(standing);
         }
     };
-    let steps: Vec<Step> = steps.into_iter().filter(|step| !step.later).collect();
+    let mut steps: Vec<Step> = steps.into_iter().filter(|step| !step.later).collect();
+    steps.extend(fed_otherwise(&target.model, Some(&judged), record.feeds.as_deref()));
     let no_ddl = shared.setup.no_ddl;
-    let barred: Vec<&Step> =
-        steps.iter().filter(|step| no_ddl || step.class != Class::Safe).collect();
+    let bars = |step: &&Step| step.class != Class::Safe || (no_ddl && !step.statements.is_empty());
+    let barred: Vec<&Step> = steps.iter().filter(bars).collect();
     if !barred.is_empty() {
         stop_for(shared, record, &barred).await?;
         return Ok(standing);
@@ -78,22 +81,100 @@ pub(super) async fn follow_file(
     if steps.iter().any(|step| step.reads) {
         let raw = raw_of(&shared.setup.models, &target.model);
         let then = raw.map_or(Then::OpenChunk(State::Resyncing), |raw| Then::Rebuild(&raw.table));
-        shared.define(&statements, &table, then).await?;
+        if !change(shared, record, &statements, then).await? {
+            return Ok(standing);
+        }
         record.state = State::Resyncing;
         (record.chunk_open, record.part_open) = (raw.is_none(), raw.is_some());
-        tracing::info!(%table, "its file has new columns: they are filled");
+        tracing::info!(%table, "its rows are read again: {}", names_of(&steps));
     } else {
-        if !statements.is_empty() {
-            shared.define(&statements, &table, Then::Shape(target.schema_id)).await?;
+        let then = Then::Shape(target.schema_id);
+        if !statements.is_empty() && !change(shared, record, &statements, then).await? {
+            return Ok(standing);
+        }
+        if !steps.is_empty() {
+            tracing::info!(%table, "it follows its file: {}", names_of(&steps));
         }
         if waits {
             go_on(shared, record).await?;
         }
     }
+    note_feeds(shared, &target.model, record).await?;
     match statements.is_empty() {
         true => Ok(standing),
         false => Standing::of(&**warehouse, &table).await,
     }
+}
+
+/// Changes a table; false where that may not be, or not now, and the table stops alone.
+async fn change(
+    shared: &Shared,
+    record: &mut TableRecord,
+    statements: &[String],
+    then: Then<'_>,
+) -> Result<bool> {
+    match shared.define(statements, &record.table, then).await {
+        Err(error) if error.kind() == Kind::Rights => {
+            stop(shared, record, &error.reason(), error.remedy_text()).await?;
+            Ok(false)
+        }
+        Err(error) if locked::is_locked(&error) => {
+            let (reason, remedy) = locked::hold(shared, &record.table).await?;
+            record.state = State::Stopped;
+            (record.reason, record.remedy) = (Some(reason), Some(remedy));
+            Ok(false)
+        }
+        defined => defined.map(|()| true),
+    }
+}
+
+fn names_of<'s>(steps: impl IntoIterator<Item = &'s Step>) -> String {
+    let what: Vec<&str> = steps.into_iter().map(|step| step.what.as_str()).collect();
+    what.join("; ")
+}
+
+/// A table that takes values from other source columns than were noted while it is being read, or is mirrored, is
+/// read from the beginning. One that is held is, when it is let go.
+pub(super) async fn refeed(shared: &Shared, model: &Model, record: &mut TableRecord) -> Result<()> {
+    if record.is_held() {
+        return Ok(());
+    }
+    let steps = fed_otherwise(model, None, record.feeds.as_deref());
+    if steps.iter().any(|step| step.reads) {
+        let table = &record.table;
+        tracing::info!(%table, "it is read from the beginning: {}", names_of(&steps));
+        if record.chunk_open {
+            shared.define(&[], table, Then::ReadAnew).await?;
+        } else {
+            shared.define(&[], table, Then::OpenChunk(State::Resyncing)).await?;
+            (record.state, record.chunk_open) = (State::Resyncing, true);
+        }
+    }
+    note_feeds(shared, model, record).await
+}
+
+/// Says what a file asks of the rows of a table of topics, which are not read again.
+pub(super) async fn tell_feeds(
+    shared: &Core,
+    (model, standing): (&Model, &Standing),
+    record: &TableRecord,
+) -> Result<()> {
+    let steps = fed_otherwise(model, Some(standing), record.feeds.as_deref());
+    if !steps.is_empty() {
+        let remedy = "let Debezium read the table again, with an incremental snapshot";
+        let (table, asked) = (&record.table, names_of(&steps));
+        tracing::warn!(%table, remedy, "rows that are there stay as they are until they change: {asked}");
+    }
+    note_feeds(shared, model, &mut record.clone()).await
+}
+
+async fn note_feeds(shared: &Core, model: &Model, record: &mut TableRecord) -> Result<()> {
+    let noted = feeds(model);
+    if record.feeds.as_deref() != Some(&noted) {
+        shared.define(&[], &record.table, Then::Feeds(&noted)).await?;
+        record.feeds = Some(noted);
+    }
+    Ok(())
 }
 
 /// Whether the service goes by the file by which `siltstone apply` changed the table. One that has read an
@@ -188,9 +269,8 @@ pub(super) async fn permitted(
 
 /// Stops a table until these differences are mended.
 async fn stop_for(shared: &Shared, record: &mut TableRecord, steps: &[&Step]) -> Result<()> {
-    let what: Vec<&str> = steps.iter().map(|step| step.what.as_str()).collect();
     let why = if shared.setup.no_ddl { "--no-ddl leaves to others" } else { "takes your word" };
-    let reason = format!("its file asks for what {why}: {}", what.join("; "));
+    let reason = format!("its file asks for what {why}: {}", names_of(steps.iter().copied()));
     stop(shared, record, &reason, Some(&apply_line(steps.iter().copied()))).await
 }
 

@@ -3,14 +3,20 @@
 
 use super::core::Core;
 use super::intake::End;
+use super::locked;
 use super::note::Then;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::names::TableName;
 use crate::progress::tables::State;
 
 /// Takes the table that an error names out of the stream: from the next session on its changes are
-/// kept, until it is resumed or its rows are read again. Any other error stays one.
+/// kept, until it is resumed, its rows are read again, or a lock on it is gone. Any other error stays one.
 pub(super) async fn hold_table(shared: &Core, error: Error) -> Result<End> {
+    let named = error.table().and_then(|table| table.parse::<TableName>().ok());
+    if let Some(table) = named.as_ref().filter(|_| locked::is_locked(&error)) {
+        locked::hold(shared, table).await?;
+        return Ok(End::Restart);
+    }
     let reread = match error.kind().policy() {
         Policy::StopTable | Policy::Sift => false,
         Policy::RereadTable => true,
@@ -18,9 +24,7 @@ pub(super) async fn hold_table(shared: &Core, error: Error) -> Result<End> {
         Policy::Human if error.kind() == Kind::Rights => false,
         _ => return Err(error),
     };
-    let Some(table) = error.table().and_then(|table| table.parse::<TableName>().ok()) else {
-        return Err(error);
-    };
+    let Some(table) = named else { return Err(error) };
     let reason = error.reason();
     if reread {
         shared.define(&[], &table, Then::OpenChunk(State::Resyncing)).await?;

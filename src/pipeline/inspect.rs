@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fit::suit;
+use super::resolve::{Feeders, Resolved, feeders, resolve};
 use super::rights::unmade;
-use super::tables::{Resolved, resolve};
 use super::topics;
 use crate::capture::preflight::{self, Finding};
 use crate::capture::{catalog, publication, slot, standby};
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::merge::{extension_types, obstacles};
 use crate::names::TableName;
 use crate::postgres::{Session, Side, connect, quote};
+use crate::progress::tables;
 use crate::spec::{Connector, Kafka, Spec};
 
 /// What was found.
@@ -32,13 +33,23 @@ pub async fn inspect(spec: &Spec, connector: &Connector) -> Result<Report> {
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
     crate::warehouse::refuse_unfit(&*warehouse, true).await?;
     let extensions = extension_types(&*warehouse).await?;
-    let mut report = look(spec, connector, &source, &extensions).await?;
-    let resolved = resolve(connector, &spec.models, catalog::tables(&*source).await?, &extensions)?;
+    let known = known(&warehouse, connector).await?;
+    let (mut report, resolved) = look(spec, connector, &source, (&extensions, &known)).await?;
     for model in resolved.fed.iter().flat_map(|fed| &fed.models) {
         report.findings.extend(lacks(&warehouse, &model.table).await?);
     }
     report.findings.extend(unknown_readers(&warehouse, &spec.settings.readers).await?);
     Ok(report)
+}
+
+/// What feeds each table so far; nothing before the first start.
+async fn known(warehouse: &Session, connector: &Connector) -> Result<Feeders> {
+    let there = "select to_regclass('audit.tables') is not null";
+    let there = warehouse.query_one(there, &[]).await.and_then(|row| row.try_get(0));
+    match there.map_err(|error| Error::warehouse("looking for its control tables", error))? {
+        true => Ok(feeders(&tables::read(&**warehouse, &connector.name).await?)),
+        false => Ok(Feeders::new()),
+    }
 }
 
 /// The readers that the warehouse does not know: nothing can be granted to them.
@@ -76,20 +87,21 @@ pub async fn inspect_source(
     connector: &Connector,
     source: &Session,
 ) -> Result<Report> {
-    look(spec, connector, source, &HashSet::new()).await
+    let nothing = (&HashSet::new(), &Feeders::new());
+    Ok(look(spec, connector, source, nothing).await?.0)
 }
 
 async fn look(
     spec: &Spec,
     connector: &Connector,
     source: &Session,
-    extensions: &HashSet<String>,
-) -> Result<Report> {
+    (extensions, known): (&HashSet<String>, &Feeders),
+) -> Result<(Report, Resolved)> {
     let slots = i64::from(slot::inspect(source, &connector.slot).await?.is_none());
     let settings = preflight::inspect(source, slots).await?;
     let preflight::Source { mut findings, version, cannot_publish, .. } = settings;
     let catalogue = catalog::tables(&**source).await?;
-    let resolved = resolve(connector, &spec.models, catalogue, extensions)?;
+    let resolved = resolve(connector, &spec.models, catalogue, extensions, known);
     let mut tables = Vec::new();
     for fed in &resolved.fed {
         for model in &fed.models {
@@ -111,11 +123,11 @@ async fn look(
     if let Some(because) = &resolved.text_because {
         tables.push(format!("values travel as text, because {because}"));
     }
-    for out in resolved.left_out {
+    for out in &resolved.left_out {
         let what = format!("{} is left out: {}", out.table, out.why);
-        findings.push(Finding { fatal: false, what, remedy: out.remedy });
+        findings.push(Finding { fatal: out.refused, what, remedy: out.remedy.clone() });
     }
-    Ok(Report { tables, findings })
+    Ok((Report { tables, findings }, resolved))
 }
 
 /// Only who owns a table may add it to a publication.

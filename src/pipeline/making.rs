@@ -20,7 +20,7 @@ use super::mart;
 use super::note::Then;
 use crate::capture::publication;
 use crate::error::{Error, Kind, Result};
-use crate::merge::{Class, Leaf, Step, create_leaves};
+use crate::merge::{Class, Leaf, Step, create_leaves, feeds};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
 use crate::progress::{leaves, schemas, turns, unfed};
@@ -110,6 +110,8 @@ struct Work<'w> {
     long: bool,
     /// whether the table is as its file says behind it
     stamps: bool,
+    /// whether nothing of what its file asks for is left
+    whole: bool,
     noted: Noted<'w>,
 }
 
@@ -146,7 +148,8 @@ impl Making<'_> {
                 Some(_) => Noted::Nothing,
             };
             let statements = steps.iter().flat_map(|step| &step.statements).collect();
-            let work = Work { connector, table, statements, long, stamps: true, noted };
+            let whole = steps.len() == table.steps.len();
+            let work = Work { connector, table, statements, long, stamps: true, whole, noted };
             let made = self.run(&work).await;
             if made.is_err() && long {
                 // it goes on as it was, or stops for what its file asks
@@ -172,8 +175,8 @@ impl Making<'_> {
         table: &TablePlan,
         noted: Noted<'_>,
     ) -> Result<()> {
-        let (statements, long, stamps) = (Vec::new(), false, false);
-        self.run(&Work { connector, table, statements, long, stamps, noted }).await
+        let (statements, long, stamps, whole) = (Vec::new(), false, false, false);
+        self.run(&Work { connector, table, statements, long, stamps, whole, noted }).await
     }
 
     /// Makes leaves; the service begins anew with the last of them.
@@ -330,6 +333,9 @@ impl Work<'_> {
         // also what an apply held that did not come to its end
         turns::let_go(transaction, name, HELD).await?;
         let reads = Reads::of(connector);
+        if self.whole {
+            Then::Feeds(&feeds(&table.model)).note(transaction, &reads, name).await?;
+        }
         Then::MadeFor(Some(&table.model.digest())).note(transaction, &reads, name).await
     }
 
@@ -346,7 +352,7 @@ impl Work<'_> {
             (Noted::New, _) => {
                 let (connector_name, relation) = (&connector.name, &table.relation);
                 let schema_id = schemas::number(transaction, connector_name, relation).await?;
-                let then = Then::Add { source: &relation.table, schema_id, state: table.first };
+                let then = Then::Add { model: &table.model, schema_id, state: table.first };
                 then.note(transaction, &reads, name).await
             }
             (Noted::Then(then), _) => then.note(transaction, &reads, name).await,

@@ -4,15 +4,19 @@ use tokio_postgres::Transaction;
 
 use super::core::Reads;
 use crate::error::Result;
+use crate::merge;
 use crate::names::TableName;
 use crate::progress::parts::{self, What};
-use crate::progress::{chunks, tables};
+use crate::progress::{chunks, feeds, tables};
+use crate::spec::Model;
 
 /// What is noted of a table beside its definition.
 #[derive(Clone, Copy)]
 pub(super) enum Then<'a> {
     /// It is new; its rows are to be read if the connector reads any.
-    Add { source: &'a TableName, schema_id: i32, state: tables::State },
+    Add { model: &'a Model, schema_id: i32, state: tables::State },
+    /// Its columns are fed so.
+    Feeds(&'a str),
     /// Its rows are to be read.
     OpenChunk(tables::State),
     /// It is to be rebuilt from this raw table, or its rows are to be read.
@@ -48,8 +52,10 @@ impl Then<'_> {
         table: &TableName,
     ) -> Result<()> {
         match self {
-            Then::Add { source, schema_id, state } => {
+            Then::Add { model, schema_id, state } => {
+                let source = &model.from.table;
                 tables::add(transaction, &reads.connector, table, source, schema_id).await?;
+                feeds::set(transaction, table, &merge::feeds(model)).await?;
                 // in the same transaction: a table without it would count as read
                 if reads.rows {
                     chunks::open_table(transaction, table, state, None).await?;
@@ -99,6 +105,7 @@ impl Then<'_> {
             Then::Shape(schema_id) => {
                 tables::set_schema(transaction, table, schema_id).await?;
             }
+            Then::Feeds(noted) => feeds::set(transaction, table, noted).await?,
             Then::MadeFor(digest) => tables::set_made_for(transaction, table, digest).await?,
             Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
         }

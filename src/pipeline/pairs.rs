@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tables::resolve;
+use super::resolve::{feeders, resolve};
 use crate::capture::catalog;
 use crate::error::{Error, Kind, Result};
 use crate::merge::{StoredColumn, columns, extension_types};
@@ -32,7 +32,8 @@ pub async fn pairs(spec: &Spec, connector: &Connector, only: Option<&TableName>)
     let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone verify").await?;
     let extensions = extension_types(&*warehouse).await?;
     let catalogue = catalog::tables(&*source).await?;
-    let resolved = resolve(connector, &spec.models, catalogue, &extensions)?;
+    let known = feeders(&tables::read(&*warehouse, &connector.name).await?);
+    let resolved = resolve(connector, &spec.models, catalogue, &extensions, &known);
     let records = settled(&warehouse, &connector.name, only).await?;
     let noted = standing::left_out(&*warehouse, &connector.name).await?;
     let mut pairs = Vec::new();

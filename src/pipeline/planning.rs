@@ -9,8 +9,9 @@ use super::fit::suit;
 use super::follow::mirrored_step;
 use super::mart;
 use super::recall::raw_of;
+use super::resolve::{Fed, LeftOut, Resolved, feeders, resolve};
 use super::rights::leave_out_unowned;
-use super::tables::{Fed, LeftOut, Resolved, resolve};
+
 use crate::binding::bind;
 use crate::capture::publication;
 use crate::capture::{catalog, preflight, ranges, slot};
@@ -18,7 +19,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
-    differences, estimate_rows, extension_types,
+    differences, estimate_rows, extension_types, fed_otherwise,
 };
 use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
@@ -123,13 +124,14 @@ impl Look<'_> {
         preflight::refuse(&findings)?;
         let extensions = extension_types(&**self.warehouse).await?;
         let catalogue = catalog::tables(&**self.source).await?;
-        let mut resolved = resolve(connector, &self.spec.models, catalogue, &extensions)?;
-        let untold = publication::untold(self.source, &resolved.publications, version).await?;
-        leave_out_unowned(&mut resolved, &untold, &connector.name);
         let records = match self.known {
             true => tables::read(&**self.warehouse, &connector.name).await?,
             false => Vec::new(),
         };
+        let (models, known) = (&self.spec.models, feeders(&records));
+        let mut resolved = resolve(connector, models, catalogue, &extensions, &known);
+        let untold = publication::untold(self.source, &resolved.publications, version).await?;
+        leave_out_unowned(&mut resolved, &untold, &connector.name);
         let tables = self.tables(&resolved, &records, notes).await?;
         let of = |fed: &Fed, model: &Arc<Model>| {
             let record = records.iter().find(|record| record.table == model.table)?;
@@ -278,6 +280,7 @@ impl Look<'_> {
             let reads = record.chunk_open || record.part_open;
             let judged = if reads { standing.once_read(model, &unfed) } else { standing };
             steps = self.of_model(model, &judged, &unfed).await?;
+            steps.extend(fed_otherwise(model, Some(&judged), record.feeds.as_deref()));
             // its indexes come behind its rows
             steps.retain(|step| !(reads && step.long && step.later));
         } else if record.awaits_apply() {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use tokio_postgres::Transaction;
 
+use super::resolve::{LeftOut, Resolved};
 use super::shared::Shared;
-use super::tables::{LeftOut, Resolved};
 use crate::decode::Veil;
 use crate::error::{Error, Result};
 use crate::names::TableName;
@@ -87,6 +87,7 @@ pub(super) async fn leave_out_renamed(
                 "write its new name at `from` in schemas/, or exclude {}",
                 relation.table
             ),
+            refused: false,
         });
         for wanted in publications.iter_mut() {
             wanted.tables.retain(|(of, _)| *of != relation.table);

@@ -8,7 +8,8 @@ use super::cutting::ASKED;
 use super::parts::{Part, unfit};
 use super::rebuild::no_raw;
 use super::recall::raw_of;
-use super::tables::{Planned, resolve};
+use super::resolve::{feeders, resolve};
+use super::tables::Planned;
 use crate::binding::bind;
 use crate::capture::catalog::{self, SourceTable};
 use crate::error::{Error, Kind, Result};
@@ -124,7 +125,9 @@ pub async fn check_condition(
     let mut source = connect(Side::Source, &connector.endpoint, "siltstone request").await?;
     let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone request").await?;
     let extensions = extension_types(&*warehouse).await?;
-    let resolved = resolve(connector, &spec.models, catalog::tables(&*source).await?, &extensions)?;
+    let known = feeders(&tables::read(&*warehouse, &connector.name).await?);
+    let catalogue = catalog::tables(&*source).await?;
+    let resolved = resolve(connector, &spec.models, catalogue, &extensions, &known);
     let mut fed = resolved.fed.into_iter().filter_map(|fed| {
         let model = fed.models.iter().find(|model| model.table == *table)?.clone();
         Some((model, fed.source))

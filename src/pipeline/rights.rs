@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::tables::{LeftOut, Resolved, resolve};
+use super::resolve::{Fed, Feeders, LeftOut, Resolved, resolve};
 use crate::capture::catalog::SourceTable;
 use crate::capture::preflight::Finding;
 use crate::capture::publication::{self, Untold, Wanted};
@@ -21,7 +21,11 @@ pub fn replicated(
     models: &[Model],
     catalogue: Vec<SourceTable>,
 ) -> Result<(Vec<Wanted>, Vec<Taken>)> {
-    let resolved = resolve(connector, models, catalogue, &HashSet::new())?;
+    let resolved = resolve(connector, models, catalogue, &HashSet::new(), &Feeders::new());
+    if let Some(out) = resolved.left_out.iter().find(|out| out.refused) {
+        let what = format!("{}: {}: {}", connector.file, out.table, out.why);
+        return Err(Error::new(Kind::Config, what).remedy(&out.remedy));
+    }
     let tables = resolved.publications.iter().flat_map(|wanted| wanted.tables.clone()).collect();
     Ok((resolved.publications, tables))
 }
@@ -64,6 +68,7 @@ pub(super) async fn leave_out_untold(
             why: "it is not published as its file asks, and --no-ddl changes no publication"
                 .to_owned(),
             remedy: "siltstone apply".to_owned(),
+            refused: false,
         });
     }
     Ok(())
@@ -89,9 +94,8 @@ pub(super) async fn refuse_unmade(
     (version, connector): (i32, &str),
 ) -> Result<()> {
     for wanted in &resolved.publications {
-        let of = |fed: &&super::tables::Fed| {
-            wanted.tables.iter().any(|(table, _)| *table == fed.source.relation.table)
-        };
+        let of =
+            |fed: &&Fed| wanted.tables.iter().any(|(table, _)| *table == fed.source.relation.table);
         let mut fed = resolved.fed.iter().filter(of).peekable();
         // what it may publish it does, and leaves out the others
         let unowned = fed.peek().is_some() && fed.all(|fed| !fed.source.owned);
@@ -123,6 +127,7 @@ pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &Untold, connec
                 "run as its owner or a superuser: {statement}; then siltstone connector restart \
                  {connector}"
             ),
+            refused: false,
         });
         publications.iter_mut().for_each(|wanted| wanted.leave(table));
         false

@@ -24,7 +24,7 @@ use crate::postgres::Session;
 use crate::progress::chunks::{self, Range};
 use crate::relation::{Relation, Wire};
 use crate::value::Row;
-use crate::warehouse::{Fenced, ddl, reshape};
+use crate::warehouse::{Fenced, PATIENT, ddl, reshape};
 
 /// Progress is reported after so many rows.
 const REPORT_EVERY: u64 = 5_000;
@@ -80,7 +80,8 @@ impl Worker {
         shared.ensure_leaves(&[(target.model.clone(), finished.days(&target))], None).await?;
         let fresh = chunk.fresh || fitted.empties;
         // behind the copy, so that nobody waits for its locks longer than the merge takes
-        reshape(&transaction, &name.to_string(), &fitted.statements).await.map_err(failed)?;
+        let statements = (&fitted.statements[..], PATIENT);
+        reshape(&transaction, &name.to_string(), statements).await.map_err(failed)?;
         if chunk.range.is_none() {
             ddl(&transaction, fitted.key.take().as_slice()).await.map_err(failed)?;
         }

@@ -19,12 +19,13 @@ use super::hold::hold_table;
 use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
+use super::resolve::{LeftOut, Resolved, feeders, resolve};
 use super::rights::{leave_out_unowned, leave_out_untold, name_unmade, refuse_unmade};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, await_promotion, start_stream};
 use super::streamed::Streams;
-use super::tables::{LeftOut, Planned, Resolved, plan, resolve};
+use super::tables::{Planned, plan};
 use super::wall::Wall;
 use super::{chunks, halt, ladder, owner, standby, standing};
 use crate::capture::LogEnd;
@@ -40,7 +41,7 @@ use crate::journey::Stretch;
 use crate::position::{Lsn, Positions};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
-use crate::progress::{Checkpoint, Ledger, chunks as chunks_to_read, dead_letters};
+use crate::progress::{Checkpoint, Ledger, chunks as chunks_to_read, dead_letters, tables};
 use crate::serve::Phase;
 use crate::spec::Settings;
 use crate::warehouse::{Fence, migrate, refuse_outstanding, refuse_unfit};
@@ -124,7 +125,8 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     }
     let extensions = crate::merge::extension_types(&*warehouse).await?;
     let catalogue = catalog::tables(&*source).await?;
-    let mut resolved = resolve(connector, &setup.models, catalogue, &extensions)?;
+    let known = feeders(&tables::read(&*warehouse, &connector.name).await?);
+    let mut resolved = resolve(connector, &setup.models, catalogue, &extensions, &known);
     let left_out_first = resolved.left_out.iter().map(|out| out.table.clone()).collect();
     if let Some(because) = &resolved.text_because {
         tracing::info!("values travel as text, because {because}");

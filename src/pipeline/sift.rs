@@ -312,6 +312,7 @@ impl Sift<'_> {
         for (_, applied) in self.apply.piece(self.transaction, piece).await? {
             sum.add(&applied);
         }
+        self.apply.check(self.transaction).await?;
         Ok(sum)
     }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::core::{Basis, Core};
+use super::resolve::{LeftOut, Resolved};
 use super::shared::Shared;
-use super::tables::{LeftOut, Resolved};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
@@ -55,6 +55,9 @@ pub(super) fn left_out(
         why: out.why.clone(),
         remedy: Some(out.remedy.clone()).filter(|remedy| !remedy.is_empty()),
     };
+    let fed = |table: &TableName| {
+        resolved.fed.iter().any(|fed| fed.models.iter().any(|model| model.table == *table))
+    };
     let mut found = Vec::new();
     for out in &resolved.left_out {
         let ours = shared.setup.models.iter().filter(|m| m.from.source == connector.source);
@@ -63,7 +66,9 @@ pub(super) fn left_out(
         found.extend(declared.map(|model| note(&model.table, Some(&model.from.table), out)));
         if let Some(schema) = connector.target_schema.as_ref().filter(|_| found.len() == before) {
             let table = TableName::new(schema.clone(), out.table.name.clone());
-            found.push(note(&table, Some(&out.table), out));
+            // what another one feeds is no name for it
+            let taken = fed(&table);
+            found.push(note(if taken { &out.table } else { &table }, Some(&out.table), out));
         }
     }
     for out in refused {

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use super::awaited::telling;
+use super::resolve::Resolved;
 use super::shared::{Setup, Shared, writer};
-use super::tables::{Planned, Resolved};
+use super::tables::Planned;
 use crate::capture::preflight;
 use crate::capture::replication::{self, StreamOptions};
 use crate::capture::slot::{self, Created, Stored, System};

@@ -1,153 +1,26 @@
-//! Which warehouse tables a connector feeds: the files' models and the mirrored ones, bound to what the
-//! source has, defined in the warehouse where they are new.
+//! The warehouse tables that a connector feeds, bound to what the source has and defined in the warehouse where
+//! they are new.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::adopt::made;
 use super::fit::suit;
-use super::follow::{follow_file, follow_source, goes_by_file, missed, stop};
+use super::follow::{follow_file, follow_source, goes_by_file, missed, refeed, stop};
 use super::note::Then;
+use super::resolve::{Fed, LeftOut, Resolved};
 use super::shared::Shared;
 use crate::binding::bind;
 use crate::capture::catalog::SourceTable;
-use crate::capture::publication::{Untold, Wanted, column_list};
+use crate::capture::publication::Untold;
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
-use crate::merge::{Standing, define};
-use crate::names::TableName;
+use crate::merge::{Standing, define, feeds};
 use crate::position::Lsn;
-use crate::postgres::{Session, quote};
+use crate::postgres::Session;
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{schemas, tables};
 use crate::relation::Relation;
-use crate::spec::{Connector, History, Model, mirror};
-
-/// A source table and the models it feeds.
-#[derive(Clone)]
-pub(super) struct Fed {
-    pub(super) source: SourceTable,
-    pub(super) models: Vec<Arc<Model>>,
-}
-
-/// What is left out, and what would change that.
-#[derive(Clone, Debug)]
-pub(super) struct LeftOut {
-    pub(super) table: TableName,
-    pub(super) why: String,
-    pub(super) remedy: String,
-}
-
-/// What a connector's files and the source's catalogue come to.
-pub(super) struct Resolved {
-    pub(super) fed: Vec<Fed>,
-    pub(super) left_out: Vec<LeftOut>,
-    pub(super) publications: Vec<Wanted>,
-    /// whether every published column may travel in binary form; else the one that may not
-    pub(super) text_because: Option<String>,
-}
-
-/// Brings files and catalogue together. `extensions` are the warehouse's extension types.
-pub(super) fn resolve(
-    connector: &Connector,
-    models: &[Model],
-    catalogue: Vec<SourceTable>,
-    extensions: &std::collections::HashSet<String>,
-) -> Result<Resolved> {
-    let mut resolved = Resolved {
-        fed: Vec::new(),
-        left_out: Vec::new(),
-        publications: Vec::new(),
-        text_because: None,
-    };
-    let mut main = Wanted { name: connector.publication.clone(), ..Wanted::default() };
-    let mut events = Wanted {
-        name: connector.append_publication(),
-        actions: "insert, truncate",
-        ..Wanted::default()
-    };
-    let ours = catalogue.into_iter().filter(|table| connector.takes(&table.relation.table));
-    let mut names: HashMap<TableName, TableName> = HashMap::new();
-    for mut table in ours {
-        let list = column_list(connector, &table)?;
-        let name = table.relation.table.clone();
-        connector.shape(&name, &mut table.relation);
-        let declared = models
-            .iter()
-            .filter(|model| model.from.source == connector.source && model.from.table == name);
-        let mut fed: Vec<Arc<Model>> = declared.cloned().map(Arc::new).collect();
-        if fed.is_empty() {
-            fed.extend(mirror(connector, &table.relation, extensions).map(Arc::new));
-        }
-        if let Err(left_out) = publish(&table, &fed, list, &mut main, &mut events) {
-            if connector.mirror || !fed.is_empty() {
-                resolved.left_out.push(left_out);
-            }
-            continue;
-        }
-        if let Some(column) = table.relation.text_only() {
-            let because = format!("{name}.{} is of type {}", column.name, column.ty.name);
-            resolved.text_because.get_or_insert(because);
-        }
-        for model in &fed {
-            if let Some(other) = names.insert(model.table.clone(), name.clone()) {
-                let what = format!(
-                    "{}: {other} and {name} would both become {}",
-                    connector.file, model.table
-                );
-                return Err(Error::new(Kind::Config, what)
-                    .remedy("exclude one of them, or declare it in schemas/ under another name"));
-            }
-        }
-        resolved.fed.push(Fed { source: table, models: fed });
-    }
-    for model in models.iter().filter(|model| model.from.source == connector.source) {
-        if !names.contains_key(&model.table)
-            && !resolved.left_out.iter().any(|out| out.table == model.from.table)
-        {
-            resolved.left_out.push(LeftOut {
-                table: model.table.clone(),
-                why: format!("the source has no table {}", model.from.table),
-                remedy: format!("make it, or remove {}", model.declared_in),
-            });
-        }
-    }
-    // both are made before the slot: decoding knows no publication that is younger than what it decodes
-    resolved.publications = vec![main, events];
-    Ok(resolved)
-}
-
-/// Puts a table into the publication that its identity allows, or says why into none.
-fn publish(
-    table: &SourceTable,
-    models: &[Arc<Model>],
-    list: Option<Vec<String>>,
-    main: &mut Wanted,
-    events: &mut Wanted,
-) -> Result<(), LeftOut> {
-    let name = table.relation.table.clone();
-    let out = |why: String, remedy: String| LeftOut { table: name.clone(), why, remedy };
-    if !table.readable {
-        let remedy = format!("grant select on {} to the connector's role", quote::table(&name));
-        return Err(out("its rows may not be read".to_owned(), remedy));
-    }
-    match table.identity_problem() {
-        None if models.is_empty() => {
-            let remedy = "declare it in schemas/, or set target_schema".to_owned();
-            Err(out("no file declares it and it is not mirrored".to_owned(), remedy))
-        }
-        None => {
-            main.tables.push((name, list));
-            Ok(())
-        }
-        // inserts and truncates need no identity
-        Some(_) if !models.is_empty() && models.iter().all(|m| m.history == History::Append) => {
-            events.tables.push((name, list));
-            Ok(())
-        }
-        Some((why, remedy)) => Err(out(why, remedy)),
-    }
-}
+use crate::spec::{Model, mirror};
 
 /// A warehouse table of a session.
 pub(super) struct Planned {
@@ -194,12 +67,12 @@ pub(super) async fn plan(
                     table.target = Arc::new(target);
                     planned.push(table);
                 }
-                Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Poison) => left_out
-                    .push(LeftOut {
-                        table: model.table.clone(),
-                        why: error.reason(),
-                        remedy: error.remedy_text().unwrap_or_default().to_owned(),
-                    }),
+                Err(error) if is_of_table(&error) => left_out.push(LeftOut {
+                    table: model.table.clone(),
+                    why: error.reason(),
+                    remedy: error.remedy_text().unwrap_or_default().to_owned(),
+                    refused: false,
+                }),
                 Err(error) => return Err(error),
             }
         }
@@ -214,6 +87,15 @@ pub(super) async fn plan(
         }
     }
     Ok((planned, left_out))
+}
+
+/// Whether one table alone is concerned.
+fn is_of_table(error: &Error) -> bool {
+    match error.kind() {
+        Kind::TableStops | Kind::Poison => true,
+        Kind::Rights => error.table().is_some(),
+        _ => false,
+    }
 }
 
 /// What is done about a table that nothing feeds.
@@ -302,6 +184,9 @@ async fn recorded(
         let now = &fed.source.relation;
         follow_source(shared, warehouse, (&target, now), &mut record).await?;
     }
+    if same && (model.mirrored || record.chunk_open) {
+        refeed(shared, model, &mut record).await?;
+    }
     let recreated = shape.oid != fed.source.relation.oid;
     if recreated && !record.chunk_open && record.state != State::Stopped {
         // rows were written before the new table was published: the stream alone cannot tell them
@@ -337,7 +222,7 @@ async fn fresh(
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
     let schema_id = shared.number_shape(&relation).await?;
-    let then = Then::Add { source: &relation.table, schema_id, state };
+    let then = Then::Add { model, schema_id, state };
     shared.define(&statements, &model.table, then).await?;
     let target = Target { schema_id, ..binding.target };
     let record = TableRecord {
@@ -353,6 +238,7 @@ async fn fresh(
         joins: Lsn(0),
         was_read: !shared.connector().snapshot.initial,
         made_for: None,
+        feeds: Some(feeds(model)),
     };
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }

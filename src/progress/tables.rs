@@ -76,6 +76,8 @@ pub struct TableRecord {
     pub was_read: bool,
     /// The digest of the file by which `siltstone apply` changed it last, until the service has seen it.
     pub made_for: Option<String>,
+    /// What feeds its columns, if that was noted.
+    pub feeds: Option<String>,
 }
 
 impl TableRecord {
@@ -133,7 +135,8 @@ async fn read_some(
                                    is not null),
                     coalesce((select max(c.as_of) from audit.snapshot_chunks c
                                where c.table_name = t.table_name and c.state = 'done'
-                                 and to_jsonb(c) ->> 'condition' is not null), 0)
+                                 and to_jsonb(c) ->> 'condition' is not null), 0),
+                    to_jsonb(t) ->> 'feeds'
                from audit.tables t
               where t.connector = $1 and ($2::text is null or t.table_name = $2)",
             &[&connector, &only.map(TableName::to_string)],
@@ -159,6 +162,7 @@ async fn read_some(
             made_for: row.try_get(9).map_err(failed)?,
             part_open: row.try_get(10).map_err(failed)?,
             joins: Lsn::from_i64(row.try_get(11).map_err(failed)?),
+            feeds: row.try_get(12).map_err(failed)?,
         });
     }
     Ok(records)

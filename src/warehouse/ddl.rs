@@ -7,21 +7,23 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{GenericClient, Transaction};
 
 /// How often a lock is tried for, each time for `TIMEOUT`, before the transaction gives way.
-const TRIES: u32 = 20;
+pub const PATIENT: u32 = 20;
+/// The same where everybody else's rows wait meanwhile.
+pub const SOON: u32 = 3;
 const TIMEOUT: &str = "1s";
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Changes a table's definition as [`ddl`] does. What a definition does to rows fires no trigger: the marts that
+/// Changes a table's definition as [`ddl`] does, in so many tries. What a definition does to rows fires no trigger: the marts that
 /// read the table are computed anew.
 pub async fn reshape(
     transaction: &Transaction<'_>,
     table: &str,
-    statements: &[String],
+    (statements, tries): (&[String], u32),
 ) -> Result<(), tokio_postgres::Error> {
     if statements.is_empty() {
         return Ok(());
     }
-    ddl(transaction, statements).await?;
+    locked(transaction, statements, tries).await?;
     touch(transaction, table).await
 }
 
@@ -36,6 +38,14 @@ pub async fn ddl(
     transaction: &Transaction<'_>,
     statements: &[String],
 ) -> Result<(), tokio_postgres::Error> {
+    locked(transaction, statements, PATIENT).await
+}
+
+async fn locked(
+    transaction: &Transaction<'_>,
+    statements: &[String],
+    most: u32,
+) -> Result<(), tokio_postgres::Error> {
     if statements.is_empty() {
         return Ok(());
     }
@@ -48,7 +58,7 @@ pub async fn ddl(
             .await?;
         match run(transaction, statements).await {
             Ok(()) => break,
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < TRIES => {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < most => {
                 transaction.batch_execute("rollback to savepoint ddl").await?;
                 tokio::time::sleep(PAUSE).await;
                 tries += 1;

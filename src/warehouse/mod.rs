@@ -2,13 +2,15 @@
 
 mod ddl;
 mod fence;
+mod locks;
 mod migrate;
 mod preflight;
 mod role;
 mod transaction;
 
-pub use ddl::{ddl, reshape, touch};
+pub use ddl::{PATIENT, SOON, ddl, reshape, touch};
 pub use fence::{Claim, Fence, LEASE, interrupt, leased_to, register, take_over};
+pub use locks::{Holder, holders};
 pub use migrate::{migrate, outstanding, refuse_outstanding};
 pub use preflight::refuse_unfit;
 pub use role::statements as role_statements;

@@ -26,6 +26,7 @@ use super::super::core::Core;
 use super::super::halt::{self, is_of_connector};
 use super::super::intake::End;
 use super::super::lane::Progress;
+use super::super::locked;
 
 /// How often requests and the states of tables are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -77,6 +78,10 @@ impl Control {
             let stored = progress.borrow().stored.clone();
             if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
                 self.measure(&warehouse, &stored).await?;
+                // not at once: it may be another lock that was in the way
+                if measured.is_some() && locked::let_go(&self.shared, &mut warehouse).await? {
+                    return Ok(End::Restart);
+                }
                 measured = Some(Instant::now());
             }
             if forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {

@@ -23,6 +23,7 @@ use crate::spec::{History, Model, mirror};
 
 use super::super::adopt::made;
 use super::super::core::{CaughtUp, Core};
+use super::super::follow::tell_feeds;
 use super::super::held::HeldKeys;
 use super::super::note::Then;
 use super::super::router::{Entry, Router};
@@ -250,6 +251,7 @@ impl Tables {
         }
         let mut statements = evolution.statements;
         if !model.mirrored {
+            tell_feeds(shared, (model, &standing), &record).await?;
             // what its file has got since
             let fit = conform(model, &standing, &[])?;
             statements.extend(fit.statements.into_iter().filter(|_| !fit.empties));
@@ -308,7 +310,7 @@ impl Tables {
                 .await?
         };
         let state = State::Streaming;
-        let then = Then::Add { source: &relation.table, schema_id, state };
+        let then = Then::Add { model, schema_id, state };
         let statements = [wider, making, order_index(model)].concat();
         shared.define(&statements, &model.table, then).await?;
         let side = shared.side_session().await;
@@ -330,7 +332,7 @@ impl Tables {
         let remedy = error.remedy_text().unwrap_or(&resume);
         if !self.records.contains_key(table) {
             let state = State::Stopped;
-            let then = Then::Add { source: &relation.table, schema_id, state };
+            let then = Then::Add { model, schema_id, state };
             shared.define(&[], table, then).await?;
         }
         shared.define(&[], table, Then::Stop { reason: &reason, remedy, unread: false }).await?;

@@ -532,3 +532,52 @@ fn files_are_read_again_at_sighup() {
         assert_same(&site).await;
     });
 }
+/// A topic cannot be asked for rows: who asks is refused at once, and is not told that it was done.
+#[test]
+fn what_topics_feed_is_not_read_again() {
+    block_on(async {
+        let site = Site::new("notagain").await;
+        let port = free_port();
+        with_admin(&site, port);
+        site.file(
+            "connectors/shop.yaml",
+            &format!(
+                "name: {}\nkind: kafka\nbrokers: \"127.0.0.1:9\"\ntopics: [\"a.*\"]\n",
+                site.name
+            ),
+        );
+        // a connector that rests asks no broker
+        assert!(ask(&site, &["connector", "stop", &site.name]).0);
+        let stopped = format!(
+            "delete from audit.requests;
+             insert into audit.connectors (connector, wanted, by) values ('{0}', 'stopped', 'a test');
+             insert into audit.tables (table_name, connector, source_table, state)
+             values ('cleansed.t', '{0}', 'public.t', 'streaming')",
+            site.name
+        );
+        site.warehouse.batch_execute(&stopped).await.unwrap();
+        let words = "come by topics: let Debezium read them again";
+        let (code, text) = exit(&site, &["table", "resync", "--all", "--yes", "--wait"]);
+        assert!(code == 64 && text.contains(words), "{code}: {text}");
+        let (code, text) = exit(&site, &["plan"]);
+        assert!(code == 0 && text.contains("are not planned"), "{code}: {text}");
+        let child = site.spawn(&["run"]);
+        let at = format!("/connectors/{}", site.name);
+        let mut tries = 0;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+            || !http(port, "GET", &format!("{at}/status"), "r3ad").1.contains("STOPPED")
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tries += 1;
+            assert!(tries < 600, "it does not stop");
+        }
+        let (code, text) = http(port, "DELETE", &format!("{at}/offsets"), "s3cret");
+        assert!(code == 400 && text.contains(words), "{code}: {text}");
+        assert_eq!(site.at_warehouse("select count(*) from audit.requests").await, ["0"]);
+        // without the url of its source it is not compared either, and that is said
+        let (code, text) = http(port, "POST", "/tables/cleansed.t/verify", "s3cret");
+        assert!(code == 400 && text.contains("no url says where the source is"), "{code}: {text}");
+        end(child);
+    });
+}
+

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Files;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
-use crate::pipeline::check_condition;
+use crate::pipeline::check_resync;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, Verb};
 use crate::progress::standing::left_out;
@@ -161,9 +161,7 @@ async fn request(
 ) -> Result<ExitCode> {
     let connector = connector_of(spec, warehouse, &ask).await?;
     let table = ask.table.as_ref();
-    if let (Some(condition), Some(table)) = (&condition, table) {
-        check_condition(spec, &connector, table, condition).await?;
-    }
+    check_resync(spec, (verb, &connector), table, condition.as_deref()).await?;
     if verb == Verb::Rebuild && !ask.yes {
         println!("{} will be rebuilt from raw", table.map(ToString::to_string).unwrap_or_default());
         confirmed()?;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 
 use super::pairs::{verify_connector, verify_topics};
-use super::resync::check_condition;
+use super::resync::check_resync;
 use crate::clock::Clock;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
@@ -58,15 +58,14 @@ impl Books for WarehouseBooks {
         let settings = self.settings.clone();
         let spec = self.files.borrow().clone();
         Box::pin(async move {
-            if let (Asked::Condition(condition), Some(table)) = (&argument, &table) {
-                check_condition(&spec, &connector, table, condition).await?;
-            }
             let verb = verb_of(&verb)?;
-            let warehouse = session(&settings).await?;
-            let argument = match &argument {
-                Asked::Nothing => Argument::Nothing,
-                Asked::Condition(condition) => Argument::Condition(condition),
+            let condition = match &argument {
+                Asked::Nothing => None,
+                Asked::Condition(condition) => Some(condition.as_str()),
             };
+            check_resync(&spec, (verb, &connector), table.as_ref(), condition).await?;
+            let warehouse = session(&settings).await?;
+            let argument = condition.map_or(Argument::Nothing, Argument::Condition);
             let about = About { table: table.as_ref(), argument, ..About::default() };
             requests::ask(&*warehouse, verb, &connector, &about).await
         })

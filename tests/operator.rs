@@ -532,6 +532,29 @@ fn files_are_read_again_at_sighup() {
         assert_same(&site).await;
     });
 }
+#[test]
+fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
+    block_on(async {
+        let site = Site::new("muchasked").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let (done, text) = ask(&site, &["connector", "pause", &site.name, "--wait"]);
+        assert!(done, "{text}");
+        let many = format!(
+            "insert into audit.requests (verb, connector, table_name)
+             select 'resume', '{}', 'cleansed.users' from generate_series(1, 150)",
+            site.name
+        );
+        site.warehouse.batch_execute(&many).await.unwrap();
+        let (done, text) = ask(&site, &["connector", "resume", &site.name]);
+        assert!(done, "{text}");
+        let open = "select count(*) = 0 from audit.requests where state = 'open'";
+        site.until("all is answered", open).await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
 /// A topic cannot be asked for rows: who asks is refused at once, and is not told that it was done.
 #[test]
 fn what_topics_feed_is_not_read_again() {

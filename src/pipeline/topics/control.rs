@@ -159,7 +159,8 @@ impl Control {
                 }
                 Verb::RestartConnector => {
                     self.restart_all(warehouse, &request).await?;
-                    true
+                    // nothing is ours any more: the new session takes up what else is asked
+                    return Ok(true);
                 }
                 verb if is_of_connector(verb) => {
                     let fence = &self.shared.fence;

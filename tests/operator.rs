@@ -2,7 +2,16 @@
 //! Kafka Connect asks.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
+
+use siltstone::clock::Clock;
+use siltstone::error::Error;
+use siltstone::pipeline::{Options, Service};
+use siltstone::serve::Board;
+use siltstone::spec::Spec;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::service::{free_port, http, with_admin};
 
@@ -532,6 +541,45 @@ fn files_are_read_again_at_sighup() {
         assert_same(&site).await;
     });
 }
+
+/// A service that is given other files, and stopped, by these.
+fn follow(
+    spec: &Arc<Spec>,
+) -> (watch::Sender<Arc<Spec>>, watch::Sender<bool>, JoinHandle<Result<(), Error>>) {
+    let (clock, options) = (Clock::system(), Options::default());
+    let board = Board::new(clock.clone());
+    let service = Service { spec: (**spec).clone(), clock, options, board };
+    let (files, followed) = watch::channel(spec.clone());
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(async move { service.run_with(followed, stopped).await });
+    (files, stop, running)
+}
+
+/// The one that was told to stop may not have ended yet: the new one begins then, and is told to stop in its turn.
+#[test]
+fn a_connector_that_is_gone_and_back_at_once_is_told_to_stop() {
+    block_on(async {
+        let site = Site::new("backatonce").await;
+        site.shop(TABLES).await;
+        let with = Arc::new(site.spec());
+        site.file("connectors/shop.yaml", "name: shop\nkind: postgres\nenabled: false\n");
+        let without = Arc::new(site.spec());
+        let (files, stop, running) = follow(&with);
+        site.until("streaming", STREAMING).await;
+        for round in 1..=5 {
+            files.send_replace(without.clone());
+            tokio::time::sleep(Duration::from_millis(round * 2)).await;
+            files.send_replace(with.clone());
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        site.shop("insert into users values (101, 'later')").await;
+        site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        stop.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(30), running).await;
+        assert!(ended.expect("it was not told to stop").unwrap().is_ok());
+    });
+}
+
 #[test]
 fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
     block_on(async {

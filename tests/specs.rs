@@ -145,6 +145,20 @@ fn a_mounted_config_map_has_each_file_once() {
     assert_eq!(tables, ["cleansed.a", "cleansed.b", "cleansed.c"]);
 }
 
+#[test]
+fn tables_of_a_disabled_connector_are_noted() {
+    let root = two_tables();
+    let path = root.path().join("connectors/shop.yaml");
+    let connector = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{connector}enabled: false\n")).unwrap();
+    let spec = loaded(&root).unwrap();
+    let note = "schemas/a.yaml: nothing feeds cleansed.a: the connector of shop is disabled";
+    assert_eq!((spec.models.len(), spec.notes.len()), (2, 2), "{:?}", spec.notes);
+    assert_eq!(spec.notes[0], note);
+    // a source that nobody knows is refused all the same
+    fs::remove_file(&path).unwrap();
+    let said = loaded(&root).unwrap_err().to_string();
+    assert!(said.contains("no enabled connector has the source shop"), "{said}");
 }
 
 fn cases(kind: &str) -> Vec<Case> {

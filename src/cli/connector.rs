@@ -158,7 +158,7 @@ async fn refuse_at_work(
         return match wish {
             Wanted::Stopped(_) => Ok(()),
             _ => Err(usage(format!("{name} is to run, by its file")).remedy(format!(
-                "siltstone connector stop {name} --wait, or disable or remove its file"
+                "siltstone connector stop {name} --wait, or write enabled: false into its file"
             ))),
         };
     }

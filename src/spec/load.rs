@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::alerts::{self, Alerts};
 use super::check::Files;
 use super::common::Common;
-use super::connector::{self, Connector, Read};
+use super::connector::{self, Connector, Disabled, Read};
 use super::env::Env;
 use super::file::File;
 use super::jobs::{self, Job};
@@ -48,8 +48,8 @@ pub struct Spec {
     pub topics: Option<Topics>,
     /// `alerts.yaml`, where there is one.
     pub alerts: Option<Alerts>,
-    /// The names of the connectors that are disabled, as they are written.
-    pub disabled: Vec<String>,
+    /// The connectors that are disabled.
+    pub disabled: Vec<Disabled>,
     /// What a person should know about the files, though nothing is wrong.
     pub notes: Vec<String>,
 }
@@ -68,7 +68,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     for path in files_below(root, Path::new("connectors"), &YAML)? {
         let file = open(root, &path, env)?;
         match connector::read(&file)? {
-            Read::Disabled(name) => disabled.push(name),
+            Read::Disabled(connector) => disabled.push(connector),
             Read::Postgres(connector) => connectors.push(*connector),
             Read::Kafka(connector) => kafka.push(*connector),
         }
@@ -115,6 +115,12 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         notes,
     };
     Files(files).check(&spec)?;
+    let resting = spec.models.iter().filter(|model| spec.rests(&model.from.source));
+    let resting = resting.map(|model| {
+        let (file, table, source) = (&model.declared_in, &model.table, &model.from.source);
+        format!("{file}: nothing feeds {table}: the connector of {source} is disabled")
+    });
+    spec.notes.extend(resting.collect::<Vec<_>>());
     let Spec { settings, connectors, kafka, models, .. } = &mut spec;
     let commons = connectors.iter_mut().map(|connector| &mut connector.common);
     for common in commons.chain(kafka.iter_mut().map(|connector| &mut connector.common)) {
@@ -136,6 +142,12 @@ impl Spec {
     pub fn commons(&self) -> impl Iterator<Item = &Arc<Common>> {
         let postgres = self.connectors.iter().map(|connector| &connector.common);
         postgres.chain(self.kafka.iter().map(|connector| &connector.common))
+    }
+
+    /// Whether a source has connectors that are disabled, and no other: its tables stay as they are.
+    pub(super) fn rests(&self, source: &str) -> bool {
+        self.disabled.iter().any(|disabled| disabled.source == source)
+            && self.commons().all(|common| common.source != source)
     }
 }
 

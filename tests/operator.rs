@@ -652,3 +652,42 @@ fn what_topics_feed_is_not_read_again() {
     });
 }
 
+/// A look makes nothing and changes nothing, whatever version the warehouse is at.
+#[test]
+fn who_looks_brings_no_control_tables_up_to_date() {
+    block_on(async {
+        let site = Site::new("looks").await;
+        site.shop(TABLES).await;
+        let looks = [
+            &["status"][..],
+            &["why", "cleansed.users"],
+            &["table", "list"],
+            &["connector", "list"],
+            &["dead-letter", "list"],
+            &["job", "list"],
+            &["mart", "list"],
+            &["check", "list"],
+            &["alert", "list"],
+            &["lineage"],
+        ];
+        for look in looks {
+            let (code, text) = exit(&site, look);
+            assert!(code == 78 && text.contains("nothing has fed it yet"), "{look:?}: {text}");
+        }
+        let made = "select to_regnamespace('audit') is null";
+        assert_eq!(site.at_warehouse(made).await, ["t"]);
+        site.catch_up().await;
+        assert_eq!(exit(&site, &["status"]).0, 0);
+        let older = "delete from audit.migrations
+            where version = (select max(version) from audit.migrations) returning version";
+        let newest: u32 = site.at_warehouse(older).await[0].parse().unwrap();
+        let words = format!("is at version {}, this siltstone needs {newest}", newest - 1);
+        for look in looks {
+            let (code, text) = exit(&site, look);
+            assert!(code == 78 && text.contains(&words), "{look:?}: {text}");
+            assert!(text.contains("siltstone apply"), "{look:?}: {text}");
+        }
+        let there = site.at_warehouse("select max(version) from audit.migrations").await;
+        assert_eq!(there, [(newest - 1).to_string()]);
+    });
+}

@@ -9,7 +9,7 @@ mod transaction;
 
 pub use ddl::{ddl, reshape, touch};
 pub use fence::{Claim, Fence, LEASE, interrupt, leased_to, register, take_over};
-pub use migrate::{migrate, outstanding, refuse_outstanding};
+pub use migrate::{migrate, outstanding, refuse_outstanding, refuse_unlike};
 pub use preflight::refuse_unfit;
 pub use role::statements as role_statements;
 pub use transaction::{Durations, Fenced};

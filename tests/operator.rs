@@ -555,6 +555,28 @@ fn follow(
     (files, stop, running)
 }
 
+#[test]
+fn a_calendar_that_cannot_be_made_ends_nothing_that_runs() {
+    block_on(async {
+        let site = Site::new("badcalendar").await;
+        site.shop(TABLES).await;
+        let (files, stop, running) = follow(&Arc::new(site.spec()));
+        site.until("streaming", STREAMING).await;
+        site.warehouse.batch_execute("create view cleansed.days as select 1 as x").await.unwrap();
+        site.file(
+            "schemas/days.yaml",
+            "table: cleansed.days\nlayout: calendar\nrange: [2024-01-01, 2024-12-31]\n",
+        );
+        files.send_replace(Arc::new(site.spec()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        site.shop("insert into users values (101, 'later')").await;
+        site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        assert!(!running.is_finished());
+        stop.send_replace(true);
+        assert!(running.await.unwrap().is_ok());
+    });
+}
+
 /// The one that was told to stop may not have ended yet: the new one begins then, and is told to stop in its turn.
 #[test]
 fn a_connector_that_is_gone_and_back_at_once_is_told_to_stop() {

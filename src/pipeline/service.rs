@@ -110,7 +110,10 @@ impl Service {
                     let spec = files.borrow_and_update().clone();
                     self.name_what_stays(&spec);
                     name_idleness(&spec);
-                    self.calendars(&spec, stop.clone()).await?;
+                    // what is wrong with one calendar ends nothing that runs
+                    if let Err(error) = self.calendars(&spec, stop.clone()).await {
+                        tracing::error!("the calendars stay as they are: {error}");
+                    }
                     self.board.keep(&spec.commons().map(|common| common.name.as_str()).collect());
                     fleet.set(self.setups(&spec, &owner, &quota));
                 }

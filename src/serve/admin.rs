@@ -361,8 +361,17 @@ pub(super) async fn write_down(
 }
 
 pub(super) fn no_answer(error: &Error) -> Response {
-    tracing::warn!("the warehouse was asked in vain: {}", error.reason());
-    failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
+    tracing::warn!("asked in vain: {}", error.reason());
+    failure(StatusCode::SERVICE_UNAVAILABLE, &in_words(error), error.remedy_text())
+}
+
+/// Who did not answer; the reason where it is something else. Where a server is said to be is for the log.
+fn in_words(error: &Error) -> String {
+    match error.kind() {
+        Kind::SourceAway => "the source does not answer".to_owned(),
+        Kind::WarehouseAway => "the warehouse does not answer".to_owned(),
+        _ => error.reason(),
+    }
 }
 
 async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
@@ -379,5 +388,18 @@ async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
         }
         Ok(None) => unknown_table(&name),
         Err(error) => no_answer(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_named() {
+        let words = |kind| in_words(&Error::new(kind, "no host is there"));
+        assert_eq!(words(Kind::SourceAway), "the source does not answer");
+        assert_eq!(words(Kind::WarehouseAway), "the warehouse does not answer");
+        assert_eq!(words(Kind::Rights), "no host is there");
     }
 }

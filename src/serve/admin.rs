@@ -336,6 +336,9 @@ async fn verify(State(app): State<App>, Path(name): Path<String>) -> Response {
     match app.books.verify(table).await {
         Ok(Some(report)) => Json(report).into_response(),
         Ok(None) => unknown_table(&name),
+        Err(error) if error.kind() == Kind::Usage => {
+            failure(StatusCode::BAD_REQUEST, &error.reason(), error.remedy_text())
+        }
         Err(error) => {
             tracing::warn!("{name} was not compared: {}", error.reason());
             let message = format!("{name} was not compared: {}", error.reason());

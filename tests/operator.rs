@@ -523,6 +523,22 @@ fn files_are_read_again_at_sighup() {
         signal(&child, "-HUP");
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(site.at_warehouse(since).await, owned);
+        // what takes a restart is said
+        let settings = std::fs::read_to_string(site.config()).unwrap();
+        let other = settings.replace(
+            "{ url: \"${WAREHOUSE_URL}\" }",
+            "{ url: \"${WAREHOUSE_URL}\", readers: [pg_monitor] }",
+        );
+        site.file("siltstone.yaml", &format!("{other}spool: {{ max: 1GiB }}\n"));
+        signal(&child, "-HUP");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let log = std::fs::read_to_string(&path).unwrap();
+        for words in
+            ["marts and calendars take a restart", "spool.max: another one takes a restart"]
+        {
+            assert!(log.contains(words), "{log}");
+        }
+        site.file("siltstone.yaml", &settings);
         tables("\"public.users\", \"public.orders\"");
         signal(&child, "-HUP");
         site.until("streaming", STREAMING).await;

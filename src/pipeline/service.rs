@@ -247,6 +247,15 @@ impl Service {
         if !old.admin.is_like(&new.admin) {
             tracing::warn!("admin: another address or token takes a restart; the old ones stay");
         }
+        if old.readers != new.readers {
+            tracing::warn!(
+                "warehouse.readers: other ones may read what connectors make from now on; marts and calendars \
+                 take a restart"
+            );
+        }
+        if old.spool_bytes != new.spool_bytes {
+            tracing::warn!("spool.max: another one takes a restart; the old one stays");
+        }
     }
 
     /// The same service, with its admin server on any free port of the same address.

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
-    differences, estimate_rows, extension_types,
+    differences, estimate_rows, extension_types, held_alone,
 };
 use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
@@ -247,7 +247,8 @@ impl Look<'_> {
         let steps = vec![step];
         let leaves = self.leaves(model, relation, true).await?;
         let (model, relation) = (model.clone(), relation.clone());
-        Ok(TablePlan { model, relation, record: None, first, steps, raw: None, leaves, rows: 0 })
+        let (record, raw, rows, held_alone) = (None, None, 0, None);
+        Ok(TablePlan { model, relation, record, first, steps, raw, leaves, rows, held_alone })
     }
 
     fn make(&self, model: &Model, relation: &Relation) -> Step {
@@ -265,6 +266,7 @@ impl Look<'_> {
     ) -> Result<TablePlan> {
         let relation = &fed.source.relation;
         let standing = Standing::of(&**self.warehouse, &model.table).await?;
+        let held_alone = held_alone(&standing);
         let mut steps = Vec::new();
         if !standing.is_there() {
             let step = self.make(model, relation);
@@ -310,6 +312,7 @@ impl Look<'_> {
             raw: raw_of(&self.spec.models, model).map(|raw| raw.table.clone()),
             steps,
             leaves,
+            held_alone,
         })
     }
 

@@ -59,6 +59,10 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
         };
         plan.connectors.push(look.all(&mut plan.notes).await?);
     }
+    plan.notes.extend(spec.kafka.iter().map(|connector| {
+        let what = "are not planned: siltstone run makes and widens them as records come";
+        format!("the tables that the topics of {} feed {what}", connector.name)
+    }));
     for calendar in &spec.calendars {
         if columns(&*warehouse, &calendar.table).await?.is_empty() {
             let statements = define_calendar(calendar, &spec.settings.readers);

@@ -15,6 +15,7 @@ mod plans;
 mod session;
 mod tables;
 mod turns;
+mod unplanned;
 mod whole;
 
 use std::ops::Deref;

@@ -51,7 +51,8 @@ struct Answer {
     body: String,
 }
 
-fn ask(port: u16, method: &str, path: &str, token: &str, body: &str) -> Answer {
+/// An answer; none where the server had closed before it read a long body, which takes the answer with it.
+fn ask(port: u16, method: &str, path: &str, token: &str, body: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let token = match token {
         "" => String::new(),
@@ -59,22 +60,24 @@ fn ask(port: u16, method: &str, path: &str, token: &str, body: &str) -> Answer {
     };
     let method = method.to_uppercase();
     let length = body.len();
-    write!(
+    let written = write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    );
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
+    let read = stream.read_to_end(&mut bytes);
+    if length > 1 << 20 && (written.is_err() || read.is_err()) && bytes.is_empty() {
+        return None;
+    }
     let answer = String::from_utf8(bytes).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let kind = head.lines().find_map(|line| line.strip_prefix("content-type: "));
-    Answer {
+    Some(Answer {
         code: head.split(' ').nth(1).unwrap().parse().unwrap(),
         kind: kind.unwrap_or_default().split(';').next().unwrap().to_owned(),
         body: body.to_owned(),
-    }
+    })
 }
 
 /// The document, and what it says.
@@ -293,11 +296,10 @@ fn every_answer_is_one_that_the_document_names() {
             }
             let token =
                 one(&mut dice, &["s3cret", "s3cret", "r3ad", "wrong", "", "s3cre", "s3cret "]);
-            let reads =
-                document.operation(path, method).is_some_and(|o| !o["requestBody"].is_null());
-            let large = token == "s3cret" && reads && dice.below(8) == 0;
+            // whatever the document says: who reads a body may find it too long
+            let large = token == "s3cret" && method != "get" && dice.below(8) == 0;
             let body = if large { &*too_large } else { one(&mut dice, &BODIES) };
-            let answer = ask(port, method, &asked, token, body);
+            let Some(answer) = ask(port, method, &asked, token, body) else { continue };
             // an empty place makes another path
             if !plain.contains("//") && !plain.ends_with('/') || *path == *"/" {
                 document.check(path, method, &asked, &answer);

@@ -2,7 +2,16 @@
 //! Kafka Connect asks.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
+
+use siltstone::clock::Clock;
+use siltstone::error::Error;
+use siltstone::pipeline::{Options, Service};
+use siltstone::serve::Board;
+use siltstone::spec::Spec;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::service::{free_port, http, with_admin};
 
@@ -514,6 +523,22 @@ fn files_are_read_again_at_sighup() {
         signal(&child, "-HUP");
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(site.at_warehouse(since).await, owned);
+        // what takes a restart is said
+        let settings = std::fs::read_to_string(site.config()).unwrap();
+        let other = settings.replace(
+            "{ url: \"${WAREHOUSE_URL}\" }",
+            "{ url: \"${WAREHOUSE_URL}\", readers: [pg_monitor] }",
+        );
+        site.file("siltstone.yaml", &format!("{other}spool: {{ max: 1GiB }}\n"));
+        signal(&child, "-HUP");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let log = std::fs::read_to_string(&path).unwrap();
+        for words in
+            ["marts and calendars take a restart", "spool.max: another one takes a restart"]
+        {
+            assert!(log.contains(words), "{log}");
+        }
+        site.file("siltstone.yaml", &settings);
         tables("\"public.users\", \"public.orders\"");
         signal(&child, "-HUP");
         site.until("streaming", STREAMING).await;
@@ -530,5 +555,177 @@ fn files_are_read_again_at_sighup() {
         site.until("the row", "select count(*) = 101 from cleansed.orders").await;
         end(child);
         assert_same(&site).await;
+    });
+}
+
+/// A service that is given other files, and stopped, by these.
+fn follow(
+    spec: &Arc<Spec>,
+) -> (watch::Sender<Arc<Spec>>, watch::Sender<bool>, JoinHandle<Result<(), Error>>) {
+    let (clock, options) = (Clock::system(), Options::default());
+    let board = Board::new(clock.clone());
+    let service = Service { spec: (**spec).clone(), clock, options, board };
+    let (files, followed) = watch::channel(spec.clone());
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(async move { service.run_with(followed, stopped).await });
+    (files, stop, running)
+}
+
+#[test]
+fn a_calendar_that_cannot_be_made_ends_nothing_that_runs() {
+    block_on(async {
+        let site = Site::new("badcalendar").await;
+        site.shop(TABLES).await;
+        let (files, stop, running) = follow(&Arc::new(site.spec()));
+        site.until("streaming", STREAMING).await;
+        site.warehouse.batch_execute("create view cleansed.days as select 1 as x").await.unwrap();
+        site.file(
+            "schemas/days.yaml",
+            "table: cleansed.days\nlayout: calendar\nrange: [2024-01-01, 2024-12-31]\n",
+        );
+        files.send_replace(Arc::new(site.spec()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        site.shop("insert into users values (101, 'later')").await;
+        site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        assert!(!running.is_finished());
+        stop.send_replace(true);
+        assert!(running.await.unwrap().is_ok());
+    });
+}
+
+/// The one that was told to stop may not have ended yet: the new one begins then, and is told to stop in its turn.
+#[test]
+fn a_connector_that_is_gone_and_back_at_once_is_told_to_stop() {
+    block_on(async {
+        let site = Site::new("backatonce").await;
+        site.shop(TABLES).await;
+        let with = Arc::new(site.spec());
+        site.file("connectors/shop.yaml", "name: shop\nkind: postgres\nenabled: false\n");
+        let without = Arc::new(site.spec());
+        let (files, stop, running) = follow(&with);
+        site.until("streaming", STREAMING).await;
+        for round in 1..=5 {
+            files.send_replace(without.clone());
+            tokio::time::sleep(Duration::from_millis(round * 2)).await;
+            files.send_replace(with.clone());
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        site.shop("insert into users values (101, 'later')").await;
+        site.until("the row", "select count(*) = 101 from cleansed.users").await;
+        stop.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(30), running).await;
+        assert!(ended.expect("it was not told to stop").unwrap().is_ok());
+    });
+}
+
+#[test]
+fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
+    block_on(async {
+        let site = Site::new("muchasked").await;
+        site.shop(TABLES).await;
+        let running = site.start();
+        site.until("streaming", STREAMING).await;
+        let (done, text) = ask(&site, &["connector", "pause", &site.name, "--wait"]);
+        assert!(done, "{text}");
+        let many = format!(
+            "insert into audit.requests (verb, connector, table_name)
+             select 'resume', '{}', 'cleansed.users' from generate_series(1, 150)",
+            site.name
+        );
+        site.warehouse.batch_execute(&many).await.unwrap();
+        let (done, text) = ask(&site, &["connector", "resume", &site.name]);
+        assert!(done, "{text}");
+        let open = "select count(*) = 0 from audit.requests where state = 'open'";
+        site.until("all is answered", open).await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+/// A topic cannot be asked for rows: who asks is refused at once, and is not told that it was done.
+#[test]
+fn what_topics_feed_is_not_read_again() {
+    block_on(async {
+        let site = Site::new("notagain").await;
+        let port = free_port();
+        with_admin(&site, port);
+        site.file(
+            "connectors/shop.yaml",
+            &format!(
+                "name: {}\nkind: kafka\nbrokers: \"127.0.0.1:9\"\ntopics: [\"a.*\"]\n",
+                site.name
+            ),
+        );
+        // a connector that rests asks no broker
+        assert!(ask(&site, &["connector", "stop", &site.name]).0);
+        let stopped = format!(
+            "delete from audit.requests;
+             insert into audit.connectors (connector, wanted, by) values ('{0}', 'stopped', 'a test');
+             insert into audit.tables (table_name, connector, source_table, state)
+             values ('cleansed.t', '{0}', 'public.t', 'streaming')",
+            site.name
+        );
+        site.warehouse.batch_execute(&stopped).await.unwrap();
+        let words = "come by topics: let Debezium read them again";
+        let (code, text) = exit(&site, &["table", "resync", "--all", "--yes", "--wait"]);
+        assert!(code == 64 && text.contains(words), "{code}: {text}");
+        let (code, text) = exit(&site, &["plan"]);
+        assert!(code == 0 && text.contains("are not planned"), "{code}: {text}");
+        let child = site.spawn(&["run"]);
+        let at = format!("/connectors/{}", site.name);
+        let mut tries = 0;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+            || !http(port, "GET", &format!("{at}/status"), "r3ad").1.contains("STOPPED")
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tries += 1;
+            assert!(tries < 600, "it does not stop");
+        }
+        let (code, text) = http(port, "DELETE", &format!("{at}/offsets"), "s3cret");
+        assert!(code == 400 && text.contains(words), "{code}: {text}");
+        assert_eq!(site.at_warehouse("select count(*) from audit.requests").await, ["0"]);
+        // without the url of its source it is not compared either, and that is said
+        let (code, text) = http(port, "POST", "/tables/cleansed.t/verify", "s3cret");
+        assert!(code == 400 && text.contains("no url says where the source is"), "{code}: {text}");
+        end(child);
+    });
+}
+
+/// A look makes nothing and changes nothing, whatever version the warehouse is at.
+#[test]
+fn who_looks_brings_no_control_tables_up_to_date() {
+    block_on(async {
+        let site = Site::new("looks").await;
+        site.shop(TABLES).await;
+        let looks = [
+            &["status"][..],
+            &["why", "cleansed.users"],
+            &["table", "list"],
+            &["connector", "list"],
+            &["dead-letter", "list"],
+            &["job", "list"],
+            &["mart", "list"],
+            &["check", "list"],
+            &["alert", "list"],
+            &["lineage"],
+        ];
+        for look in looks {
+            let (code, text) = exit(&site, look);
+            assert!(code == 78 && text.contains("nothing has fed it yet"), "{look:?}: {text}");
+        }
+        let made = "select to_regnamespace('audit') is null";
+        assert_eq!(site.at_warehouse(made).await, ["t"]);
+        site.catch_up().await;
+        assert_eq!(exit(&site, &["status"]).0, 0);
+        let older = "delete from audit.migrations
+            where version = (select max(version) from audit.migrations) returning version";
+        let newest: u32 = site.at_warehouse(older).await[0].parse().unwrap();
+        let words = format!("is at version {}, this siltstone needs {newest}", newest - 1);
+        for look in looks {
+            let (code, text) = exit(&site, look);
+            assert!(code == 78 && text.contains(&words), "{look:?}: {text}");
+            assert!(text.contains("siltstone apply"), "{look:?}: {text}");
+        }
+        let there = site.at_warehouse("select max(version) from audit.migrations").await;
+        assert_eq!(there, [(newest - 1).to_string()]);
     });
 }

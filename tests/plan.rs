@@ -335,6 +335,11 @@ fn another_key_and_another_history_are_read_again() {
         .await;
         assert_eq!(site.at_warehouse("select count(*) from cleansed.users").await, ["101"]);
         assert_agree(&site);
+        // what no source has is named before it is lost
+        users(&site, "email", FEW, "");
+        let (code, text) = ask(&site, &["apply", "--allow", "destructive"]);
+        let alone = "but versions that are closed are in no source: those do not come back";
+        assert!(code == 64 && text.contains(alone), "{code}: {text}");
         // a type under the view, a column it lacks, the view itself
         users(
             &site,

@@ -75,6 +75,92 @@ fn a_file_that_is_not_there_is_refused() {
     assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("--config")), "{said}");
 }
 
+/// An installation of two tables, of which nothing else is wrong.
+fn two_tables() -> TempDir {
+    let root = TempDir::new().unwrap();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs/base");
+    copy(&base, &files(&base), root.path());
+    let model = |name: &str| {
+        format!(
+            "table: cleansed.{name}\nfrom: shop.public.{name}\nkey: [id]\n\
+             columns:\n  id: {{ type: bigint }}\n"
+        )
+    };
+    fs::create_dir_all(root.path().join("schemas/more")).unwrap();
+    fs::write(root.path().join("schemas/a.yaml"), model("a")).unwrap();
+    fs::write(root.path().join("schemas/more/b.yaml"), model("b")).unwrap();
+    root
+}
+
+fn loaded(root: &TempDir) -> Result<Spec, Error> {
+    let env = Env::default()
+        .with("WAREHOUSE_URL", "postgres://siltstone@warehouse.example/warehouse")
+        .with("SHOP_URL", "postgres://shop@shop.example/shop");
+    load(&root.path().join("siltstone.yaml"), &env)
+}
+
+#[test]
+fn what_cannot_be_read_does_not_count_as_gone() {
+    assert_eq!(loaded(&two_tables()).unwrap().models.len(), 2);
+    // errors that root gets as well: too many links, a file in a folder's place
+    for path in ["schemas", "schemas/more", "topics.yaml", "alerts.yaml", "jobs"] {
+        let root = two_tables();
+        let at = root.path().join(path);
+        if at.exists() {
+            fs::remove_dir_all(&at).unwrap();
+        }
+        std::os::unix::fs::symlink(&at, &at).unwrap();
+        let error = loaded(&root).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(&format!("{path} cannot be read")), "{said}");
+        assert!(error.remedy_text().is_some(), "{said}");
+    }
+    for path in ["sql", "schemas"] {
+        let root = two_tables();
+        drop(fs::remove_dir_all(root.path().join(path)));
+        fs::write(root.path().join(path), "no folder").unwrap();
+        let said = loaded(&root).unwrap_err().to_string();
+        assert!(said.contains("cannot be read") && said.contains(path), "{said}");
+    }
+    let root = two_tables();
+    fs::remove_dir_all(root.path().join("schemas")).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.path().join("schemas")).unwrap();
+    assert!(loaded(&root).is_err());
+}
+
+/// As Kubernetes mounts a ConfigMap: each file is a link into `..data`, which is a link to a folder.
+#[test]
+fn a_mounted_config_map_has_each_file_once() {
+    let root = two_tables();
+    let mounted = root.path().join("mounted");
+    fs::create_dir_all(mounted.join("..2026_03_01")).unwrap();
+    let model = fs::read_to_string(root.path().join("schemas/a.yaml")).unwrap();
+    fs::write(mounted.join("..2026_03_01/c.yaml"), model.replace(".a\n", ".c\n")).unwrap();
+    std::os::unix::fs::symlink("..2026_03_01", mounted.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/c.yaml", mounted.join("c.yaml")).unwrap();
+    fs::write(mounted.join(".#c.yaml"), "what an editor leaves").unwrap();
+    std::os::unix::fs::symlink("../mounted", root.path().join("schemas/mounted")).unwrap();
+    let tables = loaded(&root).unwrap().models.into_iter().map(|model| model.table.to_string());
+    let tables: Vec<String> = tables.collect();
+    assert_eq!(tables, ["cleansed.a", "cleansed.b", "cleansed.c"]);
+}
+
+#[test]
+fn tables_of_a_disabled_connector_are_noted() {
+    let root = two_tables();
+    let path = root.path().join("connectors/shop.yaml");
+    let connector = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{connector}enabled: false\n")).unwrap();
+    let spec = loaded(&root).unwrap();
+    let note = "schemas/a.yaml: nothing feeds cleansed.a: the connector of shop is disabled";
+    assert_eq!((spec.models.len(), spec.notes.len()), (2, 2), "{:?}", spec.notes);
+    assert_eq!(spec.notes[0], note);
+    // a source that nobody knows is refused all the same
+    fs::remove_file(&path).unwrap();
+    let said = loaded(&root).unwrap_err().to_string();
+    assert!(said.contains("no enabled connector has the source shop"), "{said}");
+}
+
 fn cases(kind: &str) -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/specs").join(kind);
     let mut cases: Vec<Case> = fs::read_dir(&root)

@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::admin;
 use super::topics::configuration;
+use super::unfit::unfit;
 use crate::error::{Error, Kind, Result};
 use crate::spec::{Kafka, Topic};
 
@@ -78,11 +79,7 @@ impl Brokers {
         let told = Told::default();
         let config = configuration(connector);
         let admin = AdminClient::from_config_and_context(&config, told.clone());
-        let admin = admin.map_err(|error| {
-            Error::new(Kind::Config, format!("{}: Kafka takes it not", connector.file))
-                .because(error)
-                .remedy("mend the connector's properties")
-        })?;
+        let admin = admin.map_err(|error| unfit(&connector.file, &error))?;
         Ok(Brokers { admin: Arc::new(admin), at: connector.brokers.clone(), told })
     }
 

@@ -32,6 +32,7 @@ pub mod spool;
 pub mod standby;
 mod stream;
 pub mod topics;
+mod unfit;
 pub mod walsender;
 
 pub use log::LogEnd;

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
+use super::unfit::unfit;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Letter, read_headers};
 use crate::spec::Kafka;
@@ -74,11 +75,7 @@ impl Outlet {
             .set("bootstrap.servers", &connector.brokers)
             .set("message.timeout.ms", TAKEN_WITHIN.as_millis().to_string());
         let producer = FutureProducer::from_config_and_context(&config, Quiet);
-        let producer = producer.map_err(|error| {
-            Error::new(Kind::Config, format!("{}: Kafka takes it not", connector.file))
-                .because(error)
-                .remedy("mend the connector's properties")
-        })?;
+        let producer = producer.map_err(|error| unfit(&connector.file, &error))?;
         Ok(Outlet { producer, topic: topic.to_owned() })
     }
 

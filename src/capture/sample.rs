@@ -9,6 +9,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::topics::configuration;
+use super::unfit::unfit;
 use crate::error::{Error, Kind, Result};
 use crate::journey::TopicRecord;
 use crate::spec::Kafka;
@@ -67,9 +68,7 @@ pub async fn last_records(connector: &Kafka, topics: Vec<(String, i32)>) -> Resu
         .set("queued.max.messages.kbytes", "16384");
     let (file, brokers) = (connector.file.clone(), connector.brokers.clone());
     let read = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = config.create().map_err(|error| {
-            Error::new(Kind::Config, format!("{file}: Kafka takes it not")).because(error)
-        })?;
+        let consumer: BaseConsumer = config.create().map_err(|error| unfit(&file, &error))?;
         read(&consumer, &topics).map_err(|error| {
             let what =
                 format!("Kafka at {brokers} failed while reading the last records of topics");

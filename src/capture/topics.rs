@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use super::admin;
 pub use super::group::{Assignment, Partition};
 use super::group::{Group, list_of, partitions_of};
+use super::unfit::unfit;
 use crate::error::{Error, Kind, Result};
 use crate::journey::TopicRecord;
 use crate::position::Positions;
@@ -83,11 +84,7 @@ impl Member {
             statistics: watch::Sender::default(),
             failure: Mutex::default(),
         };
-        let refused = |error: KafkaError| {
-            Error::new(Kind::Config, format!("{}: Kafka takes it not", connector.file))
-                .because(error)
-                .remedy("mend the connector's properties")
-        };
+        let refused = |error: KafkaError| unfit(&connector.file, &error);
         let consumer = BaseConsumer::from_config_and_context(&config, context).map_err(refused)?;
         let consumer = Arc::new(consumer);
         let group = consumer.context().clone();

@@ -7,7 +7,7 @@ use crate::alerts::{Message, Sender, as_json};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Side, connect};
 use crate::spec::Spec;
-use crate::warehouse::migrate;
+use crate::warehouse::refuse_unlike;
 
 /// What is wrong now, and trying the channels by which people are told.
 #[derive(clap::Subcommand)]
@@ -54,9 +54,8 @@ async fn test(files: &Files, spec: &Spec, name: &str) -> Result<ExitCode> {
 }
 
 async fn list(spec: &Spec, json: bool) -> Result<ExitCode> {
-    let mut warehouse =
-        connect(Side::Warehouse, &spec.settings.warehouse, "siltstone alert").await?;
-    migrate(&mut warehouse).await?;
+    let warehouse = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone alert").await?;
+    refuse_unlike(&*warehouse).await?;
     for alert in as_json(&*warehouse).await? {
         if json {
             println!("{alert}");

@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::Files;
+use super::{Files, ready};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::pipeline::{Judge, zone};
 use crate::postgres::{Session, Side, connect};
 use crate::quality::{Occasion, Status, Verdict, as_json};
 use crate::spec::Spec;
-use crate::warehouse::{Claim, Durations, migrate, take_over};
+use crate::warehouse::{Claim, Durations, take_over};
 
 /// What must hold of rows.
 #[derive(clap::Subcommand)]
@@ -45,7 +45,8 @@ impl Check {
         let mut spec = files.load()?;
         let mut session =
             connect(Side::Warehouse, &spec.settings.warehouse, "siltstone check").await?;
-        migrate(&mut session).await?;
+        let looks = matches!(self, Check::List { .. });
+        ready(&mut session, looks).await?;
         let (Check::List { table, tag, json } | Check::Run { table, tag, json }) = &self;
         spec.checks.retain(|check| {
             table.as_ref().is_none_or(|table| check.table == *table)

@@ -3,9 +3,9 @@
 
 use std::process::ExitCode;
 
-use super::Files;
 use super::status::print_connector;
 use super::table::{confirmed, wait_for};
+use super::{Files, ready};
 use crate::capture::{publication, slot};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, Side, connect, quote};
@@ -13,7 +13,7 @@ use crate::progress::requests::{self, About, Verb};
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{account, slot_record};
 use crate::spec::{self, Spec};
-use crate::warehouse::{interrupt, migrate};
+use crate::warehouse::interrupt;
 
 /// How connectors stand, and what to do with them.
 #[derive(clap::Subcommand)]
@@ -61,7 +61,8 @@ impl Connector {
         let spec = files.load()?;
         let mut warehouse =
             connect(Side::Warehouse, &spec.settings.warehouse, "siltstone connector").await?;
-        migrate(&mut warehouse).await?;
+        let looks = matches!(self, Connector::List { .. });
+        ready(&mut warehouse, looks).await?;
         match self {
             Connector::List { json } => list(&spec, &warehouse, json).await,
             Connector::Pause(which) => ask(&spec, &warehouse, Verb::PauseConnector, which).await,
@@ -158,7 +159,7 @@ async fn refuse_at_work(
         return match wish {
             Wanted::Stopped(_) => Ok(()),
             _ => Err(usage(format!("{name} is to run, by its file")).remedy(format!(
-                "siltstone connector stop {name} --wait, or disable or remove its file"
+                "siltstone connector stop {name} --wait, or write enabled: false into its file"
             ))),
         };
     }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Files;
 use super::table::{confirmed, wait_for};
+use super::{Files, ready};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::pipeline::{ask_for_letters, dead_letters_as_json};
@@ -16,7 +16,6 @@ use crate::postgres::{Session, Side, connect};
 use crate::progress::listed;
 use crate::progress::requests::{Span, Verb};
 use crate::serve::{Edited, Letters};
-use crate::warehouse::migrate;
 
 /// Changes that their tables refuse.
 #[derive(clap::Subcommand)]
@@ -78,7 +77,8 @@ impl DeadLetter {
         let spec = files.load()?;
         let mut warehouse =
             connect(Side::Warehouse, &spec.settings.warehouse, "siltstone dead-letter").await?;
-        migrate(&mut warehouse).await?;
+        let looks = matches!(self, DeadLetter::List { .. } | DeadLetter::Show { .. });
+        ready(&mut warehouse, looks).await?;
         match self {
             DeadLetter::List { table, json } => list(&warehouse, table.as_ref(), json).await,
             DeadLetter::Show { id } => show(&warehouse, id).await,

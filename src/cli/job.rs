@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use jiff::civil::Date;
 
-use super::Files;
 use super::table::wait_for;
+use super::{Files, ready};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, Verb};
 use crate::schedule::{JobVerb, Wish, jobs_as_json, run_of, runs_as_json};
 use crate::spec::Spec;
-use crate::warehouse::migrate;
 
 /// How jobs stand, and what to do with them.
 #[derive(clap::Subcommand)]
@@ -91,7 +90,8 @@ impl Job {
         let spec = files.load()?;
         let mut warehouse =
             connect(Side::Warehouse, &spec.settings.warehouse, "siltstone job").await?;
-        migrate(&mut warehouse).await?;
+        let looks = matches!(self, Job::List { .. });
+        ready(&mut warehouse, looks).await?;
         let (job, verb, wait) = match self {
             Job::List { job, json } => return list(files, &spec, &warehouse, (job, json)).await,
             Job::Run { job, date, wait } => (job, JobVerb::Run(date), wait),

@@ -6,7 +6,7 @@ use super::Files;
 use crate::error::{Error, Kind, Result};
 use crate::lineage::{self, Cell, Way};
 use crate::postgres::{Side, connect};
-use crate::warehouse::migrate;
+use crate::warehouse::refuse_unlike;
 
 /// What a table or a column comes from, and what comes from it.
 #[derive(clap::Args)]
@@ -28,9 +28,8 @@ pub(super) struct Lineage {
 impl Lineage {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let settings = files.known()?.settings;
-        let mut session =
-            connect(Side::Warehouse, &settings.warehouse, "siltstone lineage").await?;
-        migrate(&mut session).await?;
+        let session = connect(Side::Warehouse, &settings.warehouse, "siltstone lineage").await?;
+        refuse_unlike(&*session).await?;
         let known = lineage::Lineage::new(lineage::read(&*session).await?);
         let Some(of) = &self.of else {
             known.tables().into_iter().for_each(|table| println!("{table}"));

@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::Files;
+use super::{Files, ready};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Session, Side, connect};
 use crate::refresh::{self, Finding, Standing, Verdict};
 use crate::spec::Spec;
-use crate::warehouse::migrate;
 
 /// Marts.
 #[derive(clap::Subcommand)]
@@ -44,7 +43,8 @@ impl Mart {
         let spec = files.load()?;
         let mut session =
             connect(Side::Warehouse, &spec.settings.warehouse, "siltstone mart").await?;
-        migrate(&mut session).await?;
+        let looks = matches!(self, Mart::List { .. } | Mart::Verify { .. });
+        ready(&mut session, looks).await?;
         match self {
             Mart::List { json } => list(&spec, &session, json).await,
             Mart::Refresh { mart, wait } => request(&spec, &session, mart.as_ref(), wait).await,

@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::postgres::Session;
 use crate::progress::account;
 use crate::spec::{Env, Settings, Spec, load, load_settings};
+use crate::warehouse::{migrate, refuse_unlike};
 
 /// Keeps a Postgres warehouse exact and fresh from change events.
 #[derive(Parser)]
@@ -254,5 +255,13 @@ impl Known {
             Some(names) => Ok(names.clone()),
             None => account::connectors(&**warehouse).await,
         }
+    }
+}
+
+/// Makes the control tables ready for who asks something; who only looks changes nothing.
+async fn ready(warehouse: &mut Session, looks: bool) -> Result<()> {
+    match looks {
+        true => refuse_unlike(&**warehouse).await,
+        false => migrate(warehouse).await,
     }
 }

@@ -95,8 +95,11 @@ impl Apply {
         let lost: Vec<&Difference> = lost.collect();
         if !lost.is_empty() && !self.yes {
             println!("these rows are lost, and read again from the source:");
-            for Difference { subject, rows, step } in lost {
+            for Difference { subject, rows, step, held_alone } in lost {
                 println!("    {subject}: about {rows} rows: {}", step.what);
+                if let Some(what) = held_alone {
+                    println!("        but {what} are in no source: those do not come back");
+                }
             }
             confirmed()?;
         }
@@ -118,7 +121,7 @@ impl Apply {
 }
 
 fn print(difference: &Difference) {
-    let Difference { subject, rows, step } = difference;
+    let Difference { subject, rows, step, .. } = difference;
     let (class, lock) = (step.class.word(), step.lock.word());
     let read = if step.reads { ", then it is read again" } else { "" };
     println!("{class:<11}  lock: {lock:<22}  rows: {rows:>11}  {subject}: {}{read}", step.what);
@@ -128,7 +131,7 @@ fn print(difference: &Difference) {
 }
 
 fn as_json(difference: &Difference) -> serde_json::Value {
-    let Difference { subject, rows, step } = difference;
+    let Difference { subject, rows, step, .. } = difference;
     serde_json::json!({
         "subject": subject,
         "what": step.what,

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
 use crate::progress::account;
-use crate::warehouse::migrate;
+use crate::warehouse::refuse_unlike;
 
 /// How the connectors stand.
 #[derive(clap::Args)]
@@ -34,9 +34,9 @@ impl Status {
     /// Exits with 65 where a table or a connector needs a person, with 75 where one waits.
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let known = files.known()?;
-        let mut warehouse =
+        let warehouse =
             connect(Side::Warehouse, &known.settings.warehouse, "siltstone status").await?;
-        migrate(&mut warehouse).await?;
+        refuse_unlike(&*warehouse).await?;
         let mut code = 0;
         for connector in known.connectors(&warehouse).await? {
             let told = account::connector(&*warehouse, &connector).await?;
@@ -148,9 +148,9 @@ fn text(value: &Value) -> &str {
 impl Why {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let known = files.known()?;
-        let mut warehouse =
+        let warehouse =
             connect(Side::Warehouse, &known.settings.warehouse, "siltstone why").await?;
-        migrate(&mut warehouse).await?;
+        refuse_unlike(&*warehouse).await?;
         let table = &self.table;
         let told = account::table(&*warehouse, table).await?.ok_or_else(|| {
             Error::new(Kind::Usage, format!("no connector feeds {table}"))

@@ -5,16 +5,15 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::Files;
+use super::{Files, ready};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
-use crate::pipeline::check_condition;
+use crate::pipeline::check_resync;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, Verb};
 use crate::progress::standing::left_out;
 use crate::progress::tables::{self, State, TableRecord};
 use crate::spec::Spec;
-use crate::warehouse::migrate;
 
 /// What tables are doing, and what to do with them.
 #[derive(clap::Subcommand)]
@@ -81,7 +80,8 @@ impl Table {
         let known = files.known()?;
         let mut warehouse =
             connect(Side::Warehouse, &known.settings.warehouse, "siltstone table").await?;
-        migrate(&mut warehouse).await?;
+        let looks = matches!(self, Table::List { .. });
+        ready(&mut warehouse, looks).await?;
         if let Table::List { json } = self {
             return list(&known.connectors(&warehouse).await?, &warehouse, json).await;
         }
@@ -161,9 +161,7 @@ async fn request(
 ) -> Result<ExitCode> {
     let connector = connector_of(spec, warehouse, &ask).await?;
     let table = ask.table.as_ref();
-    if let (Some(condition), Some(table)) = (&condition, table) {
-        check_condition(spec, &connector, table, condition).await?;
-    }
+    check_resync(spec, (verb, &connector), table, condition.as_deref()).await?;
     if verb == Verb::Rebuild && !ask.yes {
         println!("{} will be rebuilt from raw", table.map(ToString::to_string).unwrap_or_default());
         confirmed()?;

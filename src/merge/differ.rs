@@ -340,6 +340,16 @@ fn word(history: History) -> &'static str {
     }
 }
 
+/// What rows of a table are that no source has, and that do not come back when it is made anew.
+pub fn held_alone(standing: &Standing) -> Option<&'static str> {
+    match kind(standing) {
+        History::Append | History::Raw => Some("events"),
+        History::Versions => Some("versions that are closed"),
+        _ if standing.has("_deleted_at") => Some("rows that were deleted"),
+        _ => None,
+    }
+}
+
 fn remake(
     model: &Model,
     standing: &Standing,

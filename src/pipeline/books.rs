@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 
 use super::pairs::{verify_connector, verify_topics};
-use super::resync::check_condition;
+use super::resync::check_resync;
 use crate::clock::Clock;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
@@ -15,7 +15,7 @@ use crate::lineage::{self, Lineage};
 use crate::names::TableName;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::requests::{self, About, Argument, JOBS, Span, Verb};
-use crate::progress::{account, dead_letters, listed, poison, schemas};
+use crate::progress::{account, dead_letters, listed, poison, schemas, tables};
 use crate::relation::{Relation, Wire};
 use crate::schedule::{self, Wish};
 use crate::serve::{Asked, Books, Later, Letters};
@@ -58,15 +58,14 @@ impl Books for WarehouseBooks {
         let settings = self.settings.clone();
         let spec = self.files.borrow().clone();
         Box::pin(async move {
-            if let (Asked::Condition(condition), Some(table)) = (&argument, &table) {
-                check_condition(&spec, &connector, table, condition).await?;
-            }
             let verb = verb_of(&verb)?;
-            let warehouse = session(&settings).await?;
-            let argument = match &argument {
-                Asked::Nothing => Argument::Nothing,
-                Asked::Condition(condition) => Argument::Condition(condition),
+            let condition = match &argument {
+                Asked::Nothing => None,
+                Asked::Condition(condition) => Some(condition.as_str()),
             };
+            check_resync(&spec, (verb, &connector), table.as_ref(), condition).await?;
+            let warehouse = session(&settings).await?;
+            let argument = condition.map_or(Argument::Nothing, Argument::Condition);
             let about = About { table: table.as_ref(), argument, ..About::default() };
             requests::ask(&*warehouse, verb, &connector, &about).await
         })
@@ -120,7 +119,13 @@ impl Books for WarehouseBooks {
                     return Ok(Some(found.to_json()));
                 }
             }
-            for connector in spec.kafka.iter().filter(|connector| connector.endpoint.is_some()) {
+            let warehouse = session(&spec.settings).await?;
+            for connector in &spec.kafka {
+                let fed = tables::read(&*warehouse, &connector.name).await?;
+                if fed.iter().all(|record| record.table != table) {
+                    continue;
+                }
+                // says what is missing where the file has no url
                 let report = verify_topics(&spec, connector, Some(&table)).await?;
                 if let Some(found) = report.tables.iter().find(|found| found.table == table) {
                     return Ok(Some(found.to_json()));

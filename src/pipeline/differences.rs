@@ -19,6 +19,8 @@ pub struct Difference {
     pub rows: u64,
     /// What mends it.
     pub step: Step,
+    /// What of a table's rows no source has, should they be lost.
+    pub held_alone: Option<&'static str>,
 }
 
 /// Every difference between files, warehouse and source.
@@ -59,6 +61,8 @@ pub(super) struct TablePlan {
     pub(super) raw: Option<TableName>,
     pub(super) leaves: Vec<Leaf>,
     pub(super) rows: u64,
+    /// what its rows are that no source has
+    pub(super) held_alone: Option<&'static str>,
 }
 
 impl Plan {
@@ -66,7 +70,7 @@ impl Plan {
     pub fn differences(&self) -> Vec<Difference> {
         let mut all = Vec::new();
         let mut add = |subject: String, rows: u64, step: Step| {
-            all.push(Difference { subject, rows, step });
+            all.push(Difference { subject, rows, step, held_alone: None });
         };
         self.control_steps().for_each(|(subject, step)| add(subject, 0, step));
         for connector in &self.connectors {
@@ -85,6 +89,12 @@ impl Plan {
         self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
         let marts = self.marts.iter().cloned();
         marts.for_each(|(mart, step)| add(mart.to_string(), 0, step));
+        for table in self.connectors.iter().flat_map(|connector| &connector.tables) {
+            let name = table.model.table.to_string();
+            for difference in all.iter_mut().filter(|difference| difference.subject == name) {
+                difference.held_alone = table.held_alone;
+            }
+        }
         all
     }
 

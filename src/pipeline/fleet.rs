@@ -14,7 +14,11 @@ use crate::error::{Error, Result};
 /// The connectors that run.
 #[derive(Default)]
 pub(super) struct Fleet {
+    /// until they have ended, those that were told to stop as well: two of one name would take the lease from
+    /// each other
     running: BTreeMap<String, Running>,
+    /// what begins when the one of its name that was told to stop has ended
+    next: BTreeMap<String, AnySetup>,
     tasks: JoinSet<(String, Result<()>)>,
     stopping: bool,
 }
@@ -27,14 +31,21 @@ struct Running {
 impl Fleet {
     /// Makes the connectors that run those of `setups`.
     pub(super) fn set(&mut self, setups: Vec<AnySetup>) {
-        let gone = |name: &String| setups.iter().all(|setup| setup.common.name != *name);
-        for (name, running) in self.running.extract_if(.., |name, _| gone(name)) {
-            tracing::warn!(connector = name, "its file is gone or disabled: it stops");
-            running.stop.send_replace(true);
+        if self.stopping {
+            return;
         }
+        let gone = |name: &String| setups.iter().all(|setup| setup.common.name != *name);
+        for (name, running) in &self.running {
+            if gone(name) && !running.is_stopping() {
+                tracing::warn!(connector = name, "its file is gone or disabled: it stops");
+                running.stop.send_replace(true);
+            }
+        }
+        self.next.clear();
         for setup in setups {
             let name = setup.common.name.clone();
             match self.running.get(&name) {
+                Some(running) if running.is_stopping() => drop(self.next.insert(name, setup)),
                 Some(running) => running.change(setup),
                 None => self.start(setup),
             }
@@ -59,9 +70,9 @@ impl Fleet {
                 return Some((true, Err(Error::bug("a connector broke off").because(error))));
             }
         };
-        let meant = self.running.get(&name).is_some_and(|running| !*running.stop.borrow());
-        if meant {
-            self.running.remove(&name);
+        let meant = self.running.remove(&name).is_some_and(|running| !running.is_stopping());
+        if let Some(setup) = self.next.remove(&name) {
+            self.start(setup);
         }
         Some((meant, ended))
     }
@@ -74,6 +85,7 @@ impl Fleet {
     /// Tells all to stop.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
+        self.next.clear();
         for running in self.running.values() {
             running.stop.send_replace(true);
         }
@@ -86,6 +98,10 @@ impl Fleet {
 }
 
 impl Running {
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// Gives a connector other files, if they are others. What it knows of itself stays.
     fn change(&self, new: AnySetup) {
         let old = self.setup.borrow().clone();

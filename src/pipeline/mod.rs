@@ -80,6 +80,6 @@ pub use inspect::{Report, inspect, inspect_source, inspect_topics};
 pub use making::apply;
 pub use pairs::{Pairs, pairs, verify_connector, verify_topics};
 pub use planning::plan;
-pub use resync::check_condition;
+pub use resync::check_resync;
 pub use rights::replicated;
 pub use service::{Options, Service};

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
-    differences, estimate_rows, extension_types, fed_otherwise,
+    differences, estimate_rows, extension_types, fed_otherwise, held_alone,
 };
 use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
@@ -60,6 +60,10 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
         };
         plan.connectors.push(look.all(&mut plan.notes).await?);
     }
+    plan.notes.extend(spec.kafka.iter().map(|connector| {
+        let what = "are not planned: siltstone run makes and widens them as records come";
+        format!("the tables that the topics of {} feed {what}", connector.name)
+    }));
     for calendar in &spec.calendars {
         if columns(&*warehouse, &calendar.table).await?.is_empty() {
             let statements = define_calendar(calendar, &spec.settings.readers);
@@ -249,7 +253,8 @@ impl Look<'_> {
         let steps = vec![step];
         let leaves = self.leaves(model, relation, true).await?;
         let (model, relation) = (model.clone(), relation.clone());
-        Ok(TablePlan { model, relation, record: None, first, steps, raw: None, leaves, rows: 0 })
+        let (record, raw, rows, held_alone) = (None, None, 0, None);
+        Ok(TablePlan { model, relation, record, first, steps, raw, leaves, rows, held_alone })
     }
 
     fn make(&self, model: &Model, relation: &Relation) -> Step {
@@ -267,6 +272,7 @@ impl Look<'_> {
     ) -> Result<TablePlan> {
         let relation = &fed.source.relation;
         let standing = Standing::of(&**self.warehouse, &model.table).await?;
+        let held_alone = held_alone(&standing);
         let mut steps = Vec::new();
         if !standing.is_there() {
             let step = self.make(model, relation);
@@ -313,6 +319,7 @@ impl Look<'_> {
             raw: raw_of(&self.spec.models, model).map(|raw| raw.table.clone()),
             steps,
             leaves,
+            held_alone,
         })
     }
 

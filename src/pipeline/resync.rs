@@ -10,6 +10,7 @@ use super::rebuild::no_raw;
 use super::recall::raw_of;
 use super::resolve::{feeders, resolve};
 use super::tables::Planned;
+use super::topics::not_read_again;
 use crate::binding::bind;
 use crate::capture::catalog::{self, SourceTable};
 use crate::error::{Error, Kind, Result};
@@ -105,20 +106,32 @@ impl Control {
     }
 }
 
-/// Refuses a condition that the rows of a table cannot be asked for, as far as can be told without the
-/// service.
-pub async fn check_condition(
+/// Refuses, where it is asked, to read again what cannot be read: of topics nothing, and no rows by a
+/// condition that does not fit, as far as that can be told without the service.
+pub async fn check_resync(
+    spec: &Spec,
+    (verb, connector): (Verb, &str),
+    table: Option<&TableName>,
+    condition: Option<&str>,
+) -> Result<()> {
+    if spec.kafka.iter().any(|known| known.name == connector) {
+        let whose = table.map_or_else(|| connector.to_owned(), ToString::to_string);
+        let refused = not_read_again(verb, &whose);
+        return refused.map_or(Ok(()), |why| Err(Error::new(Kind::Usage, why)));
+    }
+    match (condition, table) {
+        (Some(condition), Some(table)) => check_condition(spec, connector, table, condition).await,
+        _ => Ok(()),
+    }
+}
+
+async fn check_condition(
     spec: &Spec,
     connector: &str,
     table: &TableName,
     condition: &str,
 ) -> Result<()> {
     let usage = |what: String| Error::new(Kind::Usage, what);
-    if spec.kafka.iter().any(|known| known.name == connector) {
-        let what = format!("{table} is fed by topics, which cannot be asked for rows");
-        let remedy = "let Debezium read them: an incremental snapshot with additional-conditions";
-        return Err(usage(what).remedy(remedy));
-    }
     let connector = spec.connectors.iter().find(|known| known.name == connector);
     let unknown = || usage(format!("no connector feeds {table}"));
     let connector = connector.ok_or_else(unknown)?;

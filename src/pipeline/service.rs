@@ -110,7 +110,10 @@ impl Service {
                     let spec = files.borrow_and_update().clone();
                     self.name_what_stays(&spec);
                     name_idleness(&spec);
-                    self.calendars(&spec, stop.clone()).await?;
+                    // what is wrong with one calendar ends nothing that runs
+                    if let Err(error) = self.calendars(&spec, stop.clone()).await {
+                        tracing::error!("the calendars stay as they are: {error}");
+                    }
                     self.board.keep(&spec.commons().map(|common| common.name.as_str()).collect());
                     fleet.set(self.setups(&spec, &owner, &quota));
                 }
@@ -243,6 +246,15 @@ impl Service {
         }
         if !old.admin.is_like(&new.admin) {
             tracing::warn!("admin: another address or token takes a restart; the old ones stay");
+        }
+        if old.readers != new.readers {
+            tracing::warn!(
+                "warehouse.readers: other ones may read what connectors make from now on; marts and calendars \
+                 take a restart"
+            );
+        }
+        if old.spool_bytes != new.spool_bytes {
+            tracing::warn!("spool.max: another one takes a restart; the old one stays");
         }
     }
 

@@ -168,13 +168,15 @@ pub async fn ask(
     row.try_get(0).map_err(failed)
 }
 
-/// The open requests of a connector, oldest first.
+/// The open requests of a connector, oldest first; what is asked of itself comes before what is asked of its
+/// tables, of which any number may wait while it rests.
 pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Request>> {
     let failed = |error| Error::warehouse("reading its requests", error);
     let rows = client
         .query(
             "select id, verb, table_name, argument from audit.requests
-              where connector = $1 and state = 'open' order by id limit 100",
+              where connector = $1 and state = 'open'
+              order by verb like '% connector' desc, id limit 100",
             &[&connector],
         )
         .await

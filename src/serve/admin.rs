@@ -336,6 +336,9 @@ async fn verify(State(app): State<App>, Path(name): Path<String>) -> Response {
     match app.books.verify(table).await {
         Ok(Some(report)) => Json(report).into_response(),
         Ok(None) => unknown_table(&name),
+        Err(error) if error.kind() == Kind::Usage => {
+            failure(StatusCode::BAD_REQUEST, &error.reason(), error.remedy_text())
+        }
         Err(error) => {
             tracing::warn!("{name} was not compared: {}", error.reason());
             let message = format!("{name} was not compared: {}", error.reason());
@@ -361,8 +364,17 @@ pub(super) async fn write_down(
 }
 
 pub(super) fn no_answer(error: &Error) -> Response {
-    tracing::warn!("the warehouse was asked in vain: {}", error.reason());
-    failure(StatusCode::SERVICE_UNAVAILABLE, "the warehouse does not answer", None)
+    tracing::warn!("asked in vain: {}", error.reason());
+    failure(StatusCode::SERVICE_UNAVAILABLE, &in_words(error), error.remedy_text())
+}
+
+/// Who did not answer; the reason where it is something else. Where a server is said to be is for the log.
+fn in_words(error: &Error) -> String {
+    match error.kind() {
+        Kind::SourceAway => "the source does not answer".to_owned(),
+        Kind::WarehouseAway => "the warehouse does not answer".to_owned(),
+        _ => error.reason(),
+    }
 }
 
 async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
@@ -379,5 +391,18 @@ async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
         }
         Ok(None) => unknown_table(&name),
         Err(error) => no_answer(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_named() {
+        let words = |kind| in_words(&Error::new(kind, "no host is there"));
+        assert_eq!(words(Kind::SourceAway), "the source does not answer");
+        assert_eq!(words(Kind::WarehouseAway), "the warehouse does not answer");
+        assert_eq!(words(Kind::Rights), "no host is there");
     }
 }

@@ -127,7 +127,9 @@ impl Files<'_> {
     fn topics(&self, spec: &Spec) -> Result<()> {
         let Some(topics) = &spec.topics else { return Ok(()) };
         let name = &topics.connector;
-        if spec.kafka.iter().any(|kafka| kafka.name == *name) || spec.disabled.contains(name) {
+        if spec.kafka.iter().any(|kafka| kafka.name == *name)
+            || spec.disabled.iter().any(|disabled| disabled.name == *name)
+        {
             return Ok(());
         }
         let why = match spec.connectors.iter().any(|postgres| postgres.name == *name) {
@@ -191,8 +193,9 @@ impl Files<'_> {
     /// Refuses a table that no connector feeds, or not with all its columns.
     fn source(&self, spec: &Spec, model: &Model) -> Result<()> {
         let (file, from) = (model.declared_in.as_str(), &model.from);
-        if spec.kafka.iter().any(|connector| connector.source == from.source) {
-            // topics tell what tables they are of
+        let of_topics = spec.kafka.iter().any(|connector| connector.source == from.source);
+        if of_topics || spec.rests(&from.source) {
+            // topics tell what tables they are of; a connector is disabled without touching its tables' files
             return Ok(());
         }
         let Some(connector) = spec.connectors.iter().find(|c| c.source == from.source) else {

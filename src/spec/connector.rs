@@ -73,6 +73,7 @@ struct Head {
     name: Given,
     kind: Given,
     enabled: Option<bool>,
+    source: Option<Given>,
 }
 
 #[derive(Deserialize)]
@@ -107,10 +108,19 @@ pub(super) const URL: &str = "write postgres://user:password@host:port/database"
 /// The kinds that other versions run.
 const KINDS_TO_COME: [&str; 1] = ["http"];
 
+/// A connector that is disabled, as it is written: nothing of its file is judged, and no variable asked for.
+#[derive(Clone, Debug)]
+pub struct Disabled {
+    /// Its name.
+    pub name: String,
+    /// Its logical source.
+    pub source: String,
+}
+
 /// A connector's file.
 pub(super) enum Read {
-    /// It is disabled; its name as it is written.
-    Disabled(String),
+    /// It is disabled.
+    Disabled(Disabled),
     /// Logical replication.
     Postgres(Box<Connector>),
     /// Topics.
@@ -121,7 +131,8 @@ pub(super) enum Read {
 pub(super) fn read(file: &File<'_>) -> Result<Read> {
     let head: Head = file.read_head()?;
     if head.enabled == Some(false) {
-        return Ok(Read::Disabled(head.name.raw().to_owned()));
+        let source = head.source.as_ref().unwrap_or(&head.name).raw().to_owned();
+        return Ok(Read::Disabled(Disabled { name: head.name.raw().to_owned(), source }));
     }
     match file.text("kind", &head.kind)?.as_str() {
         "postgres" => read_postgres(file).map(Box::new).map(Read::Postgres),

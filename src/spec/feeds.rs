@@ -146,6 +146,10 @@ impl Files<'_> {
         if spec.kafka.iter().any(|kafka| mirrors(kafka)) {
             return refuse(OF_TOPICS, kept);
         }
+        if !spec.disabled.is_empty() {
+            // it may mirror into that schema once it is enabled again
+            return Ok(());
+        }
         let remedy = "declare it in schemas/ with the source table that feeds it (from), or write sql: \
                       a table of nobody's stream is filled by statements";
         refuse("no stream feeds it", remedy)
@@ -165,6 +169,9 @@ impl Files<'_> {
         if spec.kafka.iter().any(|kafka| kafka.source == source) {
             let remedy = "remove the task: the table follows its topics by itself";
             return refuse("extract", &format!("{from}: {OF_TOPICS}"), remedy);
+        }
+        if spec.rests(source) {
+            return Ok(());
         }
         let Some(connector) = spec.connectors.iter().find(|known| known.source == source) else {
             let why = format!("{from}: no enabled connector streams {source}");

@@ -1,13 +1,14 @@
 //! Finds the files of an installation and reads them all.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::alerts::{self, Alerts};
 use super::check::Files;
 use super::common::Common;
-use super::connector::{self, Connector, Read};
+use super::connector::{self, Connector, Disabled, Read};
 use super::env::Env;
 use super::file::File;
 use super::jobs::{self, Job};
@@ -47,8 +48,8 @@ pub struct Spec {
     pub topics: Option<Topics>,
     /// `alerts.yaml`, where there is one.
     pub alerts: Option<Alerts>,
-    /// The names of the connectors that are disabled, as they are written.
-    pub disabled: Vec<String>,
+    /// The connectors that are disabled.
+    pub disabled: Vec<Disabled>,
     /// What a person should know about the files, though nothing is wrong.
     pub notes: Vec<String>,
 }
@@ -67,7 +68,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     for path in files_below(root, Path::new("connectors"), &YAML)? {
         let file = open(root, &path, env)?;
         match connector::read(&file)? {
-            Read::Disabled(name) => disabled.push(name),
+            Read::Disabled(connector) => disabled.push(connector),
             Read::Postgres(connector) => connectors.push(*connector),
             Read::Kafka(connector) => kafka.push(*connector),
         }
@@ -89,7 +90,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     }
     let marts = read_marts(root, env, &mut files, &mut checks)?;
     let mut declared = None;
-    if root.join(TOPICS).exists() {
+    if is_there(root, Path::new(TOPICS))? {
         let file = open(root, Path::new(TOPICS), env)?;
         declared = Some(topics::read(&file)?);
         files.push(file);
@@ -114,6 +115,12 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         notes,
     };
     Files(files).check(&spec)?;
+    let resting = spec.models.iter().filter(|model| spec.rests(&model.from.source));
+    let resting = resting.map(|model| {
+        let (file, table, source) = (&model.declared_in, &model.table, &model.from.source);
+        format!("{file}: nothing feeds {table}: the connector of {source} is disabled")
+    });
+    spec.notes.extend(resting.collect::<Vec<_>>());
     let Spec { settings, connectors, kafka, models, .. } = &mut spec;
     let commons = connectors.iter_mut().map(|connector| &mut connector.common);
     for common in commons.chain(kafka.iter_mut().map(|connector| &mut connector.common)) {
@@ -135,6 +142,12 @@ impl Spec {
     pub fn commons(&self) -> impl Iterator<Item = &Arc<Common>> {
         let postgres = self.connectors.iter().map(|connector| &connector.common);
         postgres.chain(self.kafka.iter().map(|connector| &connector.common))
+    }
+
+    /// Whether a source has connectors that are disabled, and no other: its tables stay as they are.
+    pub(super) fn rests(&self, source: &str) -> bool {
+        self.disabled.iter().any(|disabled| disabled.source == source)
+            && self.commons().all(|common| common.source != source)
     }
 }
 
@@ -190,7 +203,7 @@ fn read_jobs<'e>(
 }
 
 fn read_alerts<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Option<Alerts>> {
-    if !root.join(ALERTS).exists() {
+    if !is_there(root, Path::new(ALERTS))? {
         return Ok(None);
     }
     let file = open(root, Path::new(ALERTS), env)?;
@@ -215,22 +228,49 @@ fn bytes(root: &Path, path: &Path) -> Result<Vec<u8>> {
 /// What YAML files end in.
 const YAML: [&str; 2] = ["yaml", "yml"];
 
-/// The files below a folder that end so, in the order of their names.
+/// The files below a folder that end so, in the order of their names. Links are followed; names that begin
+/// with a dot are not ours: a mounted ConfigMap keeps every file a second time below `..data`. Only a folder
+/// that is not there has no files: of one that cannot be read nobody knows, and what was declared in it must
+/// not count as gone.
 fn files_below(root: &Path, folder: &Path, ends: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(root.join(folder)) else { return Ok(found) };
-    for entry in entries {
-        let unreadable = |error: std::io::Error| {
-            Error::new(Kind::Config, format!("{} cannot be read", folder.display())).because(error)
-        };
-        let entry = entry.map_err(unreadable)?;
-        let path = folder.join(entry.file_name());
-        if entry.file_type().map_err(unreadable)?.is_dir() {
-            found.extend(files_below(root, &path, ends)?);
-        } else if path.extension().is_some_and(|end| ends.iter().any(|e| end == *e)) {
-            found.push(path);
+    if !is_there(root, folder)? {
+        return Ok(found);
+    }
+    let failed = |error| unreadable(root, folder, error);
+    for entry in fs::read_dir(root.join(folder)).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = folder.join(name);
+        match fs::metadata(root.join(&path)) {
+            Ok(of) if of.is_dir() => found.extend(files_below(root, &path, ends)?),
+            // a link that leads nowhere is refused when it is opened
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(unreadable(root, &path, error));
+            }
+            _ if path.extension().is_some_and(|end| ends.iter().any(|e| end == *e)) => {
+                found.push(path);
+            }
+            _ => {}
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether there is something at a path, be it a link that leads nowhere.
+fn is_there(root: &Path, path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(root.join(path)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unreadable(root, path, error)),
+    }
+}
+
+fn unreadable(root: &Path, path: &Path, error: std::io::Error) -> Error {
+    Error::new(Kind::Config, format!("{} cannot be read", root.join(path).display()))
+        .remedy("let the user that siltstone runs as read it, and all below it")
+        .because(error)
 }

@@ -98,6 +98,20 @@ pub async fn refuse_outstanding(warehouse: &impl GenericClient) -> Result<()> {
     Err(Error::new(Kind::Config, what).remedy("siltstone apply"))
 }
 
+/// Refuses control tables of another version, for who only looks: a look makes nothing, and the service that
+/// runs may be an older one.
+pub async fn refuse_unlike(warehouse: &impl GenericClient) -> Result<()> {
+    let (needed, missing) = (MIGRATIONS.len(), outstanding(warehouse).await?.len());
+    if missing == 0 {
+        return Ok(());
+    }
+    let what = match needed.saturating_sub(missing) {
+        0 => "the warehouse has no control tables: nothing has fed it yet".to_owned(),
+        there => format!("the warehouse is at version {there}, this siltstone needs {needed}"),
+    };
+    Err(Error::new(Kind::Config, what).remedy("siltstone apply, or siltstone run, brings it there"))
+}
+
 /// Applies what is missing. Safe beside another instance that does the same.
 pub async fn migrate(warehouse: &mut Session) -> Result<()> {
     // who may not make a schema may run where nothing is missing

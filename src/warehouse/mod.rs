@@ -11,7 +11,7 @@ mod transaction;
 pub use ddl::{PATIENT, SOON, ddl, reshape, touch};
 pub use fence::{Claim, Fence, LEASE, interrupt, leased_to, register, take_over};
 pub use locks::{Holder, holders};
-pub use migrate::{migrate, outstanding, refuse_outstanding};
+pub use migrate::{migrate, outstanding, refuse_outstanding, refuse_unlike};
 pub use preflight::refuse_unfit;
 pub use role::statements as role_statements;
 pub use transaction::{Durations, Fenced};

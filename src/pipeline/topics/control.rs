@@ -164,7 +164,8 @@ impl Control {
                 }
                 Verb::RestartConnector => {
                     self.restart_all(warehouse, &request).await?;
-                    true
+                    // nothing is ours any more: the new session takes up what else is asked
+                    return Ok(true);
                 }
                 verb if is_of_connector(verb) => {
                     let fence = &self.shared.fence;
@@ -195,16 +196,20 @@ impl Control {
         if !requests::claim(&*transaction, request.id).await? {
             return Ok(false);
         }
-        let records = tables::read(&*transaction, &self.shared.connector().name).await?;
-        let mut answers = Vec::new();
-        for record in records.iter().filter(|record| asked::means(request, record)) {
-            answers.push(match request.verb {
-                Verb::Resync | Verb::ResyncWhere => (false, cannot_read(&record.table)),
-                Verb::Rebuild => (false, cannot_rebuild(&record.table)),
-                verb => asked::hold_or_let_go(&transaction, verb, record).await?,
-            });
-        }
-        let (done, answer) = asked::together(request, answers);
+        let connector = &self.shared.connector().name;
+        let whose = request.table.as_ref().map_or_else(|| connector.clone(), ToString::to_string);
+        let (done, answer) = match not_read_again(request.verb, &whose) {
+            Some(why) => (false, why),
+            None => {
+                let records = tables::read(&*transaction, connector).await?;
+                let mut answers = Vec::new();
+                for record in records.iter().filter(|record| asked::means(request, record)) {
+                    let answer = asked::hold_or_let_go(&transaction, request.verb, record);
+                    answers.push(answer.await?);
+                }
+                asked::together(request, answers)
+            }
+        };
         requests::answer(&*transaction, request.id, done, &answer).await?;
         transaction.commit().await?;
         tracing::info!(done, "{answer}");
@@ -212,19 +217,24 @@ impl Control {
     }
 }
 
-/// What raw keeps of topics is every delivery, in the order in which it came: late and doubled ones would have
-/// to be told apart anew.
-fn cannot_rebuild(table: &TableName) -> String {
-    format!(
-        "{table} is fed by topics, whose raw tables keep every delivery: nothing is rebuilt from those yet. {}",
-        cannot_read(table)
-    )
-}
-
-/// A topic cannot be asked for a table's rows.
-fn cannot_read(table: &TableName) -> String {
-    format!(
-        "the rows of {table} come by topics: let Debezium read them again, by an incremental snapshot (its \
-         signal execute-snapshot)"
-    )
+/// Why nothing of `whose` is read again, a table or a connector; none where something else is asked. A topic
+/// cannot be asked for rows. What raw keeps of topics is every delivery, in the order in which it came: late
+/// and doubled ones would have to be told apart anew.
+pub(in super::super) fn not_read_again(verb: Verb, whose: &str) -> Option<String> {
+    let read = |how: &str| {
+        format!(
+            "the rows of {whose} come by topics: let Debezium read them again, by an incremental snapshot \
+             (its signal execute-snapshot{how})"
+        )
+    };
+    match verb {
+        Verb::Resync => Some(read("")),
+        Verb::ResyncWhere => Some(read(" with additional-conditions")),
+        Verb::Rebuild => Some(format!(
+            "{whose} is fed by topics, whose raw tables keep every delivery: nothing is rebuilt from those \
+             yet. {}",
+            read("")
+        )),
+        _ => None,
+    }
 }

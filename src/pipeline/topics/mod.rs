@@ -15,6 +15,7 @@ mod plans;
 mod session;
 mod tables;
 mod turns;
+mod unplanned;
 mod whole;
 
 use std::ops::Deref;
@@ -31,6 +32,7 @@ use crate::error::Result;
 use crate::spec::{Kafka, Topics};
 
 pub(super) use checks::inspect;
+pub(super) use control::not_read_again;
 pub(super) use session::run;
 
 /// What a connector of topics is run with, from session to session.

@@ -27,6 +27,7 @@ use super::super::follow::tell_feeds;
 use super::super::held::HeldKeys;
 use super::super::note::Then;
 use super::super::router::{Entry, Router};
+use super::unplanned::remedy_of;
 use crate::position::Positions;
 
 /// What is known of the connector's tables.
@@ -329,7 +330,7 @@ impl Tables {
         let (shared, table) = (&self.shared, &model.table);
         let schema_id = shared.number_shape(relation).await?;
         let (reason, resume) = (error.reason(), format!("siltstone table resume {table}"));
-        let remedy = error.remedy_text().unwrap_or(&resume);
+        let remedy = &remedy_of(table, error.remedy_text().unwrap_or(&resume));
         if !self.records.contains_key(table) {
             let state = State::Stopped;
             let then = Then::Add { model, schema_id, state };

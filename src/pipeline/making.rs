@@ -237,8 +237,9 @@ impl Making<'_> {
         }
         let source = connect(Side::Source, &connector.endpoint, "siltstone apply").await?;
         for (wanted, step) in plan.publication_steps() {
-            for table in publication::ensure(&source, wanted, plan.version).await? {
-                let Locker { what, remedy } = locker(&source, &table).await?;
+            let locked = publication::ensure(&source, wanted, plan.version).await?;
+            if let Some(table) = locked.first() {
+                let Locker { what, remedy } = locker(&source, table).await?;
                 let what = format!("publishing it waits for {what}");
                 let error = Error::new(Kind::Busy, what).on_table(table.to_string());
                 return Err(error.remedy(format!("{remedy}; then siltstone apply")));

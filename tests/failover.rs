@@ -1,6 +1,7 @@
 //! The source fails over to a promoted standby: the service goes on exactly where it was, or stops and says
 //! what to do; never silently with less.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -201,6 +202,9 @@ fn a_promoted_standby_without_the_slot_stops() {
 fn a_promoted_standby_that_lacks_what_was_applied_stops() {
     block_on(async {
         let (mut source, mut standby, site) = pair("lacking", &SYNCED).await;
+        let shown = site.command(&["validate", "--connect"]).stdout(Stdio::piped()).output();
+        let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+        assert!(shown.contains("alter system set synchronized_standby_slots = 'sb'"), "{shown}");
         let running = site.start();
         site.until(
             "streaming",

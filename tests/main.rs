@@ -43,6 +43,7 @@ mod poison;
 mod quality;
 mod races;
 mod ranges;
+mod readings;
 mod rebuild;
 mod recordings;
 mod reshape;

@@ -380,7 +380,9 @@ fn a_table_above_max_size_waits_until_it_is_asked_for() {
         );
         site.shop(&big(20_000)).await;
         site.shop("create table small (id int primary key); insert into small values (1)").await;
+        site.shop("create table outside (id int primary key, v text); alter table outside alter v set storage external; insert into outside values (1, repeat('v', 9000000))").await;
         site.catch_up().await;
+        assert_eq!(site.state("cleansed.outside").await[0], "stopped");
         let state = site.state("cleansed.big").await;
         assert_eq!(state[0], "stopped");
         assert!(state[1].contains("more than snapshot.max_size, 8388608"), "{state:?}");

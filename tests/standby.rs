@@ -191,6 +191,20 @@ fn what_is_no_standby_of_the_source_is_refused() {
         site.shop("insert into t values (2)").await;
         site.catch_up().await;
         assert_eq!(site.at_warehouse("select count(*) from cleansed.t").await, ["2"]);
+        // once there is a stream it may be none any more, as behind a failover
+        read_at(&site, source, "");
+        let running = site.start();
+        let asked = ["table", "resync", "cleansed.t", "--yes"];
+        assert!(site.command(&asked).status().unwrap().success());
+        let waits = "select remedy like 'name a physical standby%' and reason like \
+            '%waits for the standby: snapshot.url: it is not a standby%' from audit.tables";
+        site.until("it waits", waits).await;
+        site.shop("create table u (id int primary key)").await;
+        site.until("it is found", "select count(*) = 2 from audit.tables").await;
+        assert!(running.stop().await.is_ok());
+        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
+        site.catch_up().await;
+        assert_eq!(site.state("cleansed.t").await, ["streaming", "", ""]);
     });
 }
 
@@ -327,5 +341,32 @@ fn a_standby_is_not_left_paused_by_a_kill() {
         site.shop("insert into t values (2)").await;
         site.catch_up().await;
         assert_eq!(site.at_warehouse("select count(*) from cleansed.t").await, ["2"]);
+    });
+}
+
+#[test]
+fn what_was_open_as_a_table_was_published_is_among_its_rows() {
+    block_on(async {
+        let (source, standby) = with_standby("open", 15, &[]).await;
+        let site = Site::on("open", &source, &clusters().await.1).await;
+        site.shop("create table other (id int primary key)").await;
+        read_at(&site, &standby, "");
+        site.catch_up().await;
+        site.shop("create table added (id int primary key); insert into added values (1)").await;
+        let open = connect(Side::Source, &site.source_endpoint, "an open one").await.unwrap();
+        open.batch_execute("begin; insert into public.added values (2)").await.unwrap();
+        let running = site.start();
+        let waits = "select state = 'snapshotting' and remedy like '%pg_terminate_backend(%' and reason like \
+            '%waits for the standby: %the transaction of session % (an open one)%' \
+            from audit.tables where table_name = 'cleansed.added'";
+        site.until("it waits", waits).await;
+        site.shop("insert into other values (1)").await;
+        site.until("others flow", "select exists (select from cleansed.other)").await;
+        open.batch_execute("insert into public.added values (3); commit").await.unwrap();
+        let live = "select bool_and(state = 'streaming' and reason is null) from audit.tables";
+        site.until("streaming", live).await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        site.assert_equal("select id from {} order by id", "added", "cleansed.added").await;
     });
 }

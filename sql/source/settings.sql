@@ -14,4 +14,7 @@ select current_setting('server_version_num')::int4                       as vers
        has_database_privilege(current_database(), 'CREATE')              as creates,
        current_user::text                                                as role,
        current_database()::text                                          as database,
-       pg_is_in_recovery()                                               as standby
+       pg_is_in_recovery()                                               as standby,
+       coalesce(current_setting('synchronized_standby_slots', true), '') as waits_for,
+       (select string_agg(slot_name, ',' order by slot_name) from pg_replication_slots
+         where slot_type = 'physical' and not temporary)                 as standbys

@@ -20,6 +20,7 @@ pub mod leaves;
 mod log;
 pub mod outlet;
 mod pace;
+mod paused;
 pub mod preflight;
 pub mod publication;
 pub mod ranges;

@@ -1,6 +1,8 @@
 //! What the source lacks, each with the statement that mends it. Read at every start and by
 //! `validate --connect`; changes nothing.
 
+use tokio_postgres::Row;
+
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, quote};
 
@@ -94,8 +96,31 @@ pub async fn inspect(source: &Session, slots: i64) -> Result<Source> {
         let what = "it is a standby, from which Postgres before 16 cannot decode";
         find(true, what.to_owned(), "use the primary's address".to_owned());
     }
+    findings.extend(runs_ahead(&row, version, standby).map_err(failed)?);
     let wal_sender_timeout = count("timeout")?;
     Ok(Source { version, wal_sender_timeout, standby, cannot_publish, findings })
+}
+
+/// Whether changes reach us before the standbys that may be promoted: from 17 on they can take our slot over.
+fn runs_ahead(
+    row: &Row,
+    version: i32,
+    standby: bool,
+) -> Result<Option<Finding>, tokio_postgres::Error> {
+    let (waits_for, slots): (String, Option<String>) =
+        (row.try_get("waits_for")?, row.try_get("standbys")?);
+    let slots = slots.filter(|_| version >= 170_000 && !standby && waits_for.is_empty());
+    Ok(slots.map(|slots| Finding {
+        fatal: false,
+        what: "its synchronized_standby_slots is empty: a standby that is promoted may lack what the \
+               warehouse has, and then every table is read again"
+            .to_owned(),
+        remedy: format!(
+            "alter system set synchronized_standby_slots = {} (of these the slots of standbys that may \
+             be promoted); select pg_reload_conf()",
+            quote::literal(&slots)
+        ),
+    }))
 }
 
 /// The first finding that nothing can go on with, as an error.

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use super::catalog::SourceTable;
@@ -122,25 +123,62 @@ pub async fn statements(source: &Session, wanted: &Wanted, version: i32) -> Resu
     let Some(held) = read(source, wanted, version).await? else {
         return Ok(vec![make_statement(wanted)]);
     };
-    let tables = wanted.tables.iter();
-    let mut statements: Vec<String> = tables
-        .filter_map(|(table, columns)| mend(wanted, (table, columns.as_ref()), &held))
-        .collect();
+    Ok(changes(wanted, &held).into_iter().map(|(_, statement)| statement).collect())
+}
+
+/// The tables that a publication does not hold as wanted, or should not hold, each with what changes that.
+fn changes(wanted: &Wanted, held: &Held) -> Vec<(TableName, String)> {
+    let mend = |(table, columns): &(TableName, Option<Vec<String>>)| {
+        Some((table.clone(), mend(wanted, (table, columns.as_ref()), held)?))
+    };
+    let mut changes: Vec<(TableName, String)> = wanted.tables.iter().filter_map(mend).collect();
     let kept = |table: &TableName| {
         wanted.tables.iter().any(|(kept, _)| kept == table) || wanted.untouched.contains(table)
     };
     let mut gone: Vec<&TableName> = held.keys().filter(|table| !kept(table)).collect();
     gone.sort_unstable();
-    statements.extend(gone.into_iter().map(|table| alter(wanted, "drop", table, None)));
-    Ok(statements)
+    let drop = |table: &TableName| (table.clone(), alter(wanted, "drop", table, None));
+    changes.extend(gone.into_iter().map(drop));
+    changes
 }
 
-/// Makes the publication hold what is wanted.
-pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<()> {
-    for statement in statements(source, wanted, version).await? {
-        run(source, &statement, wanted).await?;
+/// Makes the publication hold what is wanted, but for the tables that somebody has locked, which it names:
+/// the others must not wait for an index that is built, or a VACUUM.
+pub async fn ensure(source: &Session, wanted: &Wanted, version: i32) -> Result<Vec<TableName>> {
+    let held = match read(source, wanted, version).await? {
+        Some(held) => held,
+        None if run(source, &make_statement(wanted), wanted).await? => return Ok(Vec::new()),
+        None => {
+            let empty = Wanted { tables: Vec::new(), ..wanted.clone() };
+            run(source, &make_statement(&empty), wanted).await?;
+            Held::new()
+        }
+    };
+    let mut locked = Vec::new();
+    for (table, statement) in changes(wanted, &held) {
+        if !run(source, &statement, wanted).await? {
+            locked.push(table);
+        }
     }
-    Ok(())
+    Ok(locked)
+}
+
+/// What keeps a table from being published, and what ends that.
+#[derive(Clone, Debug)]
+pub struct Locker {
+    /// Which session or prepared transaction it is.
+    pub what: String,
+    /// What ends it.
+    pub remedy: String,
+}
+
+/// Whose lock keeps a table from being published, if anybody's does.
+pub async fn locker(source: &Session, table: &TableName) -> Result<Option<Locker>> {
+    let failed = |error| Error::source(format!("looking who has locked {table}"), error);
+    let query = include_str!("../../sql/source/locker.sql");
+    let row = source.query_opt(query, &[&quote::table(table)]).await.map_err(failed)?;
+    let locker = |row: Row| Ok(Locker { what: row.try_get(0)?, remedy: row.try_get(1)? });
+    row.map(locker).transpose().map_err(failed)
 }
 
 /// Whether there is a publication of that name.
@@ -172,15 +210,38 @@ fn published(table: &TableName, columns: Option<&[String]>) -> String {
     format!("only {}{}", quote::table(table), columns.unwrap_or_default())
 }
 
-async fn run(source: &Session, statement: &str, wanted: &Wanted) -> Result<()> {
-    source.batch_execute(statement).await.map_err(|error| {
-        let rights = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-        let error = Error::source(format!("changing publication {}", wanted.name), error);
-        if rights {
-            return error.remedy(format!("run as the owner of the tables: {statement}"));
+/// Runs a statement; false where a lock that it needs is not to be had soon. An autovacuum in the way is
+/// ended by the server when deadlock_timeout is over.
+async fn run(source: &Session, statement: &str, wanted: &Wanted) -> Result<bool> {
+    const SOON: &str = "select set_config('lock_timeout', (setting::int8 + 1000)::text, true)
+        from pg_settings where name = 'deadlock_timeout'";
+    let Err(error) = source.batch_execute(&format!("{SOON}; {statement}")).await else {
+        return Ok(true);
+    };
+    let code = error.code().map_or("", SqlState::code).to_owned();
+    let error = Error::source(format!("changing publication {}", wanted.name), error);
+    if error.kind() == Kind::SourceAway {
+        return Err(error);
+    }
+    // it may have failed behind a begin of its own
+    source
+        .batch_execute("rollback")
+        .await
+        .map_err(|error| Error::source("giving up a change of a publication", error))?;
+    match code.get(..2) {
+        _ if code == SqlState::LOCK_NOT_AVAILABLE.code() => Ok(false),
+        _ if code == SqlState::INSUFFICIENT_PRIVILEGE.code() => {
+            Err(error.remedy(format!("run as the owner of the tables: {statement}")))
         }
-        error.with_kind(Kind::SourceLacks).remedy(format!("run at the source: {statement}"))
-    })
+        Some("42" | "55" | "0A") => {
+            let remedy = format!("run at the source: {statement}");
+            Err(error.with_kind(Kind::SourceLacks).remedy(remedy))
+        }
+        // somebody else changes it at the same moment
+        Some("XX") => Err(error.with_kind(Kind::Busy)),
+        // a deadlock, a shutdown, a limit of resources: it passes
+        _ => Err(error),
+    }
 }
 
 async fn read(source: &Session, wanted: &Wanted, version: i32) -> Result<Option<Held>> {

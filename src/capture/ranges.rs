@@ -30,19 +30,29 @@ const INT2: u32 = 21;
 const INT4: u32 = 23;
 const UUID: u32 = 2950;
 
-/// The bytes of a table's rows, without indexes and TOAST.
-pub async fn size(source: &impl GenericClient, table: &SourceTable) -> Result<i64> {
+/// How large a table is, without its indexes.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// The bytes of its main fork, which ranges cut.
+    pub main: i64,
+    /// The bytes of its rows, with the values that are stored outside of them (TOAST).
+    pub rows: i64,
+}
+
+/// Measures a table, or the leaves of a partitioned one.
+pub async fn size(source: &impl GenericClient, table: &SourceTable) -> Result<Size> {
     let relation = &table.relation;
     let failed = |error| Error::source(format!("measuring {}", relation.table), error);
-    let query = "select coalesce(sum(pg_relation_size(relid)), 0)::int8 from pg_partition_tree($1::oid::regclass)";
-    let sum = source.query_one(query, &[&relation.oid]).await.map_err(failed)?;
-    let leaves: i64 = sum.try_get(0).map_err(failed)?;
-    if table.partitioned {
-        return Ok(leaves);
-    }
-    let query = "select coalesce(pg_relation_size($1::oid::regclass), 0)::int8";
-    let alone = source.query_one(query, &[&relation.oid]).await.map_err(failed)?;
-    alone.try_get(0).map_err(failed)
+    let of = match table.partitioned {
+        true => "select relid from pg_partition_tree($1::oid::regclass)",
+        false => "select $1::oid::regclass",
+    };
+    let query = format!(
+        "select coalesce(sum(pg_relation_size(relid)), 0)::int8, coalesce(sum(pg_table_size(relid)), 0)::int8
+           from ({of}) t (relid)"
+    );
+    let row = source.query_one(&query, &[&relation.oid]).await.map_err(failed)?;
+    Ok(Size { main: row.try_get(0).map_err(failed)?, rows: row.try_get(1).map_err(failed)? })
 }
 
 /// The column whose ranges a table's index finds, if it is one that can be cut.

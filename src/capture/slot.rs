@@ -6,6 +6,8 @@
 
 use std::any::Any;
 
+use tokio_postgres::Row;
+
 use crate::capture::walsender::Walsender;
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
@@ -132,9 +134,28 @@ pub struct Awaited {
 pub async fn awaited(source: &Session) -> Result<Option<Awaited>> {
     let failed = |error| Error::source("looking what a slot waits for", error);
     let row = source.query_opt(include_str!("../../sql/source/awaited.sql"), &[]).await;
-    let Some(row) = row.map_err(failed)? else { return Ok(None) };
-    let (what, remedy) = (row.try_get("what"), row.try_get("remedy"));
-    Ok(Some(Awaited { what: what.map_err(failed)?, remedy: remedy.map_err(failed)? }))
+    row.and_then(read_awaited).map_err(failed)
+}
+
+/// The oldest transaction that is open at the source since before `xid`, if there is one.
+pub(super) async fn open_before(source: &Session, xid: i64) -> Result<Option<Awaited>> {
+    let failed = |error| Error::source("looking for transactions that are open", error);
+    let row = source.query_opt(include_str!("../../sql/source/open.sql"), &[&xid]).await;
+    row.and_then(read_awaited).map_err(failed)
+}
+
+fn read_awaited(row: Option<Row>) -> Result<Option<Awaited>, tokio_postgres::Error> {
+    row.map(|row| Ok(Awaited { what: row.try_get("what")?, remedy: row.try_get("remedy")? }))
+        .transpose()
+}
+
+/// The number of a transaction that begins now. At a standby, which gives none, of one that was seen last.
+pub(super) async fn next_xid(source: &Session) -> Result<i64> {
+    let failed = |error| Error::source("asking for a transaction's number", error);
+    // the end of a snapshot is no bound: a transaction beyond it may have written already
+    let query = "select (case when pg_is_in_recovery() then pg_snapshot_xmax(pg_current_snapshot())
+                              else pg_current_xact_id() end)::text::int8";
+    source.query_one(query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)
 }
 
 /// A slot that was made, and the snapshot of exactly its starting point. The snapshot lives as long

@@ -4,10 +4,12 @@
 //! It replays the source's log, so its positions are the source's. It never writes, and pauses replay only
 //! for the moment in which a snapshot is taken, where it cannot make a slot.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::paused::paused;
 use super::preflight::Finding;
 use super::slot::{self, Created, Lasts, System, identify};
 use super::walsender::Walsender;
@@ -16,21 +18,14 @@ use crate::position::Lsn;
 use crate::postgres::{Endpoint, Session, Side, connect, quote};
 
 const SETTINGS: &str = include_str!("../../sql/source/standby.sql");
-const PAUSE: &str = include_str!("../../sql/source/pause.sql");
 
 const APPLICATION: &str = "siltstone snapshot";
 
 /// How long the standby may take to replay what the reading needs, before its tables say why they wait.
-const BEHIND_AT_MOST: Duration = Duration::from_secs(10);
+pub(super) const BEHIND_AT_MOST: Duration = Duration::from_secs(10);
 
 /// How long the making of a slot may wait for transactions that are open at the source.
 const SLOT_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long replay may take to pause. It stays paused no longer than this, whatever becomes of us.
-const PAUSED_WITHIN: Duration = Duration::from_secs(10);
-
-/// Our advisory locks; the other half of the key is the process that holds one.
-const LOCK_CLASS: i32 = 0x5117;
 
 const LETS_READ: &str = "set hot_standby_feedback = on at the standby, or raise its \
     max_standby_streaming_delay; the reading goes on by itself";
@@ -42,15 +37,19 @@ pub struct Goal {
     /// The source, and the end of its log.
     pub system: System,
     /// Its clock, a moment before.
-    at: i64,
+    pub(super) at: i64,
+    /// Transactions from before it may have changed a table before it was published: of those changes no
+    /// stream tells.
+    pub(super) next_xid: i64,
 }
 
-/// Asks the source where it is.
+/// Asks the source where it is, behind the publishing of what is to be read.
 pub async fn goal(source: &Endpoint) -> Result<Goal> {
     let session = connect(Side::Source, source, APPLICATION).await?;
     let mut walsender = Walsender::connect(source, APPLICATION).await?;
     let at = slot::now(&session).await?;
-    Ok(Goal { system: identify(&mut walsender).await?, at })
+    let next_xid = slot::next_xid(&session).await?;
+    Ok(Goal { system: identify(&mut walsender).await?, at, next_xid })
 }
 
 /// What a standby says of itself.
@@ -175,13 +174,13 @@ async fn take(standby: &Endpoint, source: &Endpoint, goal: &Goal, slot: &str) ->
     }
     replayed(&session, goal.system.end).await?;
     if !about.decodes {
-        return paused(standby, session, goal).await;
+        return paused((standby, source), session, goal).await;
     }
     match by_slot(&session, walsender, source, (goal, slot)).await.map_err(passing) {
         Err(error) if error.kind() == Kind::SourceAway && about.pauses => {
             tracing::info!("{}; replay is paused for a moment instead", error.reason());
             let session = connect(Side::Source, standby, APPLICATION).await?;
-            paused(standby, session, goal).await
+            paused((standby, source), session, goal).await
         }
         made => made,
     }
@@ -223,7 +222,7 @@ async fn by_slot(
     let making = async {
         tokio::select! {
             made = slot::make(&mut walsender, slot, Lasts::Temporary) => made,
-            error = hurry(source) => Err(error),
+            never = hurry(source) => match never {},
         }
     };
     let (consistent_point, snapshot) =
@@ -248,11 +247,17 @@ async fn by_slot(
 }
 
 /// Lets the source write which transactions are open, again and again: a slot at a standby waits for
-/// that, and an idle source writes it never. Ends only where the source is away.
-async fn hurry(source: &Endpoint) -> Error {
+/// that, and an idle source writes it never.
+async fn hurry(source: &Endpoint) -> Infallible {
     let source = match connect(Side::Source, source, APPLICATION).await {
         Ok(source) => source,
-        Err(error) => return error,
+        Err(error) => {
+            tracing::debug!(
+                "the source is not asked for its open transactions: {}",
+                error.reason()
+            );
+            return std::future::pending().await;
+        }
     };
     loop {
         if let Err(error) = source.query_one("select pg_log_standby_snapshot()", &[]).await {
@@ -266,7 +271,7 @@ async fn hurry(source: &Endpoint) -> Error {
 
 /// Whether it is a standby still, and when its snapshot was taken by the source's clock: what is in it
 /// was committed before, what is not, behind.
-async fn moment(standby: &Session, goal: &Goal) -> Result<(bool, i64)> {
+pub(super) async fn moment(standby: &Session, goal: &Goal) -> Result<(bool, i64)> {
     let failed = |error| Error::source("looking how far the standby has replayed", error);
     let query = "select pg_is_in_recovery(), (extract(epoch from pg_last_xact_replay_timestamp())
                      * 1000000)::int8 - 946684800000000::int8";
@@ -275,118 +280,10 @@ async fn moment(standby: &Session, goal: &Goal) -> Result<(bool, i64)> {
     Ok((row.try_get(0).map_err(failed)?, last.unwrap_or(goal.at).max(goal.at)))
 }
 
-/// The snapshot of a moment in which replay is paused: what is visible then is what was committed before
-/// the end of what is replayed, for a standby shows commits in the order of the log.
-///
-/// One session of the standby pauses and resumes in one statement; in between it waits for a lock that
-/// the reading session holds. Where we are killed that session ends, and replay goes on.
-async fn paused(standby: &Endpoint, reader: Session, goal: &Goal) -> Result<Created> {
-    let failed = |error| Error::source("pausing the standby's replay", error);
-    // somebody else's pause is as good, and stays
-    if pause_state(&reader).await?.0 != "not paused" {
-        return Ok(exported(&reader, goal).await?.held(reader));
-    }
-    let lock = "select pg_backend_pid() from pg_advisory_lock($1, pg_backend_pid())";
-    let row = reader.query_one(lock, &[&LOCK_CLASS]).await.map_err(failed)?;
-    let pid: i32 = row.try_get(0).map_err(failed)?;
-    let pauser = connect(Side::Source, standby, "siltstone pause").await?;
-    let limit = format!("set lock_timeout to {}", PAUSED_WITHIN.as_millis());
-    pauser.batch_execute(&limit).await.map_err(failed)?;
-    let (class, reader_pid) = (LOCK_CLASS.to_string(), pid.to_string());
-    let statement = PAUSE.replace("{class}", &class).replace("{reader}", &reader_pid);
-    let mut pausing = std::pin::pin!(pauser.batch_execute(&statement));
-    let taken = tokio::select! {
-        biased;
-        ended = &mut pausing => Err(ended.map_or_else(failed, |()| early())),
-        taken = once_paused(&reader, goal) => Ok(taken?),
-    };
-    let taken = match taken {
-        Ok(taken) => taken,
-        Err(error) => return Err(resumed(standby, error).await),
-    };
-    let unlock = "select pg_advisory_unlock($1, pg_backend_pid())";
-    reader.query_one(unlock, &[&LOCK_CLASS]).await.map_err(failed)?;
-    match pausing.await.map_err(failed) {
-        Ok(()) => Ok(taken.held(reader)),
-        Err(error) => Err(resumed(standby, error).await),
-    }
-}
-
-/// A snapshot that was exported, and its point.
-struct Exported {
-    consistent_point: Lsn,
-    snapshot: String,
-    taken_at: i64,
-}
-
-impl Exported {
-    fn held(self, reader: Session) -> Created {
-        let Exported { consistent_point, snapshot, taken_at } = self;
-        Created { consistent_point, snapshot, taken_at, _held: Box::new(reader) }
-    }
-}
-
-/// How far the standby is paused, and how far it has replayed.
-async fn pause_state(standby: &Session) -> Result<(String, Lsn)> {
-    let failed = |error| Error::source("looking whether the standby's replay is paused", error);
-    let query = "select pg_get_wal_replay_pause_state(), (pg_last_wal_replay_lsn() - '0/0')::int8";
-    let row = standby.query_one(query, &[]).await.map_err(failed)?;
-    let replayed: i64 = row.try_get(1).map_err(failed)?;
-    Ok((row.try_get(0).map_err(failed)?, Lsn::from_i64(replayed)))
-}
-
-async fn once_paused(reader: &Session, goal: &Goal) -> Result<Exported> {
-    while pause_state(reader).await?.0 != "paused" {
-        sleep(Duration::from_millis(5)).await;
-    }
-    exported(reader, goal).await
-}
-
-/// Exports a snapshot while replay is paused. It counts only where replay was paused before and behind,
-/// at one place: a commit is visible a moment before the place moves over its record.
-async fn exported(reader: &Session, goal: &Goal) -> Result<Exported> {
-    let failed = |error| Error::source("taking a snapshot at the standby", error);
-    let before = pause_state(reader).await?;
-    let begin = "begin transaction isolation level repeatable read read only";
-    reader.batch_execute(begin).await.map_err(failed)?;
-    let row = reader.query_one("select pg_export_snapshot()", &[]).await.map_err(failed)?;
-    let snapshot: String = row.try_get(0).map_err(failed)?;
-    let behind = pause_state(reader).await?;
-    let (recovers, taken_at) = moment(reader, goal).await?;
-    if !recovers {
-        return Err(promoted());
-    }
-    if before != behind || before.0 != "paused" {
-        return Err(away("the standby's replay was resumed while a snapshot was taken".to_owned()));
-    }
-    Ok(Exported { consistent_point: before.1, snapshot, taken_at })
-}
-
-fn early() -> Error {
-    away("the standby's replay was resumed before a snapshot was taken".to_owned())
-}
-
-/// Resumes what we have paused, where the session that was to do so was ended; passes its error on.
-async fn resumed(standby: &Endpoint, error: Error) -> Error {
-    if error.kind() != Kind::SourceAway {
-        return error;
-    }
-    let resume = async {
-        let session = connect(Side::Source, standby, "siltstone pause").await?;
-        let resumed = session.query_one("select pg_wal_replay_resume()", &[]).await;
-        resumed.map_err(|error| Error::source("resuming the standby's replay", error))
-    };
-    if let Err(failure) = resume.await {
-        let remedy = "select pg_wal_replay_resume() at the standby";
-        tracing::error!(remedy, "replay may be paused: {}", failure.reason());
-    }
-    error
-}
-
-fn promoted() -> Error {
+pub(super) fn promoted() -> Error {
     away("the standby was promoted while a snapshot was taken".to_owned())
 }
 
-fn away(what: String) -> Error {
+pub(super) fn away(what: String) -> Error {
     Error::new(Kind::SourceAway, what)
 }

@@ -294,7 +294,16 @@ pub(super) fn server_error(doing: &str, mut fields: ErrorFields<'_>) -> Error {
         // the slot is gone; or the publication was, when the changes were made that come next
         Kind::PositionLost => error
             .remedy("siltstone table resync --all (makes a new slot and reads every table again)"),
-        _ => error,
+        _ => match code.as_str() {
+            "53400" => error.remedy(
+                "drop a slot that nobody needs, or alter system set max_replication_slots = …; then \
+                 restart the server",
+            ),
+            "53300" => error.remedy(
+                "alter system set max_wal_senders = … (or max_connections); then restart the server",
+            ),
+            _ => error,
+        },
     }
 }
 

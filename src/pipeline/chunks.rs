@@ -3,7 +3,8 @@
 //!
 //! The first reading uses the snapshot that the slot exported; that one dies with its connection, so
 //! any later one uses the snapshot of a new temporary slot. Ranges that were in before are not read again.
-//! A standby that rows are read from and that fails keeps its tables waiting, not the stream.
+//! A standby that rows are read from and that fails keeps its tables waiting, not the stream; so does a source
+//! that has no slot to spare.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::capture::snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
-use crate::postgres::{Side, connect};
+use crate::postgres::{Session, Side, connect};
 use crate::progress::tables::State;
 
 pub(super) const APPLICATION: &str = "siltstone snapshot";
@@ -143,14 +144,7 @@ pub(super) struct Worker {
 
 impl Worker {
     async fn run(self) -> Result<()> {
-        let endpoint = self.shared.connector().rows_endpoint();
-        let mut source = match connect(Side::Source, endpoint, APPLICATION).await {
-            Err(error) if self.shared.waits_for(&error) => {
-                *self.failed.lock().await = Some(error);
-                return Ok(());
-            }
-            source => source?,
-        };
+        let Some(mut source) = self.source().await? else { return Ok(()) };
         let mut warehouse =
             writer(&self.shared.setup, &self.shared.fence, &format!("snapshot {}", self.number))
                 .await?;
@@ -164,41 +158,60 @@ impl Worker {
                 },
                 Err(error) => Err(error),
             };
-            match read {
-                Ok(Read::InPart) => {}
-                Ok(Read::All(table)) => {
-                    if self.done.send(table).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(Read::Later) => self.again.lock().await.push_back(job),
-                Ok(Read::Anew) => self.anew(&job).await?,
-                Err(error) if job.chunk.condition.is_some() && stops_a_table(&error) => {
-                    let table = give_up(&self.shared, &mut warehouse, &job, &error).await?;
-                    if let Some(table) = table
-                        && self.done.send(table).await.is_err()
-                    {
-                        return Ok(());
-                    }
-                }
-                // dropped or renamed since the snapshot: a newer one shows what is there now
-                Err(error)
-                    if matches!(
-                        error.code(),
-                        Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)
-                    ) =>
-                {
-                    self.again.lock().await.push_back(job);
-                }
-                Err(error) if stops_a_table(&error) => stop(&self.shared, &job, &error).await?,
-                Err(error) if self.shared.waits_for(&error) => {
-                    self.again.lock().await.push_back(job);
-                    *self.failed.lock().await = Some(error);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+            let failed = read.is_err();
+            if !self.settle(&mut warehouse, job, read).await? {
+                return Ok(());
+            }
+            if failed {
+                // the rows that nobody wants any more would come over the old one, unpaced
+                let Some(another) = self.source().await? else { return Ok(()) };
+                source = another;
             }
         }
+    }
+
+    /// A session to read rows with; none where a standby fails, which is waited for.
+    async fn source(&self) -> Result<Option<Session>> {
+        let endpoint = self.shared.connector().rows_endpoint();
+        match connect(Side::Source, endpoint, APPLICATION).await {
+            Err(error) if self.shared.waits_for(&error) => {
+                *self.failed.lock().await = Some(error);
+                Ok(None)
+            }
+            source => source.map(Some),
+        }
+    }
+
+    /// Does what comes of a job; false where there is no point in going on.
+    async fn settle(&self, warehouse: &mut Session, job: Job, read: Result<Read>) -> Result<bool> {
+        match read {
+            Ok(Read::InPart) => {}
+            Ok(Read::All(table)) => return Ok(self.done.send(table).await.is_ok()),
+            Ok(Read::Later) => self.again.lock().await.push_back(job),
+            Ok(Read::Anew) => self.anew(&job).await?,
+            Err(error) if job.chunk.condition.is_some() && stops_a_table(&error) => {
+                if let Some(table) = give_up(&self.shared, warehouse, &job, &error).await? {
+                    return Ok(self.done.send(table).await.is_ok());
+                }
+            }
+            // dropped or renamed since the snapshot: a newer one shows what is there now
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN)
+                ) =>
+            {
+                self.again.lock().await.push_back(job);
+            }
+            Err(error) if stops_a_table(&error) => stop(&self.shared, &job, &error).await?,
+            Err(error) if self.shared.waits_for(&error) => {
+                self.again.lock().await.push_back(job);
+                *self.failed.lock().await = Some(error);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// The table was rewritten or got another shape since its ranges were cut: all of it is read anew.

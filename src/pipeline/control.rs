@@ -18,6 +18,7 @@ use super::ladder::{self, Log, Step};
 use super::lane::Progress;
 use super::locked;
 use super::resolve::{Resolved, resolve};
+use super::rights::Locked;
 use super::shared::Shared;
 use super::tables::Planned;
 use super::unseen::Unseen;
@@ -54,16 +55,25 @@ pub(super) struct Control {
     branches: Branches,
     /// what was left out at first for what the source has or lacks
     left_out: Vec<TableName>,
+    /// what is not published as it should be, because somebody has locked it
+    locked: Vec<Locked>,
 }
 
 impl Control {
     pub(super) fn new(shared: Arc<Shared>) -> Control {
-        Control { shared, branches: Branches::default(), left_out: Vec::new() }
+        let (left_out, locked) = (Vec::new(), Vec::new());
+        Control { shared, branches: Branches::default(), left_out, locked }
     }
 
-    /// The same, with what is known of the source's leaves and of what was left out at first.
-    pub(super) fn knowing(self, branches: Branches, left_out: Vec<TableName>) -> Control {
-        Control { branches, left_out, ..self }
+    /// The same, with what is known of the source's leaves, of what was left out at first and of what is
+    /// locked.
+    pub(super) fn knowing(
+        self,
+        branches: Branches,
+        left_out: Vec<TableName>,
+        locked: Vec<Locked>,
+    ) -> Control {
+        Control { branches, left_out, locked, ..self }
     }
 
     /// `table resync --all` is carried out before the slot is looked at: it is the remedy where the
@@ -142,6 +152,7 @@ impl Control {
             }
             self.show_phase();
             if self.shared.setup.until_caught_up
+                && self.locked.is_empty()
                 && progress.borrow().stored.lsn() >= goal
                 && self.all_caught_up(&warehouse, &planned).await?
             {
@@ -214,8 +225,14 @@ impl Control {
     }
 
     /// Whether the source has a table for us that is neither fed nor left out, or one that is fed and
-    /// may be published no more, or is another one of the same name; or one that was left out for what is mended.
+    /// may be published no more, or is another one of the same name; or one that was left out for what is mended,
+    /// or that nobody locks any more.
     async fn has_other_tables(&self, source: &Session, resolved: &Resolved) -> Result<bool> {
+        for Locked { table, .. } in &self.locked {
+            if publication::locker(source, table).await?.is_none() {
+                return Ok(true);
+            }
+        }
         let shared = &self.shared;
         let connector = shared.connector();
         let catalogue = catalog::tables(&**source).await?;

@@ -149,10 +149,10 @@ async fn ranges_of(
     };
     shared.connector().shape(&job.source.relation.table, &mut now.relation);
     let size = shared.of_rows(ranges::size(&**source, &now).await)?;
-    refuse_large(shared, job, size)?;
+    refuse_large(shared, job, size.rows)?;
     let column = shared.of_rows(ranges::column(&**source, &now).await)?;
     let Some(column) = column else { return Ok(None) };
-    let bounds = shared.of_rows(ranges::bounds(&**source, &now, &column, size).await)?;
+    let bounds = shared.of_rows(ranges::bounds(&**source, &now, &column, size.main).await)?;
     if bounds.is_empty() {
         return Ok(None);
     }

@@ -18,7 +18,8 @@ use super::follow::missed;
 use super::lineage;
 use super::mart;
 use super::note::Then;
-use crate::capture::publication;
+use super::rights::locker;
+use crate::capture::publication::{self, Locker};
 use crate::error::{Error, Kind, Result};
 use crate::merge::{Class, Leaf, Step, create_leaves, feeds};
 use crate::postgres::{Session, Side, connect};
@@ -239,7 +240,13 @@ impl Making<'_> {
         }
         let source = connect(Side::Source, &connector.endpoint, "siltstone apply").await?;
         for (wanted, step) in plan.publication_steps() {
-            publication::ensure(&source, wanted, plan.version).await?;
+            let locked = publication::ensure(&source, wanted, plan.version).await?;
+            if let Some(table) = locked.first() {
+                let Locker { what, remedy } = locker(&source, table).await?;
+                let what = format!("publishing it waits for {what}");
+                let error = Error::new(Kind::Busy, what).on_table(table.to_string());
+                return Err(error.remedy(format!("{remedy}; then siltstone apply")));
+            }
             (self.say)(&format!("publication {}", wanted.name), &step);
         }
         match plan.tables.first() {

@@ -1,13 +1,18 @@
-//! What the connector's role may do at the source: a table that it may not publish is left out and named,
-//! and the others flow.
+//! What the connector's role may do at the source: a table that it may not publish is left out and named, one
+//! that somebody has locked comes later, and the others flow.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use super::awaited::tell;
 use super::resolve::{Fed, Feeders, LeftOut, Resolved, resolve};
+use super::shared::Shared;
+use super::tables::Planned;
 use crate::capture::catalog::SourceTable;
 use crate::capture::preflight::Finding;
-use crate::capture::publication::{self, Untold, Wanted};
+use crate::capture::publication::{self, Locker, Untold, Wanted};
 use crate::error::{Error, Kind, Result};
+use crate::journey::Target;
 use crate::names::TableName;
 use crate::postgres::Session;
 use crate::spec::{Connector, Model};
@@ -132,4 +137,54 @@ pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &Untold, connec
         publications.iter_mut().for_each(|wanted| wanted.leave(table));
         false
     });
+}
+
+/// A source table that is not published as it should be, because somebody has locked it.
+pub(super) struct Locked {
+    pub(super) table: TableName,
+    /// what it feeds
+    fed: Vec<String>,
+    by: Locker,
+}
+
+/// Publishes what is to be published, but for what somebody has locked: that comes later, and the others
+/// flow meanwhile.
+pub(super) async fn publish(
+    shared: &Shared,
+    source: &Session,
+    (resolved, planned): (&mut Resolved, &mut Vec<Planned>),
+) -> Result<Vec<Locked>> {
+    let mut locked = Vec::new();
+    for wanted in resolved.publications.iter_mut().filter(|_| !shared.setup.no_ddl) {
+        for table in publication::ensure(source, wanted, shared.source.version).await? {
+            let by = locker(source, &table).await?;
+            let fed = planned.iter().filter(|planned| planned.source.relation.table == table);
+            let fed = fed.map(|planned| planned.record.table.to_string()).collect();
+            planned.retain(|planned| planned.source.relation.table != table);
+            wanted.leave(&table);
+            locked.push(Locked { table, fed, by });
+        }
+    }
+    for (index, table) in planned.iter_mut().enumerate().filter(|_| !locked.is_empty()) {
+        table.target = Arc::new(Target { index, ..(*table.target).clone() });
+    }
+    Ok(locked)
+}
+
+/// Tells the tables whose sources are locked what they wait for.
+pub(super) async fn tell_locked(shared: &Shared, locked: &[Locked]) -> Result<()> {
+    for Locked { table, fed, by: Locker { what, remedy } } in locked {
+        tracing::warn!(%table, remedy, "it is published later, for it waits for {what}");
+        tell(shared, fed, Some((&format!("the source: {what}"), Some(remedy)))).await?;
+    }
+    Ok(())
+}
+
+/// Whose lock a table waits for.
+pub(super) async fn locker(source: &Session, table: &TableName) -> Result<Locker> {
+    let found = publication::locker(source, table).await?;
+    Ok(found.unwrap_or_else(|| Locker {
+        what: format!("a lock that was on {table}"),
+        remedy: "nothing: it is tried again".to_owned(),
+    }))
 }

@@ -20,7 +20,9 @@ use super::intake::{End, Intake};
 use super::lane::{Lane, Progress};
 use super::remask::{leave_out_renamed, remask};
 use super::resolve::{LeftOut, Resolved, feeders, resolve};
-use super::rights::{leave_out_unowned, leave_out_untold, name_unmade, refuse_unmade};
+use super::rights::{
+    leave_out_unowned, leave_out_untold, name_unmade, publish, refuse_unmade, tell_locked,
+};
 use super::router::Router;
 use super::shared::{CaughtUp, Setup, Shared};
 use super::start::{Start, await_promotion, start_stream};
@@ -146,21 +148,20 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&mut warehouse).await?;
     remask(&shared, &mut warehouse).await?;
-    let (planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
-    standby::refuse_other(&shared, &planned).await?;
+    let (mut planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
+    standby::refuse_other(&shared, &warehouse, &planned).await?;
     // only now: that a table is to be read again must not be forgotten in a crash between the two
-    for wanted in resolved.publications.iter().filter(|_| !setup.no_ddl) {
-        publication::ensure(&source, wanted, version).await?;
-    }
+    let locked = publish(&shared, &source, (&mut resolved, &mut planned)).await?;
     leaves_ahead(&shared, &planned).await?;
     // before anything is read of them
     let branches = Branches::learn(&shared, (&source, &mut warehouse), &planned).await?;
     let left_out = [resolved.left_out.as_slice(), &more].concat();
     show(&shared, &planned, &left_out);
+    tell_locked(&shared, &locked).await?;
     let start = Start { shared: shared.clone(), source: &source };
     let (checkpoint, created) = start.position(&mut warehouse, &planned).await?;
     standing::works(&shared, &standing::left_out(&shared, &resolved, &more)).await?;
-    let control = control.knowing(branches, left_out_first);
+    let control = control.knowing(branches, left_out_first, locked);
     Ok(Parts { shared, control, source, warehouse, resolved, planned, checkpoint, created })
 }
 

@@ -9,9 +9,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{Endpoint, tls};
 use crate::error::{Error, Kind, Result};
 
-/// The settings under which every value has one text form, and under which locks are not waited
-/// for without end; how long a transaction may take is for us to say. Plans over staging tables are
-/// pinned where they matter, in merge.
+/// The settings under which every value has one text form. How long a transaction may take, or wait for
+/// a lock, is for its place to say. Plans over staging tables are pinned where they matter, in merge.
 const SETTINGS: &str = "set timezone to 'UTC'; set datestyle to 'ISO, MDY'; \
     set intervalstyle to 'postgres'; set extra_float_digits to 1; set bytea_output to 'hex'; \
     set lc_monetary to 'C'; set xmloption to content; set array_nulls to on; \

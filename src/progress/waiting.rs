@@ -36,6 +36,7 @@ pub async fn wait_for(
                         'waits for ' || $2::text), ''),
                     remedy = $3
               where table_name = any ($1) and state in ('snapshotting', 'resyncing')
+                and ($2::text is not null or reason ~ 'waits for the (standby|source): ')
           returning table_name, state, reason, remedy",
             &[&tables, &reason, &remedy.flatten()],
         )

@@ -101,9 +101,12 @@ impl Fence {
 }
 
 fn fenced(resource: &str) -> Error {
-    let what = format!("another instance has taken over {resource}");
-    Error::new(Kind::Fenced, what)
-        .remedy("nothing is lost; start this instance again, and it stands by")
+    let what = format!(
+        "another instance has taken over {resource}, or the warehouse was put back to an older copy"
+    );
+    Error::new(Kind::Fenced, what).remedy(
+        "start this instance again: it stands by, or goes on from what the warehouse has; nothing is lost",
+    )
 }
 
 /// The other instance that has the lease of `resource`: it was heard of lately, and a session of it is

@@ -709,3 +709,44 @@ fn kept_changes_have_a_limit_that_restarts_do_not_stretch() {
         assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
     });
 }
+
+/// What is kept may be applied to make room, also for a transaction that arrives in many pieces.
+#[test]
+fn a_large_transaction_waits_for_what_can_be_applied_of_the_kept_changes() {
+    block_on(async {
+        let site = Site::new("roomy").await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\" }\nadmin: { listen: \"127.0.0.1:0\" }\n\
+             pending: { max_bytes: 2MiB }\nbatch: { max_rows: 500 }\n",
+        );
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        for table in ["cleansed.t", "cleansed.log"] {
+            let pause = ["table", "pause", table, "--wait"];
+            assert!(site.command(&pause).status().unwrap().success());
+        }
+        site.shop("insert into log select i, i from generate_series(1, 60000) i").await;
+        site.until("kept", "select count(*) = 60000 from audit.pending").await;
+        let bytes = site.at_warehouse("select sum(bytes) from audit.pending").await;
+        let bytes: u64 = bytes[0].parse().unwrap();
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
+        assert!(running.stop().await.is_ok());
+        let resume = ["table", "resume", "cleansed.log"];
+        assert!(site.command(&resume).status().unwrap().success());
+        // more than there is room for, even with some of it applied
+        site.shop(
+            "insert into t select i, i, repeat('n', 100) from generate_series(1001, 15000) i",
+        )
+        .await;
+        site.catch_up().await;
+        let kept = "select table_name, count(*) from audit.pending group by 1";
+        assert_eq!(site.at_warehouse(kept).await, ["cleansed.t|14000"]);
+        let resume = ["table", "resume", "cleansed.t"];
+        assert!(site.command(&resume).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+        site.assert_equal("select id, v from {} order by id", "public.log", "cleansed.log").await;
+    });
+}

@@ -750,3 +750,23 @@ fn a_large_transaction_waits_for_what_can_be_applied_of_the_kept_changes() {
         site.assert_equal("select id, v from {} order by id", "public.log", "cleansed.log").await;
     });
 }
+
+#[test]
+fn a_replay_says_that_its_table_has_to_be_resumed() {
+    block_on(async {
+        let site = Site::new("resumed").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let refuse = "alter table cleansed.t add constraint small check (v < 1000) not valid";
+        site.warehouse.batch_execute(refuse).await.unwrap();
+        let running = site.start();
+        site.shop("update t set v = 5000 where id = 7").await;
+        site.until("refused", "select count(*) = 1 from audit.dead_letters where state = 'open'")
+            .await;
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        assert!(said(&site, &["table", "pause", "cleansed.t", "--wait"]).contains("is paused"));
+        let told = said(&site, &["dead-letter", "replay", "--all", "--wait"]);
+        assert!(told.contains("cleansed.t is paused: siltstone table resume cleansed.t"), "{told}");
+        assert!(running.stop().await.is_ok());
+    });
+}

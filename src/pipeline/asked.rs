@@ -80,6 +80,7 @@ pub(super) async fn settle(
     let records = tables::read(&*transaction, &core.connector().name).await?;
     let (mut restart, mut left) = (false, 0);
     let mut outcome = (0, 0);
+    let mut held = Vec::new();
     let meant: Vec<&TableName> = match table {
         // it may be one whose first record nobody could read
         Some(table) => vec![table],
@@ -97,8 +98,11 @@ pub(super) async fn settle(
         left += dead_letters::left(&transaction, &which).await?;
         let (done, unreadable) = dead_letters::outcome(&transaction, &which).await?;
         outcome = (outcome.0 + done, outcome.1 + unreadable);
+        let is_held = |record: &&TableRecord| record.table == *table && record.is_held();
+        held.extend(records.iter().find(is_held).filter(|_| done > 0).map(waits));
     }
-    let (done, answer) = answer(outcome, fate);
+    let (done, mut answer) = answer(outcome, fate);
+    answer.extend(held);
     if left == 0 {
         requests::answer(&*transaction, request.id, done, &answer).await?;
     }
@@ -107,6 +111,12 @@ pub(super) async fn settle(
         tracing::info!("{answer}");
     }
     Ok(restart)
+}
+
+/// What is said of a table whose kept changes nobody applies.
+fn waits(record: &TableRecord) -> String {
+    let (table, word) = (&record.table, record.state.word());
+    format!("; {table} is {word}: siltstone table resume {table}")
 }
 
 /// Whether a request was carried out, and what is answered.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::intake::End;
 use super::kinds::AnySetup;
-use super::ladder;
+use super::ladder::{self, Warehouse};
 use super::shared::Setup;
 use super::standing;
 use crate::error::{Error, Policy, Result};
@@ -85,7 +85,7 @@ pub(super) async fn run(
                 );
                 tell(&setup, (Phase::Waiting, Standing::Waiting), &error).await;
                 if ladder::lacks_warehouse(error.kind()) {
-                    setup.guard().await;
+                    setup.guard(Warehouse::Away).await;
                 }
                 rest(&mut pause, stop.clone()).await;
             }
@@ -126,12 +126,16 @@ async fn asked_to_end(setups: &mut watch::Receiver<AnySetup>, mut stop: watch::R
     }
 }
 
-/// The source's disk must not fill because the warehouse is away, where the files say so.
-pub(super) async fn guard_source(setup: &Setup) {
-    match ladder::drop_unattended(setup).await {
-        Ok(true) => setup.slot_dropped.store(true, Ordering::SeqCst),
-        Ok(false) => {}
-        Err(error) => tracing::warn!("looking after the slot: {}", error.reason()),
+/// The source's disk must not fill because the warehouse is away, or because the connector rests, where the
+/// files say so.
+pub(super) async fn guard_source(setup: &Setup, warehouse: Warehouse<'_>) {
+    match ladder::drop_unattended(setup, warehouse).await {
+        Err(error) if setup.connector.wal.drop_slot.is_some() => {
+            tracing::warn!("looking after the slot: {}", error.reason());
+        }
+        // a source that is away keeps no log that grows
+        Err(error) => tracing::debug!("looking after the slot: {}", error.reason()),
+        Ok(()) => {}
     }
 }
 

@@ -17,6 +17,7 @@ mod cutting;
 mod declared;
 mod differences;
 mod drain;
+mod dropped;
 mod feeds;
 mod fit;
 mod fleet;

@@ -25,7 +25,7 @@ use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, columns, define_calendar, fill_calendar};
 use crate::postgres::{Side, connect};
 use crate::serve::{self, Board, Tokens};
-use crate::spec::{Common, Connector, Kafka, Model, Settings, Spec};
+use crate::spec::{Common, Connector, Disabled, Kafka, Model, Settings, Spec};
 use crate::warehouse::{Claim, Durations, Fenced, migrate, refuse_outstanding, take_over};
 
 /// How the service runs.
@@ -198,6 +198,7 @@ impl Service {
         };
         let settings = Arc::new(settings);
         let slots: Arc<[String]> = spec.connectors.iter().map(|c| c.slot.clone()).collect();
+        let disabled: Arc<[Disabled]> = spec.disabled.clone().into();
         let basis = |common: &Arc<Common>| Basis {
             common: common.clone(),
             settings: settings.clone(),
@@ -218,8 +219,10 @@ impl Service {
                 connector: Arc::new(connector.clone()),
                 epoch: Arc::default(),
                 slots: slots.clone(),
+                disabled: disabled.clone(),
                 landing: watch::Sender::new(false),
                 wal_step: WalStep::default(),
+                stored: Arc::default(),
                 slot_dropped: Arc::default(),
                 quota: quota.clone(),
                 whole: Arc::default(),

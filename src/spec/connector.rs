@@ -73,6 +73,16 @@ struct Head {
     name: Given,
     kind: Given,
     enabled: Option<bool>,
+    slot: Option<Given>,
+}
+
+/// A connector that is disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disabled {
+    /// Its name, as it is written.
+    pub name: String,
+    /// The slot that it had, if it is one of kind postgres.
+    pub slot: String,
 }
 
 #[derive(Deserialize)]
@@ -109,8 +119,8 @@ const KINDS_TO_COME: [&str; 1] = ["http"];
 
 /// A connector's file.
 pub(super) enum Read {
-    /// It is disabled; its name as it is written.
-    Disabled(String),
+    /// It is disabled.
+    Disabled(Disabled),
     /// Logical replication.
     Postgres(Box<Connector>),
     /// Topics.
@@ -121,7 +131,12 @@ pub(super) enum Read {
 pub(super) fn read(file: &File<'_>) -> Result<Read> {
     let head: Head = file.read_head()?;
     if head.enabled == Some(false) {
-        return Ok(Read::Disabled(head.name.raw().to_owned()));
+        let name = head.name.raw().to_owned();
+        // of variables that nobody sets there may be what is written
+        let given =
+            |given: Given| file.text("slot", &given).unwrap_or_else(|_| given.raw().to_owned());
+        let slot = head.slot.map_or_else(|| default_slot(&name), given);
+        return Ok(Read::Disabled(Disabled { name, slot }));
     }
     match file.text("kind", &head.kind)?.as_str() {
         "postgres" => read_postgres(file).map(Box::new).map(Read::Postgres),
@@ -160,7 +175,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         let remedy = "name the tables to take, such as tables: [\"public.*\"]";
         return Err(file.refuse("tables", "no table is taken", remedy));
     }
-    let slot = shortened("siltstone_", &common.name.to_lowercase().replace('-', "_"));
+    let slot = default_slot(&common.name);
     let publication = PgName(shortened("siltstone_", &common.name));
     Ok(Connector {
         common: Arc::new(common),
@@ -174,6 +189,10 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
             .0,
         wal: wal::read(file, raw.wal.as_ref())?,
     })
+}
+
+fn default_slot(name: &str) -> String {
+    shortened("siltstone_", &name.to_lowercase().replace('-', "_"))
 }
 
 /// A duration, or `none`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::alerts::{self, Alerts};
 use super::check::Files;
 use super::common::Common;
-use super::connector::{self, Connector, Read};
+use super::connector::{self, Connector, Disabled, Read};
 use super::env::Env;
 use super::file::File;
 use super::jobs::{self, Job};
@@ -47,8 +47,8 @@ pub struct Spec {
     pub topics: Option<Topics>,
     /// `alerts.yaml`, where there is one.
     pub alerts: Option<Alerts>,
-    /// The names of the connectors that are disabled, as they are written.
-    pub disabled: Vec<String>,
+    /// The connectors that are disabled.
+    pub disabled: Vec<Disabled>,
     /// What a person should know about the files, though nothing is wrong.
     pub notes: Vec<String>,
 }
@@ -67,7 +67,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     for path in files_below(root, Path::new("connectors"), &YAML)? {
         let file = open(root, &path, env)?;
         match connector::read(&file)? {
-            Read::Disabled(name) => disabled.push(name),
+            Read::Disabled(connector) => disabled.push(connector),
             Read::Postgres(connector) => connectors.push(*connector),
             Read::Kafka(connector) => kafka.push(*connector),
         }

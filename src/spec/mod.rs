@@ -55,7 +55,7 @@ pub use backups::{Backup, BackupKind, Drill};
 pub use channel::{Channel, ChannelKind};
 pub use columns::OURS;
 pub use common::{Common, Truncates};
-pub use connector::Connector;
+pub use connector::{Connector, Disabled};
 pub use cron::Cron;
 pub use debezium::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
 pub use env::Env;

@@ -49,6 +49,13 @@ impl AnySetup {
         }
     }
 
+    /// Gives the connector up for now: who stands by may have it, and then keeps it.
+    pub(super) fn give_up(&self) {
+        if let AnySetup::Postgres(setup) = self {
+            setup.epoch.store(0, Ordering::SeqCst);
+        }
+    }
+
     /// The same connector with other files: what it knows of itself stays. None if the files say the same.
     pub(super) fn with(&self, new: AnySetup) -> Option<AnySetup> {
         let of = |setup: &AnySetup| {

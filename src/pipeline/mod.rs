@@ -51,6 +51,7 @@ mod recall;
 mod refused;
 mod remask;
 mod reshape;
+mod resting;
 mod resync;
 mod rights;
 mod router;

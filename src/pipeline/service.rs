@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -91,7 +91,7 @@ impl Service {
             settle.subscribe(),
         ));
         marts.spawn(self.lineage(&files, &owner, settle.subscribe()).run(stop.clone()));
-        let mut last = Ok(());
+        let (mut last, mut last_at) = (Ok(()), Instant::now());
         let mut ending = stop.clone();
         loop {
             // without connectors it waits for files that have some
@@ -100,11 +100,10 @@ impl Service {
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
                     None => break,
-                    Some((_, Err(error))) => {
-                        tracing::error!("{error}");
-                        last = Err(error);
+                    Some(Err(failed)) if failed.at >= last_at => {
+                        (last, last_at) = (Err(failed.error), failed.at);
                     }
-                    Some((_, Ok(()))) => {}
+                    Some(_) => {}
                 },
                 Ok(()) = files.changed() => {
                     let spec = files.borrow_and_update().clone();

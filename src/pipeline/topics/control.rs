@@ -19,10 +19,10 @@ use crate::progress::tables::State;
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{dead_letters, partitions, pending, tables};
 use crate::serve::PartitionReport;
-use crate::warehouse::{Fenced, interrupt};
+use crate::warehouse::{Fence, Fenced, interrupt};
 
 use super::super::asked;
-use super::super::core::Core;
+use super::super::core::{Basis, Core};
 use super::super::halt::{self, is_of_connector};
 use super::super::intake::End;
 use super::super::lane::Progress;
@@ -157,30 +157,14 @@ impl Control {
                     let table = request.table.as_ref();
                     asked::settle(&self.shared, warehouse, &request, table).await?
                 }
-                Verb::RestartConnector => {
-                    self.restart_all(warehouse, &request).await?;
-                    true
-                }
                 verb if is_of_connector(verb) => {
-                    let fence = &self.shared.fence;
-                    halt::carry_out(&self.setup, fence, warehouse, &request).await?;
+                    of_connector(&self.setup, &self.shared.fence, warehouse, &request).await?;
                     true
                 }
                 _ => self.of_tables(warehouse, &request).await?,
             };
         }
         Ok(restart)
-    }
-
-    /// Every member begins a new session: none of them owns its partitions any more.
-    async fn restart_all(&self, warehouse: &mut Session, request: &Request) -> Result<()> {
-        halt::carry_out(&self.setup, &self.shared.fence, warehouse, request).await?;
-        let failed =
-            |error| crate::error::Error::warehouse("letting all members begin anew", error);
-        let resource = format!("connector:{}", self.shared.connector().name);
-        let transaction = warehouse.transaction().await.map_err(failed)?;
-        interrupt(&transaction, &resource).await.map_err(failed)?;
-        transaction.commit().await.map_err(failed)
     }
 
     /// Holds tables, or lets them go on.
@@ -205,6 +189,34 @@ impl Control {
         tracing::info!(done, "{answer}");
         Ok(done)
     }
+}
+
+/// Carries out what is asked of the connector before a session begins: it may not come to its control.
+pub(super) async fn carry_out_first(setup: &Basis, warehouse: &mut Session) -> Result<()> {
+    for request in requests::open(&**warehouse, &setup.common.name).await? {
+        if is_of_connector(request.verb) {
+            of_connector(setup, &Fence::default(), warehouse, &request).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where it is to begin anew every member does: none of them owns its partitions any more.
+async fn of_connector(
+    setup: &Basis,
+    fence: &Fence,
+    warehouse: &mut Session,
+    request: &Request,
+) -> Result<()> {
+    halt::carry_out(setup, fence, warehouse, request).await?;
+    if request.verb != Verb::RestartConnector {
+        return Ok(());
+    }
+    let failed = |error| crate::error::Error::warehouse("letting all members begin anew", error);
+    let resource = format!("connector:{}", setup.common.name);
+    let transaction = warehouse.transaction().await.map_err(failed)?;
+    interrupt(&transaction, &resource).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)
 }
 
 /// What raw keeps of topics is every delivery, in the order in which it came: late and doubled ones would have

@@ -749,3 +749,64 @@ fn what_is_deferred_to_the_commit_is_refused_alone() {
         site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
     });
 }
+
+/// What is kept may be applied to make room, also for a transaction that arrives in many pieces.
+#[test]
+fn a_large_transaction_waits_for_what_can_be_applied_of_the_kept_changes() {
+    block_on(async {
+        let site = Site::new("roomy").await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\" }\nadmin: { listen: \"127.0.0.1:0\" }\n\
+             pending: { max_bytes: 2MiB }\nbatch: { max_rows: 500 }\n",
+        );
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        for table in ["cleansed.t", "cleansed.log"] {
+            let pause = ["table", "pause", table, "--wait"];
+            assert!(site.command(&pause).status().unwrap().success());
+        }
+        site.shop("insert into log select i, i from generate_series(1, 60000) i").await;
+        site.until("kept", "select count(*) = 60000 from audit.pending").await;
+        let bytes = site.at_warehouse("select sum(bytes) from audit.pending").await;
+        let bytes: u64 = bytes[0].parse().unwrap();
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
+        assert!(running.stop().await.is_ok());
+        let resume = ["table", "resume", "cleansed.log"];
+        assert!(site.command(&resume).status().unwrap().success());
+        // more than there is room for, even with some of it applied
+        site.shop(
+            "insert into t select i, i, repeat('n', 100) from generate_series(1001, 15000) i",
+        )
+        .await;
+        site.catch_up().await;
+        let kept = "select table_name, count(*) from audit.pending group by 1";
+        assert_eq!(site.at_warehouse(kept).await, ["cleansed.t|14000"]);
+        let resume = ["table", "resume", "cleansed.t"];
+        assert!(site.command(&resume).status().unwrap().success());
+        site.catch_up().await;
+        site.assert_equal("select id, v, note from {} order by id", "public.t", "cleansed.t").await;
+        site.assert_equal("select id, v from {} order by id", "public.log", "cleansed.log").await;
+    });
+}
+
+#[test]
+fn a_replay_says_that_its_table_has_to_be_resumed() {
+    block_on(async {
+        let site = Site::new("resumed").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let refuse = "alter table cleansed.t add constraint small check (v < 1000) not valid";
+        site.warehouse.batch_execute(refuse).await.unwrap();
+        let running = site.start();
+        site.shop("update t set v = 5000 where id = 7").await;
+        site.until("refused", "select count(*) = 1 from audit.dead_letters where state = 'open'")
+            .await;
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        assert!(said(&site, &["table", "pause", "cleansed.t", "--wait"]).contains("is paused"));
+        let told = said(&site, &["dead-letter", "replay", "--all", "--wait"]);
+        assert!(told.contains("cleansed.t is paused: siltstone table resume cleansed.t"), "{told}");
+        assert!(running.stop().await.is_ok());
+    });
+}

@@ -103,6 +103,33 @@ fn a_transaction_that_deletes_too_much_waits_for_a_human() {
 }
 
 #[test]
+fn a_share_is_of_the_rows_that_are_left() {
+    block_on(async {
+        let site = Site::new("purged").await;
+        files(&site, "guard: { delete_share: 50% }");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        let streaming = "select bool_and(state = 'streaming') from audit.tables";
+        site.until("streaming", streaming).await;
+        // counted at 2000 rows, and purged little by little
+        let purges = (0..18).map(|n| format!("delete from t where id <= {}", n * 100 + 1));
+        let purges: Vec<String> = purges.collect();
+        site.shop_each(&purges.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        site.until("purged", "select count(*) = 299 from cleansed.t").await;
+        assert_eq!(site.at_warehouse(streaming).await, ["t"]);
+        site.shop("delete from t where id <= 1900").await;
+        let asked = "select bool_and(state = 'stopped') from audit.tables \
+                      where table_name in ('cleansed.t', 'cleansed.dim_t')";
+        site.until("asked", asked).await;
+        let state = site.state("cleansed.t").await;
+        assert!(state[1].contains("of its 299 rows, more than guard allows"), "{state:?}");
+        assert_eq!(rows(&site, "t").await, "299");
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
 fn kept_changes_are_guarded_too() {
     block_on(async {
         let site = Site::new("keptguard").await;

@@ -729,3 +729,57 @@ fn who_looks_brings_no_control_tables_up_to_date() {
         assert_eq!(there, [(newest - 1).to_string()]);
     });
 }
+
+#[test]
+fn a_connector_that_stopped_beside_others_carries_out_what_is_asked() {
+    block_on(async {
+        let site = Site::new("beside").await;
+        let other = format!("{}_other", site.name);
+        site.connector("tables: [public.t]\ntarget_schema: cleansed\n");
+        let file = format!(
+            "name: {other}\nkind: postgres\nsource: other\nurl: \"${{SHOP_URL}}\"\n\
+             tables: [public.u]\ntarget_schema: staging\nwal: {{ warn: 1KiB }}\n"
+        );
+        site.file("connectors/other.yaml", &file);
+        let port = free_port();
+        with_admin(&site, port);
+        site.shop("create table t (id int primary key); create table u (id int primary key)").await;
+        site.catch_up().await;
+        let slot = format!("siltstone_{other}");
+        site.shop(&format!("select pg_drop_replication_slot('{slot}')")).await;
+        let mut child = site.spawn(&["run"]);
+        let stands = |name: &str| {
+            format!(
+                "select count(*) = 1 from audit.standing where connector = '{name}'
+                    and state = 'stopped' and reason like '%is gone%'"
+            )
+        };
+        site.until("it stopped", &stands(&other)).await;
+        site.shop("insert into t values (1)").await;
+        site.until("the other one goes on", "select count(*) = 1 from cleansed.t").await;
+        // what a watchdog does: it begins a session, and stops again
+        assert_eq!(http(port, "POST", &format!("/connectors/{other}/restart"), "s3cret").0, 202);
+        let done = "select count(*) = 1 from audit.requests where state = 'done'";
+        site.until("restarted", done).await;
+        site.shop("insert into u values (1)").await;
+        let resync = ["table", "resync", "--all", "--connector", &other, "--yes", "--wait"];
+        let (done, text) = ask(&site, &resync);
+        assert!(done, "{text}");
+        site.until("it is there", "select count(*) = 1 from staging.u").await;
+        // one after the other loses its slot; with the last one the process ends, as ever
+        for name in [&other, &site.name] {
+            assert!(ask(&site, &["connector", "stop", name, "--wait"]).0);
+            let slot = format!("select pg_drop_replication_slot('siltstone_{name}')");
+            site.shop(&slot).await;
+            assert!(ask(&site, &["connector", "resume", name, "--wait"]).0);
+            site.until("it stopped again", &stands(name)).await;
+        }
+        for _ in 0..300 {
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(child.try_wait().unwrap().expect("it runs on").code(), Some(65));
+    });
+}

@@ -165,11 +165,98 @@ fn a_slot_goes_while_the_warehouse_is_away() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(site.at_source(&slots).await, ["0"]);
+        // the next process knows it, too
+        assert!(running.stop().await.is_ok());
         let _proxy = Proxy::at(nobody, port).await;
+        let running = site.start();
         let again = "select count(*) > 0 from audit.gaps where reason like '%wal.drop_slot%'";
         site.until("read again", again).await;
         site.until("streaming again", STREAMING).await;
         assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
+#[test]
+fn what_is_held_stays_so_when_the_slot_of_a_connector_that_rests_goes() {
+    block_on(async {
+        let site = site("resting").await;
+        files(&site, "{ warn: 2MiB, land: 4MiB, drop_slot: 8MiB }");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let ask = |arguments: &[&str]| {
+            let asked = site.command(arguments).status().unwrap();
+            assert!(asked.success(), "{arguments:?}");
+        };
+        let name = site.name.clone();
+        let running = site.start();
+        ask(&["table", "pause", "cleansed.u", "--wait"]);
+        ask(&["connector", "pause", &name, "--wait"]);
+        assert!(running.stop().await.is_ok());
+        let stopped = "update audit.tables set state = 'stopped', reason = 'as it holds clear rows', \
+            remedy = 'siltstone table resume cleansed.log_t' where table_name = 'cleansed.log_t'";
+        site.warehouse.batch_execute(stopped).await.unwrap();
+        for n in 0..24 {
+            megabyte(&site, n).await;
+        }
+        let running = site.start();
+        let gone = format!(
+            "select count(*) = 0 from pg_replication_slots where slot_name = 'siltstone_{name}'"
+        );
+        for _ in 0..200 {
+            if site.at_source(&gone).await == ["t"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(site.at_source(&gone).await, ["t"]);
+        assert!(running.stop().await.is_ok());
+        ask(&["connector", "resume", &name]);
+        site.catch_up().await;
+        site.assert_equal("select id, v from {} order by id", "t", "cleansed.t").await;
+        let (u, log) = (site.state("cleansed.u").await, site.state("cleansed.log_t").await);
+        assert_eq!(u[..2], ["paused", "an operator paused it"]);
+        assert_eq!(log[..2], ["stopped", "as it holds clear rows"]);
+        let old = "select count(*) from cleansed.u where v not like 'v%'";
+        assert_eq!(site.at_warehouse(old).await, ["0"], "it was read");
+        site.shop("update t set v = 'behind' where id = 3").await;
+        ask(&["table", "resume", "--all"]);
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(STREAMING).await, ["t"]);
+        assert_same(&site).await;
+        let gaps = "select table_name, until_seq > after_seq from audit.gaps";
+        assert_eq!(site.at_warehouse(gaps).await, ["cleansed.log_t|t"]);
+        let behind = "select count(*) from cleansed.log_t where v = 'behind'";
+        assert_eq!(site.at_warehouse(behind).await, ["1"]);
+    });
+}
+
+#[test]
+fn a_slot_that_may_be_held_back_stays_while_the_warehouse_is_away() {
+    block_on(async {
+        let mut site = site("heldaway").await;
+        files(&site, "{ warn: 2MiB, land: 4MiB, drop_slot: 8MiB }\nslot_hold_back: 1h");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        for n in 0..20 {
+            megabyte(&site, n).await;
+            if n % 5 == 4 {
+                site.catch_up().await;
+            }
+        }
+        assert!(retained(&site).await > 8 << 20);
+        let port = clusters().await.1.port();
+        let nobody = Proxy::free_port().await;
+        site.warehouse_url = site.warehouse_url.replace(&port.to_string(), &nobody.to_string());
+        let running = site.start();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(retained(&site).await > 8 << 20, "the slot was dropped");
+        let _proxy = Proxy::at(nobody, port).await;
+        site.until("streaming", STREAMING).await;
+        assert!(running.stop().await.is_ok());
+        let read = "select count(*) from audit.snapshot_chunks where not fresh";
+        assert_eq!(site.at_warehouse(read).await, ["0"], "nothing was read again");
         site.catch_up().await;
         assert_same(&site).await;
     });
@@ -205,6 +292,9 @@ fn landing_is_of_no_use_against_a_transaction_that_stays_open() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!(warns(&get("/status")), "{}", get("/status"));
+        let why = site.command(&["why", "cleansed.t"]).stdout(Stdio::piped()).output().unwrap();
+        let why = String::from_utf8(why.stdout).unwrap();
+        assert!(why.contains("bytes of the source's log as it came to warn"), "{why}");
         let metrics = get("/metrics");
         let now = |line: &&str| line.starts_with("siltstone_wal_step{") && line.ends_with(" 1");
         let lines: Vec<&str> = metrics.lines().filter(now).collect();
@@ -267,9 +357,13 @@ fn slots_of_nobody_are_named_at_the_start() {
     block_on(async {
         let site = site("orphans").await;
         files(&site, "{ warn: 1GiB }");
+        // nobody sets its variables
+        let disabled = "name: Old-one\nkind: postgres\nenabled: false\nurl: \"${NOBODY_SETS}\"\n";
+        site.file("connectors/old.yaml", disabled);
         site.shop(TABLES).await;
         site.shop(
             "select pg_create_logical_replication_slot('siltstone_gone', 'pgoutput'); \
+             select pg_create_logical_replication_slot('siltstone_old_one', 'pgoutput'); \
              select pg_create_logical_replication_slot('another', 'pgoutput')",
         )
         .await;
@@ -283,12 +377,19 @@ fn slots_of_nobody_are_named_at_the_start() {
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         assert!(text.contains("select pg_drop_replication_slot('siltstone_gone')"), "{text}");
+        let disabled = "connector Old-one is disabled, and its slot siltstone_old_one keeps the";
+        assert!(text.contains(disabled), "{text}");
+        assert!(!text.contains("nobody streams from slot siltstone_old_one"), "{text}");
         assert!(
             !text.contains("another")
                 && !text.contains(&format!("slot('siltstone_{}')", site.name)),
             "{text}"
         );
-        site.shop("select pg_drop_replication_slot('siltstone_gone'); select pg_drop_replication_slot('another')").await;
+        site.shop(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots \
+              where slot_name in ('siltstone_gone', 'siltstone_old_one', 'another')",
+        )
+        .await;
     });
 }
 

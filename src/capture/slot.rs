@@ -36,6 +36,13 @@ pub struct Slot {
     pub retained: u64,
 }
 
+impl Slot {
+    /// Whether it is such a slot as we make for a database.
+    pub fn is_like_ours(&self, database: &str) -> bool {
+        self.plugin.as_deref() == Some("pgoutput") && self.database.as_deref() == Some(database)
+    }
+}
+
 /// Reads a slot; none where there is no such slot.
 pub async fn inspect(source: &Session, name: &str) -> Result<Option<Slot>> {
     const QUERY: &str = "

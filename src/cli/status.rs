@@ -102,6 +102,14 @@ fn place(told: &Value) -> Option<String> {
     Some(format!("{at}, moved {moved} s ago"))
 }
 
+/// What is done about the log that the slot keeps, where something is.
+fn kept_log(told: &Value) -> Option<String> {
+    let wal = &told["wal"];
+    let step = wal["step"].as_str().filter(|step| *step != "calm")?;
+    let (bytes, since) = (&wal["retained_bytes"], text(&wal["since"]));
+    Some(format!("its slot kept {bytes} bytes of the source's log as it came to {step}, {since}"))
+}
+
 /// Prints how a connector stands.
 pub(super) fn print_connector(told: &Value) {
     let owner = told["owner"].as_str().unwrap_or("nobody");
@@ -112,6 +120,9 @@ pub(super) fn print_connector(told: &Value) {
     }
     if let Some(place) = place(told) {
         println!("    {place}");
+    }
+    if let Some(kept) = kept_log(told) {
+        println!("    {kept}");
     }
     let tables = told["tables"].as_object().into_iter().flatten();
     let tables: Vec<String> = tables.map(|(state, many)| format!("{many} {state}")).collect();
@@ -179,6 +190,9 @@ impl Why {
         let place = place(feeding).map_or_else(String::new, |place| format!("; {place}"));
         println!("    the connector is {}{place}", doing(feeding));
         print_because(&feeding["standing"], "        ");
+        if let Some(kept) = kept_log(feeding) {
+            println!("        {kept}");
+        }
         if !told["is_read"].is_null() {
             println!("    its rows are (to be) read, since {}", text(&told["is_read"]["since"]));
         }

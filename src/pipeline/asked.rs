@@ -9,7 +9,7 @@ use crate::names::TableName;
 use crate::postgres::Session;
 use crate::progress::dead_letters::{self, Fate, Which};
 use crate::progress::requests::{self, Request, Verb};
-use crate::progress::tables::{self, State, TableRecord};
+use crate::progress::tables::{self, PAUSED, State, TableRecord};
 use crate::progress::turns;
 use crate::warehouse::Fenced;
 
@@ -47,7 +47,7 @@ pub(super) async fn hold_or_let_go(
     match verb {
         Verb::Pause if matches!(record.state, State::Streaming | State::CatchingUp) => {
             let resume = format!("siltstone table resume {table}");
-            let (reason, remedy) = (Some("an operator paused it"), Some(resume.as_str()));
+            let (reason, remedy) = (Some(PAUSED), Some(resume.as_str()));
             tables::set(transaction, table, State::Paused, reason, remedy).await?;
             Ok((true, format!("{table} is paused; its changes are kept")))
         }
@@ -80,6 +80,7 @@ pub(super) async fn settle(
     let records = tables::read(&*transaction, &core.connector().name).await?;
     let (mut restart, mut left) = (false, 0);
     let mut outcome = (0, 0);
+    let mut held = Vec::new();
     let meant: Vec<&TableName> = match table {
         // it may be one whose first record nobody could read
         Some(table) => vec![table],
@@ -97,8 +98,11 @@ pub(super) async fn settle(
         left += dead_letters::left(&transaction, &which).await?;
         let (done, unreadable) = dead_letters::outcome(&transaction, &which).await?;
         outcome = (outcome.0 + done, outcome.1 + unreadable);
+        let is_held = |record: &&TableRecord| record.table == *table && record.is_held();
+        held.extend(records.iter().find(is_held).filter(|_| done > 0).map(waits));
     }
-    let (done, answer) = answer(outcome, fate);
+    let (done, mut answer) = answer(outcome, fate);
+    answer.extend(held);
     if left == 0 {
         requests::answer(&*transaction, request.id, done, &answer).await?;
     }
@@ -107,6 +111,12 @@ pub(super) async fn settle(
         tracing::info!("{answer}");
     }
     Ok(restart)
+}
+
+/// What is said of a table whose kept changes nobody applies.
+fn waits(record: &TableRecord) -> String {
+    let (table, word) = (&record.table, record.state.word());
+    format!("; {table} is {word}: siltstone table resume {table}")
 }
 
 /// Whether a request was carried out, and what is answered.

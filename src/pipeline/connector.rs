@@ -2,13 +2,14 @@
 //! told to stop or nothing but a person can help.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::intake::End;
 use super::kinds::AnySetup;
-use super::ladder;
+use super::ladder::{self, Warehouse};
+use super::resting::{Asked, AtWork};
 use super::shared::Setup;
 use super::standing;
 use crate::error::{Error, Policy, Result};
@@ -29,31 +30,28 @@ const LASTED: Duration = Duration::from_secs(5);
 const LASTED_BRIEFLY: Duration = Duration::from_secs(2);
 const HURRIED_AT_MOST: u32 = 10;
 
-/// Runs until stopped or caught up; an error is one that waiting does not mend. Each session is run with
-/// the newest of `setups`.
+/// Why a connector ended, and since when nothing but a person could help it.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) at: Instant,
+}
+
+/// Runs until stopped or caught up; an error is one that waiting does not mend, and that nobody has done
+/// anything about while others were at work. Each session is run with the newest of `setups`.
 pub(super) async fn run(
     mut setups: watch::Receiver<AnySetup>,
     stop: watch::Receiver<bool>,
-) -> Result<()> {
+    mut at_work: AtWork,
+) -> Result<(), Failed> {
     let mut pause = PAUSES.0;
-    let mut hurried = 0;
+    let (mut hurried, mut asked) = (0, Asked::default());
     loop {
         let setup = setups.borrow_and_update().clone();
         setup.reloading.store(false, Ordering::SeqCst);
         let name = setup.common.name.clone();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         setup.board.phase(Phase::Starting, None, None);
-        let (end, ending) = watch::channel(false);
-        // a session that has not come to its tasks yet, as while the source waits to make a slot
-        let overdue = async {
-            asked_to_end(&mut setups, stop.clone()).await;
-            end.send_replace(true);
-            tokio::time::sleep(ENDED_WITHIN).await;
-        };
-        let ended = tokio::select! {
-            ended = setup.session(ending) => ended,
-            () = overdue => Ok(End::Stopped),
-        };
+        let ended = session(&setup, &mut setups, stop.clone()).await;
         let worked = matches!(setup.board.view().phase, Phase::Snapshotting | Phase::Streaming);
         if begins_anew(worked, started.elapsed()) {
             pause = PAUSES.0;
@@ -85,7 +83,7 @@ pub(super) async fn run(
                 );
                 tell(&setup, (Phase::Waiting, Standing::Waiting), &error).await;
                 if ladder::lacks_warehouse(error.kind()) {
-                    setup.guard().await;
+                    setup.guard(Warehouse::Away).await;
                 }
                 rest(&mut pause, stop.clone()).await;
             }
@@ -95,10 +93,34 @@ pub(super) async fn run(
             | Policy::RereadTable
             | Policy::Human
             | Policy::Stop => {
+                tracing::error!("{error}");
                 tell(&setup, (Phase::Stopped, Standing::Stopped), &error).await;
-                return Err(error);
+                let failed = Failed { error, at: Instant::now() };
+                let rests = asked.until_more(&setup, (&mut setups, stop.clone()), &mut at_work);
+                if setup.until_caught_up || !rests.await {
+                    return Err(failed);
+                }
             }
         }
+    }
+}
+
+/// Runs one session, until it ends or is told to and left.
+async fn session(
+    setup: &AnySetup,
+    setups: &mut watch::Receiver<AnySetup>,
+    stop: watch::Receiver<bool>,
+) -> Result<End> {
+    let (end, ending) = watch::channel(false);
+    // a session that has not come to its tasks yet, as while the source waits to make a slot
+    let overdue = async {
+        asked_to_end(setups, stop).await;
+        end.send_replace(true);
+        tokio::time::sleep(ENDED_WITHIN).await;
+    };
+    tokio::select! {
+        ended = setup.session(ending) => ended,
+        () = overdue => Ok(End::Stopped),
     }
 }
 
@@ -126,12 +148,16 @@ async fn asked_to_end(setups: &mut watch::Receiver<AnySetup>, mut stop: watch::R
     }
 }
 
-/// The source's disk must not fill because the warehouse is away, where the files say so.
-pub(super) async fn guard_source(setup: &Setup) {
-    match ladder::drop_unattended(setup).await {
-        Ok(true) => setup.slot_dropped.store(true, Ordering::SeqCst),
-        Ok(false) => {}
-        Err(error) => tracing::warn!("looking after the slot: {}", error.reason()),
+/// The source's disk must not fill because the warehouse is away, or because the connector rests, where the
+/// files say so.
+pub(super) async fn guard_source(setup: &Setup, warehouse: Warehouse<'_>) {
+    match ladder::drop_unattended(setup, warehouse).await {
+        Err(error) if setup.connector.wal.drop_slot.is_some() => {
+            tracing::warn!("looking after the slot: {}", error.reason());
+        }
+        // a source that is away keeps no log that grows
+        Err(error) => tracing::debug!("looking after the slot: {}", error.reason()),
+        Ok(()) => {}
     }
 }
 

@@ -14,10 +14,11 @@ use super::branches::Branches;
 use super::cutting::ASKED;
 use super::halt::{self, is_of_connector};
 use super::intake::End;
-use super::ladder::{self, Log, Step};
+use super::ladder::{self, DROPPED, Log, Step};
 use super::lane::Progress;
 use super::locked;
 use super::resolve::{Resolved, resolve};
+use super::resync::resync_all;
 use super::rights::Locked;
 use super::shared::Shared;
 use super::tables::Planned;
@@ -33,7 +34,7 @@ use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{chunks, pending, tables};
 use crate::serve::Phase;
-use crate::spec::{Connector, Deletes, Model};
+use crate::spec::Connector;
 use crate::warehouse::Fenced;
 
 /// How often requests are looked for.
@@ -45,9 +46,6 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How often the catalogue is asked for new tables, and for published ones that have lost their key:
 /// Postgres refuses the shop's updates of those until they have left the publication.
 const CATALOGUE_EVERY: Duration = Duration::from_secs(5);
-
-/// Why everything is read again when the slot kept too much.
-const DROPPED: &str = "the slot kept more log than wal.drop_slot, and was dropped";
 
 /// The controlling task.
 pub(super) struct Control {
@@ -78,23 +76,24 @@ impl Control {
 
     /// `table resync --all` is carried out before the slot is looked at: it is the remedy where the
     /// slot is lost. And tables go on before the stream does: they may be what fills the store of kept changes.
-    pub(super) async fn carry_out_before_start(&self, warehouse: &mut Session) -> Result<()> {
+    pub(super) async fn carry_out_before_start(
+        &self,
+        source: &Session,
+        warehouse: &mut Session,
+    ) -> Result<()> {
+        let (setup, fence) = (&self.shared.setup, &self.shared.fence);
         let connector = &self.shared.connector().name;
         let all = |request: &Request| request.verb == Verb::Resync && request.table.is_none();
         for request in requests::open(&**warehouse, connector).await?.into_iter().filter(all) {
-            self.resync_all(warehouse, Some(request.id), "table resync --all").await?;
+            let why = "table resync --all";
+            resync_all(setup, (fence, &mut *warehouse), Some(request.id), why).await?;
         }
         let goes_on = |request: &Request| request.verb == Verb::Resume;
         for request in requests::open(&**warehouse, connector).await?.iter().filter(|r| goes_on(r))
         {
             self.of_tables(warehouse, request).await?;
         }
-        let dropped = &self.shared.setup.slot_dropped;
-        if dropped.load(Ordering::SeqCst) {
-            self.resync_all(warehouse, None, DROPPED).await?;
-            dropped.store(false, Ordering::SeqCst);
-        }
-        Ok(())
+        ladder::carry_on(setup, source, (fence, warehouse)).await
     }
 
     /// Runs until a change asks for a new session, or everything is caught up where that was asked.
@@ -193,8 +192,8 @@ impl Control {
         let Some(slot) = slot::inspect(source, &connector.slot).await? else { return Ok(false) };
         board.retained_bytes(slot.retained);
         let behind = end.position.0.saturating_sub(stored.0);
-        let held_back = slot.confirmed.map_or(0, |told| stored.0.saturating_sub(told.0));
-        let held_back = if connector.slot_hold_back.is_some() { held_back } else { 0 };
+        self.shared.setup.stored.store(stored.as_i64(), Ordering::SeqCst);
+        let held_back = ladder::held_back(connector, &slot, Some(stored)).unwrap_or(0);
         let log = Log { retained: slot.retained, behind, held_back };
         self.climb(warehouse, &log, sizes.values().sum()).await
     }
@@ -203,19 +202,18 @@ impl Control {
     async fn climb(&self, warehouse: &mut Session, log: &Log, kept: u64) -> Result<bool> {
         let setup = &self.shared.setup;
         let landing = *setup.landing.borrow();
-        let room = kept < setup.settings.pending_bytes / 4 * 3;
+        let room = ladder::has_room(kept, setup.settings.pending_bytes, landing);
         let step = ladder::step(log, &setup.connector.wal, landing, room);
-        let before = setup.wal_step.replace(step);
-        ladder::say(&self.shared, step, before, log);
+        let noted = Some((&self.shared.fence, &mut *warehouse));
+        ladder::take(setup, (step, log), noted).await?;
         match step {
             Step::Drop => {
-                self.resync_all(warehouse, None, DROPPED).await?;
+                ladder::say_dropped(&setup.connector, log.retained);
+                let fence = &self.shared.fence;
+                resync_all(setup, (fence, warehouse), None, DROPPED).await?;
                 return Ok(true);
             }
-            Step::Land if !landing => {
-                ladder::land(&self.shared, warehouse, log).await?;
-                return Ok(true);
-            }
+            Step::Land if !landing => return ladder::land(&self.shared, warehouse, log).await,
             Step::Land => {}
             _ => {
                 setup.landing.send_if_modified(std::mem::take);
@@ -325,7 +323,7 @@ impl Control {
         record: &TableRecord,
     ) -> Result<(bool, String)> {
         let table = &record.table;
-        let has_events = self.shared.was_read(record) && self.logs_events(table);
+        let has_events = self.shared.was_read(record) && self.shared.setup.logs_events(table);
         // events that were missed cannot be read: the table goes on behind the gap
         let verb = if record.chunk_open && has_events { Verb::Resync } else { verb };
         match verb {
@@ -346,14 +344,6 @@ impl Control {
                 Ok((true, format!("{table} will be read again{goes_on}")))
             }
         }
-    }
-
-    /// Whether the rows of a table are events, which a snapshot cannot bring back.
-    pub(super) fn logs_events(&self, table: &TableName) -> bool {
-        let models = &self.shared.setup.models;
-        models.iter().any(|model: &Model| {
-            model.table == *table && (model.history.logs_events() || model.deletes == Deletes::Row)
-        })
     }
 }
 

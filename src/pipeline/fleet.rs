@@ -3,13 +3,16 @@
 //! gone stop.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::connector;
+use super::connector::{self, Failed};
 use super::kinds::AnySetup;
+use super::resting::AtWork;
 use crate::error::{Error, Result};
+use crate::serve::Phase;
 
 /// The connectors that run.
 #[derive(Default)]
@@ -19,7 +22,8 @@ pub(super) struct Fleet {
     running: BTreeMap<String, Running>,
     /// what begins when the one of its name that was told to stop has ended
     next: BTreeMap<String, AnySetup>,
-    tasks: JoinSet<(String, Result<()>)>,
+    tasks: JoinSet<(String, Result<(), Failed>)>,
+    at_work: watch::Sender<usize>,
     stopping: bool,
 }
 
@@ -57,24 +61,26 @@ impl Fleet {
         let (setup, changes) = watch::channel(setup);
         let (stop, stopped) = watch::channel(false);
         self.running.insert(name.clone(), Running { setup, stop });
-        self.tasks.spawn(async move { (name, connector::run(changes, stopped).await) });
+        let at_work = AtWork::of(&self.at_work);
+        self.tasks.spawn(async move { (name, connector::run(changes, stopped, at_work).await) });
     }
 
-    /// Waits for the next connector that ends: whether it was still meant to run, and how it ended. None
-    /// if none runs.
-    pub(super) async fn next_ended(&mut self) -> Option<(bool, Result<()>)> {
+    /// Waits for the next connector that ends, and how it ended. None if none runs.
+    pub(super) async fn next_ended(&mut self) -> Option<Result<(), Failed>> {
         let ended = self.tasks.join_next().await?;
         let (name, ended) = match ended {
             Ok(ended) => ended,
             Err(error) => {
-                return Some((true, Err(Error::bug("a connector broke off").because(error))));
+                let error = Error::bug("a connector broke off").because(error);
+                tracing::error!("{error}");
+                return Some(Err(Failed { error, at: Instant::now() }));
             }
         };
-        let meant = self.running.remove(&name).is_some_and(|running| !running.is_stopping());
+        self.running.remove(&name);
         if let Some(setup) = self.next.remove(&name) {
             self.start(setup);
         }
-        Some((meant, ended))
+        Some(ended)
     }
 
     /// Whether none runs.
@@ -106,9 +112,13 @@ impl Running {
     fn change(&self, new: AnySetup) {
         let old = self.setup.borrow().clone();
         let name = new.common.name.clone();
+        let stopped = old.board.view().phase == Phase::Stopped;
         if let Some(setup) = old.with(new) {
             tracing::info!(connector = name, "its files changed: it begins a new session");
             self.setup.send_replace(setup);
+        } else if stopped {
+            // what was mended may be none of its files
+            self.setup.send_replace(old);
         }
     }
 }

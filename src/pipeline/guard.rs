@@ -21,8 +21,33 @@ use crate::spec::{Deletes, Truncates};
 pub(super) struct Guard {
     seq: i64,
     deletes: HashMap<usize, u64>,
-    /// rows of warehouse tables, as they were counted last
-    rows: HashMap<usize, u64>,
+    /// the rows of warehouse tables
+    rows: HashMap<usize, Rows>,
+}
+
+/// What is known of a table's rows without counting them. It is never too many, for nothing would lead to
+/// another count then.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rows {
+    /// none before the first count
+    counted: Option<u64>,
+    /// deleted since then, by the transactions before the open one
+    gone: u64,
+}
+
+impl Rows {
+    fn at_least(self) -> Option<u64> {
+        self.counted.map(|rows| rows.saturating_sub(self.gone))
+    }
+
+    /// After a count. What went since the one before may be on its way to the table, and was counted then.
+    fn count(&mut self, rows: u64) {
+        *self = Rows { counted: Some(rows.saturating_sub(self.gone)), gone: 0 };
+    }
+
+    fn lose(&mut self, rows: u64) {
+        self.gone = self.gone.saturating_add(rows);
+    }
 }
 
 impl Guard {
@@ -39,11 +64,13 @@ impl Guard {
         }
         if self.seq != order.seq {
             self.seq = order.seq;
-            self.deletes.clear();
+            for (index, deletes) in self.deletes.drain() {
+                self.rows.entry(index).or_default().lose(deletes);
+            }
         }
         let deletes = self.deletes.entry(target.index).or_default();
         *deletes += 1;
-        let rows = self.rows.get(&target.index).copied();
+        let rows = self.rows.get(&target.index).and_then(|rows| rows.at_least());
         exceeds(*deletes, rows, (limits.rows, limits.share)).then_some(*deletes)
     }
 
@@ -75,7 +102,7 @@ impl Guard {
     ) -> Result<()> {
         let limits = &shared.connector().guard;
         let rows = shared.rows_of(target).await?;
-        self.rows.insert(target.index, rows);
+        self.rows.entry(target.index).or_default().count(rows);
         if !exceeds(deletes, Some(rows), (limits.rows, limits.share)) {
             return Ok(());
         }
@@ -110,6 +137,7 @@ impl Guard {
                 return Err(ask(shared, target, order, &what).await?);
             }
         }
+        self.rows.entry(target.index).or_default().lose(u64::MAX);
         Ok(())
     }
 }
@@ -160,6 +188,22 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_never_thought_to_be_more_than_there_are() {
+        let mut rows = Rows::default();
+        assert_eq!(rows.at_least(), None, "to be counted");
+        rows.count(1_000);
+        rows.lose(900);
+        assert_eq!(rows.at_least(), Some(100));
+        // the 900 were not applied yet
+        rows.count(1_000);
+        assert_eq!(rows.at_least(), Some(100));
+        rows.count(100);
+        assert_eq!(rows.at_least(), Some(100));
+        rows.lose(u64::MAX);
+        assert_eq!(rows.at_least(), Some(0), "emptied");
+    }
 
     #[test]
     fn both_limits_are_to_be_exceeded() {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::core::Basis;
 use super::intake::End;
+use super::ladder::Warehouse;
 use super::shared::Setup;
 use super::{connector, owner};
 use crate::error::Result;
@@ -32,7 +33,9 @@ pub(super) async fn until_wanted(
     (warehouse, stop): (&mut Session, watch::Receiver<bool>),
     guard: Option<&Setup>,
 ) -> Result<Option<End>> {
-    if wanted::read(&**warehouse, &setup.common.name).await? == Wanted::Running {
+    let name = &setup.common.name;
+    carry_out_all(setup, fence, warehouse).await?;
+    if wanted::read(&**warehouse, name).await? == Wanted::Running {
         return Ok(None);
     }
     let ended = tokio::select! {
@@ -56,11 +59,7 @@ async fn wait(
     let mut guarded = None::<Instant>;
     let mut told = None;
     loop {
-        for request in requests::open(&**warehouse, name).await? {
-            if is_of_connector(request.verb) {
-                carry_out(setup, fence, warehouse, &request).await?;
-            }
-        }
+        carry_out_all(setup, fence, warehouse).await?;
         let (phase, reason) = match wanted::read(&**warehouse, name).await? {
             Wanted::Running => return Ok(None),
             Wanted::Paused(by) => (Phase::Paused, by),
@@ -77,7 +76,7 @@ async fn wait(
         }
         if guarded.is_none_or(|at| at.elapsed() >= GUARD_EVERY) {
             if let Some(setup) = guard {
-                connector::guard_source(setup).await;
+                connector::guard_source(setup, Warehouse::Ours(fence, warehouse)).await;
             }
             guarded = Some(Instant::now());
         }
@@ -94,6 +93,20 @@ pub(super) fn is_of_connector(verb: Verb) -> bool {
         verb,
         Verb::PauseConnector | Verb::ResumeConnector | Verb::StopConnector | Verb::RestartConnector
     )
+}
+
+/// Carries out what is asked of the connector. A session begins with it: it may not come to its control.
+pub(super) async fn carry_out_all(
+    setup: &Basis,
+    fence: &Fence,
+    warehouse: &mut Session,
+) -> Result<()> {
+    for request in requests::open(&**warehouse, &setup.common.name).await? {
+        if is_of_connector(request.verb) {
+            carry_out(setup, fence, warehouse, &request).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Notes what is wanted of the connector from now on; the next session acts on it.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::connector::guard_source;
 use super::core::Basis;
 use super::intake::End;
+use super::ladder::Warehouse;
 use super::session;
 use super::shared::Setup;
 use super::topics::{self, TopicSetup};
@@ -41,10 +42,17 @@ impl AnySetup {
         }
     }
 
-    /// Looks after the source while the warehouse is away.
-    pub(super) async fn guard(&self) {
+    /// Looks after the source while nothing is read from it.
+    pub(super) async fn guard(&self, warehouse: Warehouse<'_>) {
         if let AnySetup::Postgres(setup) = self {
-            guard_source(setup).await;
+            guard_source(setup, warehouse).await;
+        }
+    }
+
+    /// Gives the connector up for now: who stands by may have it, and then keeps it.
+    pub(super) fn give_up(&self) {
+        if let AnySetup::Postgres(setup) = self {
+            setup.epoch.store(0, Ordering::SeqCst);
         }
     }
 
@@ -77,7 +85,8 @@ impl AnySetup {
             (AnySetup::Postgres(old), AnySetup::Postgres(new)) => {
                 let basis = basis(&old.basis, &new.basis);
                 let (connector, slots) = (new.connector, Arc::clone(&new.slots));
-                AnySetup::Postgres(Box::new(Setup { basis, connector, slots, ..*old }))
+                let disabled = new.disabled;
+                AnySetup::Postgres(Box::new(Setup { basis, connector, slots, disabled, ..*old }))
             }
             (AnySetup::Topics(old), AnySetup::Topics(new)) => {
                 let basis = basis(&old.basis, &new.basis);

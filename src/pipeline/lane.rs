@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::core::{Basis, CaughtUp, Core, Flows, writer};
 use super::drain::{self, Drain};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journey::{Advanced, Applied, Before, Held, Refused};
 use crate::merge::{Apply, Piece};
 use crate::position::Positions;
 use crate::postgres::Session;
 use crate::progress::dead_letters::{self, DeadLetter};
 use crate::progress::pending::Kept;
-use crate::progress::tables::State;
+use crate::progress::tables::{State, TableRecord};
 use crate::progress::{Ledger, pending, tables};
 use crate::spec::Model;
 use crate::warehouse::Fenced;
@@ -199,7 +199,8 @@ impl Lane {
             receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
             receipt.kept += keep(&begun, shared, &piece).await?;
             if receipt.kept > room {
-                return Err(full(shared));
+                drop(begun);
+                return Err(self.too_large(receipt.kept).await);
             }
             for before in &piece.batch.before {
                 if let Before::Reshape { target, statements } = before {
@@ -258,11 +259,30 @@ impl Lane {
                 break;
             }
             if !self.draining.iter().any(|table| table.has_work(&stored)) {
-                return Err(full(&self.shared));
+                return Err(full(&self.shared).await);
             }
             self.drain_some().await?;
         }
         Ok(limit.saturating_sub(self.kept_bytes))
+    }
+
+    /// A transaction was rolled back of which more is to be kept than there is room for: what can be applied
+    /// of the kept changes is, and the transaction comes again.
+    async fn too_large(&mut self, more: u64) -> Error {
+        let (before, stored) = (self.kept_bytes, self.ledger.positions());
+        while self.draining.iter().any(|table| table.has_work(&stored)) {
+            if let Err(error) = self.drain_some().await {
+                return error;
+            }
+        }
+        if self.kept_bytes == before {
+            return full(&self.shared).await;
+        }
+        let what = format!(
+            "a transaction has {more} bytes or more to be kept, for which there was no room: kept changes \
+             were applied first, and it comes again"
+        );
+        Error::new(Kind::Busy, what)
     }
 
     /// Applies a part of the kept changes of each table that catches up, in a transaction of its own;
@@ -365,8 +385,12 @@ async fn keep(
     Ok(bytes_to_keep(piece))
 }
 
-fn full(shared: &Core) -> Error {
-    pending::full(&shared.connector().name, shared.setup.settings.pending_bytes)
+async fn full(shared: &Core) -> Error {
+    let connector = &shared.connector().name;
+    let side = shared.side_session().await;
+    let records = tables::read(&**side.session(), connector).await;
+    let held = records.map_or(true, |records| records.iter().any(TableRecord::is_held));
+    pending::full(connector, shared.setup.settings.pending_bytes, held)
 }
 
 /// The bytes of a piece that are only kept.

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use super::control::Control;
+use super::core::Reads;
 use super::cutting::ASKED;
 use super::parts::{Part, unfit};
 use super::rebuild::no_raw;
 use super::recall::raw_of;
 use super::resolve::{feeders, resolve};
+use super::shared::{Setup, was_read};
 use super::tables::Planned;
 use super::topics::not_read_again;
 use crate::binding::bind;
@@ -23,43 +25,57 @@ use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::State;
 use crate::progress::{chunks, forget, parts, tables};
 use crate::spec::Spec;
-use crate::warehouse::Fenced;
+use crate::warehouse::{Fence, Fenced};
 
-impl Control {
-    /// Every table is read again under a new slot.
-    pub(super) async fn resync_all(
-        &self,
-        warehouse: &mut Session,
-        id: Option<i64>,
-        why: &str,
-    ) -> Result<()> {
-        let connector = &self.shared.connector().name;
-        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
-        let transaction = Fenced::begin(warehouse, fence, "request", durations).await?;
-        let records = tables::read(&*transaction, connector).await?;
-        let stored = self.shared.stored(&transaction).await?;
-        for record in &records {
-            let table = &record.table;
-            if self.logs_events(table) && self.shared.was_read(record) {
+/// Every table is read again under a new slot. Where nobody asked for it by a request, a table that is
+/// stopped or paused stays so: whoever lets it go on has it read, or sends it on behind the gap.
+pub(super) async fn resync_all(
+    setup: &Setup,
+    (fence, warehouse): (&Fence, &mut Session),
+    request: Option<i64>,
+    why: &str,
+) -> Result<()> {
+    let connector = &setup.connector;
+    let transaction = Fenced::begin(warehouse, fence, "request", &setup.durations).await?;
+    let records = tables::read(&*transaction, &connector.name).await?;
+    let stored = Reads::of(connector).stored(&transaction).await?;
+    for record in &records {
+        let table = &record.table;
+        let stays = request.is_none() && record.is_held();
+        let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
+        match setup.logs_events(table) && was_read(connector, record) {
+            true => {
                 tables::note_gap(&transaction, table, (stored, None), why).await?;
-                tables::set(&*transaction, table, State::Streaming, None, None).await?;
-            } else {
+                let (state, reason, remedy) = if stays {
+                    (record.state, reason, remedy)
+                } else {
+                    (State::Streaming, None, None)
+                };
+                tables::set(&*transaction, table, state, reason, remedy).await?;
+            }
+            false if stays => chunks::ask_for_reading(&transaction, table).await?,
+            false => {
                 chunks::open_table(&transaction, table, State::Resyncing, Some(why)).await?;
             }
         }
-        forget(&transaction, connector).await?;
-        // the slot is made anew: it is found in this state and dropped first
-        let slot = &self.shared.connector().slot;
-        crate::progress::record_creating(&transaction, connector, slot).await?;
-        let answer = format!("{} tables are read again under a new slot", records.len());
-        if let Some(id) = id {
-            requests::answer(&*transaction, id, true, &answer).await?;
+        if stays {
+            let word = record.state.word();
+            tracing::warn!(%table, reason, remedy, "the table stays {word}: {why}");
         }
-        transaction.commit().await?;
-        tracing::info!("{answer}");
-        Ok(())
     }
+    forget(&transaction, &connector.name).await?;
+    // the slot is made anew: it is found in this state and dropped first
+    crate::progress::record_creating(&transaction, &connector.name, &connector.slot).await?;
+    let answer = format!("{} tables are read again under a new slot", records.len());
+    if let Some(id) = request {
+        requests::answer(&*transaction, id, true, &answer).await?;
+    }
+    transaction.commit().await?;
+    tracing::info!("{answer}");
+    Ok(())
+}
 
+impl Control {
     /// The rows of a table that meet a condition are read again, or it is rebuilt from a raw table; true where
     /// a new session takes that up.
     pub(super) async fn mend(

@@ -40,7 +40,7 @@ pub(super) struct Router {
 struct Source {
     oid: u32,
     name: TableName,
-    /// it is stopped, and goes on by being read: what comes until then need not be kept
+    /// it is held, and goes on by being read: what comes until then need not be kept
     waits: bool,
 }
 
@@ -87,7 +87,7 @@ impl Router {
         };
         let source = |table: &Planned| {
             let relation = &table.source.relation;
-            let waits = table.record.state == State::Stopped && table.record.chunk_open;
+            let waits = table.record.is_held() && table.record.chunk_open;
             Source { oid: relation.oid, name: relation.table.clone(), waits }
         };
         let held = |table: &Planned| {

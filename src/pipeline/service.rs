@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -25,7 +25,7 @@ use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, columns, define_calendar, fill_calendar};
 use crate::postgres::{Side, connect};
 use crate::serve::{self, Board, Tokens};
-use crate::spec::{Common, Connector, Kafka, Model, Settings, Spec};
+use crate::spec::{Common, Connector, Disabled, Kafka, Model, Settings, Spec};
 use crate::warehouse::{Claim, Durations, Fenced, migrate, refuse_outstanding, take_over};
 
 /// How the service runs.
@@ -91,7 +91,7 @@ impl Service {
             settle.subscribe(),
         ));
         marts.spawn(self.lineage(&files, &owner, settle.subscribe()).run(stop.clone()));
-        let mut last = Ok(());
+        let (mut last, mut last_at) = (Ok(()), Instant::now());
         let mut ending = stop.clone();
         loop {
             // without connectors it waits for files that have some
@@ -100,11 +100,10 @@ impl Service {
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
                     None => break,
-                    Some((_, Err(error))) => {
-                        tracing::error!("{error}");
-                        last = Err(error);
+                    Some(Err(failed)) if failed.at >= last_at => {
+                        (last, last_at) = (Err(failed.error), failed.at);
                     }
-                    Some((_, Ok(()))) => {}
+                    Some(_) => {}
                 },
                 Ok(()) = files.changed() => {
                     let spec = files.borrow_and_update().clone();
@@ -201,6 +200,7 @@ impl Service {
         };
         let settings = Arc::new(settings);
         let slots: Arc<[String]> = spec.connectors.iter().map(|c| c.slot.clone()).collect();
+        let disabled: Arc<[Disabled]> = spec.disabled.clone().into();
         let basis = |common: &Arc<Common>| Basis {
             common: common.clone(),
             settings: settings.clone(),
@@ -221,8 +221,10 @@ impl Service {
                 connector: Arc::new(connector.clone()),
                 epoch: Arc::default(),
                 slots: slots.clone(),
+                disabled: disabled.clone(),
                 landing: watch::Sender::new(false),
                 wal_step: WalStep::default(),
+                stored: Arc::default(),
                 slot_dropped: Arc::default(),
                 quota: quota.clone(),
                 whole: Arc::default(),

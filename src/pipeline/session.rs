@@ -146,7 +146,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
     ladder::name_orphans(&shared, &source).await?;
     let control = Control::new(shared.clone());
-    control.carry_out_before_start(&mut warehouse).await?;
+    control.carry_out_before_start(&source, &mut warehouse).await?;
     remask(&shared, &mut warehouse).await?;
     let (mut planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
     standby::refuse_other(&shared, &warehouse, &planned).await?;

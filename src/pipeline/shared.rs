@@ -12,19 +12,20 @@ use super::ladder::Step;
 use crate::capture::preflight::Source;
 use crate::capture::spool::Quota;
 use crate::error::Result;
+use crate::names::TableName;
 use crate::progress::tables;
-use crate::spec::Connector;
+use crate::spec::{Connector, Deletes, Disabled};
 use crate::warehouse::Fence;
 
-/// The step taken last, from session to session.
+/// The step taken last, from session to session; none before the first.
 #[derive(Clone, Default)]
-pub(super) struct WalStep(Arc<std::sync::Mutex<Step>>);
+pub(super) struct WalStep(Arc<std::sync::Mutex<Option<Step>>>);
 
 impl WalStep {
     /// Notes a step; returns the one before.
-    pub(super) fn replace(&self, step: Step) -> Step {
+    pub(super) fn replace(&self, step: Step) -> Option<Step> {
         let mut known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        std::mem::replace(&mut *known, step)
+        known.replace(step)
     }
 }
 
@@ -37,11 +38,15 @@ pub(super) struct Setup {
     pub(super) epoch: Arc<AtomicI64>,
     /// the slots of all connectors of the files
     pub(super) slots: Arc<[String]>,
+    /// the connectors of the files that are disabled
+    pub(super) disabled: Arc<[Disabled]>,
     /// changes are kept, not merged, so that the source can let go of its log
     pub(super) landing: watch::Sender<bool>,
     /// what is done about the log that the slot keeps
     pub(super) wal_step: WalStep,
-    /// the slot was dropped while the warehouse was away: everything is to be read again
+    /// the position that is stored, as far as it is known while the warehouse is away; 0 before that
+    pub(super) stored: Arc<AtomicI64>,
+    /// the slot was dropped while the warehouse was away, and `dropped` may not have been able to note it
     pub(super) slot_dropped: Arc<AtomicBool>,
     /// how much disk open transactions may take, of all connectors
     pub(super) quota: Arc<Quota>,
@@ -54,6 +59,15 @@ impl Deref for Setup {
 
     fn deref(&self) -> &Basis {
         &self.basis
+    }
+}
+
+impl Setup {
+    /// Whether the rows of a table are events, which a snapshot cannot bring back.
+    pub(super) fn logs_events(&self, table: &TableName) -> bool {
+        self.models.iter().any(|model| {
+            model.table == *table && (model.history.logs_events() || model.deletes == Deletes::Row)
+        })
     }
 }
 

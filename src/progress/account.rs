@@ -44,6 +44,9 @@ pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value>
                            from audit.standing s where s.connector = $1),
             'position', (select '0/0'::pg_lsn + p.position from audit.progress p
                           where p.connector = $1 and p.partition not like '%/%'),
+            'wal', (select jsonb_build_object('step', s.wal_step, 'retained_bytes', s.retained,
+                                              'since', s.stepped_at)
+                      from audit.slots s where s.connector = $1 and s.wal_step is not null),
             'partitions', (select count(*) from audit.progress p
                             where p.connector = $1 and p.partition like '%/%'),
             'moved_seconds_ago', (select extract(epoch from clock_timestamp() - max(p.moved_at))::int8
@@ -170,6 +173,7 @@ fn fed_by(feeding: Map<String, Value>) -> Value {
         "wanted",
         "standing",
         "position",
+        "wal",
         "partitions",
         "moved_seconds_ago",
     ];

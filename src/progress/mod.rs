@@ -37,5 +37,5 @@ pub mod waiting;
 pub mod wanted;
 
 pub use store::{
-    Checkpoint, Ledger, SlotRecord, forget, record_creating, record_ready, slot_record,
+    Checkpoint, Ledger, SlotRecord, forget, record_creating, record_ready, record_step, slot_record,
 };

@@ -288,10 +288,14 @@ pub async fn sizes(client: &impl GenericClient, connector: &str) -> Result<Vec<(
     Ok(sizes)
 }
 
-/// The refusal when the kept changes have reached their limit.
-pub fn full(connector: &str, limit: u64) -> Error {
+/// The refusal when the kept changes have reached their limit; `held` where tables are stopped or paused.
+pub fn full(connector: &str, limit: u64, held: bool) -> Error {
     let what = format!("the changes kept for tables of {connector} have reached {limit} bytes");
-    Error::new(Kind::Full, what).remedy(
-        "mend the tables that /status shows as stopped and resume them, or raise pending.max_bytes",
-    )
+    Error::new(Kind::Full, what).remedy(match held {
+        true => {
+            "mend the tables that /status shows as stopped and resume them, and those that are paused, or \
+             raise pending.max_bytes"
+        }
+        false => "raise pending.max_bytes: no table is stopped, but tables that are read keep that much",
+    })
 }

@@ -248,6 +248,24 @@ async fn record(
     Ok(())
 }
 
+/// Notes what is done about the log that a slot keeps, and how much that is.
+pub async fn record_step(
+    transaction: &Transaction<'_>,
+    connector: &str,
+    (step, retained): (&str, u64),
+) -> Result<()> {
+    let retained = i64::try_from(retained).unwrap_or(i64::MAX);
+    transaction
+        .execute(
+            "update audit.slots set wal_step = $2, retained = $3, stepped_at = now()
+              where connector = $1",
+            &[&connector, &step, &retained],
+        )
+        .await
+        .map_err(|error| Error::warehouse("noting what its slot keeps", error))?;
+    Ok(())
+}
+
 /// Forgets a connector's position: everything is to be read again under a new slot.
 pub async fn forget(transaction: &Transaction<'_>, connector: &str) -> Result<()> {
     const STATEMENTS: [&str; 4] = [

@@ -80,15 +80,19 @@ pub struct TableRecord {
     pub feeds: Option<String>,
 }
 
+/// Why a table is paused that nobody but an operator lets go on.
+pub const PAUSED: &str = "an operator paused it";
+
 impl TableRecord {
-    /// Whether nothing feeds it any more: should it be fed again, its rows are to be read.
+    /// Whether nothing feeds it any more: should it be fed again, its rows are to be read. One that an
+    /// operator paused may have rows to be read as well, and waits for him.
     pub fn is_shelved(&self) -> bool {
-        self.state == State::Paused && self.chunk_open
+        self.state == State::Paused && self.chunk_open && self.reason.as_deref() != Some(PAUSED)
     }
 
     /// Whether it goes on when somebody says so: it is stopped, or an operator paused it.
     pub fn is_held(&self) -> bool {
-        self.state == State::Stopped || (self.state == State::Paused && !self.chunk_open)
+        matches!(self.state, State::Stopped | State::Paused) && !self.is_shelved()
     }
 
     /// Whether it is stopped until `siltstone apply` has changed its table, or its file is as it was.
@@ -323,10 +327,11 @@ pub async fn note_gap(
              select $1,
                     coalesce(min(seq),
                              (select floor_seq from audit.tables
-                               where table_name = $1 and state = 'paused'), $4),
+                               where table_name = $1 and state = 'paused'
+                                 and reason is distinct from $5), $4),
                     $2, $3
                from audit.pending where table_name = $1",
-            &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64()],
+            &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64(), &PAUSED],
         )
         .await
         .map_err(failed)?;

@@ -127,9 +127,8 @@ impl Files<'_> {
     fn topics(&self, spec: &Spec) -> Result<()> {
         let Some(topics) = &spec.topics else { return Ok(()) };
         let name = &topics.connector;
-        if spec.kafka.iter().any(|kafka| kafka.name == *name)
-            || spec.disabled.iter().any(|disabled| disabled.name == *name)
-        {
+        let disabled = spec.disabled.iter().any(|connector| connector.name == *name);
+        if disabled || spec.kafka.iter().any(|kafka| kafka.name == *name) {
             return Ok(());
         }
         let why = match spec.connectors.iter().any(|postgres| postgres.name == *name) {

@@ -74,6 +74,18 @@ struct Head {
     kind: Given,
     enabled: Option<bool>,
     source: Option<Given>,
+    slot: Option<Given>,
+}
+
+/// A connector that is disabled, as it is written: nothing of its file is judged, and no variable asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disabled {
+    /// Its name.
+    pub name: String,
+    /// Its logical source.
+    pub source: String,
+    /// The slot that it had, if it is one of kind postgres.
+    pub slot: String,
 }
 
 #[derive(Deserialize)]
@@ -108,15 +120,6 @@ pub(super) const URL: &str = "write postgres://user:password@host:port/database"
 /// The kinds that other versions run.
 const KINDS_TO_COME: [&str; 1] = ["http"];
 
-/// A connector that is disabled, as it is written: nothing of its file is judged, and no variable asked for.
-#[derive(Clone, Debug)]
-pub struct Disabled {
-    /// Its name.
-    pub name: String,
-    /// Its logical source.
-    pub source: String,
-}
-
 /// A connector's file.
 pub(super) enum Read {
     /// It is disabled.
@@ -131,8 +134,13 @@ pub(super) enum Read {
 pub(super) fn read(file: &File<'_>) -> Result<Read> {
     let head: Head = file.read_head()?;
     if head.enabled == Some(false) {
+        let name = head.name.raw().to_owned();
+        // of variables that nobody sets there may be what is written
+        let given =
+            |given: Given| file.text("slot", &given).unwrap_or_else(|_| given.raw().to_owned());
+        let slot = head.slot.map_or_else(|| default_slot(&name), given);
         let source = head.source.as_ref().unwrap_or(&head.name).raw().to_owned();
-        return Ok(Read::Disabled(Disabled { name: head.name.raw().to_owned(), source }));
+        return Ok(Read::Disabled(Disabled { name, source, slot }));
     }
     match file.text("kind", &head.kind)?.as_str() {
         "postgres" => read_postgres(file).map(Box::new).map(Read::Postgres),
@@ -171,7 +179,7 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
         let remedy = "name the tables to take, such as tables: [\"public.*\"]";
         return Err(file.refuse("tables", "no table is taken", remedy));
     }
-    let slot = shortened("siltstone_", &common.name.to_lowercase().replace('-', "_"));
+    let slot = default_slot(&common.name);
     let publication = PgName(shortened("siltstone_", &common.name));
     Ok(Connector {
         common: Arc::new(common),
@@ -185,6 +193,10 @@ fn read_postgres(file: &File<'_>) -> Result<Connector> {
             .0,
         wal: wal::read(file, raw.wal.as_ref())?,
     })
+}
+
+fn default_slot(name: &str) -> String {
+    shortened("siltstone_", &name.to_lowercase().replace('-', "_"))
 }
 
 /// A duration, or `none`.

@@ -19,10 +19,10 @@ use crate::progress::tables::State;
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{dead_letters, partitions, pending, tables};
 use crate::serve::PartitionReport;
-use crate::warehouse::{Fenced, interrupt};
+use crate::warehouse::{Fence, Fenced, interrupt};
 
 use super::super::asked;
-use super::super::core::Core;
+use super::super::core::{Basis, Core};
 use super::super::halt::{self, is_of_connector};
 use super::super::intake::End;
 use super::super::lane::Progress;
@@ -162,31 +162,18 @@ impl Control {
                     let table = request.table.as_ref();
                     asked::settle(&self.shared, warehouse, &request, table).await?
                 }
-                Verb::RestartConnector => {
-                    self.restart_all(warehouse, &request).await?;
-                    // nothing is ours any more: the new session takes up what else is asked
-                    return Ok(true);
-                }
                 verb if is_of_connector(verb) => {
-                    let fence = &self.shared.fence;
-                    halt::carry_out(&self.setup, fence, warehouse, &request).await?;
+                    of_connector(&self.setup, &self.shared.fence, warehouse, &request).await?;
+                    if verb == Verb::RestartConnector {
+                        // nothing is ours any more: the new session takes up what else is asked
+                        return Ok(true);
+                    }
                     true
                 }
                 _ => self.of_tables(warehouse, &request).await?,
             };
         }
         Ok(restart)
-    }
-
-    /// Every member begins a new session: none of them owns its partitions any more.
-    async fn restart_all(&self, warehouse: &mut Session, request: &Request) -> Result<()> {
-        halt::carry_out(&self.setup, &self.shared.fence, warehouse, request).await?;
-        let failed =
-            |error| crate::error::Error::warehouse("letting all members begin anew", error);
-        let resource = format!("connector:{}", self.shared.connector().name);
-        let transaction = warehouse.transaction().await.map_err(failed)?;
-        interrupt(&transaction, &resource).await.map_err(failed)?;
-        transaction.commit().await.map_err(failed)
     }
 
     /// Holds tables, or lets them go on.
@@ -237,4 +224,32 @@ pub(in super::super) fn not_read_again(verb: Verb, whose: &str) -> Option<String
         )),
         _ => None,
     }
+}
+
+/// Carries out what is asked of the connector before a session begins: it may not come to its control.
+pub(super) async fn carry_out_first(setup: &Basis, warehouse: &mut Session) -> Result<()> {
+    for request in requests::open(&**warehouse, &setup.common.name).await? {
+        if is_of_connector(request.verb) {
+            of_connector(setup, &Fence::default(), warehouse, &request).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where it is to begin anew every member does: none of them owns its partitions any more.
+async fn of_connector(
+    setup: &Basis,
+    fence: &Fence,
+    warehouse: &mut Session,
+    request: &Request,
+) -> Result<()> {
+    halt::carry_out(setup, fence, warehouse, request).await?;
+    if request.verb != Verb::RestartConnector {
+        return Ok(());
+    }
+    let failed = |error| crate::error::Error::warehouse("letting all members begin anew", error);
+    let resource = format!("connector:{}", setup.common.name);
+    let transaction = warehouse.transaction().await.map_err(failed)?;
+    interrupt(&transaction, &resource).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::TopicSetup;
 use super::again;
-use super::control::Control;
+use super::control::{Control, carry_out_first};
 use super::intake::Partition;
 use super::outlet::send_letters;
 use super::places::{self, Place};
@@ -60,6 +60,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
     } else {
         migrate(&mut warehouse).await?;
     }
+    carry_out_first(setup, &mut warehouse).await?;
     if wanted::read(&*warehouse, &setup.connector.name).await? != Wanted::Running {
         // others may have its partitions, but they see the same
         setup.leave().await;

@@ -80,20 +80,15 @@ pub(super) fn resolve(
         actions: "insert, truncate",
         ..Wanted::default()
     };
-    let mut ours = Vec::new();
-    for mut table in catalogue.into_iter().filter(|table| connector.takes(&table.relation.table)) {
-        let list = column_list(connector, &table);
-        let name = table.relation.table.clone();
-        connector.shape(&name, &mut table.relation);
-        let declared = models
-            .iter()
-            .filter(|model| model.from.source == connector.source && model.from.table == name);
-        let mut fed: Vec<Arc<Model>> = declared.cloned().map(Arc::new).collect();
-        if fed.is_empty() {
-            fed.extend(mirror(connector, &table.relation, extensions).map(Arc::new));
-        }
-        ours.push((table, fed, list));
-    }
+    let ours = catalogue.into_iter().filter(|table| connector.takes(&table.relation.table));
+    let ours: Vec<_> = ours
+        .map(|mut table| {
+            let list = column_list(connector, &table);
+            connector.shape(&table.relation.table.clone(), &mut table.relation);
+            let fed = models_of(connector, models, &table.relation, extensions);
+            (table, fed, list)
+        })
+        .collect();
     let candidates = ours.iter().map(|(table, fed, _)| (&table.relation, fed.as_slice()));
     let chosen = choose(candidates, known);
     for (table, fed, list) in ours {
@@ -131,6 +126,23 @@ pub(super) fn resolve(
     // both are made before the slot: decoding knows no publication that is younger than what it decodes
     resolved.publications = vec![main, events];
     resolved
+}
+
+/// What a source table feeds: what files declare, else its mirror.
+fn models_of(
+    connector: &Connector,
+    models: &[Model],
+    relation: &Relation,
+    extensions: &HashSet<String>,
+) -> Vec<Arc<Model>> {
+    let declared = models.iter().filter(|model| {
+        model.from.source == connector.source && model.from.table == relation.table
+    });
+    let declared: Vec<Arc<Model>> = declared.cloned().map(Arc::new).collect();
+    match declared.is_empty() {
+        true => mirror(connector, relation, extensions).map(Arc::new).into_iter().collect(),
+        false => declared,
+    }
 }
 
 /// Which source table feeds each warehouse table, where several would: the one that a file declares, else the

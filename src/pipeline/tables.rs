@@ -139,7 +139,7 @@ async fn recorded(
     model: &Arc<Model>,
     (record, shape, told): (&TableRecord, &Relation, bool),
 ) -> Result<Planned> {
-    let mut record = record.clone();
+    let (mut record, now) = (record.clone(), &fed.source.relation);
     let shaped = match model.mirrored {
         true => mirror(shared.connector(), shape, &shared.extensions).map(Arc::new),
         false => Some(model.clone()),
@@ -151,7 +151,6 @@ async fn recorded(
     let mut target = match shaped.map(|model| bound(&model, shape, schema_id)) {
         Some(Ok(binding)) => binding.target,
         _ => {
-            let now = &fed.source.relation;
             let schema_id = shared.number_shape(now).await?;
             let target = bound(model, now, schema_id)?.target;
             if !record.chunk_open {
@@ -167,7 +166,6 @@ async fn recorded(
     };
     if record.chunk_open && standing.as_ref().is_some_and(|standing| !standing.is_there()) {
         // somebody dropped it, and asked for it again
-        let now = &fed.source.relation;
         let statements = define(model, &shared.setup.settings.readers);
         let schema_id = shared.number_shape(now).await?;
         shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
@@ -181,13 +179,12 @@ async fn recorded(
         target = target.with_limits(standing.limits(model));
     }
     if same && model.mirrored {
-        let now = &fed.source.relation;
         follow_source(shared, warehouse, (&target, now), &mut record).await?;
     }
     if same && (model.mirrored || record.chunk_open) {
         refeed(shared, model, &mut record).await?;
     }
-    let recreated = shape.oid != fed.source.relation.oid;
+    let recreated = shape.oid != now.oid;
     if recreated && !record.chunk_open && record.state != State::Stopped {
         // rows were written before the new table was published: the stream alone cannot tell them
         stop(shared, &mut record, "its source table was dropped and made again", None).await?;

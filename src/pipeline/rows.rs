@@ -140,6 +140,9 @@ impl Worker {
         let condition = range.map(|Range { column, lower, upper }| {
             snapshot::range(column, lower.as_deref(), upper.as_deref())
         });
+        if condition.is_some() {
+            shared.of_rows(snapshot::by_index(under).await)?;
+        }
         let part = Part { partitioned: source.partitioned, condition: condition.as_deref() };
         let mut rows = SourceRows::of(shared, under, &target.relation, part).await?;
         let mut reading = Reading::new(target, point, way);

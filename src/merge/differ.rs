@@ -285,20 +285,9 @@ fn beside_it(model: &Model, beside: &Beside, readers: &[String], reads: bool) ->
     steps
 }
 
-/// What a table is, by its columns.
-fn kind(standing: &Standing) -> History {
-    match () {
-        () if standing.has("raw_data") && !standing.has("_seq") => History::Raw,
-        () if standing.has("_end_seq") => History::Versions,
-        () if standing.has("_op") => History::Append,
-        () if standing.has("_row") => History::Bag,
-        () => History::Overwrite,
-    }
-}
-
 /// Why nothing but making it anew gives the table what its model says; none where statements do.
 fn other_kind(model: &Model, standing: &Standing, beside: &Beside) -> Option<String> {
-    let there = kind(standing);
+    let there = standing.history();
     let plain = |history| matches!(history, History::Overwrite | History::Bag);
     let both_plain = plain(there) && plain(model.history);
     if there != model.history && !both_plain {
@@ -340,16 +329,6 @@ fn word(history: History) -> &'static str {
     }
 }
 
-/// What rows of a table are that no source has, and that do not come back when it is made anew.
-pub fn held_alone(standing: &Standing) -> Option<&'static str> {
-    match kind(standing) {
-        History::Append | History::Raw => Some("events"),
-        History::Versions => Some("versions that are closed"),
-        _ if standing.has("_deleted_at") => Some("rows that were deleted"),
-        _ => None,
-    }
-}
-
 fn remake(
     model: &Model,
     standing: &Standing,
@@ -357,7 +336,7 @@ fn remake(
     (readers, beside): (&[String], &Beside),
 ) -> Step {
     let mut statements = Vec::new();
-    if kind(standing) == History::Versions {
+    if standing.history() == History::Versions {
         let view = quote::table(&model.current_view());
         statements.push(format!("drop view if exists {view}"));
     }

@@ -39,7 +39,7 @@ pub use conform::{Conform, conform};
 pub use define::{
     define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement, order_index,
 };
-pub use differ::{Class, Lock, Step, differences, held_alone, requirements};
+pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};
 pub use fed::{fed_otherwise, feeds};

@@ -129,6 +129,27 @@ impl Standing {
         self.columns.iter().any(|known| known.name == column)
     }
 
+    /// What the table is, by its columns.
+    pub(super) fn history(&self) -> History {
+        match () {
+            () if self.has("raw_data") && !self.has("_seq") => History::Raw,
+            () if self.has("_end_seq") => History::Versions,
+            () if self.has("_op") => History::Append,
+            () if self.has("_row") => History::Bag,
+            () => History::Overwrite,
+        }
+    }
+
+    /// What rows of it are that no source has, and that do not come back when it is made anew.
+    pub fn held_alone(&self) -> Option<&'static str> {
+        match self.history() {
+            History::Append | History::Raw => Some("events"),
+            History::Versions => Some("versions that are closed"),
+            _ if self.has("_deleted_at") => Some("rows that were deleted"),
+            _ => None,
+        }
+    }
+
     /// What the columns of a declared table take. A mirrored one takes whatever its source has.
     pub fn limits(&self, model: &Model) -> Vec<(usize, Limit)> {
         let mut limits = Vec::new();

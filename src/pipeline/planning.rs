@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
-    differences, estimate_rows, extension_types, fed_otherwise, held_alone,
+    differences, estimate_rows, extension_types, fed_otherwise,
 };
 use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
@@ -272,7 +272,7 @@ impl Look<'_> {
     ) -> Result<TablePlan> {
         let relation = &fed.source.relation;
         let standing = Standing::of(&**self.warehouse, &model.table).await?;
-        let held_alone = held_alone(&standing);
+        let held_alone = standing.held_alone();
         let mut steps = Vec::new();
         if !standing.is_there() {
             let step = self.make(model, relation);

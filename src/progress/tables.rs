@@ -84,8 +84,7 @@ pub struct TableRecord {
 pub const PAUSED: &str = "an operator paused it";
 
 impl TableRecord {
-    /// Whether nothing feeds it any more: should it be fed again, its rows are to be read. One that an
-    /// operator paused may have rows to be read as well, and waits for him.
+    /// Whether nothing feeds it any more: its rows are read when it is fed again. What an operator paused waits.
     pub fn is_shelved(&self) -> bool {
         self.state == State::Paused && self.chunk_open && self.reason.as_deref() != Some(PAUSED)
     }

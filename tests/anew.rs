@@ -80,9 +80,9 @@ fn a_first_snapshot_that_was_begun_again_leaves_nothing_of_the_one_before() {
             topics.write(records).await;
             site.catch_up().await;
         };
-        // begun again at the same place it reads the same rows
+        // begun again at the same place it reads the same rows, in one batch or in another
         for _ in 0..2 {
-            catch_up(reads(0..5, "x", 1_000)).await;
+            catch_up([reads(0..5, "x", 1_000), reads(0..5, "x", 1_000)].concat()).await;
             for (table, _) in TABLES {
                 assert_eq!(rows(&site, table).await, "0x 1x 2x 3x 4x", "{table}");
             }
@@ -133,11 +133,15 @@ fn click(who: i64, lsn: u32, began: i64, at: i32) -> Record {
 
 const CLICKS: &str = "shop.public.clicks";
 
+/// When readings began.
+const FIRST: i64 = 1_700_000_000_000_000;
+const SECOND: i64 = FIRST + 5_000_000;
+
 #[test]
 fn rows_without_key_are_there_once_however_often_they_are_read() {
     block_on(async {
         let mock = Mock::start();
-        mock.create(CLICKS, 2);
+        mock.create(CLICKS, 3);
         let topics = mock.topics();
         let site = Site::new("anew-clicks").await;
         let mut run = 0;
@@ -147,8 +151,6 @@ fn rows_without_key_are_there_once_however_often_they_are_read() {
             topics.write(records).await;
             site.catch_up().await;
         };
-        const FIRST: i64 = 1_700_000_000_000_000;
-        const SECOND: i64 = FIRST + 5_000_000;
         let rows = "select count(*)::text || ' ' || sum(who)::text from cleansed.clicks";
         // two equal rows, and one that goes to the other partition; it breaks off before the third
         catch_up(vec![click(1, 1_000, FIRST, 0), click(1, 1_000, FIRST, 0)]).await;
@@ -157,7 +159,32 @@ fn rows_without_key_are_there_once_however_often_they_are_read() {
         let late = vec![click(1, 1_000, FIRST, 1)];
         catch_up([again.to_vec(), late].concat()).await;
         assert_eq!(site.at_warehouse(rows).await, ["4 7"]);
-        // and once more, at a later one
+        // the first change behind it, in a partition with none of its rows
+        let mut first = click(9, 1_100, SECOND, 2);
+        let told = String::from_utf8(first.value.take().unwrap()).unwrap();
+        first.value = Some(told.replace("\"op\":\"r\"", "\"op\":\"c\"").into_bytes());
+        catch_up(vec![first]).await;
+        assert_eq!(site.at_warehouse(rows).await, ["5 16"]);
+    });
+}
+
+#[test]
+fn rows_without_key_that_are_read_at_a_later_place_are_the_only_ones() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(CLICKS, 2);
+        let topics = mock.topics();
+        let site = Site::new("anew-later").await;
+        let mut run = 0;
+        let mut catch_up = async |records: Vec<Record>| {
+            run += 1;
+            connect_to(&site, &mock, CLICKS, run);
+            topics.write(records).await;
+            site.catch_up().await;
+        };
+        let rows = "select count(*)::text || ' ' || sum(who)::text from cleansed.clicks";
+        catch_up([1, 1, 2].map(|who| click(who, 1_000, FIRST, 0)).to_vec()).await;
+        assert_eq!(site.at_warehouse(rows).await, ["3 4"]);
         let third = [(1, 1), (4, 0)].map(|(who, at)| click(who, 2_000, SECOND + 1, at));
         catch_up(third.to_vec()).await;
         assert_eq!(site.at_warehouse(rows).await, ["2 5"]);

@@ -25,7 +25,8 @@ delete from {{ stage }} s
     -- behind the emptying of the table
     or exists (
        select from audit.quiet q
-        where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) > (s._seq, s._ord))
+        where q.table_name = {{ literal }} and q.key = '' and q.ord <> {{ reading }}
+          and (q.seq, q.ord) > (s._seq, s._ord))
     or (s._n > 0 and exists (
        select from {{ table }} t where (t._seq, t._ord) = (s._seq, s._ord) and t._row = {{ content() }}))
 

@@ -45,7 +45,7 @@ impl Log {
         }
         let key = self.key(target, event)?;
         let carries = !self.raw && !target.key.is_empty();
-        if carries && self.has_seen(key, event.order) {
+        if carries && (self.has_seen(key, event.order) || self.has_read(key, event)) {
             return Ok(());
         }
         // an update that moved the row: what it leaves out stands under the old key
@@ -90,6 +90,18 @@ impl Log {
     fn has_seen(&self, key: Span, order: Order) -> bool {
         let of_key = self.seen.as_ref().and_then(|seen| seen.get(self.folded.bytes(key)));
         of_key.is_some_and(|events| events.contains_key(&order))
+    }
+
+    /// Whether a first reading that was begun again at the same place has brought the row already.
+    fn has_read(&self, key: Span, event: &ChangeEvent<'_>) -> bool {
+        let (Order { seq, ord }, Op::Read) = (event.order, event.op) else { return false };
+        let of_key = self.seen.as_ref().and_then(|seen| seen.get(self.folded.bytes(key)));
+        let Some(of_key) = of_key.filter(|_| ord < 0) else { return false };
+        let mut read = of_key.range(Order { seq, ord: i64::MIN }..Order { seq, ord: 0 });
+        read.any(|(_, at)| {
+            let image = self.folded.rows.get(*at).and_then(|row| row.image);
+            image.map(|image| self.folded.bytes(image)) == event.new.map(|new| new.bytes())
+        })
     }
 
     /// The last event of a key before this place.

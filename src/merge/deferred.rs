@@ -65,6 +65,10 @@ async fn names(transaction: &Transaction<'_>, table: &TableName) -> Result<Optio
           join pg_constraint k on k.oid = t.tgconstraint
           join pg_namespace n on n.oid = k.connamespace
          where t.tginitdeferred and t.tgenabled <> 'D'
+           -- a statement names all of a schema that are called so
+           and not exists (select from pg_constraint o
+                            where o.connamespace = k.connamespace and o.conname = k.conname
+                              and not o.condeferrable)
            and t.tgrelid in (select to_regclass($1)
                              union all select relid from pg_partition_tree(to_regclass($1)))";
     let row = transaction.query_one(QUERY, &[&quote::table(table)]).await;

@@ -235,8 +235,8 @@ impl Control {
         let connector = shared.connector();
         let catalogue = catalog::tables(&**source).await?;
         let (models, extensions) = (&shared.setup.models, &shared.extensions);
-        let known = resolved.feeders();
-        let now = resolve(connector, models, catalogue.clone(), extensions, &known);
+        let known = &resolved.known;
+        let now = resolve(connector, models, catalogue.clone(), extensions, known);
         let now: Vec<TableName> = now.left_out.into_iter().map(|out| out.table).collect();
         if self.left_out.iter().any(|table| !now.contains(table)) {
             return Ok(true);

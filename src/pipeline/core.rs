@@ -293,6 +293,10 @@ impl Core {
                 let error = Error::warehouse("changing its definition", error);
                 let error = error.on_table(table.to_string());
                 match error.kind() {
+                    Kind::Rights if matches!(then, Then::Add { .. }) => error.remedy(format!(
+                        "run what siltstone sql warehouse-role prints; then siltstone connector restart {}",
+                        self.connector().name
+                    )),
                     Kind::Rights => error.remedy(format!(
                         "alter table {} owner to the warehouse's role, or run what siltstone sql \
                          warehouse-role prints; then siltstone table resume {table}",

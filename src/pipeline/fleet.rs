@@ -21,7 +21,7 @@ pub(super) struct Fleet {
     /// each other
     running: BTreeMap<String, Running>,
     /// what begins when the one of its name that was told to stop has ended
-    next: BTreeMap<String, AnySetup>,
+    next: BTreeMap<String, (AnySetup, AtWork)>,
     tasks: JoinSet<(String, Result<(), Failed>)>,
     at_work: watch::Sender<usize>,
     stopping: bool,
@@ -49,7 +49,10 @@ impl Fleet {
         for setup in setups {
             let name = setup.common.name.clone();
             match self.running.get(&name) {
-                Some(running) if running.is_stopping() => drop(self.next.insert(name, setup)),
+                // it counts as one at work: others must not end in between
+                Some(running) if running.is_stopping() => {
+                    self.next.insert(name, (setup, AtWork::of(&self.at_work)));
+                }
                 Some(running) => running.change(setup),
                 None => self.start(setup),
             }
@@ -77,8 +80,9 @@ impl Fleet {
             }
         };
         self.running.remove(&name);
-        if let Some(setup) = self.next.remove(&name) {
+        if let Some((setup, at_work)) = self.next.remove(&name) {
             self.start(setup);
+            drop(at_work);
         }
         Some(ended)
     }

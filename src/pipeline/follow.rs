@@ -119,7 +119,9 @@ async fn change(
             Ok(false)
         }
         Err(error) if locked::is_locked(&error) => {
-            let (reason, remedy) = locked::hold(shared, &record.table).await?;
+            let Some((reason, remedy)) = locked::hold(shared, &record.table).await? else {
+                return Err(error.with_kind(Kind::Busy));
+            };
             record.state = State::Stopped;
             (record.reason, record.remedy) = (Some(reason), Some(remedy));
             Ok(false)
@@ -140,6 +142,10 @@ pub(super) async fn refeed(shared: &Shared, model: &Model, record: &mut TableRec
         return Ok(());
     }
     let steps = fed_otherwise(model, None, record.feeds.as_deref());
+    let barred: Vec<&Step> = steps.iter().filter(|step| step.class == Class::Destructive).collect();
+    if !barred.is_empty() && record.state != State::Snapshotting {
+        return stop_for(shared, record, &barred).await;
+    }
     if steps.iter().any(|step| step.reads) {
         let table = &record.table;
         tracing::info!(%table, "it is read from the beginning: {}", names_of(&steps));

@@ -259,7 +259,10 @@ impl Gate {
                 );
             }
             self.window.first(Before::ReadAnew { target: route.target, seq, mark, told });
-            self.router.raise_floor(*at, seq);
+            // the first changes behind a reading may stand before it where their partition had none of its rows
+            if later {
+                self.router.raise_floor(*at, seq);
+            }
         }
         Ok(())
     }

@@ -14,7 +14,10 @@ use crate::progress::tables::State;
 pub(super) async fn hold_table(shared: &Core, error: Error) -> Result<End> {
     let named = error.table().and_then(|table| table.parse::<TableName>().ok());
     if let Some(table) = named.as_ref().filter(|_| locked::is_locked(&error)) {
-        locked::hold(shared, table).await?;
+        // one that is yet to be made keeps no changes: it is tried again
+        if locked::hold(shared, table).await?.is_none() {
+            return Err(error.with_kind(Kind::Busy));
+        }
         return Ok(End::Restart);
     }
     let reread = match error.kind().policy() {

@@ -269,6 +269,8 @@ impl Lane {
     /// A transaction was rolled back of which more is to be kept than there is room for: what can be applied
     /// of the kept changes is, and the transaction comes again.
     async fn too_large(&mut self, more: u64) -> Error {
+        // what was staged is gone with it
+        self.apply = Apply::new(self.shared.setup.templates.clone());
         let (before, stored) = (self.kept_bytes, self.ledger.positions());
         while self.draining.iter().any(|table| table.has_work(&stored)) {
             if let Err(error) = self.drain_some().await {

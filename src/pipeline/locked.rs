@@ -26,14 +26,21 @@ pub(super) fn waits(record: &TableRecord) -> bool {
     record.state == State::Stopped && reason.is_some_and(|reason| reason.starts_with(WAITS))
 }
 
-/// Holds a table until nobody is in the way; the reason and the remedy.
-pub(super) async fn hold(core: &Core, table: &TableName) -> Result<(String, String)> {
-    let found = holders(&**core.side_session().await.session(), table).await?;
+/// Holds a table until nobody is in the way; the reason and the remedy. None where nothing is known of it.
+pub(super) async fn hold(core: &Core, table: &TableName) -> Result<Option<(String, String)>> {
+    let connector = &core.connector().name;
+    let found = {
+        let side = core.side_session().await;
+        if tables::read_one(&**side.session(), connector, table).await?.is_none() {
+            return Ok(None);
+        }
+        holders(&**side.session(), table).await?
+    };
     let (reason, remedy) = told(&found);
     let then = Then::Stop { reason: &reason, remedy: &remedy, unread: false };
     core.define(&[], table, then).await?;
     tracing::warn!(%table, reason, remedy, "the table waits, its changes are kept");
-    Ok((reason, remedy))
+    Ok(Some((reason, remedy)))
 }
 
 fn told(holders: &[Holder]) -> (String, String) {

@@ -46,17 +46,8 @@ pub(super) struct Resolved {
     pub(super) publications: Vec<Wanted>,
     /// whether every published column may travel in binary form; else the one that may not
     pub(super) text_because: Option<String>,
-}
-
-impl Resolved {
-    /// The source table that feeds each warehouse table.
-    pub(super) fn feeders(&self) -> Feeders {
-        let of = |fed: &Fed| {
-            let source = fed.source.relation.table.clone();
-            fed.models.clone().into_iter().map(move |model| (model.table.clone(), source.clone()))
-        };
-        self.fed.iter().flat_map(of).collect()
-    }
+    /// what was known to feed each table
+    pub(super) known: Feeders,
 }
 
 /// Brings files and catalogue together; one table that cannot be taken costs the others nothing. `extensions`
@@ -73,6 +64,7 @@ pub(super) fn resolve(
         left_out: Vec::new(),
         publications: Vec::new(),
         text_because: None,
+        known: known.clone(),
     };
     let mut main = Wanted { name: connector.publication.clone(), ..Wanted::default() };
     let mut events = Wanted {
@@ -89,7 +81,10 @@ pub(super) fn resolve(
             (table, fed, list)
         })
         .collect();
-    let candidates = ours.iter().map(|(table, fed, _)| (&table.relation, fed.as_slice()));
+    let candidates = ours.iter().map(|(table, fed, list)| {
+        let can = list.is_ok() && table.readable && table.identity_problem().is_none();
+        (&table.relation, fed.as_slice(), can)
+    });
     let chosen = choose(candidates, known);
     for (table, fed, list) in ours {
         let name = table.relation.table.clone();
@@ -146,16 +141,16 @@ fn models_of(
 }
 
 /// Which source table feeds each warehouse table, where several would: the one that a file declares, else the
-/// one that feeds it already, else the oldest.
+/// one that feeds it already, else one that can be published, else the oldest.
 fn choose<'t>(
-    candidates: impl Iterator<Item = (&'t Relation, &'t [Arc<Model>])>,
+    candidates: impl Iterator<Item = (&'t Relation, &'t [Arc<Model>], bool)>,
     known: &Feeders,
 ) -> HashMap<TableName, TableName> {
-    let mut chosen: HashMap<TableName, ((bool, bool, u32), TableName)> = HashMap::new();
-    for (relation, models) in candidates {
+    let mut chosen: HashMap<TableName, ((bool, bool, bool, u32), TableName)> = HashMap::new();
+    for (relation, models, can) in candidates {
         for model in models {
             let feeds = known.get(&model.table) == Some(&relation.table);
-            let rank = (model.mirrored, !feeds, relation.oid);
+            let rank = (model.mirrored, !feeds, !can, relation.oid);
             let best = chosen.get(&model.table).is_none_or(|(other, _)| rank < *other);
             if best {
                 chosen.insert(model.table.clone(), (rank, relation.table.clone()));

@@ -104,9 +104,8 @@ impl Asked {
                 connect(Side::Warehouse, &setup.settings.warehouse, "siltstone requests").await?
             }
         };
-        let open = requests::open(&*session, &setup.common.name).await?;
+        let newest = requests::newest(&*session, &setup.common.name).await?;
         *warehouse = Some(session);
-        let newest = open.last().map_or(0, |request| request.id);
         let more = newest > self.last;
         self.last = self.last.max(newest);
         Ok(more)

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::awaited::tell;
+use super::note::Then;
 use super::resolve::{Fed, Feeders, LeftOut, Resolved, resolve};
 use super::shared::Shared;
 use super::tables::Planned;
@@ -159,6 +160,15 @@ pub(super) async fn publish(
         for table in publication::ensure(source, wanted, shared.source.version).await? {
             let by = locker(source, &table).await?;
             let fed = planned.iter().filter(|planned| planned.source.relation.table == table);
+            for Planned { target, record, .. } in fed.clone() {
+                if target.model.history.logs_events() && shared.was_read(record) {
+                    // what it misses meanwhile is read by nobody: the gap begins here
+                    let reason = format!("it waits for the source: {}", by.what);
+                    let (remedy, again) = (Some(by.remedy.as_str()), record.is_shelved());
+                    let then = Then::Shelve { reason: &reason, remedy, again };
+                    shared.define(&[], &record.table, then).await?;
+                }
+            }
             let fed = fed.map(|planned| planned.record.table.to_string()).collect();
             planned.retain(|planned| planned.source.relation.table != table);
             wanted.leave(&table);

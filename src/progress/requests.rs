@@ -168,6 +168,15 @@ pub async fn ask(
     row.try_get(0).map_err(failed)
 }
 
+/// The newest open request of a connector, by its number; 0 where none is open.
+pub async fn newest(client: &impl GenericClient, connector: &str) -> Result<i64> {
+    let failed = |error| Error::warehouse("reading its requests", error);
+    let query = "select coalesce(max(id), 0) from audit.requests
+                  where connector = $1 and state = 'open'";
+    let row = client.query_one(query, &[&connector]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
 /// The open requests of a connector, oldest first; what is asked of itself comes before what is asked of its
 /// tables, of which any number may wait while it rests.
 pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Request>> {

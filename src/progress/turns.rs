@@ -5,6 +5,7 @@ use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Result};
 use crate::names::TableName;
+use crate::progress::tables::PAUSED;
 
 /// Holds a table, unless an operator paused it or something else than `siltstone apply` is to let it go on.
 pub async fn hold(
@@ -20,11 +21,12 @@ pub async fn hold(
               where table_name = $1
                 and case state
                     when 'stopped' then remedy like 'siltstone apply%'
-                    when 'paused' then exists (select from audit.snapshot_chunks c
-                                                where c.table_name = t.table_name
-                                                  and c.state in ('waiting', 'open'))
+                    when 'paused' then t.reason is distinct from $4
+                                       and exists (select from audit.snapshot_chunks c
+                                                    where c.table_name = t.table_name
+                                                      and c.state in ('waiting', 'open'))
                     else true end",
-            &[&table.to_string(), &reason, &remedy],
+            &[&table.to_string(), &reason, &remedy, &PAUSED],
         )
         .await
         .map_err(|error| Error::warehouse(format!("holding {table}"), error))?;

@@ -266,10 +266,9 @@ impl Lane {
         Ok(limit.saturating_sub(self.kept_bytes))
     }
 
-    /// A transaction was rolled back of which more is to be kept than there is room for: what can be applied
-    /// of the kept changes is, and the transaction comes again.
+    /// A transaction was rolled back, with what it had staged, of which more is to be kept than there is room for:
+    /// what can be applied of the kept changes is, and it comes again.
     async fn too_large(&mut self, more: u64) -> Error {
-        // what was staged is gone with it
         self.apply = Apply::new(self.shared.setup.templates.clone());
         let (before, stored) = (self.kept_bytes, self.ledger.positions());
         while self.draining.iter().any(|table| table.has_work(&stored)) {
@@ -281,8 +280,7 @@ impl Lane {
             return full(&self.shared).await;
         }
         let what = format!(
-            "a transaction has {more} bytes or more to be kept, for which there was no room: kept changes \
-             were applied first, and it comes again"
+            "a transaction has {more} bytes or more to be kept: others were applied first, it comes again"
         );
         Error::new(Kind::Busy, what)
     }

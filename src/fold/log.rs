@@ -100,7 +100,7 @@ impl Log {
         let mut read = of_key.range(Order { seq, ord: i64::MIN }..Order { seq, ord: 0 });
         read.any(|(_, at)| {
             let image = self.folded.rows.get(*at).and_then(|row| row.image);
-            image.map(|image| self.folded.bytes(image)) == event.new.map(|new| new.bytes())
+            image.map(|image| self.folded.bytes(image)) == event.new.map(Row::bytes)
         })
     }
 

@@ -140,13 +140,16 @@ fn models_of(
     }
 }
 
+/// How good a source table is for a warehouse table; the lowest is taken.
+type Rank = (bool, bool, bool, u32);
+
 /// Which source table feeds each warehouse table, where several would: the one that a file declares, else the
 /// one that feeds it already, else one that can be published, else the oldest.
 fn choose<'t>(
     candidates: impl Iterator<Item = (&'t Relation, &'t [Arc<Model>], bool)>,
     known: &Feeders,
 ) -> HashMap<TableName, TableName> {
-    let mut chosen: HashMap<TableName, ((bool, bool, bool, u32), TableName)> = HashMap::new();
+    let mut chosen = HashMap::<TableName, (Rank, TableName)>::new();
     for (relation, models, can) in candidates {
         for model in models {
             let feeds = known.get(&model.table) == Some(&relation.table);

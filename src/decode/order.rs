@@ -143,6 +143,9 @@ pub struct Memory {
     /// Whether changes of a Postgres have followed what a snapshot read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub streamed: bool,
+    /// Where the first of them stood, in the source's log.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub first: i64,
     /// Of flattened records the order of the last one: a tombstone tells none of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<(i64, i64)>,
@@ -181,6 +184,17 @@ impl Memory {
             (false, true) => Reading::Later,
             (false, false) if self.read_at > before.read_at => Reading::Begun,
             (false, false) => Reading::Known,
+        }
+    }
+
+    /// Where the first change stood that followed a snapshot; none where none has followed.
+    pub fn first_streamed(&self) -> Option<i64> {
+        self.streamed.then_some(self.first)
+    }
+
+    fn note_streamed(&mut self, place: i64) {
+        if !self.streamed {
+            (self.streamed, self.first) = (true, place);
         }
     }
 
@@ -261,7 +275,7 @@ impl<'a> Origin<'a> {
             }
             (None, _, Some(before)) if read => (self.of_read(before, record), true, false),
             (None, Some(lsn), Some(before)) => {
-                memory.streamed = true;
+                memory.note_streamed(lsn);
                 (Order { seq: before, ord: lsn }, true, false)
             }
             (None, Some(lsn), None) if read => {
@@ -269,7 +283,7 @@ impl<'a> Origin<'a> {
                 (self.of_read(lsn, record), true, false)
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {
-                memory.streamed = true;
+                memory.note_streamed(lsn);
                 (Order { seq: memory.read, ord: lsn }, true, true)
             }
             // a flattened record with the row's own place: rows of one key are in the order of it

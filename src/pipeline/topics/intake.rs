@@ -96,8 +96,10 @@ impl Here<'_> {
             partition.memory = before;
             return Ok(Step::Waits);
         }
-        self.topics.streamed |= partition.memory.streamed;
-        let reading = match self.topics.streamed {
+        let streamed = [self.topics.streamed, partition.memory.first_streamed()];
+        self.topics.streamed = streamed.into_iter().flatten().min();
+        // of a first snapshot the changes stand behind it, also those that came by other partitions already
+        let reading = match self.topics.streamed.is_some_and(|at| at < partition.memory.read) {
             true => Reading::Known,
             false => partition.memory.reading(&before),
         };

@@ -22,8 +22,8 @@ pub(super) struct Topics {
     pub(super) topics: Vec<(Arc<str>, Topic, Option<Fed>)>,
     /// every plan that was made, by topic, table and shapes
     pub(super) plans: HashMap<(usize, Arc<TableName>, Shapes), Fed>,
-    /// whether a change has followed what Debezium read at first
-    pub(super) streamed: bool,
+    /// where the first change stood that has followed what Debezium read at first
+    pub(super) streamed: Option<i64>,
 }
 
 /// Plans that are kept: a topic has few tables, and each few shapes.
@@ -40,7 +40,7 @@ pub(super) struct Fed {
 
 impl Topics {
     pub(super) fn new(form: Format, places: &[Place]) -> Topics {
-        let streamed = places.iter().any(|place| place.memory.streamed);
+        let streamed = places.iter().filter_map(|place| place.memory.first_streamed()).min();
         Topics { form, topics: Vec::new(), plans: HashMap::new(), streamed }
     }
 

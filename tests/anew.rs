@@ -190,3 +190,45 @@ fn rows_without_key_that_are_read_at_a_later_place_are_the_only_ones() {
         assert_eq!(site.at_warehouse(rows).await, ["2 5"]);
     });
 }
+
+/// The same record, of another table.
+fn elsewhere(record: Record) -> Record {
+    let told = String::from_utf8(record.value.unwrap()).unwrap();
+    let value = told.replace("\"table\":\"t\"", "\"table\":\"u\"").into_bytes();
+    Record { topic: "shop.public.u".to_owned(), value: Some(value), ..record }
+}
+
+#[test]
+fn what_was_read_at_first_goes_also_where_changes_have_come_to_other_tables() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(TOPIC, 2);
+        mock.create("shop.public.u", 2);
+        let topics = mock.topics();
+        let site = Site::new("anew-beside").await;
+        for table in ["t", "u"] {
+            let text = format!(
+                "table: cleansed.{table}\nfrom: shop.public.{table}\nkey: [id]\ncolumns:\n  \
+                 id: {{ type: bigint }}\n  v: {{ type: text }}\n"
+            );
+            site.file(&format!("schemas/{table}.yaml"), &text);
+        }
+        let mut run = 0;
+        let mut catch_up = async |records: Vec<Record>| {
+            run += 1;
+            connect_to(&site, &mock, "shop.public.*", run);
+            topics.write(records).await;
+            site.catch_up().await;
+        };
+        let first =
+            [reads(0..5, "x", 1_000), reads(0..5, "x", 1_000).into_iter().map(elsewhere).collect()];
+        catch_up(first.concat()).await;
+        // one table is through with the second reading, and has what came behind it
+        let other = [record(1, "y", 2_000, None), record(7, "z", 2_110, Some(2_100))];
+        catch_up(other.map(elsewhere).to_vec()).await;
+        assert_eq!(rows(&site, "u").await, "1y 7z");
+        // the other one begins it
+        catch_up(vec![record(4, "x", 2_000, None)]).await;
+        assert_eq!(rows(&site, "t").await, "4x");
+    });
+}

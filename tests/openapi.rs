@@ -266,7 +266,7 @@ fn every_answer_is_one_that_the_document_names() {
             .flat_map(|path| METHODS.iter().map(move |method| (*path, *method)))
             .filter(|(path, method)| document.operation(path, method).is_some())
             .collect();
-        for _ in 0..if is_full() { 20_000 } else { 1_500 } {
+        for _ in 0..if is_full() { 20_000 } else { 2_500 } {
             // half of the time what is there, or few of so many would ever be met
             let (path, method) = match dice.below(2) {
                 0 => named[usize::try_from(dice.below(named.len() as u64)).unwrap()],

@@ -558,17 +558,10 @@ fn files_are_read_again_at_sighup() {
     });
 }
 
-<<<<<<< HEAD
 type Followed = (watch::Sender<Arc<Spec>>, watch::Sender<bool>, JoinHandle<Result<(), Error>>);
 
 /// A service that is given other files, and stopped, by these.
 fn follow(spec: &Arc<Spec>) -> Followed {
-=======
-type Task = JoinHandle<Result<(), Error>>;
-
-/// A service that is given other files, and stopped, by these.
-fn follow(spec: &Arc<Spec>) -> (watch::Sender<Arc<Spec>>, watch::Sender<bool>, Task) {
->>>>>>> files
     let (clock, options) = (Clock::system(), Options::default());
     let board = Board::new(clock.clone());
     let service = Service { spec: (**spec).clone(), clock, options, board };

@@ -49,6 +49,15 @@ async fn assert_same(site: &Site) {
     assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
 }
 
+/// Drops a connector's slot, as soon as the source has ended the session that streamed from it.
+async fn drop_slot(site: &Site, name: &str) {
+    let of = format!("from pg_replication_slots where slot_name = 'siltstone_{name}'");
+    while site.at_source(&format!("select active {of}")).await == ["t"] {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    site.shop(&format!("select pg_drop_replication_slot(slot_name) {of}")).await;
+}
+
 async fn count(site: &Site, table: &str) -> String {
     site.at_warehouse(&format!("select count(*) from cleansed.{table}")).await.remove(0)
 }
@@ -285,7 +294,7 @@ fn status_tells_what_keeps_a_connector_from_its_work() {
         assert!(ask(&site, &["connector", "resume", &name, "--wait"]).0);
         assert!(running.stop().await.is_ok());
         // what ended it is told behind its end
-        site.shop(&format!("select pg_drop_replication_slot('siltstone_{name}')")).await;
+        drop_slot(&site, &name).await;
         let ended = site.start().ended().await.unwrap_err();
         let (code, text) = exit(&site, &["status"]);
         assert_eq!(code, 65, "{text}");
@@ -769,8 +778,7 @@ fn a_connector_that_stopped_beside_others_carries_out_what_is_asked() {
         // one after the other loses its slot; with the last one the process ends, as ever
         for name in [&other, &site.name] {
             assert!(ask(&site, &["connector", "stop", name, "--wait"]).0);
-            let slot = format!("select pg_drop_replication_slot('siltstone_{name}')");
-            site.shop(&slot).await;
+            drop_slot(&site, name).await;
             assert!(ask(&site, &["connector", "resume", name, "--wait"]).0);
             site.until("it stopped again", &stands(name)).await;
         }

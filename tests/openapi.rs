@@ -150,8 +150,9 @@ impl Document {
             assert!(!body.contains(secret), "a secret: {}", told());
         }
         let Some(operation) = self.operation(path, method) else {
-            // a path that cannot be read is told before its method is looked at
-            assert!(matches!(code, 400 | 401 | 403 | 404 | 405), "{}", told());
+            // what is no UTF-8 is told before the method is looked at
+            let unreadable = *code == 400 && asked.contains("%ff");
+            assert!(unreadable || matches!(code, 401 | 403 | 404 | 405), "{}", told());
             let failure = serde_json::json!({ "$ref": "#/components/schemas/Failure" });
             let body = serde_json::from_str(body).unwrap_or_else(|_| panic!("{}", told()));
             assert_eq!(self.refuses(&failure, &body), None, "{}", told());

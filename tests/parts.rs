@@ -434,7 +434,7 @@ fn kill(child: &mut std::process::Child) {
 fn parts_are_read_beside_the_stream_and_across_crashes() {
     block_on(async {
         let site = Site::new("parts_killed").await;
-        let (rows, rounds) = if is_full() { (200_000, 12) } else { (9_000, 8) };
+        let (rows, rounds) = if is_full() { (200_000, 40) } else { (9_000, 8) };
         files(&site);
         fill(&site, rows).await;
         site.catch_up().await;

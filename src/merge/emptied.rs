@@ -4,7 +4,7 @@
 
 use tokio_postgres::Transaction;
 
-use super::table::Merge;
+use super::table::{Counts, Merge};
 use crate::clock;
 use crate::error::Result;
 use crate::journey::{Arrival, Mark};
@@ -69,8 +69,15 @@ impl Merge {
 
     /// Leaves out rows of a reading that was broken off; of a table without key, whose rows are counted by one
     /// process at a time from here on.
-    pub(super) async fn drop_void(&mut self, transaction: &Transaction<'_>) -> Result<u64> {
+    pub(super) async fn drop_void(
+        &mut self,
+        transaction: &Transaction<'_>,
+        counts: Counts,
+    ) -> Result<u64> {
         self.query(transaction, "alone", &[]).await?;
-        self.execute(transaction, "drop_void", &[]).await
+        match counts.reads {
+            0 => Ok(0),
+            _ => self.execute(transaction, "drop_void", &[]).await,
+        }
     }
 }

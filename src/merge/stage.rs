@@ -76,6 +76,8 @@ pub(super) struct Staged {
     pub days: BTreeSet<i64>,
     /// The earliest and latest label.
     pub labels: Option<(i64, i64)>,
+    /// Rows that a snapshot read.
+    pub reads: u64,
     /// The oldest order of a row that is not a delete.
     pub oldest: Option<Order>,
 }
@@ -236,6 +238,7 @@ impl<'t> Encoder<'t> {
         staged.deletes += u64::from(deleted);
         staged.partial += u64::from(!keep.bits.is_empty() && !deleted);
         staged.moved += u64::from(moved);
+        staged.reads += u64::from(row.op == Op::Read);
         if !deleted {
             staged.oldest = Some(staged.oldest.map_or(row.order, |oldest| oldest.min(row.order)));
         }

@@ -27,6 +27,8 @@ pub(super) struct Counts {
     pub partial: u64,
     /// Rows whose unchanged columns are stored under another key.
     pub moved: u64,
+    /// Rows that a snapshot read.
+    pub reads: u64,
     /// The oldest order of a row that is not a delete.
     pub oldest: Option<Order>,
 }
@@ -91,7 +93,7 @@ impl Merge {
             History::Overwrite => self.overwrite(transaction, counts, applied).await,
             History::Versions => self.versions(transaction, counts, cut, applied).await,
             History::Append => self.append(transaction, counts, applied).await,
-            History::Bag => self.bag(transaction, applied).await,
+            History::Bag => self.bag(transaction, counts, applied).await,
             History::Raw => Err(Error::bug("raw rows are not merged")),
         }
     }
@@ -246,7 +248,7 @@ impl Merge {
             }
         }
         if self.target.arrival != Arrival::InOrder && self.target.model.is_read_without_key() {
-            applied.stale = self.drop_void(transaction).await?;
+            applied.stale = self.drop_void(transaction, counts).await?;
         }
         applied.upserted = self.execute(transaction, "insert", &[]).await?;
         Ok(applied)
@@ -255,10 +257,11 @@ impl Merge {
     async fn bag(
         &mut self,
         transaction: &Transaction<'_>,
+        counts: Counts,
         mut applied: Applied,
     ) -> Result<Applied> {
         if self.target.arrival != Arrival::InOrder {
-            return self.bag_of_topics(transaction, applied).await;
+            return self.bag_of_topics(transaction, counts, applied).await;
         }
         // whole rows are matched by their digest, for which a hash join is right
         applied.deleted = self.execute(transaction, "delete", &[]).await?;
@@ -270,9 +273,10 @@ impl Merge {
     async fn bag_of_topics(
         &mut self,
         transaction: &Transaction<'_>,
+        counts: Counts,
         mut applied: Applied,
     ) -> Result<Applied> {
-        applied.stale = self.drop_void(transaction).await?;
+        applied.stale = self.drop_void(transaction, counts).await?;
         applied.stale += self.execute(transaction, "drop_seen", &[]).await?;
         if !self.query(transaction, "owes", &[]).await?.is_empty() {
             self.execute(transaction, "pay", &[]).await?;

@@ -11,7 +11,6 @@ use super::mart;
 use super::recall::raw_of;
 use super::resolve::{Fed, LeftOut, Resolved, feeders, resolve};
 use super::rights::leave_out_unowned;
-
 use crate::binding::bind;
 use crate::capture::publication;
 use crate::capture::{catalog, preflight, ranges, slot};

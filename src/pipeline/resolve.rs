@@ -11,7 +11,7 @@ use crate::names::TableName;
 use crate::postgres::quote;
 use crate::progress::tables::TableRecord;
 use crate::relation::Relation;
-use crate::spec::{Connector, History, Model, mirror};
+use crate::spec::{Common, Connector, History, Model, mirror};
 
 /// A source table and the models it feeds.
 #[derive(Clone)]
@@ -124,8 +124,8 @@ pub(super) fn resolve(
 }
 
 /// What a source table feeds: what files declare, else its mirror.
-fn models_of(
-    connector: &Connector,
+pub(super) fn models_of(
+    connector: &Common,
     models: &[Model],
     relation: &Relation,
     extensions: &HashSet<String>,

@@ -310,8 +310,8 @@ pub async fn set_schema(
     Ok(())
 }
 
-/// Names a stretch of the log that a table of events never saw, and lets it go on behind it: from the
-/// first change that was kept for it, else from where it was shelved, else from `stored`, to `until`, or to where the next slot starts.
+/// Names a stretch of the log that a table of events never saw, and lets it go on behind it: from the first change
+/// kept for it, else from where it was shelved, else from `stored`, to `until` or where the next slot starts.
 pub async fn note_gap(
     transaction: &Transaction<'_>,
     table: &TableName,

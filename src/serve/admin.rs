@@ -395,14 +395,4 @@ async fn why(State(app): State<App>, Path(name): Path<String>) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_does_not_answer_is_named() {
-        let words = |kind| in_words(&Error::new(kind, "no host is there"));
-        assert_eq!(words(Kind::SourceAway), "the source does not answer");
-        assert_eq!(words(Kind::WarehouseAway), "the warehouse does not answer");
-        assert_eq!(words(Kind::Rights), "no host is there");
-    }
-}
+mod tests;

@@ -13,8 +13,8 @@ pub const SOON: u32 = 3;
 const TIMEOUT: &str = "1s";
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Changes a table's definition as [`ddl`] does, in so many tries. What a definition does to rows fires no trigger: the marts that
-/// read the table are computed anew.
+/// Changes a table's definition as [`ddl`] does, in so many tries. What a definition does to rows fires no
+/// trigger: the marts that read the table are computed anew.
 pub async fn reshape(
     transaction: &Transaction<'_>,
     table: &str,

@@ -19,13 +19,14 @@ use crate::postgres::Session;
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{dead_letters, pending, schemas, tables};
 use crate::relation::Relation;
-use crate::spec::{History, Model, mirror};
+use crate::spec::{History, Model};
 
 use super::super::adopt::made;
 use super::super::core::{CaughtUp, Core};
 use super::super::follow::tell_feeds;
 use super::super::held::HeldKeys;
 use super::super::note::Then;
+use super::super::resolve::models_of;
 use super::super::router::{Entry, Router};
 use super::unplanned::remedy_of;
 use crate::position::Positions;
@@ -100,7 +101,9 @@ impl Tables {
         relation: &Arc<Relation>,
         arrival: Arrival,
     ) -> Result<()> {
-        for model in self.models(relation) {
+        let shared = self.shared.clone();
+        let (connector, models) = (shared.connector(), &shared.setup.models);
+        for model in models_of(connector, models, relation, &shared.extensions) {
             let opened = match self.record(&model.table).await? {
                 Some(record) => self.known(router.next(), &model, relation, record).await,
                 None => match self.fresh(router.next(), &model, relation).await {
@@ -152,22 +155,6 @@ impl Tables {
             }
         }
         Ok(self.records.get(table).cloned())
-    }
-
-    /// What a source table feeds: what files declare, else its mirror.
-    fn models(&self, relation: &Relation) -> Vec<Arc<Model>> {
-        let (connector, models) = (self.shared.connector(), &self.shared.setup.models);
-        let declared = models.iter().filter(|model| {
-            model.from.source == connector.source && model.from.table == relation.table
-        });
-        let declared: Vec<Arc<Model>> = declared.cloned().map(Arc::new).collect();
-        match declared.is_empty() {
-            true => mirror(connector, relation, &self.shared.extensions)
-                .map(Arc::new)
-                .into_iter()
-                .collect(),
-            false => declared,
-        }
     }
 
     /// The shape that records of a source table had last.

@@ -1,0 +1,92 @@
+//! What a survey of records says of their schemas and of what they lose.
+
+use super::*;
+
+const SOURCE: &str =
+    r#""source":{"schema":"public","table":"t","lsn":7,"sequence":"[\"5\",\"7\"]"}"#;
+
+fn envelope(fields: &str, op: &str, after: &str) -> String {
+    let after_schema = format!(r#"{{"type":"struct","field":"after","fields":[{fields}]}}"#);
+    format!(
+        r#"{{"schema":{{"type":"struct","fields":[{after_schema}]}},"payload":{{"op":"{op}",{SOURCE},"before":null,"after":{after}}}}}"#
+    )
+}
+
+fn survey(form: Form, types: &Types, values: &[Option<&str>]) -> Vec<(Vec<String>, Loss)> {
+    let mut survey = Survey::new("shop.public.t", form, types);
+    let declared = |_: &TableName| {
+        let columns =
+            [("price", "numeric(10,2)"), ("ratio", "double precision"), ("photo", "bytea")];
+        columns.map(|(name, ty)| (name.to_owned(), ty.to_owned())).to_vec()
+    };
+    for (offset, value) in (0..).zip(values) {
+        let record = TopicRecord {
+            topic: "shop.public.t",
+            partition: 0,
+            offset,
+            timestamp: 0,
+            key: Some(br#"{"id":1}"#),
+            value: value.map(str::as_bytes),
+            headers: &[],
+        };
+        survey.look(&record, &declared);
+    }
+    assert_eq!(survey.unreadable(), None);
+    let losses = survey.losses().into_iter();
+    losses.map(|(_, columns, loss)| (columns, loss)).collect()
+}
+
+fn loses(column: &str, loss: Loss) -> (Vec<String>, Loss) {
+    (vec![column.to_owned()], loss)
+}
+
+#[test]
+fn schemas_tell_what_a_mode_loses() {
+    let fields = r#"{"type":"double","field":"price"},{"type":"double","field":"ratio"},
+        {"type":"double","field":"weight","parameters":{"__debezium.source.column.type":"NUMERIC"}},
+        {"type":"int64","field":"at","name":"org.apache.kafka.connect.data.Timestamp"},
+        {"type":"int64","field":"for","name":"io.debezium.time.MicroDuration"},
+        {"type":"int64","field":"fine","name":"io.debezium.time.MicroTimestamp"},
+        {"type":"string","field":"photo"}"#;
+    let value = envelope(fields, "c", "{}");
+    let said = survey(Form::Envelope, &Types::default(), &[Some(&value)]);
+    let digits = (vec!["price".to_owned(), "weight".to_owned()], Loss::Digits);
+    let expected = [
+        digits,
+        loses("at", Loss::Microseconds),
+        loses("for", Loss::Months),
+        loses("photo", Loss::Encoding),
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn where_no_schema_travels_the_declared_modes_tell() {
+    let value = format!(r#"{{"op":"c",{SOURCE},"after":{{"price":1.5}}}}"#);
+    let types =
+        Types { decimal: DecimalMode::Double, binary: BinaryMode::Base64, ..Types::default() };
+    let said = survey(Form::Envelope, &types, &[Some(&value)]);
+    assert_eq!(said, [loses("price", Loss::Digits), loses("photo", Loss::Bytes)]);
+    assert_eq!(survey(Form::Envelope, &Types::default(), &[Some(&value)]), []);
+}
+
+#[test]
+fn values_that_were_not_sent_are_seen() {
+    let after = r#"{"id":1,"bio":"__debezium_unavailable_value","name":"x"}"#;
+    let value = envelope(r#"{"type":"string","field":"bio"}"#, "u", after);
+    let said = survey(Form::Envelope, &Types::default(), &[Some(&value)]);
+    assert_eq!(said, [loses("bio", Loss::Unsent)]);
+}
+
+#[test]
+fn flattened_records_without_place_or_deletes_are_named() {
+    let bare = r#"{"id":1,"name":"x"}"#;
+    let types = Types::default();
+    let whole = |loss| (Vec::new(), loss);
+    let said = survey(Form::Flat, &types, &[Some(bare)]);
+    assert_eq!(said, [whole(Loss::Order), whole(Loss::Deletes)]);
+    let said = survey(Form::Flat, &types, &[Some(bare), None]);
+    assert_eq!(said, [whole(Loss::Order)]);
+    let full = r#"{"id":1,"__deleted":"false","__lsn":7}"#;
+    assert_eq!(survey(Form::Flat, &types, &[Some(full)]), []);
+}

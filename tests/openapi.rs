@@ -29,7 +29,7 @@ const STRANGE: [&str; 13] = [
     "%25s%25n",
 ];
 
-const BODIES: [&str; 13] = [
+const BODIES: [&str; 15] = [
     "{\"date\": \"2024-03-10\"}",
     "{\"from\": \"2024-03-10\", \"to\": \"2024-03-12\"}",
     "{\"date\": \"2024-13-10\"}",
@@ -43,6 +43,8 @@ const BODIES: [&str; 13] = [
     "{\"where\": \"id < 5\"}",
     "{\"where\": \"id = 's3cret\"}",
     "{\"where\": \"\\u0000\"}",
+    "{\"max_rate\": \"8MiB\"}",
+    "{\"max_rate\": \"8\"}",
 ];
 
 struct Answer {

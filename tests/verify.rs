@@ -37,7 +37,13 @@ fn files(site: &Site) {
 
 /// Runs `siltstone verify`; whether it passed, and what it printed.
 fn verify(site: &Site) -> (bool, String) {
-    let output = site.command(&["verify"]).stdout(Stdio::piped()).output().unwrap();
+    verify_at(site, "none")
+}
+
+/// The same at a rate.
+fn verify_at(site: &Site, rate: &str) -> (bool, String) {
+    let mut command = site.command(&["verify", "--max-rate", rate]);
+    let output = command.stdout(Stdio::piped()).output().unwrap();
     (output.status.success(), String::from_utf8(output.stdout).unwrap())
 }
 
@@ -90,6 +96,14 @@ fn planted_errors_are_named_by_their_keys() {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
         assert_eq!(text.matches("dim_users: ").count(), 6, "{text}");
+        // the same row by row, as fast as it is let
+        let (passed, paced) = verify_at(&site, "64MiB");
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert!(!passed && sorted(&paced) == sorted(&text), "{text}\nand at a pace:\n{paced}");
         // the remedy mends it, beside the running service
         for table in ["cleansed.dim_users", "cleansed.plain", "cleansed.fact_orders"] {
             let asked = site.command(&["table", "resync", table, "--yes", "--wait"]).status();
@@ -134,8 +148,10 @@ fn rows_on_their_way_are_no_difference() {
             n
         });
         let started = Instant::now();
-        for _ in 0..if is_full() { 20 } else { 3 } {
-            let (passed, text) = tokio::task::block_in_place(|| verify(&site));
+        for round in 0..if is_full() { 20 } else { 3 } {
+            // and read row by row
+            let rate = if round % 3 == 1 { "1GiB" } else { "none" };
+            let (passed, text) = tokio::task::block_in_place(|| verify_at(&site, rate));
             assert!(passed, "{text}");
         }
         stop.send_replace(true);
@@ -257,6 +273,35 @@ fn a_key_that_waits_behind_a_dead_letter_is_told_as_one() {
             text.contains("2: different\n") && text.contains("table resync cleansed.t"),
             "{text}"
         );
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_rate_holds_both_sides() {
+    block_on(async {
+        let site = Site::new("paced").await;
+        site.shop(
+            "create table t (id int primary key, v text);
+             insert into t select i, repeat('v', 1000) from generate_series(1, 2000) i;
+             create table plain (v text); alter table plain replica identity full;
+             insert into plain select repeat('v', 1000) from generate_series(1, 500)",
+        )
+        .await;
+        site.catch_up().await;
+        let running = site.start();
+        let started = Instant::now();
+        let (passed, text) = tokio::task::block_in_place(|| verify_at(&site, "512KiB"));
+        assert!(passed && text.contains("2 tables, 2,500 rows: equal"), "{text}");
+        // 2 MB of a table with a key; of one without, the source is read twice
+        assert!(started.elapsed() > Duration::from_millis(5_500), "{:?}", started.elapsed());
+        for wrong in ["fast", "0B", "20MB"] {
+            let output =
+                site.command(&["verify", "--max-rate", wrong]).stderr(Stdio::piped()).output();
+            let output = output.unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(64) && said.contains("--max-rate"), "{said}");
+        }
         assert!(running.stop().await.is_ok());
     });
 }

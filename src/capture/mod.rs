@@ -19,7 +19,6 @@ mod group;
 pub mod leaves;
 mod log;
 pub mod outlet;
-mod pace;
 mod paused;
 pub mod preflight;
 pub mod publication;
@@ -37,4 +36,3 @@ mod unfit;
 pub mod walsender;
 
 pub use log::LogEnd;
-pub use pace::Pace;

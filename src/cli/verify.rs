@@ -7,6 +7,7 @@ use crate::demo::screen::{Verdict, verified};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::pipeline::{verify_connector, verify_topics};
+use crate::spec::AtMost;
 use crate::verify::Report;
 
 /// Compares source and warehouse while the stream flows.
@@ -14,6 +15,10 @@ use crate::verify::Report;
 pub(super) struct Verify {
     /// One warehouse table, as schema.table; all of them if none is named.
     table: Option<TableName>,
+    /// Bytes of rows that are read a second at most, at the source and in the warehouse each, such as 20MiB. A
+    /// slow comparison keeps a snapshot open at both for as long as it reads a table.
+    #[arg(long, value_name = "SIZE", default_value = "none")]
+    max_rate: AtMost,
 }
 
 impl Verify {
@@ -27,8 +32,9 @@ impl Verify {
         let mut passed = true;
         let mut found = false;
         let mut reports = Vec::new();
+        let what = (self.table.as_ref(), self.max_rate.0);
         for connector in &spec.connectors {
-            reports.push(verify_connector(&spec, connector, self.table.as_ref()).await?);
+            reports.push(verify_connector(&spec, connector, what).await?);
         }
         for connector in &spec.kafka {
             if connector.endpoint.is_none() {
@@ -36,7 +42,7 @@ impl Verify {
                 tracing::warn!("{name} is not compared: write the url of its source in {file}");
                 continue;
             }
-            reports.push(verify_topics(&spec, connector, self.table.as_ref()).await?);
+            reports.push(verify_topics(&spec, connector, what).await?);
         }
         for report in reports {
             found |= !report.tables.is_empty();

@@ -109,12 +109,12 @@ impl Books for WarehouseBooks {
         })
     }
 
-    fn verify(&self, table: TableName) -> Later<Option<Value>> {
+    fn verify(&self, table: TableName, max_rate: Option<u64>) -> Later<Option<Value>> {
         let mut spec = Spec::clone(&self.files.borrow());
         spec.settings.warehouse = self.settings.warehouse.clone();
         Box::pin(async move {
             for connector in &spec.connectors {
-                let report = verify_connector(&spec, connector, Some(&table)).await?;
+                let report = verify_connector(&spec, connector, (Some(&table), max_rate)).await?;
                 if let Some(found) = report.tables.iter().find(|found| found.table == table) {
                     return Ok(Some(found.to_json()));
                 }
@@ -126,7 +126,7 @@ impl Books for WarehouseBooks {
                     continue;
                 }
                 // says what is missing where the file has no url
-                let report = verify_topics(&spec, connector, Some(&table)).await?;
+                let report = verify_topics(&spec, connector, (Some(&table), max_rate)).await?;
                 if let Some(found) = report.tables.iter().find(|found| found.table == table) {
                     return Ok(Some(found.to_json()));
                 }

@@ -19,13 +19,12 @@ use super::parts::give_up;
 use super::rebuild::rebuild_all;
 use super::shared::{CaughtUp, Shared, writer};
 use super::standby::Origin;
-use crate::capture::Pace;
 use crate::capture::slot::Created;
 use crate::capture::snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
-use crate::postgres::{Session, Side, connect};
+use crate::postgres::{Pace, Session, Side, connect};
 use crate::progress::tables::State;
 
 pub(super) const APPLICATION: &str = "siltstone snapshot";

@@ -129,11 +129,11 @@ async fn resting(spec: &Spec, connector: &str) -> Result<Option<String>> {
     })
 }
 
-/// Compares a connector's tables.
+/// Compares a connector's tables, or the one that is named, reading so many bytes a second of each side at most.
 pub async fn verify_connector(
     spec: &Spec,
     connector: &Connector,
-    only: Option<&TableName>,
+    (only, max_rate): (Option<&TableName>, Option<u64>),
 ) -> Result<Report> {
     let Pairs { pairs, unfed, left_out } = pairs(spec, connector, only).await?;
     for (table, why) in left_out {
@@ -142,7 +142,8 @@ pub async fn verify_connector(
     let (name, slot) = (connector.name.as_str(), Some(connector.slot.as_str()));
     let resting = resting(spec, name).await?;
     let resting = resting.as_deref();
-    let against = Against { connector: name, source: &connector.endpoint, slot, resting };
+    let source = &connector.endpoint;
+    let against = Against { connector: name, source, slot, resting, max_rate };
     let mut report = compare(against, &spec.settings.warehouse, &pairs).await?;
     report.tables.extend(unfed.into_iter().map(|(table, why)| TableReport {
         table,
@@ -152,11 +153,11 @@ pub async fn verify_connector(
     Ok(report)
 }
 
-/// Compares the tables of a connector that reads topics with the Postgres that Debezium reads.
+/// The same for a connector that reads topics: with the Postgres that Debezium reads.
 pub async fn verify_topics(
     spec: &Spec,
     connector: &Kafka,
-    only: Option<&TableName>,
+    (only, max_rate): (Option<&TableName>, Option<u64>),
 ) -> Result<Report> {
     let Some(endpoint) = &connector.endpoint else {
         let what = format!("{}: no url says where the source is", connector.file);
@@ -166,7 +167,8 @@ pub async fn verify_topics(
     let pairs = topic_pairs(spec, (connector, endpoint), only).await?;
     let resting = resting(spec, &connector.name).await?;
     let resting = resting.as_deref();
-    let against = Against { connector: &connector.name, source: endpoint, slot: None, resting };
+    let (connector, source, slot) = (connector.name.as_str(), endpoint, None);
+    let against = Against { connector, source, slot, resting, max_rate };
     compare(against, &spec.settings.warehouse, &pairs).await
 }
 

@@ -23,7 +23,7 @@ use super::body::Body;
 use super::health::{Readiness, readiness};
 use super::letters::{self, Letters};
 use super::view::View;
-use super::{alerts, checks, connectors, jobs, lineage, marts, status};
+use super::{alerts, checks, connectors, jobs, lineage, marts, status, verify};
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 
@@ -59,8 +59,9 @@ pub trait Books: Send + Sync {
     /// Why a table is as it is; none where no connector feeds it.
     fn why(&self, table: TableName) -> Later<Option<Value>>;
 
-    /// Compares a table with its source; none where no connector feeds it.
-    fn verify(&self, table: TableName) -> Later<Option<Value>>;
+    /// Compares a table with its source, reading so many bytes a second of each at most; none where no connector
+    /// feeds it.
+    fn verify(&self, table: TableName, max_rate: Option<u64>) -> Later<Option<Value>>;
 
     /// Asks for a mart to be computed anew; false where there is none of this name.
     fn refresh(&self, mart: TableName) -> Later<bool>;
@@ -94,7 +95,7 @@ pub(super) struct App {
     tokens: Tokens,
     pub(super) books: Arc<dyn Books>,
     /// a comparison reads whole tables on both sides: one at a time
-    comparing: Arc<Semaphore>,
+    pub(super) comparing: Arc<Semaphore>,
 }
 
 /// Listens and serves until `stop` turns true; the address tells the port where 0 was asked for.
@@ -133,7 +134,7 @@ fn router(app: App) -> Router {
         .merge(connector_routes())
         .route("/tables", get(tables))
         .route("/tables/{table}", get(table))
-        .route("/tables/{table}/verify", post(verify).put(verify))
+        .route("/tables/{table}/verify", post(verify::verify).put(verify::verify))
         .route("/tables/{table}/{verb}", post(ask).put(ask))
         .route("/why/{table}", get(why))
         .merge(letters::routes())
@@ -266,7 +267,7 @@ async fn table(State(app): State<App>, Path(name): Path<String>) -> Response {
     found.map_or_else(|| unknown_table(&name), |found| Json(found).into_response())
 }
 
-fn unknown_table(name: &str) -> Response {
+pub(super) fn unknown_table(name: &str) -> Response {
     let message = format!("no connector feeds {name}");
     failure(StatusCode::NOT_FOUND, &message, Some("see /tables"))
 }
@@ -324,27 +325,6 @@ async fn ask(
         (None, From::Source) => (verb, Asked::Nothing),
     };
     write_down(&app, verb, connector, Some(table), argument).await
-}
-
-/// Compares a table with its source, and answers when that is done.
-async fn verify(State(app): State<App>, Path(name): Path<String>) -> Response {
-    let Ok(table) = name.parse::<TableName>() else { return unknown_table(&name) };
-    let Ok(_alone) = app.comparing.try_acquire() else {
-        let message = "another table is being compared";
-        return failure(StatusCode::TOO_MANY_REQUESTS, message, Some("ask again when it is done"));
-    };
-    match app.books.verify(table).await {
-        Ok(Some(report)) => Json(report).into_response(),
-        Ok(None) => unknown_table(&name),
-        Err(error) if error.kind() == Kind::Usage => {
-            failure(StatusCode::BAD_REQUEST, &error.reason(), error.remedy_text())
-        }
-        Err(error) => {
-            tracing::warn!("{name} was not compared: {}", error.reason());
-            let message = format!("{name} was not compared: {}", error.reason());
-            failure(StatusCode::SERVICE_UNAVAILABLE, &message, error.remedy_text())
-        }
-    }
 }
 
 pub(super) async fn write_down(

@@ -21,6 +21,7 @@ mod marts;
 mod memory;
 mod metrics;
 mod status;
+mod verify;
 mod view;
 
 pub use admin::{Asked, Books, Later, start};

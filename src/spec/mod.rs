@@ -81,7 +81,7 @@ pub use quality::{
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;
 pub use settings::{Admin, Secret, Settings};
-pub use snapshot::Snapshot;
+pub use snapshot::{AtMost, Snapshot};
 pub use tasks::{Task, TaskKind, TriggerRule};
 pub use topics::{Topic, Topics, same_policy};
 pub use units::{Size, Span};

@@ -1,5 +1,7 @@
 //! `snapshot:` of a connector: how rows that were there before are read.
 
+use std::str::FromStr;
+
 use serde::Deserialize;
 
 use super::connector::URL;
@@ -34,8 +36,9 @@ pub(super) struct RawSnapshot {
     url: Option<Given>,
 }
 
-/// A size, or `none`.
-struct AtMost(Option<u64>);
+/// A size that is not exceeded, or `none` for no such size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtMost(pub Option<u64>);
 
 impl Scalar for AtMost {
     const REMEDY: &'static str =
@@ -46,6 +49,14 @@ impl Scalar for AtMost {
             "none" => Ok(AtMost(None)),
             size => <Size as Scalar>::read(size).map(|size| AtMost(Some(size.0))),
         }
+    }
+}
+
+impl FromStr for AtMost {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AtMost, String> {
+        <AtMost as Scalar>::read(text)
     }
 }
 

@@ -3,27 +3,20 @@
 //! Equal counts do not say that rows stood still, for one may have gone and another come: which rows they are
 //! does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use super::reader::{Reader, Sums as Contents};
 use super::report::{Difference, TableReport};
-use super::sql::Expressions;
+use super::sql::{self, Expressions};
 use super::{PAUSE, Pair, Sides};
-use crate::error::{Error, Result};
-use crate::postgres::Session;
+use crate::error::Result;
 
 /// So many contents are named; the rest is counted.
 const NAMED: usize = 100;
 
-/// Which rows of a content there are: a sum over their places and versions.
-const ROWS: &str = "sum(hashtextextended(t.tableoid::text || ' ' || t.ctid::text || ' ' || t.xmin::text, 0))::text";
-
-/// By content, how many rows there are and which.
-type Contents = HashMap<String, (i64, String)>;
-
 impl Sides {
     pub(super) async fn bag(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
-        let there = Expressions::of_source(pair).contents(ROWS);
-        let here = Expressions::of_warehouse(pair).contents("''");
+        let (there, here) = (Expressions::of_source(pair), Expressions::of_warehouse(pair));
         let mut suspects: Option<HashSet<String>> = None;
         // a content that was changing in one of the rounds has not differed in all of them
         let mut restless = HashSet::new();
@@ -32,10 +25,10 @@ impl Sides {
             if round > 0 {
                 tokio::time::sleep(PAUSE * 2_u32.pow(round - 1)).await;
             }
-            let before = contents(&self.source, &there, Error::source).await?;
+            let before = contents(&self.source, &there, sql::PLACE).await?;
             self.pass_now().await?;
-            let stored = contents(&self.warehouse, &here, Error::warehouse).await?;
-            let after = contents(&self.source, &there, Error::source).await?;
+            let stored = contents(&self.warehouse, &here, "0").await?;
+            let after = contents(&self.source, &there, sql::PLACE).await?;
             report.rows = stored.values().map(|(count, _)| count.unsigned_abs()).sum();
             found.clear();
             let mut left = HashSet::new();
@@ -73,16 +66,8 @@ impl Sides {
     }
 }
 
-async fn contents<F>(session: &Session, query: &str, failed: F) -> Result<Contents>
-where
-    F: Fn(&'static str, tokio_postgres::Error) -> Error,
-{
-    let failed = |error| failed("counting rows to compare", error);
-    let answer = session.query(query, &[]).await.map_err(failed)?;
-    let mut contents = Contents::with_capacity(answer.len());
-    for row in answer {
-        let rows = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
-        contents.insert(row.try_get(0).map_err(failed)?, rows);
-    }
-    Ok(contents)
+/// The contents of a side; `place` tells rows of the same one apart.
+async fn contents(side: &Reader, of: &Expressions, place: &str) -> Result<Contents> {
+    let queries = (of.contents(place), of.each_content(place));
+    side.sums("counting rows to compare", (&queries.0, &queries.1)).await
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::reader::{Reader, bytes_of};
 use super::report::{Difference, TableReport};
 use super::sql::{self, Expressions};
 use super::{PAUSE, Pair, Sides};
-use crate::error::{Error, Result};
-use crate::postgres::Session;
+use crate::error::Result;
 
 /// A key's columns as text.
 type Key = Vec<String>;
@@ -25,18 +26,18 @@ const ROWS_AT_ONCE: i64 = 200_000;
 /// So many differences of a table are named; the rest is counted.
 const NAMED: usize = 100;
 
+/// What a failure says.
+const ROWS: &str = "reading rows to compare";
+
 /// A bucket's count and checksum.
 type Buckets = BTreeMap<String, (i64, String)>;
 
 impl Sides {
     pub(super) async fn keyed(&self, pair: &Pair, report: &mut TableReport) -> Result<()> {
         let (there, here) = (Expressions::of_source(pair), Expressions::of_warehouse(pair));
-        let (there_text, here_text) = (there.buckets(), here.buckets());
         let waiting = self.waiting(pair).await?;
-        let (source, warehouse) = tokio::try_join!(
-            buckets(&self.source, &there_text, Error::source),
-            buckets(&self.warehouse, &here_text, Error::warehouse)
-        )?;
+        let (source, warehouse) =
+            tokio::try_join!(buckets(&self.source, &there), buckets(&self.warehouse, &here))?;
         report.rows = warehouse.values().map(|(count, _)| count.unsigned_abs()).sum();
         let names =
             source.keys().chain(warehouse.keys().filter(|name| !source.contains_key(*name)));
@@ -57,14 +58,14 @@ impl Sides {
 
     /// The keys that wait behind dead letters.
     async fn waiting(&self, pair: &Pair) -> Result<HashMap<Key, i64>> {
-        let failed = |error| Error::warehouse("reading which keys wait", error);
-        let table = pair.model.table.to_string();
-        let answer = self.warehouse.query(&sql::waiting(&pair.model), &[&table]).await;
+        const DOING: &str = "reading which keys wait";
+        let failed = self.warehouse.failed(DOING);
+        let (query, table) = (sql::waiting(&pair.model), pair.model.table.to_string());
         let mut waiting = HashMap::new();
-        for row in answer.map_err(failed)? {
-            let key: Vec<Option<String>> = row.try_get(0).map_err(failed)?;
+        for row in self.warehouse.at_once(DOING, (&query, &[&table])).await? {
+            let key: Vec<Option<String>> = row.try_get(0).map_err(&failed)?;
             let key = key.into_iter().map(Option::unwrap_or_default).collect();
-            waiting.insert(key, row.try_get(1).map_err(failed)?);
+            waiting.insert(key, row.try_get(1).map_err(&failed)?);
         }
         Ok(waiting)
     }
@@ -80,11 +81,9 @@ impl Sides {
         if buckets.is_empty() {
             return Ok(());
         }
-        let (there_text, here_text) = (there.rows_of_buckets(), here.rows_of_buckets());
-        let parameters: [&(dyn ToSql + Sync); 1] = [&buckets];
         let (source, mut warehouse) = tokio::try_join!(
-            rows(&self.source, &there_text, &parameters, Error::source),
-            rows(&self.warehouse, &here_text, &parameters, Error::warehouse)
+            rows_of_buckets(&self.source, there, buckets),
+            rows_of_buckets(&self.warehouse, here, buckets)
         )?;
         let mut suspects = Vec::new();
         for (key, (digest, _)) in source {
@@ -116,10 +115,12 @@ impl Sides {
             if round > 0 {
                 tokio::time::sleep(PAUSE * 2_u32.pow(round - 1)).await;
             }
-            let before = self.at(there, &self.source, &suspects, "t.xmin::text").await?;
+            let (before, read) = at(&self.source, there, &suspects, "t.xmin::text").await?;
             self.pass_now().await?;
-            let stored = self.at(here, &self.warehouse, &suspects, "''").await?;
-            let after = self.at(there, &self.source, &suspects, "t.xmin::text").await?;
+            let (stored, read_here) = at(&self.warehouse, here, &suspects, "''").await?;
+            let (after, read_again) = at(&self.source, there, &suspects, "t.xmin::text").await?;
+            // not in between: what is long apart differs
+            tokio::join!(self.source.pay(read + read_again), self.warehouse.pay(read_here));
             found = Vec::new();
             let mut left = Vec::new();
             for key in suspects {
@@ -159,54 +160,44 @@ impl Sides {
         }
         Ok(())
     }
-
-    async fn at(
-        &self,
-        side: &Expressions,
-        session: &Session,
-        keys: &[Key],
-        version: &str,
-    ) -> Result<Rows> {
-        let width = keys.first().map_or(0, Vec::len);
-        let arrays: Vec<Vec<&str>> = (0..width)
-            .map(|at| keys.iter().filter_map(|key| key.get(at)).map(String::as_str).collect())
-            .collect();
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-        rows(session, &side.rows_of_keys(version), &parameters, Error::source).await
-    }
 }
 
-async fn buckets<F>(session: &Session, query: &str, failed: F) -> Result<Buckets>
-where
-    F: Fn(&'static str, tokio_postgres::Error) -> Error,
-{
-    let failed = |error| failed("computing checksums", error);
-    let answer = session.query(query, &[]).await.map_err(failed)?;
-    let mut buckets = Buckets::new();
-    for row in answer {
-        let name = row.try_get(0).map_err(failed)?;
-        let checksum = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
-        buckets.insert(name, checksum);
-    }
-    Ok(buckets)
+/// What a side has of some keys, and how many bytes were read for it.
+async fn at(side: &Reader, of: &Expressions, keys: &[Key], version: &str) -> Result<(Rows, usize)> {
+    let width = keys.first().map_or(0, Vec::len);
+    let arrays: Vec<Vec<&str>> = (0..width)
+        .map(|at| keys.iter().filter_map(|key| key.get(at)).map(String::as_str).collect())
+        .collect();
+    let parameters: Vec<&(dyn ToSql + Sync)> =
+        arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+    let answer = side.at_once(ROWS, (&of.rows_of_keys(version), &parameters)).await?;
+    let failed = side.failed(ROWS);
+    let bytes = bytes_of(&answer).map_err(&failed)?;
+    let rows = answer.iter().map(digest).collect::<Result<_, _>>().map_err(&failed)?;
+    Ok((rows, bytes))
 }
 
-async fn rows<F>(
-    session: &Session,
-    query: &str,
-    parameters: &[&(dyn ToSql + Sync)],
-    failed: F,
-) -> Result<Rows>
-where
-    F: Fn(&'static str, tokio_postgres::Error) -> Error,
-{
-    let failed = |error| failed("reading rows to compare", error);
-    let answer = session.query(query, parameters).await.map_err(failed)?;
-    let mut rows = Rows::with_capacity(answer.len());
-    for row in answer {
-        let key = row.try_get(0).map_err(failed)?;
-        rows.insert(key, (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?));
+async fn rows_of_buckets(side: &Reader, of: &Expressions, buckets: &[String]) -> Result<Rows> {
+    let query = of.rows_of_buckets();
+    let parameters: [&(dyn ToSql + Sync); 1] = [&buckets];
+    if side.is_paced() {
+        let mut rows = Rows::new();
+        side.one_by_one(ROWS, (&query, &parameters), |row| {
+            rows.extend([digest(row)?]);
+            Ok(())
+        })
+        .await?;
+        return Ok(rows);
     }
-    Ok(rows)
+    let answer = side.at_once(ROWS, (&query, &parameters)).await?;
+    answer.iter().map(digest).collect::<Result<_, _>>().map_err(side.failed(ROWS))
+}
+
+fn digest(row: &Row) -> Result<(Key, (String, String)), tokio_postgres::Error> {
+    Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)))
+}
+
+async fn buckets(side: &Reader, of: &Expressions) -> Result<Buckets> {
+    let sums = side.sums("computing checksums", (&of.buckets(), &of.in_buckets())).await?;
+    Ok(sums.into_iter().collect())
 }

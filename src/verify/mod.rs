@@ -6,6 +6,7 @@
 
 mod bag;
 mod keyed;
+mod reader;
 mod report;
 mod sql;
 
@@ -16,10 +17,11 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
-use crate::postgres::{Endpoint, Session, Side, connect};
+use crate::postgres::{Endpoint, Side, connect};
 use crate::relation::Relation;
 use crate::spec::{Deletes, History, Model};
 
+use reader::Reader;
 pub use report::{Difference, Report, TableReport};
 
 /// A source table and the warehouse table that it feeds.
@@ -58,15 +60,15 @@ const ROUNDS_OF_TOPICS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// So many keys of a table that break a rule are named; the rest is counted.
-const NAMED: i64 = 100;
+const NAMED: usize = 100;
 
 /// The stream must pass a position within this time.
 const PASSED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The two sides of a comparison.
 struct Sides {
-    source: Session,
-    warehouse: Session,
+    source: Reader,
+    warehouse: Reader,
     connector: String,
     /// by which the stream comes; none where it comes by topics
     slot: Option<String>,
@@ -85,13 +87,17 @@ pub struct Against<'a> {
     pub slot: Option<&'a str>,
     /// That an operator has paused or stopped it: who, and since when.
     pub resting: Option<&'a str>,
+    /// How many bytes of rows are read a second at most, of each side.
+    pub max_rate: Option<u64>,
 }
 
 /// Compares tables.
 pub async fn compare(against: Against<'_>, warehouse: &Endpoint, pairs: &[Pair]) -> Result<Report> {
+    let source = connect(Side::Source, against.source, "siltstone verify").await?;
+    let warehouse = connect(Side::Warehouse, warehouse, "siltstone verify").await?;
     let sides = Sides {
-        source: connect(Side::Source, against.source, "siltstone verify").await?,
-        warehouse: connect(Side::Warehouse, warehouse, "siltstone verify").await?,
+        source: Reader::new((source, Side::Source), against.max_rate),
+        warehouse: Reader::new((warehouse, Side::Warehouse), against.max_rate),
         connector: against.connector.to_owned(),
         slot: against.slot.map(str::to_owned),
         resting: against.resting.map(str::to_owned),
@@ -148,17 +154,34 @@ impl Sides {
         Ok(())
     }
 
-    /// Names the keys that a query finds; how many there are.
-    async fn broken(&self, query: &str, what: &str, report: &mut TableReport) -> Result<u64> {
-        let failed = |error| Error::warehouse("verifying", error);
-        let rows = self.warehouse.query(query, &[&NAMED]).await.map_err(failed)?;
-        let mut count: i64 = 0;
-        for row in rows {
-            let key: Vec<String> = row.try_get(0).map_err(failed)?;
-            count = row.try_get(1).map_err(failed)?;
-            let difference = Difference { key: key.join(", "), what: what.to_owned() };
-            report.broken.push(difference);
+    /// Names the keys that break a rule; how often it is broken.
+    async fn broken(&self, rule: &sql::Rule, what: &str, report: &mut TableReport) -> Result<u64> {
+        const DOING: &str = "verifying";
+        let (mut keys, mut count) = (Vec::<Vec<String>>::new(), 0_i64);
+        if self.warehouse.is_paced() {
+            self.warehouse
+                .one_by_one(DOING, (&rule.each, &[]), |row| {
+                    if !row.try_get::<_, bool>(1)? {
+                        return Ok(());
+                    }
+                    count += 1;
+                    let key = row.try_get(0)?;
+                    if keys.len() < NAMED && keys.last() != Some(&key) {
+                        keys.push(key);
+                    }
+                    Ok(())
+                })
+                .await?;
+        } else {
+            let failed = self.warehouse.failed(DOING);
+            let named = i64::try_from(NAMED).unwrap_or(i64::MAX);
+            for row in self.warehouse.at_once(DOING, (&rule.broken, &[&named])).await? {
+                keys.push(row.try_get(0).map_err(&failed)?);
+                count = row.try_get(1).map_err(&failed)?;
+            }
         }
+        let named = |key: Vec<String>| Difference { key: key.join(", "), what: what.to_owned() };
+        report.broken.extend(keys.into_iter().map(named));
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
@@ -172,7 +195,7 @@ impl Sides {
         let Some(slot) = &self.slot else { return self.refuse_at_rest() };
         let failed = |error| Error::source("asking for the end of its log", error);
         let now = "select (pg_current_wal_insert_lsn() - '0/0')::int8";
-        let row = self.source.query_one(now, &[]).await.map_err(failed)?;
+        let row = self.source.session.query_one(now, &[]).await.map_err(failed)?;
         let goal = Lsn::from_i64(row.try_get(0).map_err(failed)?);
         let mut last = Lsn(0);
         let mut moved = Instant::now();
@@ -215,14 +238,15 @@ impl Sides {
         let failed = |error| Error::warehouse("asking who owns the connector", error);
         let query = "select exists (select from audit.owner \
                       where resource = 'connector:' || $1 and lease_until > clock_timestamp())";
-        let row = self.warehouse.query_one(query, &[&self.connector]).await.map_err(failed)?;
+        let row =
+            self.warehouse.session.query_one(query, &[&self.connector]).await.map_err(failed)?;
         row.try_get(0).map_err(failed)
     }
 
     async fn stored(&self, slot: &str) -> Result<Lsn> {
         let failed = |error| Error::warehouse("reading the stored position", error);
         let query = "select position from audit.progress where connector = $1 and partition = $2";
-        let row = self.warehouse.query_opt(query, &[&self.connector, &slot]).await;
+        let row = self.warehouse.session.query_opt(query, &[&self.connector, &slot]).await;
         let row = row.map_err(failed)?.ok_or_else(|| {
             let what = format!("connector {} has no stored position yet", self.connector);
             Error::new(Kind::Busy, what).remedy("siltstone run")

@@ -10,19 +10,30 @@ use crate::spec::{Deletes, History, Model};
 
 /// One side of a pair, as SQL.
 pub(super) struct Expressions {
-    /// What is selected from, with its filter.
+    /// What is selected from: a row as `t`, what of it is compared as `l.line`.
     from: String,
+    /// Which of its rows count; empty for all.
+    filter: &'static str,
     /// The key's columns as text.
     key: Vec<String>,
     /// What finds rows by their key: column and type.
     find: Vec<(String, String)>,
-    /// All columns as text.
-    columns: Vec<String>,
-    /// Whether a filter is there already.
-    filtered: bool,
     /// Whether rows stay that the source has deleted.
     keeps_deleted: bool,
 }
+
+/// What tells rows of the same content apart, as a number.
+pub(super) const PLACE: &str =
+    "hashtextextended(t.tableoid::text || ' ' || t.ctid::text || ' ' || t.xmin::text, 0)";
+
+/// A row's digest.
+const DIGEST: &str = "md5(l.line)";
+
+/// Its beginning as a number, which can be summed up.
+const NUMBER: &str = "('x' || substr(md5(l.line), 1, 15))::bit(60)::int8";
+
+/// How many bytes of a row are read.
+const BYTES: &str = "octet_length(l.line)";
 
 impl Expressions {
     /// Whether rows stay that the source has deleted.
@@ -42,15 +53,15 @@ impl Expressions {
             let at = pair.relation.columns.iter().find(|column| column.name == from);
             at.map_or("text".to_owned(), |column| column.ty.name.clone())
         };
+        let table = format!("{only}{}", quote::table(&pair.relation.table));
         Expressions {
-            from: format!("{only}{} t", quote::table(&pair.relation.table)),
+            from: with_line(&table, compared(pair).map(text)),
+            filter: "",
             key: key.clone().map(|name| text(name)).collect(),
             find: key
                 .map(from_column)
                 .map(|from| (quote::ident(&from), source_type(&from)))
                 .collect(),
-            columns: compared(pair).map(text).collect(),
-            filtered: false,
             keeps_deleted: false,
         }
     }
@@ -61,8 +72,8 @@ impl Expressions {
         let is_xml = |name: &str| model.column(name).is_some_and(|column| column.ty == "xml");
         let text = |name: &str| as_text(&format!("t.{}", quote::ident(name)), is_xml(name));
         let filter = match (model.history, model.deletes) {
-            (History::Versions, _) => " where t.is_current",
-            (_, Deletes::Soft) => " where t._deleted_at is null",
+            (History::Versions, _) => "t.is_current",
+            (_, Deletes::Soft) => "t._deleted_at is null",
             _ => "",
         };
         let ty = |name: &String| {
@@ -70,48 +81,45 @@ impl Expressions {
             (quote::ident(name), column.map_or("text".to_owned(), |column| column.ty.clone()))
         };
         Expressions {
-            from: format!("{} t{filter}", model.quoted()),
+            from: with_line(&model.quoted(), compared(pair).map(text)),
+            filter,
             key: model.key.iter().map(|name| text(name)).collect(),
             find: model.key.iter().map(ty).collect(),
-            columns: compared(pair).map(text).collect(),
-            filtered: !filter.is_empty(),
             keeps_deleted: model.deletes == Deletes::Ignore,
         }
     }
 
-    fn digest(&self) -> String {
-        format!("md5(row({})::text)", self.columns.join(", "))
+    /// The bucket of a row's key.
+    fn bucket(&self) -> String {
+        format!("substr(md5(row({})::text), 1, 3)", self.key.join(", "))
     }
 
-    fn key_digest(&self) -> String {
-        format!("md5(row({})::text)", self.key.join(", "))
-    }
-
-    fn and(&self) -> &'static str {
-        if self.filtered { " and " } else { " where " }
+    /// The rows that count and meet all `conditions`.
+    fn rows(&self, conditions: &[String]) -> String {
+        let filter = (!self.filter.is_empty()).then_some(self.filter);
+        let all: Vec<&str> =
+            filter.into_iter().chain(conditions.iter().map(String::as_str)).collect();
+        match all.is_empty() {
+            true => self.from.clone(),
+            false => format!("{} where {}", self.from, all.join(" and ")),
+        }
     }
 
     /// Count and sum of the digests of each bucket.
     pub(super) fn buckets(&self) -> String {
-        format!(
-            "select substr({}, 1, 3), count(*), \
-             sum(('x' || substr({}, 1, 15))::bit(60)::int8)::text from {} group by 1",
-            self.key_digest(),
-            self.digest(),
-            self.from
-        )
+        let (bucket, rows) = (self.bucket(), self.rows(&[]));
+        format!("select {bucket}, count(*), sum({NUMBER})::text from {rows} group by 1")
+    }
+
+    /// Each row's bucket and the number of its digest.
+    pub(super) fn in_buckets(&self) -> String {
+        format!("select {}, {NUMBER}, {BYTES} from {}", self.bucket(), self.rows(&[]))
     }
 
     /// Keys and digests of some buckets ($1).
     pub(super) fn rows_of_buckets(&self) -> String {
-        format!(
-            "select array[{}], {}, '' from {}{}substr({}, 1, 3) = any ($1)",
-            self.key.join(", "),
-            self.digest(),
-            self.from,
-            self.and(),
-            self.key_digest()
-        )
+        let rows = self.rows(&[format!("{} = any ($1)", self.bucket())]);
+        format!("select array[{}], {DIGEST}, '', {BYTES} from {rows}", self.key.join(", "))
     }
 
     /// Keys and digests of some keys: one array of texts for each of the key's columns. `version`
@@ -125,21 +133,32 @@ impl Expressions {
             .zip(&names)
             .map(|((column, ty), name)| format!("t.{column} = w.{name}::{ty}"))
             .collect();
-        let unnest = format!("unnest({}) as w({})", arrays.join(", "), names.join(", "));
         format!(
-            "select array[{}], {}, {version} from {unnest}, {}{}{}",
+            "select array[{}], {DIGEST}, {version}, {BYTES} from unnest({}) as w({}), {}",
             self.key.join(", "),
-            self.digest(),
-            self.from,
-            self.and(),
-            found.join(" and ")
+            arrays.join(", "),
+            names.join(", "),
+            self.rows(&found)
         )
     }
 
-    /// How many rows there are of each content, and an aggregate of them.
-    pub(super) fn contents(&self, rows: &str) -> String {
-        format!("select {}, count(*), {rows} from {} group by 1", self.digest(), self.from)
+    /// How many rows there are of each content, and the sum of what `place` says of them.
+    pub(super) fn contents(&self, place: &str) -> String {
+        let rows = self.rows(&[]);
+        format!("select {DIGEST}, count(*), sum({place})::text from {rows} group by 1")
     }
+
+    /// Each row's content, and what `place` says of it.
+    pub(super) fn each_content(&self, place: &str) -> String {
+        format!("select {DIGEST}, ({place})::int8, {BYTES} from {}", self.rows(&[]))
+    }
+}
+
+/// A table with what of each row is compared, as one text that is made once.
+fn with_line(table: &str, columns: impl Iterator<Item = String>) -> String {
+    let columns: Vec<String> = columns.collect();
+    let line = format!("select row({})::text as line offset 0", columns.join(", "));
+    format!("{table} t cross join lateral ({line}) l")
 }
 
 /// The columns that are compared: those that the source feeds, as they are.
@@ -197,36 +216,72 @@ pub(super) fn waiting(model: &Model) -> String {
     )
 }
 
-/// The keys whose versions overlap, so many times, and how many are named in all; at most $1 of them.
-pub(super) fn overlaps(model: &Model) -> String {
-    let (key, texts) = key_of(model);
-    format!(
-        "select {texts}, (sum(count(*)) over ())::int8 from (select {key}, valid_to > lead(valid_from) \
-         over (partition by {key} order by valid_from, valid_to) as twice from {}) v where twice \
-         group by {key} order by {key} limit $1",
-        model.quoted()
-    )
+/// What no constraint holds: a query that names the keys which break it and says how often, at most $1 of them;
+/// and one that gives every row's key, whether the rule is broken there, and how many bytes were read for it.
+pub(super) struct Rule {
+    pub(super) broken: String,
+    pub(super) each: String,
 }
 
-/// The keys with two current versions, and how many there are; at most $1 of them.
-pub(super) fn double_currents(model: &Model) -> String {
-    let (key, texts) = key_of(model);
-    format!(
-        "select {texts}, count(*) over () from {} where is_current group by {key} \
-         having count(*) > 1 order by {key} limit $1",
-        model.quoted()
-    )
+/// What is read of a row where only its key and two times of it count.
+fn bytes_of_key(model: &Model) -> String {
+    let sizes = model.key.iter().map(|name| format!("pg_column_size({})", quote::ident(name)));
+    let sizes: Vec<String> = sizes.collect();
+    format!("40 + {}", sizes.join(" + "))
 }
 
-/// The keys whose locator is missing, superfluous or wrong, as that of a row that stands twice, and how many
-/// there are; at most $1 of them.
-pub(super) fn locator(model: &Model) -> String {
+/// Versions that overlap. In the order of their ends, which is that of the primary key, some do where one begins
+/// before the one before it has ended.
+pub(super) fn overlaps(model: &Model) -> Rule {
+    let (key, texts) = key_of(model);
+    let (table, bytes) = (model.quoted(), bytes_of_key(model));
+    let twice =
+        format!("lag(valid_to) over (partition by {key} order by valid_to) > valid_from as twice");
+    Rule {
+        broken: format!(
+            "select {texts}, (sum(count(*)) over ())::int8 from (select {key}, {twice} from {table}) v \
+             where twice group by {key} order by {key} limit $1"
+        ),
+        each: format!(
+            "select {texts}, coalesce(twice, false), bytes \
+             from (select {key}, {twice}, {bytes} as bytes from {table}) v"
+        ),
+    }
+}
+
+/// Keys with two current versions.
+pub(super) fn double_currents(model: &Model) -> Rule {
+    let (key, texts) = key_of(model);
+    let (table, bytes) = (model.quoted(), bytes_of_key(model));
+    Rule {
+        broken: format!(
+            "select {texts}, count(*) over () from {table} where is_current group by {key} \
+             having count(*) > 1 order by {key} limit $1"
+        ),
+        each: format!(
+            "select {texts}, row_number() over (partition by {key} order by valid_to) = 2, {bytes} \
+             from {table} where is_current"
+        ),
+    }
+}
+
+/// Keys whose locator is missing, superfluous or wrong, as that of a row that stands twice.
+pub(super) fn locator(model: &Model) -> Rule {
     let (key, texts) = key_of(model);
     let by = model.partition.as_ref().map_or(String::new(), |p| quote::ident(&p.by));
-    format!(
-        "select {texts}, count(*) over () from {} l full join {} t using ({key}) \
-         where l.{by} is distinct from t.{by} order by {key} limit $1",
+    let both = format!(
+        "{} l full join {} t using ({key})",
         quote::table(&model.locator()),
         model.quoted()
-    )
+    );
+    Rule {
+        broken: format!(
+            "select {texts}, count(*) over () from {both} where l.{by} is distinct from t.{by} \
+             order by {key} limit $1"
+        ),
+        each: format!(
+            "select {texts}, l.{by} is distinct from t.{by}, {} from {both}",
+            bytes_of_key(model)
+        ),
+    }
 }

@@ -110,10 +110,10 @@ impl Rest {
         let spec = &self.service.spec;
         let mut reports = Vec::new();
         for connector in &spec.connectors {
-            reports.push(verify_connector(spec, connector, None).await?);
+            reports.push(verify_connector(spec, connector, (None, None)).await?);
         }
         for connector in &spec.kafka {
-            reports.push(verify_topics(spec, connector, None).await?);
+            reports.push(verify_topics(spec, connector, (None, None)).await?);
         }
         Ok(reports)
     }

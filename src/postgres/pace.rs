@@ -23,6 +23,11 @@ impl Pace {
         Pace { rate, due: Mutex::new(Instant::now()) }
     }
 
+    /// How many bytes a second; none for as many as can be.
+    pub fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
     /// Waits until `bytes` more were due.
     pub async fn keep(&self, bytes: usize) {
         let Some(rate) = self.rate else { return };

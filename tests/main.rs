@@ -22,6 +22,7 @@ mod failover;
 mod faults;
 mod flat;
 mod guard;
+mod holds;
 mod init;
 mod init_debezium;
 mod jobs;

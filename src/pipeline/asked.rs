@@ -9,7 +9,7 @@ use crate::names::TableName;
 use crate::postgres::Session;
 use crate::progress::dead_letters::{self, Fate, Which};
 use crate::progress::requests::{self, Request, Verb};
-use crate::progress::tables::{self, PAUSED, State, TableRecord};
+use crate::progress::tables::{self, State, TableRecord};
 use crate::progress::turns;
 use crate::warehouse::Fenced;
 
@@ -47,8 +47,8 @@ pub(super) async fn hold_or_let_go(
     match verb {
         Verb::Pause if matches!(record.state, State::Streaming | State::CatchingUp) => {
             let resume = format!("siltstone table resume {table}");
-            let (reason, remedy) = (Some(PAUSED), Some(resume.as_str()));
-            tables::set(transaction, table, State::Paused, reason, remedy).await?;
+            let (reason, remedy) = ("an operator paused it", Some(resume.as_str()));
+            tables::set(transaction, table, State::Paused, Some(reason), remedy).await?;
             Ok((true, format!("{table} is paused; its changes are kept")))
         }
         Verb::Pause => Ok((false, format!("{table} is {word}; pause it when it streams"))),

@@ -133,7 +133,7 @@ impl Control {
                     return Ok(End::Restart);
                 }
                 // there is another session behind every table that begins to wait
-                if planned.iter().any(|table| locked::waits(&table.record))
+                if planned.iter().any(|table| table.record.is_locked())
                     && locked::let_go(&self.shared, &mut warehouse).await?
                 {
                     return Ok(End::Restart);

@@ -15,6 +15,7 @@ use crate::merge::{
     fed_otherwise, feeds,
 };
 use crate::postgres::Session;
+use crate::progress::holds::Hold;
 use crate::progress::leaves;
 use crate::progress::tables::{State, TableRecord};
 use crate::relation::Relation;
@@ -122,7 +123,7 @@ async fn change(
             let Some((reason, remedy)) = locked::hold(shared, &record.table).await? else {
                 return Err(error.with_kind(Kind::Busy));
             };
-            record.state = State::Stopped;
+            (record.state, record.hold) = (State::Stopped, Some(Hold::Locked));
             (record.reason, record.remedy) = (Some(reason), Some(remedy));
             Ok(false)
         }
@@ -286,7 +287,7 @@ pub(super) async fn go_on(shared: &Shared, record: &mut TableRecord) -> Result<(
     let state = if unread { State::Resyncing } else { State::CatchingUp };
     shared.define(&[], &record.table, Then::GoOn(state)).await?;
     tracing::info!(table = %record.table, "its table and its file agree: it goes on");
-    record.state = state;
+    (record.state, record.hold) = (state, None);
     (record.reason, record.remedy) = (None, None);
     Ok(())
 }
@@ -307,7 +308,7 @@ pub(super) async fn stop(
     }
     shared.define(&[], table, Then::Stop { reason, remedy, unread: false }).await?;
     tracing::error!(%table, reason, remedy, "the table stops");
-    record.state = State::Stopped;
+    (record.state, record.hold) = (State::Stopped, None);
     (record.reason, record.remedy) = (Some(reason.to_owned()), Some(remedy.to_owned()));
     Ok(())
 }

@@ -8,22 +8,16 @@ use super::note::Then;
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::postgres::Session;
-use crate::progress::tables::{self, State, TableRecord};
-use crate::progress::turns;
+use crate::progress::holds::Hold;
+use crate::progress::{tables, turns};
 use crate::warehouse::{Fenced, Holder, holders};
 
-/// How the reason of a table begins that waits.
+/// Why a table waits.
 const WAITS: &str = "its definition is to change, and a lock is in the way";
 
 /// Whether a lock was not to be had.
 pub(super) fn is_locked(error: &Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
-}
-
-/// Whether a table waits for a lock.
-pub(super) fn waits(record: &TableRecord) -> bool {
-    let reason = record.reason.as_deref();
-    record.state == State::Stopped && reason.is_some_and(|reason| reason.starts_with(WAITS))
 }
 
 /// Holds a table until nobody is in the way; the reason and the remedy. None where nothing is known of it.
@@ -37,8 +31,7 @@ pub(super) async fn hold(core: &Core, table: &TableName) -> Result<Option<(Strin
         holders(&**side.session(), table).await?
     };
     let (reason, remedy) = told(&found);
-    let then = Then::Stop { reason: &reason, remedy: &remedy, unread: false };
-    core.define(&[], table, then).await?;
+    core.define(&[], table, Then::Wait { reason: &reason, remedy: &remedy }).await?;
     tracing::warn!(%table, reason, remedy, "the table waits, its changes are kept");
     Ok(Some((reason, remedy)))
 }
@@ -58,15 +51,14 @@ fn told(holders: &[Holder]) -> (String, String) {
 pub(super) async fn let_go(core: &Core, warehouse: &mut Session) -> Result<bool> {
     let records = tables::read(&**warehouse, &core.connector().name).await?;
     let mut some = false;
-    for record in records.iter().filter(|record| waits(record)) {
+    for record in records.iter().filter(|record| record.is_locked()) {
         let table = &record.table;
         if !holders(&**warehouse, table).await?.is_empty() {
             continue;
         }
         let durations = &core.setup.durations;
         let transaction = Fenced::begin(warehouse, &core.fence, "locked", durations).await?;
-        let reason = record.reason.as_deref().unwrap_or_default();
-        turns::let_go(&*transaction, table, reason).await?;
+        turns::let_go(&*transaction, table, Hold::Locked).await?;
         transaction.commit().await?;
         tracing::info!(%table, "nobody has a lock on it any more: it goes on");
         some = true;

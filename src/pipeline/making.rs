@@ -23,6 +23,7 @@ use crate::capture::publication::{self, Locker};
 use crate::error::{Error, Kind, Result};
 use crate::merge::{Class, Leaf, Step, create_leaves, feeds};
 use crate::postgres::{Session, Side, connect};
+use crate::progress::holds::Hold;
 use crate::progress::tables::State;
 use crate::progress::{leaves, schemas, turns, unfed};
 use crate::spec::{Connector, Spec};
@@ -34,9 +35,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What was long is not given up for a transaction of the service that is soon over.
 const PATIENT: &str = "set local lock_timeout to '30s'";
-
-/// Why a table is held meanwhile.
-const HELD: &str = "siltstone apply changes it";
 
 /// Makes the differences of the classes that are allowed. `say` is told each that was made. A table that
 /// cannot be changed is named, and the others are; the first failure is the answer then.
@@ -225,13 +223,9 @@ impl Making<'_> {
         }
         let connector = &plan.connector;
         for (model, record) in &plan.untold {
-            let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
             let then = match record.state {
-                State::Stopped => Then::Stop {
-                    reason: reason.unwrap_or_default(),
-                    remedy: remedy.unwrap_or_default(),
-                    unread: true,
-                },
+                // whatever it is stopped for
+                State::Stopped => Then::ReadAnew,
                 _ => missed(connector, record, model),
             };
             let table = plan.tables.iter().find(|table| table.model.table == model.table);
@@ -338,7 +332,7 @@ impl Work<'_> {
             return Ok(());
         }
         // also what an apply held that did not come to its end
-        turns::let_go(transaction, name, HELD).await?;
+        turns::let_go(transaction, name, Hold::Changing).await?;
         let reads = Reads::of(connector);
         if self.whole {
             Then::Feeds(&feeds(&table.model)).note(transaction, &reads, name).await?;
@@ -353,9 +347,9 @@ impl Work<'_> {
             (Noted::Nothing, _) | (Noted::Read, None) => Ok(()),
             (Noted::Held, _) => {
                 let remedy = format!("siltstone table resume {name}");
-                turns::hold(transaction, name, HELD, &remedy).await
+                turns::hold(transaction, name, "siltstone apply changes it", &remedy).await
             }
-            (Noted::LetGo, _) => turns::let_go(transaction, name, HELD).await,
+            (Noted::LetGo, _) => turns::let_go(transaction, name, Hold::Changing).await,
             (Noted::New, _) => {
                 let (connector_name, relation) = (&connector.name, &table.relation);
                 let schema_id = schemas::number(transaction, connector_name, relation).await?;

@@ -6,6 +6,7 @@ use super::core::Reads;
 use crate::error::Result;
 use crate::merge;
 use crate::names::TableName;
+use crate::progress::holds::{self, Hold};
 use crate::progress::parts::{self, What};
 use crate::progress::{chunks, feeds, tables};
 use crate::spec::Model;
@@ -31,6 +32,8 @@ pub(super) enum Then<'a> {
     Gap,
     /// The same for a table that still has kept changes before it.
     NameGap,
+    /// It goes on when nobody has a lock on it any more.
+    Wait { reason: &'a str, remedy: &'a str },
     /// It cannot go on; `unread` if a change is lost but for its being read again.
     Stop { reason: &'a str, remedy: &'a str, unread: bool },
     /// It refuses a row, which is looked for; where its rows are being read, it stops.
@@ -69,14 +72,13 @@ impl Then<'_> {
             }
             Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
             Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,
-            Then::Shelve { reason, remedy, again: true } => {
-                let state = tables::State::Paused;
-                tables::set(transaction, table, state, Some(reason), remedy).await?;
-            }
-            Then::Shelve { reason, remedy, again: false } => {
-                let state = tables::State::Paused;
-                chunks::open_table(transaction, table, state, Some(reason)).await?;
-                tables::set(transaction, table, state, Some(reason), remedy).await?;
+            Then::Shelve { reason, remedy, again } => {
+                let shelved = (tables::State::Paused, Some(Hold::Unfed));
+                if again {
+                    return holds::set(transaction, table, shelved, Some(reason), remedy).await;
+                }
+                chunks::open_table(transaction, table, shelved.0, Some(reason)).await?;
+                holds::set(transaction, table, shelved, Some(reason), remedy).await?;
                 // where a gap begins, should the table keep events
                 let now = reads.stored(transaction).await?;
                 tables::set_floor(transaction, table, now).await?;
@@ -95,6 +97,10 @@ impl Then<'_> {
                     chunks::ask_for_reading(transaction, table).await?;
                 }
                 tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
+            }
+            Then::Wait { reason, remedy } => {
+                let waits = (tables::State::Stopped, Some(Hold::Locked));
+                holds::set(transaction, table, waits, Some(reason), Some(remedy)).await?;
             }
             Then::Sift { reason, remedy } => {
                 if !tables::sift(transaction, table, reason).await? {

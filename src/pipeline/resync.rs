@@ -23,7 +23,7 @@ use crate::postgres::{Session, Side, connect};
 use crate::progress::parts::What;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::State;
-use crate::progress::{chunks, forget, parts, tables};
+use crate::progress::{chunks, forget, holds, parts, tables};
 use crate::spec::Spec;
 use crate::warehouse::{Fence, Fenced};
 
@@ -46,12 +46,15 @@ pub(super) async fn resync_all(
         match setup.logs_events(table) && was_read(connector, record) {
             true => {
                 tables::note_gap(&transaction, table, (stored, None), why).await?;
-                let (state, reason, remedy) = if stays {
-                    (record.state, reason, remedy)
-                } else {
-                    (State::Streaming, None, None)
-                };
-                tables::set(&*transaction, table, state, reason, remedy).await?;
+                match stays {
+                    true => {
+                        let held = (record.state, record.hold);
+                        holds::set(&*transaction, table, held, reason, remedy).await?;
+                    }
+                    false => {
+                        tables::set(&*transaction, table, State::Streaming, None, None).await?;
+                    }
+                }
             }
             false if stays => chunks::ask_for_reading(&transaction, table).await?,
             false => {

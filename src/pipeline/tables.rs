@@ -127,6 +127,7 @@ async fn take_back(shared: &Shared, target: &Target, record: &mut TableRecord) -
         tracing::warn!(%table, "the stream missed some of its changes: a gap in audit.gaps");
         (record.state, record.chunk_open) = (State::CatchingUp, false);
     }
+    record.hold = None;
     Ok(())
 }
 
@@ -191,9 +192,7 @@ async fn recorded(
     }
     if record.state == State::Stopped && !told && !record.chunk_open {
         // it goes on by being read again, whatever it stopped for
-        let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
-        let (reason, remedy) = (reason.unwrap_or_default(), remedy.unwrap_or_default());
-        shared.define(&[], &record.table, Then::Stop { reason, remedy, unread: true }).await?;
+        shared.define(&[], &record.table, Then::ReadAnew).await?;
         record.chunk_open = true;
     } else if record.is_shelved() || (!told && !record.chunk_open) {
         take_back(shared, &target, &mut record).await?;
@@ -226,6 +225,7 @@ async fn fresh(
         table: model.table.clone(),
         source: Some(relation.table.clone()),
         state,
+        hold: None,
         reason: None,
         remedy: None,
         floor: 0,

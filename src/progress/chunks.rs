@@ -90,7 +90,8 @@ pub async fn open_table(
     transaction
         .execute(
             "update audit.tables
-                set state = $2, reason = $3, remedy = null, floor_seq = 0, changed_at = now()
+                set state = $2, hold = null, reason = $3, remedy = null, floor_seq = 0,
+                    changed_at = now()
               where table_name = $1",
             &[&name, &state.word(), &reason],
         )

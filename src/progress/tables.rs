@@ -2,6 +2,7 @@
 
 use tokio_postgres::{GenericClient, Transaction};
 
+use super::holds::{self, Hold};
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::position::Lsn;
@@ -58,6 +59,8 @@ pub struct TableRecord {
     pub source: Option<TableName>,
     /// What it is doing.
     pub state: State,
+    /// For what it is held, where that is over one day.
+    pub hold: Option<Hold>,
     /// Why it stopped.
     pub reason: Option<String>,
     /// What to do about it.
@@ -78,27 +81,6 @@ pub struct TableRecord {
     pub made_for: Option<String>,
     /// What feeds its columns, if that was noted.
     pub feeds: Option<String>,
-}
-
-/// Why a table is paused that nobody but an operator lets go on.
-pub const PAUSED: &str = "an operator paused it";
-
-impl TableRecord {
-    /// Whether nothing feeds it any more: its rows are read when it is fed again. What an operator paused waits.
-    pub fn is_shelved(&self) -> bool {
-        self.state == State::Paused && self.chunk_open && self.reason.as_deref() != Some(PAUSED)
-    }
-
-    /// Whether it goes on when somebody says so: it is stopped, or an operator paused it.
-    pub fn is_held(&self) -> bool {
-        matches!(self.state, State::Stopped | State::Paused) && !self.is_shelved()
-    }
-
-    /// Whether it is stopped until `siltstone apply` has changed its table, or its file is as it was.
-    pub fn awaits_apply(&self) -> bool {
-        let remedy = self.remedy.as_deref().unwrap_or_default();
-        self.state == State::Stopped && remedy.starts_with("siltstone apply")
-    }
 }
 
 /// Reads a connector's tables.
@@ -139,7 +121,7 @@ async fn read_some(
                     coalesce((select max(c.as_of) from audit.snapshot_chunks c
                                where c.table_name = t.table_name and c.state = 'done'
                                  and to_jsonb(c) ->> 'condition' is not null), 0),
-                    to_jsonb(t) ->> 'feeds'
+                    to_jsonb(t) ->> 'feeds', to_jsonb(t) ->> 'hold'
                from audit.tables t
               where t.connector = $1 and ($2::text is null or t.table_name = $2)",
             &[&connector, &only.map(TableName::to_string)],
@@ -152,6 +134,7 @@ async fn read_some(
         let word: String = row.try_get(1).map_err(failed)?;
         let strange = || Error::bug(format!("audit.tables has a strange row for {name:?}"));
         let source: String = row.try_get(8).map_err(failed)?;
+        let hold: Option<String> = row.try_get(13).map_err(failed)?;
         records.push(TableRecord {
             source: source.parse().ok(),
             table: name.parse().map_err(|_| strange())?,
@@ -166,6 +149,7 @@ async fn read_some(
             part_open: row.try_get(10).map_err(failed)?,
             joins: Lsn::from_i64(row.try_get(11).map_err(failed)?),
             feeds: row.try_get(12).map_err(failed)?,
+            hold: hold.as_deref().map(|word| Hold::of(word).ok_or_else(strange)).transpose()?,
         });
     }
     Ok(records)
@@ -193,7 +177,7 @@ pub async fn add(
     Ok(())
 }
 
-/// Changes a table's state.
+/// Changes a table's state; where it does not go on in it, a person lets it.
 pub async fn set(
     client: &impl GenericClient,
     table: &TableName,
@@ -201,18 +185,7 @@ pub async fn set(
     reason: Option<&str>,
     remedy: Option<&str>,
 ) -> Result<()> {
-    client
-        .execute(
-            "update audit.tables
-                set state = $2, reason = $3, remedy = $4, changed_at = now()
-              where table_name = $1",
-            &[&table.to_string(), &state.word(), &reason, &remedy],
-        )
-        .await
-        .map_err(|error| {
-            Error::warehouse(format!("noting that {table} is {}", state.word()), error)
-        })?;
-    Ok(())
+    holds::set(client, table, (state, None), reason, remedy).await
 }
 
 /// Notes by which file a table was changed; none once the service has seen it.
@@ -327,10 +300,10 @@ pub async fn note_gap(
                     coalesce(min(seq),
                              (select floor_seq from audit.tables
                                where table_name = $1 and state = 'paused'
-                                 and reason is distinct from $5), $4),
+                                 and hold = 'unfed'), $4),
                     $2, $3
                from audit.pending where table_name = $1",
-            &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64(), &PAUSED],
+            &[&name, &until.map(Lsn::as_i64), &reason, &stored.as_i64()],
         )
         .await
         .map_err(failed)?;
@@ -349,7 +322,7 @@ pub async fn note_gap(
     transaction
         .execute(
             "update audit.tables
-                set state = 'catching_up', floor_seq = $2, reason = null, remedy = null,
+                set state = 'catching_up', hold = null, floor_seq = $2, reason = null, remedy = null,
                     schema_id = null, changed_at = now()
               where table_name = $1",
             &[&name, &until.map_or(0, Lsn::as_i64)],

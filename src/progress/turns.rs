@@ -5,9 +5,10 @@ use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Result};
 use crate::names::TableName;
-use crate::progress::tables::PAUSED;
+use crate::progress::holds::Hold;
 
-/// Holds a table, unless an operator paused it or something else than `siltstone apply` is to let it go on.
+/// Holds a table while `siltstone apply` changes it, unless an operator paused it or something else than that is to
+/// let it go on.
 pub async fn hold(
     client: &impl GenericClient,
     table: &TableName,
@@ -17,24 +18,22 @@ pub async fn hold(
     client
         .execute(
             "update audit.tables t
-                set state = 'stopped', reason = $2, remedy = $3, changed_at = now()
+                set state = 'stopped', hold = 'changing', reason = $2, remedy = $3,
+                    changed_at = now()
               where table_name = $1
                 and case state
                     when 'stopped' then remedy like 'siltstone apply%'
-                    when 'paused' then t.reason is distinct from $4
-                                       and exists (select from audit.snapshot_chunks c
-                                                    where c.table_name = t.table_name
-                                                      and c.state in ('waiting', 'open'))
+                    when 'paused' then t.hold is not distinct from 'unfed'
                     else true end",
-            &[&table.to_string(), &reason, &remedy, &PAUSED],
+            &[&table.to_string(), &reason, &remedy],
         )
         .await
         .map_err(|error| Error::warehouse(format!("holding {table}"), error))?;
     Ok(())
 }
 
-/// Lets a table go on that is held for this reason and no other.
-pub async fn let_go(client: &impl GenericClient, table: &TableName, reason: &str) -> Result<()> {
+/// Lets a table go on that is stopped for this and nothing else.
+pub async fn let_go(client: &impl GenericClient, table: &TableName, hold: Hold) -> Result<()> {
     client
         .execute(
             "update audit.tables t
@@ -42,9 +41,9 @@ pub async fn let_go(client: &impl GenericClient, table: &TableName, reason: &str
                                                where c.table_name = t.table_name
                                                  and c.state in ('waiting', 'open'))
                                  then 'resyncing' else 'catching_up' end,
-                    reason = null, remedy = null, changed_at = now()
-              where table_name = $1 and state = 'stopped' and reason = $2",
-            &[&table.to_string(), &reason],
+                    hold = null, reason = null, remedy = null, changed_at = now()
+              where table_name = $1 and state = 'stopped' and hold = $2",
+            &[&table.to_string(), &hold.word()],
         )
         .await
         .map_err(|error| Error::warehouse(format!("letting {table} go on"), error))?;

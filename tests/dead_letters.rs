@@ -750,6 +750,48 @@ fn what_is_deferred_to_the_commit_is_refused_alone() {
     });
 }
 
+/// What is deferred from a moment on at which the service runs is found once the commit is refused: the same is done
+/// again, and one key waits.
+#[test]
+fn what_is_deferred_in_mid_stream_is_refused_alone() {
+    block_on(async {
+        let site = Site::new("deferred_late").await;
+        site.shop("create table t (id int primary key, v text, r int); create table other (id int primary key); insert into t values (1, 'a', 1)")
+            .await;
+        site.catch_up().await;
+        site.warehouse
+            .batch_execute(
+                "create table public.refs (id int primary key); insert into public.refs values (1);
+                 alter table cleansed.t add constraint refs foreign key (r) references public.refs",
+            )
+            .await
+            .unwrap();
+        let running = site.start();
+        site.shop("insert into t values (2, 'b', 1)").await;
+        site.until("it is known what is deferred", "select count(*) = 2 from cleansed.t").await;
+        site.warehouse
+            .batch_execute("alter table cleansed.t add constraint once unique (v) deferrable initially deferred")
+            .await
+            .unwrap();
+        let letters = |count: u32| format!("select count(*) = {count} from audit.dead_letters");
+        site.shop("begin; insert into t values (3, 'a', 1), (4, 'd', 1); insert into other values (1); commit")
+            .await;
+        site.until("one is refused", &letters(1)).await;
+        site.until("the other flows", "select exists (select from cleansed.other)").await;
+        site.until("calm again", "select bool_and(state = 'streaming') from audit.tables").await;
+        let altered = "alter table cleansed.t alter constraint refs deferrable initially deferred";
+        site.warehouse.batch_execute(altered).await.unwrap();
+        site.shop("begin; insert into t values (5, 'e', 7), (6, 'f', 1); insert into other values (2); commit")
+            .await;
+        site.until("one more is refused", &letters(2)).await;
+        site.until("the other flows", "select count(*) = 2 from cleansed.other").await;
+        site.until("the rest is in", "select count(*) = 4 from cleansed.t").await;
+        let refused = "select key->>'id' from audit.dead_letters order by id";
+        assert_eq!(site.at_warehouse(refused).await, ["3", "5"]);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
 /// What is kept may be applied to make room, also for a transaction that arrives in many pieces.
 #[test]
 fn a_large_transaction_waits_for_what_can_be_applied_of_the_kept_changes() {

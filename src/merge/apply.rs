@@ -18,7 +18,7 @@ use super::table::{Counts, Cut, Merge};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Arrival, Batch, Before, TableBatch, Target};
 use crate::position::Order;
-use crate::postgres::quote;
+use crate::postgres::{Session, quote};
 use crate::spec::{History, Model};
 use crate::warehouse::{SOON, reshape};
 
@@ -153,6 +153,19 @@ impl Apply {
     /// Asks for what would be refused only at the commit.
     pub async fn check(&mut self, transaction: &Transaction<'_>) -> Result<()> {
         self.deferred.check(transaction).await
+    }
+
+    /// What a commit that failed means. Where a table defers what it did not when it was asked, the same again names
+    /// the table, for then it is asked anew.
+    pub async fn refused(&self, session: &Session, error: Error) -> Error {
+        if error.kind() != Kind::Poison {
+            return error;
+        }
+        match self.deferred.has_changed(&**session).await {
+            Ok(true) => error.with_kind(Kind::Busy),
+            Ok(false) => error,
+            Err(lost) => lost,
+        }
     }
 
     /// Ends a transaction that came in several pieces, where the last one could not tell.

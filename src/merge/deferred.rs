@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Result};
 use crate::journey::Target;
@@ -37,6 +37,16 @@ impl Deferred {
         Ok(())
     }
 
+    /// Whether a table defers something else by now than when it was asked: somebody has changed a constraint since.
+    pub(super) async fn has_changed(&self, client: &impl GenericClient) -> Result<bool> {
+        for (target, known) in self.known.values() {
+            if names(client, &target.model.table).await? != *known {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Nothing is written any more.
     pub(super) fn rolled_back(&mut self) {
         self.written.clear();
@@ -58,7 +68,7 @@ impl Deferred {
 }
 
 /// The names of a table's deferred constraints and triggers, those of its leaves among them.
-async fn names(transaction: &Transaction<'_>, table: &TableName) -> Result<Option<String>> {
+async fn names(client: &impl GenericClient, table: &TableName) -> Result<Option<String>> {
     const QUERY: &str = "
         select string_agg(distinct format('%I.%I', n.nspname, k.conname), ', ')
           from pg_trigger t
@@ -71,7 +81,7 @@ async fn names(transaction: &Transaction<'_>, table: &TableName) -> Result<Optio
                               and not o.condeferrable)
            and t.tgrelid in (select to_regclass($1)
                              union all select relid from pg_partition_tree(to_regclass($1)))";
-    let row = transaction.query_one(QUERY, &[&quote::table(table)]).await;
+    let row = client.query_one(QUERY, &[&quote::table(table)]).await;
     row.and_then(|row| row.try_get(0)).map_err(|error| {
         Error::warehouse("reading its deferred constraints", error).on_table(table.to_string())
     })

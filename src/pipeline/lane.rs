@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::core::{Basis, CaughtUp, Core, Flows, writer};
 use super::drain::{self, Drain};
+use super::receipt::Receipt;
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Advanced, Applied, Before, Held, Refused};
+use crate::journey::{Advanced, Before, Held, Refused};
 use crate::merge::{Apply, Piece};
 use crate::position::Positions;
 use crate::postgres::Session;
@@ -173,8 +174,7 @@ impl Lane {
         let begun = Fenced::begin(session, &shared.fence, "apply", &shared.setup.durations).await?;
         ledger.lock(&begun).await?;
         let mut receipt = Receipt::default();
-        let mut altered = false;
-        let mut live = Vec::new();
+        let (mut altered, mut live) = (false, Vec::new());
         draining.retain(|table| {
             let now = table.live_from.is_some_and(|version| first.batch.routing >= version);
             if now {
@@ -192,8 +192,7 @@ impl Lane {
                 streaming.push(drain.table().clone());
             }
         }
-        let mut piece = first;
-        let mut pieces = 1;
+        let (mut piece, mut pieces) = (first, 1);
         let stretches = loop {
             receipt.transactions += piece.batch.transactions;
             receipt.committed_at = receipt.committed_at.max(piece.batch.committed_at);
@@ -224,7 +223,9 @@ impl Lane {
             prepare(shared, &piece, altered.then_some(&*begun)).await?;
         };
         ledger.advance(&begun, &stretches).await?;
-        begun.commit().await?;
+        if let Err(error) = begun.commit().await {
+            return Err(apply.refused(session, error).await);
+        }
         ledger.note(&stretches);
         draining.iter_mut().for_each(|table| table.rests = false);
         for table in streaming {
@@ -296,7 +297,9 @@ impl Lane {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
-            begun.commit().await?;
+            if let Err(error) = begun.commit().await {
+                return Err(apply.refused(session, error).await);
+            }
             *kept_bytes = kept_bytes.saturating_sub(drained.bytes);
             shared.setup.board.applied(table.drain.index(), &drained.applied);
             table.rests = drained.events < PART;
@@ -316,25 +319,6 @@ impl Lane {
             });
         }
         Ok(())
-    }
-}
-
-/// What a transaction has done.
-#[derive(Default)]
-struct Receipt {
-    transactions: u64,
-    committed_at: i64,
-    kept: u64,
-    drained: u64,
-    tables: Vec<(usize, Applied)>,
-}
-
-impl Receipt {
-    fn add(&mut self, index: usize, applied: Applied) {
-        match self.tables.iter_mut().find(|(known, _)| *known == index) {
-            Some((_, sum)) => sum.add(&applied),
-            None => self.tables.push((index, applied)),
-        }
     }
 }
 

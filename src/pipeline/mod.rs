@@ -49,6 +49,7 @@ mod planning;
 mod points;
 mod rebuild;
 mod recall;
+mod receipt;
 mod refused;
 mod remask;
 mod reshape;

@@ -255,3 +255,55 @@ fn what_stands_in_the_way_is_named_with_its_statement() {
         }
     });
 }
+
+/// Somebody reads one table for hours, and has another one for himself: each is adopted when it is free, and what
+/// came for it meanwhile is kept.
+#[test]
+fn a_table_that_is_locked_as_it_is_adopted_waits_alone() {
+    block_on(async {
+        for (name, fields) in [
+            ("adopt_locked", "adopt: trust"),
+            ("adopt_kept", "adopt: trust\nsnapshot: { mode: none }"),
+        ] {
+            let made = "create table cleansed.items as
+                   select i as id, 'item ' || i as name, (i / 4.0)::numeric(10,2) as price
+                     from generate_series(1, 300) i;
+                 alter table cleansed.items add primary key (id);
+                 create table cleansed.alone (id int primary key); insert into cleansed.alone values (1)";
+            let site = site(name, fields, made).await;
+            site.shop("create table alone (id int primary key); insert into alone values (1); create table other (id int primary key)")
+                .await;
+            let (reader, owner) = (site.another_session().await, site.another_session().await);
+            reader.batch_execute("begin; select from cleansed.items").await.unwrap();
+            owner.batch_execute("begin; lock table cleansed.alone").await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            let running = site.start();
+            let wait =
+                "select count(*) = 2 and bool_and(reason like '%(another test)') from audit.tables
+                         where state = 'stopped' and hold = 'locked' and not made";
+            site.until("both wait", wait).await;
+            // what is not read comes from there on
+            site.until("its stream begins", "select count(*) = 1 from audit.progress").await;
+            site.shop("insert into other values (1)").await;
+            site.until("the other flows", "select exists (select from cleansed.other)").await;
+            change(&site).await;
+            site.shop("insert into alone values (2)").await;
+            owner.batch_execute("commit").await.unwrap();
+            let streams =
+                "select count(*) = 2 from audit.tables where state = 'streaming' and made";
+            site.until("one goes on", streams).await;
+            site.assert_equal("select id from {} order by id", "alone", "cleansed.alone").await;
+            // behind a restart it waits again
+            assert!(running.stop().await.is_ok());
+            let running = site.start();
+            site.shop("insert into other values (2)").await;
+            site.until("the others flow", "select count(*) = 2 from cleansed.other").await;
+            assert_eq!(site.state("cleansed.items").await[0], "stopped");
+            reader.batch_execute("commit").await.unwrap();
+            let streams = "select count(*) = 3 and bool_and(made and hold is null) from audit.tables where state = 'streaming'";
+            site.until("all go on", streams).await;
+            site.assert_equal(ROWS, "items", "cleansed.items").await;
+            assert!(running.stop().await.is_ok());
+        }
+    });
+}

@@ -15,3 +15,7 @@ update audit.tables t
                            and c.condition is null and c.origin is null) then 'unfed'
        end
  where state in ('stopped', 'paused');
+
+-- Whether the table is there and ours: one that somebody had locked as it was to be made or adopted is so later, and
+-- its changes are kept until then.
+alter table audit.tables add column made boolean not null default true;

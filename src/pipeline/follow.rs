@@ -329,7 +329,7 @@ pub(super) async fn leaves_ahead(shared: &Shared, planned: &[Planned]) -> Result
         return Ok(());
     }
     let today = shared.setup.clock.now_postgres().div_euclid(super::drain::DAY);
-    for Planned { target, record, .. } in planned {
+    for Planned { target, record, .. } in planned.iter().filter(|table| table.record.made) {
         let wanted = [(target.model.clone(), ahead(&target.model, today))];
         match shared.ensure_leaves(&wanted, None).await {
             Err(error) if matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Busy) => {

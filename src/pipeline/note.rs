@@ -16,6 +16,8 @@ use crate::spec::Model;
 pub(super) enum Then<'a> {
     /// It is new; its rows are to be read if the connector reads any.
     Add { model: &'a Model, schema_id: i32, state: tables::State },
+    /// It is new, and is made or adopted later: its changes are kept until then.
+    Await { model: &'a Model, schema_id: i32 },
     /// Its columns are fed so.
     Feeds(&'a str),
     /// Its rows are to be read.
@@ -56,13 +58,11 @@ impl Then<'_> {
     ) -> Result<()> {
         match self {
             Then::Add { model, schema_id, state } => {
-                let source = &model.from.table;
-                tables::add(transaction, &reads.connector, table, source, schema_id).await?;
-                feeds::set(transaction, table, &merge::feeds(model)).await?;
-                // in the same transaction: a table without it would count as read
-                if reads.rows {
-                    chunks::open_table(transaction, table, state, None).await?;
-                }
+                add(transaction, reads, (table, true), (model, schema_id), state).await?;
+            }
+            Then::Await { model, schema_id } => {
+                let state = tables::State::Stopped;
+                add(transaction, reads, (table, false), (model, schema_id), state).await?;
             }
             Then::OpenChunk(state) => {
                 chunks::open_table(transaction, table, state, None).await?;
@@ -116,5 +116,21 @@ impl Then<'_> {
             Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
         }
         Ok(())
+    }
+}
+
+async fn add(
+    transaction: &Transaction<'_>,
+    reads: &Reads,
+    of: (&TableName, bool),
+    (model, schema_id): (&Model, i32),
+    state: tables::State,
+) -> Result<()> {
+    tables::add(transaction, &reads.connector, of, &model.from.table, schema_id).await?;
+    feeds::set(transaction, of.0, &merge::feeds(model)).await?;
+    // in the same transaction: a table without it would count as read
+    match reads.rows {
+        true => chunks::open_table(transaction, of.0, state, None).await,
+        false => Ok(()),
     }
 }

@@ -207,7 +207,8 @@ impl Look<'_> {
         let mut tables = Vec::new();
         for fed in &resolved.fed {
             for model in &fed.models {
-                let record = records.iter().find(|record| record.table == model.table);
+                // one that waits for a lock is as new as one that nobody has begun with
+                let record = records.iter().find(|of| of.table == model.table && of.made);
                 let shape = record.and_then(|record| shapes.get(&record.schema_id?));
                 let found = match record {
                     Some(record) => self.known(fed, model, record, shape).await,

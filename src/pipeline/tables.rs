@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::adopt::made;
 use super::fit::suit;
 use super::follow::{follow_file, follow_source, goes_by_file, missed, refeed, stop};
+use super::locked;
 use super::note::Then;
 use super::resolve::{Fed, LeftOut, Resolved};
 use super::shared::Shared;
@@ -17,6 +18,7 @@ use crate::journey::Target;
 use crate::merge::{Standing, define, feeds};
 use crate::position::Lsn;
 use crate::postgres::Session;
+use crate::progress::holds::Hold;
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{schemas, tables};
 use crate::relation::Relation;
@@ -58,7 +60,7 @@ pub(super) async fn plan(
                     let record = TableRecord { schema_id: Some(schema_id), ..record.clone() };
                     recorded(shared, warehouse, fed, model, (&record, now, told)).await
                 }
-                (None, _) => fresh(shared, warehouse, fed, model, planned.len()).await,
+                (None, _) => fresh(shared, fed, model, planned.len()).await,
             };
             match made {
                 Ok(mut table) => {
@@ -131,6 +133,35 @@ async fn take_back(shared: &Shared, target: &Target, record: &mut TableRecord) -
     Ok(())
 }
 
+fn bound(shared: &Shared, model: &Arc<Model>, shape: &Relation, schema_id: i32) -> Result<Target> {
+    Ok(bind(0, model, &Arc::new(shape.clone()), schema_id, shared.binary)?.target)
+}
+
+/// The target of a table we know, in the shape that was applied last, or where that fits no more in the one that its
+/// source has now.
+async fn in_last_shape(
+    shared: &Shared,
+    fed: &Fed,
+    model: &Arc<Model>,
+    (record, shape): (&mut TableRecord, &Relation),
+) -> Result<Target> {
+    let shaped = match model.mirrored {
+        true => mirror(shared.connector(), shape, &shared.extensions).map(Arc::new),
+        false => Some(model.clone()),
+    };
+    let schema_id = record.schema_id.unwrap_or(0);
+    if let Some(Ok(target)) = shaped.map(|model| bound(shared, &model, shape, schema_id)) {
+        return Ok(target);
+    }
+    let now = &fed.source.relation;
+    let schema_id = shared.number_shape(now).await?;
+    let target = bound(shared, model, now, schema_id)?;
+    if !record.chunk_open {
+        stop(shared, record, "its rows are told apart by other columns now", None).await?;
+    }
+    Ok(target)
+}
+
 /// A table we know, in the shape that was applied last: the stream tells what changed since. One that
 /// is to be read again is bound to what the source has now, if its last shape does not fit any more.
 async fn recorded(
@@ -141,26 +172,20 @@ async fn recorded(
     (record, shape, told): (&TableRecord, &Relation, bool),
 ) -> Result<Planned> {
     let (mut record, now) = (record.clone(), &fed.source.relation);
-    let shaped = match model.mirrored {
-        true => mirror(shared.connector(), shape, &shared.extensions).map(Arc::new),
-        false => Some(model.clone()),
-    };
-    let schema_id = record.schema_id.unwrap_or(0);
-    let bound = |model: &Arc<Model>, shape: &Relation, schema_id| {
-        bind(0, model, &Arc::new(shape.clone()), schema_id, shared.binary)
-    };
-    let mut target = match shaped.map(|model| bound(&model, shape, schema_id)) {
-        Some(Ok(binding)) => binding.target,
-        _ => {
-            let schema_id = shared.number_shape(now).await?;
-            let target = bound(model, now, schema_id)?.target;
-            if !record.chunk_open {
-                let why = "its rows are told apart by other columns now";
-                stop(shared, &mut record, why, None).await?;
-            }
-            target
+    let mut target = in_last_shape(shared, fed, model, (&mut record, shape)).await?;
+    if !record.made {
+        if !record.is_held() {
+            make(shared, &target, &mut record, false).await?;
         }
-    };
+        if !record.made {
+            if !told && !record.chunk_open {
+                shared.define(&[], &record.table, Then::ReadAnew).await?;
+                record.chunk_open = true;
+            }
+            let target = Arc::new(target);
+            return Ok(Planned { target, source: fed.source.clone(), record });
+        }
+    }
     let standing = match record.chunk_open || !model.mirrored {
         true => Some(Standing::of(&**warehouse, &record.table).await?),
         false => None,
@@ -171,7 +196,7 @@ async fn recorded(
         let schema_id = shared.number_shape(now).await?;
         shared.define(&statements, &model.table, Then::Shape(schema_id)).await?;
         shared.define(&[], &model.table, Then::ReadAnew).await?;
-        let target = Arc::new(bound(model, now, schema_id)?.target);
+        let target = Arc::new(bound(shared, model, now, schema_id)?);
         return Ok(Planned { target, source: fed.source.clone(), record });
     }
     let same = goes_by_file(shared, model, &mut record).await?;
@@ -200,42 +225,77 @@ async fn recorded(
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
 }
 
-/// A new table: made in the warehouse, its rows yet to be read.
-async fn fresh(
-    shared: &Shared,
-    warehouse: &Session,
-    fed: &Fed,
-    model: &Arc<Model>,
-    index: usize,
-) -> Result<Planned> {
+/// A new table: made in the warehouse, its rows yet to be read. One that somebody has locked waits alone.
+async fn fresh(shared: &Shared, fed: &Fed, model: &Arc<Model>, index: usize) -> Result<Planned> {
     let relation = Arc::new(fed.source.relation.clone());
     let binding = suit(index, model, &relation, shared.binary)?;
-    let (connector, readers) = (shared.connector(), &shared.setup.settings.readers);
-    let (statements, state) =
-        made(warehouse, (connector, connector.snapshot.initial), &binding.target, (readers, false))
-            .await?;
     for column in &binding.untaken {
         tracing::info!(table = %model.table, column, "the file does not take this source column");
     }
     let schema_id = shared.number_shape(&relation).await?;
-    let then = Then::Add { model, schema_id, state };
-    shared.define(&statements, &model.table, then).await?;
     let target = Target { schema_id, ..binding.target };
-    let record = TableRecord {
+    let reads = shared.connector().snapshot.initial;
+    let mut record = TableRecord {
         table: model.table.clone(),
         source: Some(relation.table.clone()),
-        state,
+        state: State::Streaming,
+        made: false,
         hold: None,
         reason: None,
         remedy: None,
         floor: 0,
         schema_id: Some(schema_id),
-        chunk_open: shared.connector().snapshot.initial,
+        chunk_open: reads,
         part_open: false,
         joins: Lsn(0),
-        was_read: !shared.connector().snapshot.initial,
+        was_read: !reads,
         made_for: None,
         feeds: Some(feeds(model)),
     };
+    make(shared, &target, &mut record, true).await?;
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })
+}
+
+/// Makes or adopts the table of a target; where somebody has a lock on it, it waits alone, and is made when that is
+/// gone.
+async fn make(
+    shared: &Shared,
+    target: &Target,
+    record: &mut TableRecord,
+    is_new: bool,
+) -> Result<()> {
+    let (model, schema_id) = (&*target.model, target.schema_id);
+    let (connector, readers) = (shared.connector(), &shared.setup.settings.readers);
+    let reads = connector.snapshot.initial;
+    let found = {
+        // which waits for no lock, as looking whether there are rows may
+        let side = shared.side_session().await;
+        made(side.session(), (connector, reads), target, (readers, false)).await
+    };
+    let defined = match found {
+        Ok((statements, state)) => {
+            let then = Then::Add { model, schema_id, state };
+            shared.define(&statements, &model.table, then).await.map(|()| state)
+        }
+        Err(error) => Err(error),
+    };
+    match defined {
+        Ok(state) => {
+            record.made = true;
+            if is_new || reads {
+                (record.state, record.hold, record.chunk_open) = (state, None, reads);
+                (record.reason, record.remedy) = (None, None);
+            }
+        }
+        Err(error) if locked::is_locked(&error) => {
+            if is_new {
+                shared.define(&[], &model.table, Then::Await { model, schema_id }).await?;
+            }
+            let told = locked::hold(shared, &model.table).await?;
+            (record.state, record.hold) = (State::Stopped, Some(Hold::Locked));
+            (record.reason, record.remedy) = told.unzip();
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }

@@ -59,6 +59,8 @@ pub struct TableRecord {
     pub source: Option<TableName>,
     /// What it is doing.
     pub state: State,
+    /// Whether it is there and ours; else it is yet to be made or adopted.
+    pub made: bool,
     /// For what it is held, where that is over one day.
     pub hold: Option<Hold>,
     /// Why it stopped.
@@ -121,7 +123,8 @@ async fn read_some(
                     coalesce((select max(c.as_of) from audit.snapshot_chunks c
                                where c.table_name = t.table_name and c.state = 'done'
                                  and to_jsonb(c) ->> 'condition' is not null), 0),
-                    to_jsonb(t) ->> 'feeds', to_jsonb(t) ->> 'hold'
+                    to_jsonb(t) ->> 'feeds', to_jsonb(t) ->> 'hold',
+                    coalesce((to_jsonb(t) ->> 'made')::boolean, true)
                from audit.tables t
               where t.connector = $1 and ($2::text is null or t.table_name = $2)",
             &[&connector, &only.map(TableName::to_string)],
@@ -149,28 +152,29 @@ async fn read_some(
             part_open: row.try_get(10).map_err(failed)?,
             joins: Lsn::from_i64(row.try_get(11).map_err(failed)?),
             feeds: row.try_get(12).map_err(failed)?,
+            made: row.try_get(14).map_err(failed)?,
             hold: hold.as_deref().map(|word| Hold::of(word).ok_or_else(strange)).transpose()?,
         });
     }
     Ok(records)
 }
 
-/// Notes a table that is new to us.
+/// Notes a table that is new to us, whether it is `made` or is yet to be.
 pub async fn add(
     transaction: &Transaction<'_>,
     connector: &str,
-    table: &TableName,
+    (table, made): (&TableName, bool),
     source_table: &TableName,
     schema_id: i32,
 ) -> Result<()> {
     transaction
         .execute(
-            "insert into audit.tables (table_name, connector, source_table, state, schema_id)
-             values ($1, $2, $3, 'streaming', $4)
+            "insert into audit.tables (table_name, connector, source_table, state, schema_id, made)
+             values ($1, $2, $3, 'streaming', $4, $5)
              on conflict (table_name) do update
              set connector = excluded.connector, source_table = excluded.source_table,
-                 schema_id = excluded.schema_id",
-            &[&table.to_string(), &connector, &source_table.to_string(), &schema_id],
+                 schema_id = excluded.schema_id, made = excluded.made",
+            &[&table.to_string(), &connector, &source_table.to_string(), &schema_id, &made],
         )
         .await
         .map_err(|error| Error::warehouse(format!("noting {table}"), error))?;

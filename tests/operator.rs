@@ -636,6 +636,8 @@ fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
         site.until("streaming", STREAMING).await;
         let (done, text) = ask(&site, &["connector", "pause", &site.name, "--wait"]);
         assert!(done, "{text}");
+        // the last word counts
+        assert!(ask(&site, &["table", "pause", "cleansed.users"]).0);
         let many = format!(
             "insert into audit.requests (verb, connector, table_name)
              select 'resume', '{}', 'cleansed.users' from generate_series(1, 150)",
@@ -646,6 +648,7 @@ fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
         assert!(done, "{text}");
         let open = "select count(*) = 0 from audit.requests where state = 'open'";
         site.until("all is answered", open).await;
+        site.until("streaming again", STREAMING).await;
         assert!(running.stop().await.is_ok());
     });
 }
@@ -766,6 +769,17 @@ fn a_connector_that_stopped_beside_others_carries_out_what_is_asked() {
         site.until("it stopped", &stands(&other)).await;
         site.shop("insert into t values (1)").await;
         site.until("the other one goes on", "select count(*) = 1 from cleansed.t").await;
+        // of what cannot be carried out before its source is looked at there is more than is looked at at once
+        let epoch = format!("select epoch from audit.epoch where resource = 'connector:{other}'");
+        let before = site.at_warehouse(&epoch).await.remove(0);
+        let many = format!(
+            "insert into audit.requests (verb, connector, table_name)
+             select 'resync', '{other}', 'staging.none' from generate_series(1, 150)"
+        );
+        site.warehouse.batch_execute(&many).await.unwrap();
+        let begun = format!("select ({epoch}) > {before}");
+        site.until("it began a session for them", &begun).await;
+        site.until("it stopped once more", &stands(&other)).await;
         // what a watchdog does: it begins a session, and stops again
         assert_eq!(http(port, "POST", &format!("/connectors/{other}/restart"), "s3cret").0, 202);
         let done = "select count(*) = 1 from audit.requests where state = 'done'";

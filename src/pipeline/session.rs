@@ -147,7 +147,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
     ladder::name_orphans(&shared, &source).await?;
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&source, &mut warehouse).await?;
-    remask(&shared, &mut warehouse).await?;
+    remask(&shared, &mut warehouse, &resolved).await?;
     let (mut planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
     standby::refuse_other(&shared, &warehouse, &planned).await?;
     // only now: that a table is to be read again must not be forgotten in a crash between the two

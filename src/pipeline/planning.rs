@@ -134,7 +134,7 @@ impl Look<'_> {
         let (models, known) = (&self.spec.models, feeders(&records));
         let mut resolved = resolve(connector, models, catalogue, &extensions, &known);
         let untold = publication::untold(self.source, &resolved.publications, version).await?;
-        leave_out_unowned(&mut resolved, &untold, &connector.name);
+        leave_out_unowned(&mut resolved, self.source, (&untold, &connector.name)).await?;
         let tables = self.tables(&resolved, &records, notes).await?;
         let of = |fed: &Fed, model: &Arc<Model>| {
             let record = records.iter().find(|record| record.table == model.table)?;

@@ -141,7 +141,7 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
         leave_out_untold(&mut resolved, &source, &mut untold).await?;
     }
     refuse_unmade(&resolved, &source, (version, &connector.name)).await?;
-    leave_out_unowned(&mut resolved, &untold, &connector.name);
+    leave_out_unowned(&mut resolved, &source, (&untold, &connector.name)).await?;
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
     ladder::name_orphans(&shared, &source).await?;

@@ -582,6 +582,51 @@ fn a_table_that_the_files_cannot_take_any_more_is_left_out_alone() {
     });
 }
 
+/// The one that feeds a table goes on feeding it, whichever is the older; the other one takes its place when it is
+/// excluded, by being read.
+#[test]
+fn a_table_is_fed_by_one_of_two_until_a_file_says_otherwise() {
+    block_on(async {
+        let site = Site::new("rivals").await;
+        site.shop(
+            "create table other (id int primary key); insert into other values (1), (2);
+             create table t (id int primary key); create schema archive;
+             create table archive.other (id int primary key); insert into archive.other values (3)",
+        )
+        .await;
+        let tables = |tables: &str| site.connector(&format!("{tables}\ntarget_schema: cleansed\n"));
+        let fed = "select string_agg(id::text, ' ' order by id) from cleansed.other";
+        tables("tables: [\"archive.*\"]");
+        site.catch_up().await;
+        tables("tables: [\"archive.*\", \"public.*\"]");
+        site.catch_up().await;
+        site.shop("insert into other values (4); insert into archive.other values (5); insert into t values (1)")
+            .await;
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(fed).await, ["3 5"]);
+        let left = "select source_table, reason from audit.left_out";
+        let words = "archive.other and it would both become cleansed.other";
+        assert_eq!(site.at_warehouse(left).await, [format!("public.other|{words}")]);
+        site.assert_equal("select id from {}", "t", "cleansed.t").await;
+        tables("tables: [\"archive.*\", \"public.*\"]\nexclude: [archive.other]");
+        site.catch_up().await;
+        let state = site.state("cleansed.other").await;
+        assert_eq!(state[2], "siltstone table resync cleansed.other", "{state:?}");
+        let resync = ["table", "resync", "cleansed.other", "--yes"];
+        assert!(site.command(&resync).status().unwrap().success());
+        site.shop("insert into other values (6); insert into archive.other values (7)").await;
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(fed).await, ["1 2 4 6"]);
+        // and so it stays when both are there again
+        tables("tables: [\"archive.*\", \"public.*\"]");
+        site.shop("insert into other values (8); insert into archive.other values (9)").await;
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(fed).await, ["1 2 4 6 8"]);
+        let left = "select source_table from audit.left_out";
+        assert_eq!(site.at_warehouse(left).await, ["archive.other"]);
+    });
+}
+
 /// Somebody has a lock on two tables for hours: one whose file has a new column as the service begins, and one
 /// that gets one in mid-stream. Both wait alone.
 #[test]

@@ -102,6 +102,44 @@ fn a_transaction_that_deletes_too_much_waits_for_a_human() {
     });
 }
 
+/// What came, and what was answered, while the connector rested counts as it begins.
+#[test]
+fn a_connector_that_rested_asks_and_is_answered() {
+    block_on(async {
+        let site = Site::new("restguard").await;
+        files(&site, "guard: { delete_rows: 200 }");
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let running = site.start();
+        let connector = |verb: &str| {
+            let asked = ["connector", verb, &site.name, "--wait"];
+            assert!(site.command(&asked).status().unwrap().success(), "{verb}");
+        };
+        connector("pause");
+        site.shop("begin; update u set v = 'with it'; delete from t where id <= 1100; commit")
+            .await;
+        connector("resume");
+        let asked = "select bool_and(state = 'stopped' and reason like '%more than guard allows') \
+                       from audit.tables where table_name in ('cleansed.t', 'cleansed.dim_t')";
+        site.until("asked", asked).await;
+        site.until("the other flows", "select bool_and(v = 'with it') from cleansed.u").await;
+        assert_eq!(rows(&site, "t").await, "2000");
+        connector("stop");
+        ask(&site, "resume", "cleansed.t");
+        site.shop("delete from t where id between 1101 and 1102").await;
+        assert!(running.stop().await.is_ok());
+        let running = site.start();
+        connector("resume");
+        site.until("the answer", "select count(*) = 898 from cleansed.t").await;
+        assert_eq!(site.state("cleansed.dim_t").await[0], "stopped");
+        ask(&site, "resume", "cleansed.dim_t");
+        let streaming = "select bool_and(state = 'streaming') from audit.tables";
+        site.until("streaming", streaming).await;
+        assert!(running.stop().await.is_ok());
+        assert_same(&site).await;
+    });
+}
+
 #[test]
 fn a_share_is_of_the_rows_that_are_left() {
     block_on(async {

@@ -632,3 +632,69 @@ fn a_mask_that_comes_later_leaves_nothing_open() {
         .await;
     });
 }
+
+/// The table is to be read again for it: once somebody lets it go on, and no start does.
+#[test]
+fn a_pause_outlasts_a_mask_that_comes_later() {
+    block_on(async {
+        let site = Site::new("mask_paused").await;
+        site.shop(TABLES).await;
+        settings(&site);
+        site.connector("tables: [public.users]\n");
+        users(&site, "users_now", "overwrite", false);
+        site.catch_up().await;
+        said(&site, &["table", "pause", "cleansed.users_now"]);
+        site.catch_up().await;
+        users(&site, "users_now", "overwrite", true);
+        site.shop("update users set v = -1 where id < 10").await;
+        for _ in 0..2 {
+            catch_up(&site);
+            let state = site.state("cleansed.users_now").await;
+            assert_eq!(state[..2], ["paused", "an operator paused it"]);
+        }
+        let kept = "select count(*) from audit.pending";
+        assert_eq!(site.at_warehouse(kept).await, ["9"]);
+        said(&site, &["table", "resume", "cleansed.users_now"]);
+        catch_up(&site);
+        assert_eq!(site.state("cleansed.users_now").await[0], "streaming");
+        site.assert_equal("select id, v from {} order by id", "users", "cleansed.users_now").await;
+        assert_nothing_lies_open(&site).await;
+    });
+}
+
+/// Its file says its new name, as it is told to, and it is masked as before; also in a session behind that.
+#[test]
+fn a_masked_table_under_another_name_stays_masked() {
+    block_on(async {
+        let site = Site::new("mask_table").await;
+        site.shop(TABLES).await;
+        settings(&site);
+        site.connector("tables: [\"public.*\"]\nexclude: [public.logins, public.people]\n");
+        for (name, history) in [("users_now", "overwrite"), ("users_log", "append")] {
+            users(&site, name, history, true);
+        }
+        catch_up(&site);
+        site.shop("alter table users rename to members").await;
+        for name in ["users_now", "users_log"] {
+            let path = site.config().with_file_name(format!("schemas/{name}.yaml"));
+            let text = std::fs::read_to_string(path).unwrap();
+            let text = text.replace("public.users", "public.members");
+            site.file(&format!("schemas/{name}.yaml"), &text);
+        }
+        for v in 1..=3 {
+            site.shop(&format!(
+                "update members set v = -{v}, email = 'clear-{v}-' || id where id < 10"
+            ))
+            .await;
+            catch_up(&site);
+            assert_nothing_lies_open(&site).await;
+        }
+        let states = "select distinct state || source_table from audit.tables";
+        assert_eq!(site.at_warehouse(states).await, ["streamingpublic.members"]);
+        let last = "select count(*) from cleansed.users_now where v = -3";
+        assert_eq!(site.at_warehouse(last).await, ["9"]);
+        let events = "select count(*) from cleansed.users_log where v < 0";
+        assert_eq!(site.at_warehouse(events).await, ["27"]);
+        assert_eq!(site.at_warehouse("select count(*) from audit.gaps").await, ["0"]);
+    });
+}

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::service::{free_port, http, with_admin};
 
-use crate::support::{Proxy, Site, block_on};
+use crate::support::{Mock, Proxy, Site, block_on};
 
 const TABLES: &str = "create table users (id bigint primary key, email text);
     insert into users select i, 'u' || i from generate_series(1, 100) i;
@@ -636,6 +636,8 @@ fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
         site.until("streaming", STREAMING).await;
         let (done, text) = ask(&site, &["connector", "pause", &site.name, "--wait"]);
         assert!(done, "{text}");
+        // the last word counts
+        assert!(ask(&site, &["table", "pause", "cleansed.users"]).0);
         let many = format!(
             "insert into audit.requests (verb, connector, table_name)
              select 'resume', '{}', 'cleansed.users' from generate_series(1, 150)",
@@ -646,6 +648,7 @@ fn a_connector_goes_on_however_much_is_asked_of_its_tables() {
         assert!(done, "{text}");
         let open = "select count(*) = 0 from audit.requests where state = 'open'";
         site.until("all is answered", open).await;
+        site.until("streaming again", STREAMING).await;
         assert!(running.stop().await.is_ok());
     });
 }
@@ -766,6 +769,17 @@ fn a_connector_that_stopped_beside_others_carries_out_what_is_asked() {
         site.until("it stopped", &stands(&other)).await;
         site.shop("insert into t values (1)").await;
         site.until("the other one goes on", "select count(*) = 1 from cleansed.t").await;
+        // of what cannot be carried out before its source is looked at there is more than is looked at at once
+        let epoch = format!("select epoch from audit.epoch where resource = 'connector:{other}'");
+        let before = site.at_warehouse(&epoch).await.remove(0);
+        let many = format!(
+            "insert into audit.requests (verb, connector, table_name)
+             select 'resync', '{other}', 'staging.none' from generate_series(1, 150)"
+        );
+        site.warehouse.batch_execute(&many).await.unwrap();
+        let begun = format!("select ({epoch}) > {before}");
+        site.until("it began a session for them", &begun).await;
+        site.until("it stopped once more", &stands(&other)).await;
         // what a watchdog does: it begins a session, and stops again
         assert_eq!(http(port, "POST", &format!("/connectors/{other}/restart"), "s3cret").0, 202);
         let done = "select count(*) = 1 from audit.requests where state = 'done'";
@@ -789,5 +803,63 @@ fn a_connector_that_stopped_beside_others_carries_out_what_is_asked() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(child.try_wait().unwrap().expect("it runs on").code(), Some(65));
+    });
+}
+
+/// As one that reads a Postgres does; and those that come and go beside it do not end it.
+#[test]
+fn a_connector_of_topics_that_stopped_takes_what_is_asked() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create("a.public.t", 1);
+        let site = Site::new("resttopics").await;
+        let topics = format!("{}_topics", site.name);
+        site.shop(TABLES).await;
+        let file = format!(
+            "name: {topics}\nkind: kafka\nsource: topics\nbrokers: \"{}\"\ngroup: resttopics\ntopics: [\"a.*\"]\n\
+             properties: {{ broker.address.family: v4, no.such.property: 1 }}\n",
+            mock.address()
+        );
+        site.file("connectors/topics.yaml", &file);
+        let with = Arc::new(site.spec());
+        site.file("connectors/shop.yaml", "name: shop\nkind: postgres\nenabled: false\n");
+        let without = Arc::new(site.spec());
+        let (files, stop, running) = follow(&with);
+        site.until("streaming", STREAMING).await;
+        let stopped = format!(
+            "select count(*) = 1 from audit.standing where connector = '{topics}'
+                and state = 'stopped' and reason like '%no.such.property%'"
+        );
+        site.until("it stopped", &stopped).await;
+        for round in 1..=3 {
+            files.send_replace(without.clone());
+            tokio::time::sleep(Duration::from_millis(round * 2)).await;
+            files.send_replace(with.clone());
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        for (verb, wanted) in [
+            ("pause", "paused"),
+            ("restart", "paused"),
+            ("resume", "running"),
+            ("stop", "stopped"),
+            ("resume", "running"),
+        ] {
+            let (done, text) = ask(&site, &["connector", verb, &topics, "--wait"]);
+            assert!(done, "{verb}: {text}");
+            let said = format!("select wanted from audit.connectors where connector = '{topics}'");
+            assert_eq!(site.at_warehouse(&said).await, [wanted], "{verb}");
+        }
+        site.until("it stopped again", &stopped).await;
+        site.shop("insert into users values (101, 'later')").await;
+        site.until("the other goes on", "select count(*) = 101 from cleansed.users").await;
+        // mended, it begins by itself
+        site.file("connectors/topics.yaml", &file.replace(", no.such.property: 1", ""));
+        site.connector("tables: [\"public.*\"]\ntarget_schema: cleansed\n");
+        files.send_replace(Arc::new(site.spec()));
+        let works = "select count(*) = 0 from audit.standing where state = 'stopped'";
+        site.until("it is at work", works).await;
+        stop.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(30), running).await;
+        assert!(ended.expect("it was not told to stop").unwrap().is_ok());
     });
 }

@@ -882,3 +882,38 @@ fn another_source_column_and_another_delete_are_taken_up() {
         assert_eq!(site.at_warehouse(&stands("users")).await, ["e1 e2 e4"]);
     });
 }
+
+/// What takes a word takes it also where the table is about to be read: the reading would carry it out.
+#[test]
+fn rows_that_a_reading_would_delete_take_a_word() {
+    block_on(async {
+        let site = Site::new("refeeds").await;
+        site.shop(
+            "create table users (id bigint primary key, email text);
+             insert into users select i, 'e' || i from generate_series(1, 9) i",
+        )
+        .await;
+        let columns = "  email: { type: text }\n";
+        users(&site, "id", columns, "delete: soft\n");
+        site.catch_up().await;
+        site.shop("delete from users where id = 3").await;
+        site.catch_up().await;
+        // the reading waits for a lock
+        let lock = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
+        lock.batch_execute("begin; lock public.users in access exclusive mode").await.unwrap();
+        let running = site.start();
+        assert_eq!(ask(&site, &["table", "resync", "cleansed.users", "--yes"]).0, 0);
+        site.until("asked", "select bool_and(state = 'done') from audit.requests").await;
+        assert!(running.stop().await.is_ok());
+        users(&site, "id", columns, "");
+        drop(lock);
+        site.catch_up().await;
+        assert_stopped(&site, "cleansed.users", "siltstone apply --allow destructive").await;
+        assert_eq!(site.at_warehouse("select count(*) from cleansed.users").await, ["9"]);
+        let (code, text) = ask(&site, &["apply", "--allow", "destructive", "--yes"]);
+        assert_eq!(code, 0, "{text}");
+        site.catch_up().await;
+        assert_agree(&site);
+        site.assert_equal("select id, email from {} order by 1", "users", "cleansed.users").await;
+    });
+}

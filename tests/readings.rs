@@ -68,6 +68,53 @@ fn a_table_that_is_locked_is_published_later() {
     });
 }
 
+/// Nobody reads the events that a table missed while it could not be published: that stretch is told, and no
+/// other. Who waits for a lock bars the way as well.
+#[test]
+fn what_a_table_of_events_missed_while_it_was_locked_is_a_gap() {
+    block_on(async {
+        let site = Site::new("lockedlog").await;
+        site.shop("create table other (id int primary key); create table log (id int primary key); insert into log values (1)")
+            .await;
+        let file = "table: cleansed.log\nfrom: shop.public.log\nhistory: append\nkey: [id]\ncolumns:\n  id: { type: integer }\n";
+        site.file("schemas/log.yaml", file);
+        site.catch_up().await;
+        let name = &site.name;
+        site.shop(&format!("alter publication \"siltstone_{name}\" drop table log")).await;
+        site.shop("insert into log values (2)").await;
+        let missed = site.at_source("select (pg_current_wal_lsn() - '0/0')::int8").await.remove(0);
+        let session =
+            async |name| connect(Side::Source, &site.source_endpoint, name).await.unwrap();
+        let reader = session("a reader").await;
+        reader.batch_execute("begin; select from public.log").await.unwrap();
+        let queue = session("a queue").await;
+        let waiting = tokio::spawn(async move {
+            let lock = "begin; lock public.log in access exclusive mode; rollback";
+            queue.batch_execute(lock).await.unwrap();
+        });
+        let running = site.start();
+        let shelved =
+            "select state = 'paused' and reason like 'it waits for the source: %(a queue)%'
+                         from audit.tables where table_name = 'cleansed.log'";
+        site.until("it waits", shelved).await;
+        flows(&site, 1).await;
+        reader.batch_execute("commit").await.unwrap();
+        waiting.await.unwrap();
+        let back = "select state <> 'paused' from audit.tables where table_name = 'cleansed.log'";
+        site.until("it is back", back).await;
+        site.shop("insert into log values (3)").await;
+        site.until("it goes on", STREAMS).await;
+        site.until("the next", "select count(*) = 2 from cleansed.log").await;
+        assert!(running.stop().await.is_ok());
+        let told = format!(
+            "select bool_or(after_seq < {missed} and until_seq >= {missed}) from audit.gaps"
+        );
+        assert_eq!(site.at_warehouse(&told).await, ["t"]);
+        let ids = "select string_agg(id::text, ' ' order by id) from cleansed.log";
+        assert_eq!(site.at_warehouse(ids).await, ["1 3"]);
+    });
+}
+
 #[test]
 fn a_source_without_a_slot_to_spare_keeps_only_what_is_to_be_read_waiting() {
     block_on(async {

@@ -220,3 +220,45 @@ fn a_table_of_another_role_stops_alone() {
         site.assert_equal("select id, v, w from {}", "t", "cleansed.t").await;
     });
 }
+
+/// Its tables are the role's own and the publication is not, as where somebody else made that: a table that comes or
+/// goes costs nobody else anything, and is taken once it is published.
+#[test]
+fn a_publication_of_another_role_costs_what_it_lacks_alone() {
+    block_on(async {
+        let mut site = Site::new("pubowned").await;
+        let (role, name) = (format!("{}_role", site.name), site.name.clone());
+        site.shop(&format!(
+            "create role {role} login replication password 'le4st'; grant create on database {name}_shop to {role};
+             grant all on schema public to {role}; set role {role};
+             create table t (id int primary key); create table gone (id int primary key); reset role"
+        ))
+        .await;
+        site.catch_up().await;
+        site.secure(|url| {
+            let (_, place) = url.split_once('@').unwrap();
+            let ours = url.contains("_warehouse");
+            if ours { url.to_owned() } else { format!("postgres://{role}:le4st@{place}") }
+        });
+        let running = site.start();
+        let own = format!(
+            "set role {role}; create table fresh (id int primary key); insert into fresh values (1); reset role"
+        );
+        site.shop(&own).await;
+        let told = format!(
+            "select remedy like '%alter publication \"siltstone_{name}\" add table only \"public\".\"fresh\"%'
+               from audit.left_out where source_table = 'public.fresh'"
+        );
+        site.until("it is left out", &told).await;
+        site.shop("alter table gone drop constraint gone_pkey").await;
+        let state = "select reason = 'it has no primary key' from audit.tables where table_name = 'cleansed.gone'";
+        site.until("it is left out", state).await;
+        site.shop("insert into t values (1)").await;
+        site.until("the other flows", "select exists (select from cleansed.t)").await;
+        site.shop(&format!("alter publication \"siltstone_{name}\" add table only public.fresh"))
+            .await;
+        assert!(site.command(&["connector", "restart", &name]).status().unwrap().success());
+        site.until("it is taken", "select count(*) = 1 from cleansed.fresh").await;
+        assert!(running.stop().await.is_ok());
+    });
+}

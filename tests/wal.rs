@@ -178,6 +178,52 @@ fn a_slot_goes_while_the_warehouse_is_away() {
     });
 }
 
+/// Nobody may come for hours to one that waits for a person.
+#[test]
+fn a_slot_goes_while_its_connector_has_stopped_beside_others() {
+    block_on(async {
+        let site = site("stopped").await;
+        files(&site, "{ warn: 2MiB, land: 4MiB, drop_slot: 8MiB }");
+        let name = site.name.clone();
+        let other = format!(
+            "name: {name}_other\nkind: postgres\nsource: other\nurl: \"${{SHOP_URL}}\"\n\
+             tables: [own.w]\ntarget_schema: staging\n"
+        );
+        site.file("connectors/other.yaml", &other);
+        site.shop(TABLES).await;
+        site.shop("create schema own; create table own.w (id int primary key)").await;
+        site.catch_up().await;
+        let publication = format!("publication \"siltstone_{name}\"");
+        site.shop(&format!("drop {publication}; create {publication} for all tables")).await;
+        for n in 0..15 {
+            megabyte(&site, n).await;
+        }
+        let running = site.start();
+        let slots = format!(
+            "select count(*) from pg_replication_slots where slot_name = 'siltstone_{name}'"
+        );
+        for _ in 0..200 {
+            if site.at_source(&slots).await == ["0"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(site.at_source(&slots).await, ["0"]);
+        site.shop("insert into own.w values (1)").await;
+        site.until("the other flows", "select exists (select from staging.w)").await;
+        site.shop(&format!("drop {publication}")).await;
+        let asked = ["connector", "restart", &name, "--wait"];
+        assert!(site.command(&asked).status().unwrap().success());
+        let again = "select count(*) > 0 from audit.gaps where reason like '%wal.drop_slot%'";
+        site.until("read again", again).await;
+        site.until("streaming again", "select bool_and(state = 'streaming') from audit.tables")
+            .await;
+        assert!(running.stop().await.is_ok());
+        site.catch_up().await;
+        assert_same(&site).await;
+    });
+}
+
 #[test]
 fn what_is_held_stays_so_when_the_slot_of_a_connector_that_rests_goes() {
     block_on(async {

@@ -188,6 +188,14 @@ pub async fn is_there(source: &Session, name: &str) -> Result<bool> {
     row.map_err(|error| Error::source("reading its publications", error))
 }
 
+/// Whether a publication is our role's to change, or to make.
+pub async fn is_ours(source: &Session, name: &str) -> Result<bool> {
+    let query = "select coalesce((select pg_has_role(pubowner, 'USAGE') from pg_publication
+                                   where pubname = $1), true)";
+    let row = source.query_one(query, &[&name]).await.and_then(|row| row.try_get(0));
+    row.map_err(|error| Error::source("reading its publications", error))
+}
+
 /// The statement that makes a publication.
 pub fn make_statement(wanted: &Wanted) -> String {
     let tables: Vec<String> =

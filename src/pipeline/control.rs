@@ -83,15 +83,21 @@ impl Control {
     ) -> Result<()> {
         let (setup, fence) = (&self.shared.setup, &self.shared.fence);
         let connector = &self.shared.connector().name;
-        let all = |request: &Request| request.verb == Verb::Resync && request.table.is_none();
-        for request in requests::open(&**warehouse, connector).await?.into_iter().filter(all) {
+        let read = requests::open_of(&**warehouse, connector, &[Verb::Resync]).await?;
+        for request in read.iter().filter(|request| request.table.is_none()) {
             let why = "table resync --all";
             resync_all(setup, (fence, &mut *warehouse), Some(request.id), why).await?;
         }
-        let goes_on = |request: &Request| request.verb == Verb::Resume;
-        for request in requests::open(&**warehouse, connector).await?.iter().filter(|r| goes_on(r))
-        {
-            self.of_tables(warehouse, request).await?;
+        // with what was asked before them: the last word counts
+        let held = [Verb::Pause, Verb::Resume];
+        loop {
+            let asked = requests::open_of(&**warehouse, connector, &held).await?;
+            for request in &asked {
+                self.of_tables(warehouse, request).await?;
+            }
+            if asked.is_empty() {
+                break;
+            }
         }
         ladder::carry_on(setup, source, (fence, warehouse)).await
     }

@@ -45,7 +45,8 @@ impl Fleet {
                 running.stop.send_replace(true);
             }
         }
-        self.next.clear();
+        // those that are to begin count as at work until the new ones do
+        let _before = std::mem::take(&mut self.next);
         for setup in setups {
             let name = setup.common.name.clone();
             match self.running.get(&name) {

@@ -134,7 +134,7 @@ impl Look<'_> {
         let (models, known) = (&self.spec.models, feeders(&records));
         let mut resolved = resolve(connector, models, catalogue, &extensions, &known);
         let untold = publication::untold(self.source, &resolved.publications, version).await?;
-        leave_out_unowned(&mut resolved, &untold, &connector.name);
+        leave_out_unowned(&mut resolved, self.source, (&untold, &connector.name)).await?;
         let tables = self.tables(&resolved, &records, notes).await?;
         let of = |fed: &Fed, model: &Arc<Model>| {
             let record = records.iter().find(|record| record.table == model.table)?;
@@ -201,8 +201,10 @@ impl Look<'_> {
             true => schemas::read(&**self.warehouse, &numbers).await?,
             false => std::collections::HashMap::new(),
         };
-        let dressed =
-            records.iter().filter_map(|record| self.masks(record, shapes.get(&record.schema_id?)?));
+        let dressed = records.iter().filter_map(|record| {
+            let known_as = resolved.feeder(&record.table).or(record.source.as_ref())?;
+            self.masks((record, known_as), shapes.get(&record.schema_id?)?)
+        });
         notes.extend(dressed);
         let mut tables = Vec::new();
         for fed in &resolved.fed {
@@ -228,9 +230,13 @@ impl Look<'_> {
     }
 
     /// What a start does to a table whose columns are masked otherwise than its rows.
-    fn masks(&self, record: &TableRecord, shape: &Relation) -> Option<String> {
+    fn masks(
+        &self,
+        (record, known_as): (&TableRecord, &TableName),
+        shape: &Relation,
+    ) -> Option<String> {
         let mut now = shape.clone();
-        self.connector.masks.dress(record.source.as_ref()?, &mut now);
+        self.connector.masks.dress(known_as, &mut now);
         let columns = shape.columns.iter().zip(&now.columns);
         let names = columns.filter(|(was, now)| was.mask != now.mask);
         let names: Vec<&str> = names.map(|(was, _)| was.name.as_str()).collect();

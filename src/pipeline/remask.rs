@@ -15,14 +15,19 @@ use crate::names::TableName;
 use crate::position::Order;
 use crate::postgres::{Session, quote};
 use crate::progress::tables::{State, TableRecord};
-use crate::progress::{chunks, masks, pending, schemas, tables};
+use crate::progress::{chunks, feeds, masks, pending, schemas, tables};
 use crate::relation::{Column, Mask, Relation};
 use crate::spec::{Deletes, History, Model};
 use crate::warehouse::Fenced;
 
 /// Makes everything in the warehouse that came by a connector fit the masks of the files.
-pub(super) async fn remask(shared: &Shared, warehouse: &mut Session) -> Result<()> {
+pub(super) async fn remask(
+    shared: &Shared,
+    warehouse: &mut Session,
+    resolved: &Resolved,
+) -> Result<()> {
     let connector = shared.connector();
+    note_sources(shared, warehouse, resolved).await?;
     let records = tables::read(&**warehouse, &connector.name).await?;
     let numbers: Vec<i32> = records.iter().filter_map(|record| record.schema_id).collect();
     let shapes = schemas::read(&**warehouse, &numbers).await?;
@@ -50,6 +55,21 @@ pub(super) async fn remask(shared: &Shared, warehouse: &mut Session) -> Result<(
                 .await?;
         }
         transaction.commit().await?;
+    }
+    Ok(())
+}
+
+/// Notes the present names of the tables that feed ours: masks are known by them. A file may name another one, or
+/// the same one anew.
+async fn note_sources(shared: &Shared, warehouse: &mut Session, resolved: &Resolved) -> Result<()> {
+    for record in tables::read(&**warehouse, &shared.connector().name).await? {
+        let Some(source) = resolved.feeder(&record.table) else { continue };
+        if record.source.as_ref() != Some(source) {
+            let durations = &shared.setup.durations;
+            let transaction = Fenced::begin(warehouse, &shared.fence, "source", durations).await?;
+            feeds::set_source(&*transaction, &record.table, source).await?;
+            transaction.commit().await?;
+        }
     }
     Ok(())
 }

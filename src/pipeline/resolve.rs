@@ -50,6 +50,14 @@ pub(super) struct Resolved {
     pub(super) known: Feeders,
 }
 
+impl Resolved {
+    /// The source table that feeds a warehouse table now.
+    pub(super) fn feeder(&self, table: &TableName) -> Option<&TableName> {
+        let feeds = |fed: &&Fed| fed.models.iter().any(|model| model.table == *table);
+        self.fed.iter().find(feeds).map(|fed| &fed.source.relation.table)
+    }
+}
+
 /// Brings files and catalogue together; one table that cannot be taken costs the others nothing. `extensions`
 /// are the warehouse's extension types; `known` tells what feeds each table so far.
 pub(super) fn resolve(

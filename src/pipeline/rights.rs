@@ -1,7 +1,7 @@
 //! What the connector's role may do at the source: a table that it may not publish is left out and named, one
 //! that somebody has locked comes later, and the others flow.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::awaited::tell;
@@ -119,16 +119,36 @@ pub(super) async fn refuse_unmade(
     Ok(())
 }
 
-/// Leaves out the tables that are not published as they should be and that only their owner may publish. What is
-/// published of them stays: without rights nothing could be given back that was taken.
-pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &Untold, connector: &str) {
+/// Leaves out the tables that are not published as they should be and that only their owner, or that of the
+/// publication, may publish. What is published of them stays: without rights nothing could be given back that was
+/// taken.
+pub(super) async fn leave_out_unowned(
+    resolved: &mut Resolved,
+    source: &Session,
+    (untold, connector): (&Untold, &str),
+) -> Result<()> {
     let Resolved { fed, left_out, publications, .. } = resolved;
+    let mut others = HashMap::new();
+    for wanted in publications.iter() {
+        if !publication::is_ours(source, &wanted.name).await? {
+            let tables =
+                wanted.tables.iter().map(|(table, _)| (table.clone(), wanted.name.clone()));
+            others.extend(tables);
+        }
+    }
     fed.retain(|fed| {
         let table = &fed.source.relation.table;
-        let Some(statement) = untold.get(table).filter(|_| !fed.source.owned) else { return true };
+        let Some(statement) = untold.get(table) else { return true };
+        let what = match (fed.source.owned, others.get(table)) {
+            (true, None) => return true,
+            (true, Some(publication)) => format!("publication {publication}"),
+            (false, _) => "it".to_owned(),
+        };
         left_out.push(LeftOut {
             table: table.clone(),
-            why: "its role does not own it, and so may not publish it as its file asks".to_owned(),
+            why: format!(
+                "its role does not own {what}, and so may not publish it as its file asks"
+            ),
             remedy: format!(
                 "run as its owner or a superuser: {statement}; then siltstone connector restart \
                  {connector}"
@@ -138,6 +158,7 @@ pub(super) fn leave_out_unowned(resolved: &mut Resolved, untold: &Untold, connec
         publications.iter_mut().for_each(|wanted| wanted.leave(table));
         false
     });
+    Ok(())
 }
 
 /// A source table that is not published as it should be, because somebody has locked it.
@@ -157,6 +178,10 @@ pub(super) async fn publish(
 ) -> Result<Vec<Locked>> {
     let mut locked = Vec::new();
     for wanted in resolved.publications.iter_mut().filter(|_| !shared.setup.no_ddl) {
+        if !publication::is_ours(source, &wanted.name).await? {
+            name_superfluous(shared, source, wanted).await?;
+            continue;
+        }
         for table in publication::ensure(source, wanted, shared.source.version).await? {
             let by = locker(source, &table).await?;
             let fed = planned.iter().filter(|planned| planned.source.relation.table == table);
@@ -179,6 +204,18 @@ pub(super) async fn publish(
         table.target = Arc::new(Target { index, ..(*table.target).clone() });
     }
     Ok(locked)
+}
+
+/// Names what another role's publication holds and should not: the shop's own updates of it may fail for that.
+async fn name_superfluous(shared: &Shared, source: &Session, wanted: &Wanted) -> Result<()> {
+    for remedy in publication::statements(source, wanted, shared.source.version).await? {
+        let name = &wanted.name;
+        tracing::warn!(
+            remedy,
+            "publication {name} holds what it should not, and is another role's"
+        );
+    }
+    Ok(())
 }
 
 /// Tells the tables whose sources are locked what they wait for.

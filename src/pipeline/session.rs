@@ -141,13 +141,13 @@ async fn prepare(setup: &Setup, fence: &Fence, mut warehouse: Session) -> Result
         leave_out_untold(&mut resolved, &source, &mut untold).await?;
     }
     refuse_unmade(&resolved, &source, (version, &connector.name)).await?;
-    leave_out_unowned(&mut resolved, &untold, &connector.name);
+    leave_out_unowned(&mut resolved, &source, (&untold, &connector.name)).await?;
     let shared = Arc::new(Shared::open(setup.clone(), fence.clone(), binary, settings).await?);
     leave_out_renamed(&shared, &warehouse, &mut resolved).await?;
     ladder::name_orphans(&shared, &source).await?;
     let control = Control::new(shared.clone());
     control.carry_out_before_start(&source, &mut warehouse).await?;
-    remask(&shared, &mut warehouse).await?;
+    remask(&shared, &mut warehouse, &resolved).await?;
     let (mut planned, more) = plan(&shared, &warehouse, &resolved, &untold).await?;
     standby::refuse_other(&shared, &warehouse, &planned).await?;
     // only now: that a table is to be read again must not be forgotten in a crash between the two

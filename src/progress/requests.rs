@@ -177,16 +177,30 @@ pub async fn newest(client: &impl GenericClient, connector: &str) -> Result<i64>
     row.try_get(0).map_err(failed)
 }
 
-/// The open requests of a connector, oldest first; what is asked of itself comes before what is asked of its
-/// tables, of which any number may wait while it rests.
+/// The first open requests of a connector, oldest first. What is asked of itself comes before what is asked of its
+/// tables, of which any number may wait while it rests; and that all of them are read again before what is asked
+/// of one.
 pub async fn open(client: &impl GenericClient, connector: &str) -> Result<Vec<Request>> {
+    let verbs: Vec<Verb> = VERBS.iter().map(|(verb, _)| *verb).collect();
+    open_of(client, connector, &verbs).await
+}
+
+/// Those of them that ask for one of `verbs`, or for what this version does not know.
+pub async fn open_of(
+    client: &impl GenericClient,
+    connector: &str,
+    verbs: &[Verb],
+) -> Result<Vec<Request>> {
     let failed = |error| Error::warehouse("reading its requests", error);
+    let others = VERBS.iter().filter(|(verb, _)| !verbs.contains(verb));
+    let others: Vec<&str> = others.map(|(_, word)| *word).collect();
     let rows = client
         .query(
             "select id, verb, table_name, argument from audit.requests
-              where connector = $1 and state = 'open'
-              order by verb like '% connector' desc, id limit 100",
-            &[&connector],
+              where connector = $1 and state = 'open' and verb <> all ($2)
+              order by verb like '% connector' desc, verb = 'resync' and table_name is null desc, id
+              limit 100",
+            &[&connector, &others],
         )
         .await
         .map_err(failed)?;

@@ -6,8 +6,9 @@ use super::core::Reads;
 use crate::error::Result;
 use crate::merge;
 use crate::names::TableName;
+use crate::progress::feeds::{self, Feeder};
 use crate::progress::parts::{self, What};
-use crate::progress::{chunks, feeds, tables};
+use crate::progress::{chunks, tables};
 use crate::spec::Model;
 
 /// What is noted of a table beside its definition.
@@ -15,6 +16,10 @@ use crate::spec::Model;
 pub(super) enum Then<'a> {
     /// It is new; its rows are to be read if the connector reads any.
     Add { model: &'a Model, schema_id: i32, state: tables::State },
+    /// It is new, and fed by a topic of this, unless another member of the group was first.
+    AddFed { model: &'a Model, schema_id: i32, state: tables::State, by: &'a Feeder },
+    /// Its records come by a topic of this, and came of the other before.
+    FedBy(&'a Feeder, &'a Feeder),
     /// Its columns are fed so.
     Feeds(&'a str),
     /// Its rows are to be read.
@@ -44,6 +49,11 @@ pub(super) enum Then<'a> {
 }
 
 impl Then<'_> {
+    /// Whether the table is new to us.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Then::Add { .. } | Then::AddFed { .. })
+    }
+
     /// Writes it down.
     pub(super) async fn note(
         self,
@@ -53,13 +63,15 @@ impl Then<'_> {
     ) -> Result<()> {
         match self {
             Then::Add { model, schema_id, state } => {
-                let source = &model.from.table;
-                tables::add(transaction, &reads.connector, table, source, schema_id).await?;
-                feeds::set(transaction, table, &merge::feeds(model)).await?;
-                // in the same transaction: a table without it would count as read
-                if reads.rows {
-                    chunks::open_table(transaction, table, state, None).await?;
-                }
+                add(transaction, reads, table, (model, schema_id), state).await?;
+            }
+            Then::AddFed { model, schema_id, state, by } => {
+                feeds::release(transaction, &reads.connector, table).await?;
+                add(transaction, reads, table, (model, schema_id), state).await?;
+                feeds::claim(transaction, table, (by, None)).await?;
+            }
+            Then::FedBy(by, known) => {
+                feeds::claim(transaction, table, (by, Some(known))).await?;
             }
             Then::OpenChunk(state) => {
                 chunks::open_table(transaction, table, state, None).await?;
@@ -110,5 +122,21 @@ impl Then<'_> {
             Then::GoOn(state) => tables::set(transaction, table, state, None, None).await?,
         }
         Ok(())
+    }
+}
+
+async fn add(
+    transaction: &Transaction<'_>,
+    reads: &Reads,
+    table: &TableName,
+    (model, schema_id): (&Model, i32),
+    state: tables::State,
+) -> Result<()> {
+    tables::add(transaction, &reads.connector, table, &model.from.table, schema_id).await?;
+    feeds::set(transaction, table, &merge::feeds(model)).await?;
+    // in the same transaction: a table without it would count as read
+    match reads.rows {
+        true => chunks::open_table(transaction, table, state, None).await,
+        false => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! Two sources that would become one: source tables of one name, of other schemas or servers.
+//! Two sources that would become one: source tables of one name, of other schemas or servers. And what is read of
+//! topics with `start: latest`.
 
 use serde_json::json;
 use siltstone::error::Kind;
@@ -275,5 +276,37 @@ fn the_warehouse_holds_who_was_first() {
         feeds::claim(&transaction, &table, (&third, Some(&public))).await.unwrap();
         let late = feeds::claim(&transaction, &table, (&sales, Some(&public))).await;
         assert_eq!(late.unwrap_err().kind(), Kind::Busy);
+    });
+}
+
+#[test]
+fn latest_is_decided_once_for_all_partitions() {
+    block_on(async {
+        let mock = Mock::start();
+        let (topic, later) = ("shop.public.t", "shop.public.later");
+        mock.create(topic, 3);
+        let site = Site::new("latest").await;
+        let latest = "start: latest\n";
+        connector(&site, &mock, (1, "\"shop.*\""), latest);
+        mock.topics().write((0..3).map(|p| change(topic, 1, "a", 100).at(p)).collect()).await;
+        site.catch_up().await;
+        let stored =
+            "select string_agg(position::text, ' ' order by partition) from audit.progress";
+        assert_eq!(site.at_warehouse(stored).await, ["1 1 1"]);
+        connector(&site, &mock, (2, "\"shop.*\""), latest);
+        mock.topics().write(vec![change(topic, 2, "b", 200).at(1)]).await;
+        site.catch_up().await;
+        assert_eq!(rows(&site, "t").await, "2b");
+        // a topic that comes is read from its beginning
+        mock.create(later, 1);
+        mock.topics().write(vec![change(later, 7, "c", 300)]).await;
+        // and as if a partition had been added since
+        let forgotten = "with gone as (delete from audit.progress where partition like '%/2' returning 1) \
+                         select count(*)::text from gone";
+        assert_eq!(site.at_warehouse(forgotten).await, ["1"]);
+        connector(&site, &mock, (3, "\"shop.*\""), latest);
+        site.catch_up().await;
+        assert_eq!(rows(&site, "t").await, "1a 2b");
+        assert_eq!(rows(&site, "later").await, "7c");
     });
 }

@@ -50,6 +50,7 @@ mod recordings;
 mod reshape;
 mod rights;
 mod service;
+mod sources;
 mod specs;
 mod standby;
 mod streaming;

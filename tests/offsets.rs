@@ -175,3 +175,26 @@ fn partitions_and_topics_that_come_are_read_from_their_beginning() {
         assert_eq!(site.at_warehouse(places).await, ["5"]);
     });
 }
+
+#[test]
+fn latest_is_what_was_there_at_the_first_start() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let topics = kafka.topics().await;
+        let (topic, later) = ("newest.public.a", "newest.public.b");
+        topics.create(topic, 2).await;
+        let site = site("newest", topics.brokers(), "newest.*", "start: latest\n").await;
+        topics.write((0..4).map(|id| change(topic, id, "x").at(0)).collect()).await;
+        site.catch_up().await;
+        let stored =
+            "select string_agg(position::text, ' ' order by partition) from audit.progress";
+        assert_eq!(site.at_warehouse(stored).await, ["4 0"]);
+        topics.grow(topic, 3).await;
+        topics.create(later, 1).await;
+        topics.write((4..10).map(|id| change(topic, id, "y").at(2)).collect()).await;
+        topics.write((0..3).map(|id| change(later, id, "z").at(0)).collect()).await;
+        site.catch_up().await;
+        assert_eq!(ids(&site, "a").await, "4 5 6 7 8 9");
+        assert_eq!(ids(&site, "b").await, "0 1 2");
+    });
+}

@@ -310,3 +310,24 @@ fn validate_names_what_topics_lose() {
         );
     });
 }
+
+#[test]
+fn validate_names_a_second_source_of_one_table() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let topics = kafka.topics().await;
+        let site = site("second", topics.brokers(), "\"second.*\"", "").await;
+        for schema in ["public", "sales"] {
+            let topic = format!("second.{schema}.users");
+            topics.create(&topic, 1).await;
+            let record = event(&topic, json!([]), "c", json!({ "id": 1 }));
+            let value = record.json().to_string().replace("\"public\"", &format!("\"{schema}\""));
+            topics.put(Record { value: Some(value.into()), ..record }).await;
+        }
+        let (code, said) = run(&site, &["validate", "--connect"]);
+        assert_eq!(code, Some(78), "{said}");
+        let why =
+            "error: sales.users is left out: public.users and it would both become cleansed.users";
+        assert_said(&said, &[why, "leave the topic second.sales.users out of topics"]);
+    });
+}

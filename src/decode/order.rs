@@ -24,6 +24,8 @@ pub struct Origin<'a> {
     #[serde(borrow, default)]
     connector: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     db: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     schema: Option<Cow<'a, str>>,
@@ -69,6 +71,8 @@ pub(super) struct Beside<'a> {
     table: Option<Cow<'a, str>>,
     #[serde(rename = "__schema", alias = "__source_schema", borrow, default)]
     schema: Option<Cow<'a, str>>,
+    #[serde(rename = "__name", alias = "__source_name", borrow, default)]
+    name: Option<Cow<'a, str>>,
     #[serde(rename = "__db", alias = "__source_db", borrow, default)]
     db: Option<Cow<'a, str>>,
     #[serde(rename = "__txId", alias = "__source_txId", borrow, default)]
@@ -95,6 +99,7 @@ impl<'a> Beside<'a> {
         let told = std::mem::take(self);
         Origin {
             connector: None,
+            name: told.name,
             db: told.db,
             schema: told.schema,
             table: told.table,
@@ -232,6 +237,13 @@ impl<'a> Origin<'a> {
     pub(super) fn table<'o>(&'o self, schema: Option<&'o str>) -> Option<(&'o str, &'o str)> {
         let named = self.schema.as_deref().or(self.db.as_deref()).or(schema);
         Some((named?, self.table.as_deref()?))
+    }
+
+    /// What the source calls itself, with the database, of which one connector may read several; none where that
+    /// is not told.
+    pub fn source(&self) -> Option<String> {
+        let name = self.name.as_deref()?;
+        Some(self.db.as_deref().map_or_else(|| name.to_owned(), |db| format!("{name}/{db}")))
     }
 
     /// Of a delete of which only the tombstone is left.

@@ -293,7 +293,7 @@ impl Core {
                 let error = Error::warehouse("changing its definition", error);
                 let error = error.on_table(table.to_string());
                 match error.kind() {
-                    Kind::Rights if matches!(then, Then::Add { .. }) => error.remedy(format!(
+                    Kind::Rights if then.is_new() => error.remedy(format!(
                         "run what siltstone sql warehouse-role prints; then siltstone connector restart {}",
                         self.connector().name
                     )),

@@ -6,9 +6,10 @@ use super::core::Reads;
 use crate::error::Result;
 use crate::merge;
 use crate::names::TableName;
+use crate::progress::feeds::{self, Feeder};
 use crate::progress::holds::{self, Hold};
 use crate::progress::parts::{self, What};
-use crate::progress::{chunks, feeds, tables};
+use crate::progress::{chunks, tables};
 use crate::spec::Model;
 
 /// What is noted of a table beside its definition.
@@ -18,6 +19,10 @@ pub(super) enum Then<'a> {
     Add { model: &'a Model, schema_id: i32, state: tables::State },
     /// It is new, and is made or adopted later: its changes are kept until then.
     Await { model: &'a Model, schema_id: i32 },
+    /// It is new, and fed by a topic of this, unless another member of the group was first.
+    AddFed { model: &'a Model, schema_id: i32, state: tables::State, by: &'a Feeder },
+    /// Its records come by a topic of this, and came of the other before.
+    FedBy(&'a Feeder, &'a Feeder),
     /// Its columns are fed so.
     Feeds(&'a str),
     /// Its rows are to be read.
@@ -49,6 +54,11 @@ pub(super) enum Then<'a> {
 }
 
 impl Then<'_> {
+    /// Whether the table is new to us.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Then::Add { .. } | Then::AddFed { .. })
+    }
+
     /// Writes it down.
     pub(super) async fn note(
         self,
@@ -63,6 +73,14 @@ impl Then<'_> {
             Then::Await { model, schema_id } => {
                 let state = tables::State::Stopped;
                 add(transaction, reads, (table, false), (model, schema_id), state).await?;
+            }
+            Then::AddFed { model, schema_id, state, by } => {
+                feeds::release(transaction, &reads.connector, table).await?;
+                add(transaction, reads, (table, true), (model, schema_id), state).await?;
+                feeds::claim(transaction, table, (by, None)).await?;
+            }
+            Then::FedBy(by, known) => {
+                feeds::claim(transaction, table, (by, Some(known))).await?;
             }
             Then::OpenChunk(state) => {
                 chunks::open_table(transaction, table, state, None).await?;

@@ -172,6 +172,16 @@ fn choose<'t>(
 }
 
 /// A table that would become what another one is.
+pub(super) fn rival(
+    table: &TableName,
+    (other, target): (&str, &TableName),
+    remedy: String,
+) -> LeftOut {
+    let why = format!("{other} and it would both become {target}");
+    LeftOut { table: table.clone(), why, remedy, refused: true }
+}
+
+/// Says so of one that was not chosen.
 fn rivals(
     connector: &Connector,
     (name, models): (&TableName, &[Arc<Model>]),
@@ -179,15 +189,11 @@ fn rivals(
 ) -> Option<LeftOut> {
     models.iter().find_map(|model| {
         let other = chosen.get(&model.table).filter(|other| *other != name)?;
-        Some(LeftOut {
-            table: name.clone(),
-            why: format!("{other} and it would both become {}", model.table),
-            remedy: format!(
-                "exclude {name} in {}, or declare it in schemas/ under another name",
-                connector.file
-            ),
-            refused: true,
-        })
+        let remedy = format!(
+            "exclude {name} in {}, or declare it in schemas/ under another name",
+            connector.file
+        );
+        Some(rival(name, (&other.to_string(), &model.table), remedy))
     })
 }
 

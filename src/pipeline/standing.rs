@@ -41,6 +41,25 @@ pub(super) async fn works(core: &Core, left_out: &[standing::LeftOut]) -> Result
     transaction.commit().await
 }
 
+/// Tells of a source table that is left out beside others, and by which name.
+pub(super) async fn leaves_out(core: &Core, name: &TableName, out: &LeftOut) -> Result<()> {
+    let noted = note(name, Some(&out.table), out);
+    let mut side = core.side_session().await;
+    let durations = &core.setup.durations;
+    let transaction = Fenced::begin(side.session_mut(), &core.fence, "standing", durations).await?;
+    standing::leave_out(&transaction, &core.connector().name, &[noted]).await?;
+    transaction.commit().await
+}
+
+fn note(table: &TableName, source: Option<&TableName>, out: &LeftOut) -> standing::LeftOut {
+    standing::LeftOut {
+        table: table.clone(),
+        source: source.cloned(),
+        why: out.why.clone(),
+        remedy: Some(out.remedy.clone()).filter(|remedy| !remedy.is_empty()),
+    }
+}
+
 /// What is left out, by what it would be in the warehouse: what files and source ask for, and then
 /// what the warehouse refuses.
 pub(super) fn left_out(
@@ -49,12 +68,6 @@ pub(super) fn left_out(
     refused: &[LeftOut],
 ) -> Vec<standing::LeftOut> {
     let connector = shared.connector();
-    let note = |table: &TableName, source: Option<&TableName>, out: &LeftOut| standing::LeftOut {
-        table: table.clone(),
-        source: source.cloned(),
-        why: out.why.clone(),
-        remedy: Some(out.remedy.clone()).filter(|remedy| !remedy.is_empty()),
-    };
     let fed = |table: &TableName| {
         resolved.fed.iter().any(|fed| fed.models.iter().any(|model| model.table == *table))
     };

@@ -60,6 +60,24 @@ pub async fn begin(
     Ok(Stored { position, number, memory, system_id: system_id.to_owned() })
 }
 
+/// Notes partitions by their names, the ids of their topics and their first offsets, all or none; those that
+/// another member has noted stay as they are.
+pub async fn begin_all(
+    transaction: &Transaction<'_>,
+    connector: &str,
+    partitions: &[(String, String, i64)],
+) -> Result<()> {
+    for (partition, system_id, position) in partitions {
+        let statement =
+            "insert into audit.progress (connector, partition, position, system_id, timeline)
+                         values ($1, $2, $3, $4, 0) on conflict do nothing";
+        let done =
+            transaction.execute(statement, &[&connector, partition, position, system_id]).await;
+        done.map_err(|error| Error::warehouse("storing first offsets", error))?;
+    }
+    Ok(())
+}
+
 /// Sets an offset that was lost, and the topic by its id.
 pub async fn set(
     transaction: &Transaction<'_>,

@@ -73,12 +73,22 @@ pub async fn works(
     let forget = "delete from audit.standing where connector = $1";
     transaction.execute(forget, &[&connector]).await.map_err(failed)?;
     let names: Vec<String> = left_out.iter().map(|out| out.table.to_string()).collect();
+    let gone = "delete from audit.left_out where connector = $1 and table_name <> all ($2)";
+    transaction.execute(gone, &[&connector, &names]).await.map_err(failed)?;
+    leave_out(transaction, connector, left_out).await
+}
+
+/// Notes tables that a connector leaves out, beside those that are noted.
+pub async fn leave_out(
+    transaction: &Transaction<'_>,
+    connector: &str,
+    left_out: &[LeftOut],
+) -> Result<()> {
+    let names: Vec<String> = left_out.iter().map(|out| out.table.to_string()).collect();
     let sources: Vec<Option<String>> =
         left_out.iter().map(|out| out.source.as_ref().map(ToString::to_string)).collect();
     let reasons: Vec<&str> = left_out.iter().map(|out| out.why.as_str()).collect();
     let remedies: Vec<Option<&str>> = left_out.iter().map(|out| out.remedy.as_deref()).collect();
-    let gone = "delete from audit.left_out where connector = $1 and table_name <> all ($2)";
-    transaction.execute(gone, &[&connector, &names]).await.map_err(failed)?;
     transaction
         .execute(
             "insert into audit.left_out as o (connector, table_name, source_table, reason, remedy)
@@ -91,7 +101,7 @@ pub async fn works(
             &[&connector, &names, &sources, &reasons, &remedies],
         )
         .await
-        .map_err(failed)?;
+        .map_err(|error| Error::warehouse("noting what is left out", error))?;
     Ok(())
 }
 

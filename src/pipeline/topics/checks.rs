@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::declared::{differences, look};
 use super::super::inspect::{Report, lacks};
+use super::super::resolve::rival;
 use crate::capture::brokers::{Brokers, Found};
 use crate::capture::preflight::Finding;
 use crate::capture::sample::last_records;
@@ -58,6 +59,7 @@ pub(in super::super) async fn inspect(spec: &Spec, connector: &Kafka) -> Result<
         findings.extend(survey.into_iter().flat_map(|survey| losses(name, survey)));
         fed_tables.extend(fed.into_iter().map(|fed| fed.table));
     }
+    findings.extend(rivals(connector, &spec.models, &surveys));
     lines.push(group(&brokers, connector, &mut findings).await);
     let warehouse =
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;
@@ -106,6 +108,32 @@ fn fed(
     }
 }
 
+/// Source tables that would become what others are, whose records a start would set aside.
+fn rivals(connector: &Kafka, models: &[Model], surveys: &BTreeMap<String, Survey>) -> Vec<Finding> {
+    let mut feeds = Vec::new();
+    for (topic, survey) in surveys {
+        for table in survey.tables() {
+            let fed = fed(connector, models, |from| from == table, table);
+            feeds.extend(fed.into_iter().map(|fed| (fed.mirrored, fed.table, table, topic)));
+        }
+    }
+    feeds.sort();
+    let (mut findings, mut first) = (Vec::new(), BTreeMap::<TableName, &TableName>::new());
+    for (_, target, table, topic) in feeds {
+        let other = *first.entry(target.clone()).or_insert(table);
+        if other == table {
+            continue;
+        }
+        let remedy = format!(
+            "declare {table} in schemas/ under another name, or leave the topic {topic} out of topics"
+        );
+        let out = rival(table, (&other.to_string(), &target), remedy);
+        let what = format!("{table} is left out: {}", out.why);
+        findings.push(Finding { fatal: out.refused, what, remedy: out.remedy });
+    }
+    findings
+}
+
 /// The same by the topic's name alone, in which other characters than these stand as `_`.
 fn fed_by_name(connector: &Kafka, models: &[Model], topic: &str) -> Vec<Fed> {
     let mut parts = topic.rsplitn(3, '.');
@@ -121,7 +149,7 @@ fn fed_by_name(connector: &Kafka, models: &[Model], topic: &str) -> Vec<Fed> {
 }
 
 /// The topics that the connector takes. Kafka's own are none of them.
-fn matched(connector: &Kafka, all: BTreeMap<String, Found>) -> BTreeMap<String, Found> {
+pub(super) fn matched(connector: &Kafka, all: BTreeMap<String, Found>) -> BTreeMap<String, Found> {
     let takes = |name: &str| {
         connector
             .topics

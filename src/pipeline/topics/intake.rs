@@ -111,7 +111,8 @@ impl Here<'_> {
             None => match self.planner().plan(partition.topic, change, arrival).await {
                 Ok(fed) => fed,
                 Err(error) if error.kind() == Kind::TableStops => {
-                    if tombstone && self.tables.shape(&change.table).await?.is_none() {
+                    let apart = self.tables.is_left_out(record.topic, &change.table);
+                    if tombstone && !apart && self.tables.shape(&change.table).await?.is_none() {
                         // of a table of which nothing is known there is nothing to delete
                         return Ok(Step::Taken);
                     }
@@ -255,6 +256,8 @@ impl Here<'_> {
         let (place, mark) = letters::unplaced(record, partition.number);
         let order = order.unwrap_or(letters::NO_ORDER);
         let (fed, routes) = match fed {
+            // those of the table that it was taken for are nothing to it
+            _ if self.tables.is_left_out(record.topic, &table) => (None, Arc::from([])),
             Some(fed) => {
                 let routes = self.gate.router.of(&fed.plan.relation);
                 (Some(fed), routes)
@@ -280,9 +283,9 @@ impl Here<'_> {
             apart.push((target, keys));
         }
         if apart.is_empty() {
-            let declared = self.tables.declared(&table);
-            let names = declared.iter().map(Some);
-            for name in names.chain(declared.is_empty().then_some(None)) {
+            let named = self.tables.filed_as(record.topic, &table);
+            let names = named.iter().map(Some);
+            for name in names.chain(named.is_empty().then_some(None)) {
                 let target = letters::nameless(self.shared.connector(), &table, name);
                 let keys = letters::keys(self.shared, None, &target, record)?;
                 apart.push((target, keys));

@@ -13,6 +13,7 @@ mod outlet;
 mod places;
 mod plans;
 mod session;
+mod sources;
 mod tables;
 mod turns;
 mod unplanned;

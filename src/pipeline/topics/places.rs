@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::TopicSetup;
+use super::checks::matched;
+use crate::capture::brokers::Brokers;
 use crate::capture::topics::{Assignment, Member, Partition};
 use crate::decode::Memory;
 use crate::error::{Error, Kind, Result};
@@ -41,12 +43,15 @@ pub(super) async fn find(
 ) -> Result<Vec<Place>> {
     let connector = &setup.connector;
     let mut stored = partitions::read(&**warehouse, &connector.name).await?;
+    if connector.start == StartAt::Latest && stored.is_empty() {
+        begin_at_ends(setup, member, (warehouse, fence)).await?;
+        stored = partitions::read(&**warehouse, &connector.name).await?;
+    }
     let topics: BTreeSet<Arc<str>> =
         assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
     let ids = member.topic_ids(topics.into_iter().collect()).await?;
     let ids = known_or_new(ids, assignment, &stored)?;
     let mut places = Vec::new();
-    let known: Vec<Partition> = stored.keys().filter_map(|name| Partition::of_name(name)).collect();
     for partition in &assignment.partitions {
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
@@ -65,14 +70,9 @@ pub(super) async fn find(
                 new
             }
             None => {
-                // one that was added to a topic that we read: all of it was written meanwhile
-                let added = known.iter().any(|known| known.topic == partition.topic);
-                let position = match connector.start {
-                    StartAt::Latest if !added => end,
-                    StartAt::Latest | StartAt::Earliest => first,
-                };
-                tracing::info!(partition = %name, position, end, "a partition is new to us");
-                begin(setup, (warehouse, fence), (&name, id), position).await?
+                // also with start: latest all of it was written since
+                tracing::info!(partition = %name, first, end, "a partition is new to us");
+                begin(setup, (warehouse, fence), (&name, id), first).await?
             }
         };
         let Stored { position: offset, number, memory, system_id } = at;
@@ -96,6 +96,36 @@ pub(super) async fn find(
             .remedy(format!("run one process for {}, or set atomic: false", connector.name)));
     }
     Ok(places)
+}
+
+/// Stores the ends of all partitions that there are, whoever is given them, before any record is read: by what
+/// `start: latest` says is decided once. A partition or a topic that is found later was not there, and what it has
+/// was written since; so was what a member finds that comes to be given more.
+async fn begin_at_ends(
+    setup: &TopicSetup,
+    member: &Member,
+    (warehouse, fence): (&mut Session, &Fence),
+) -> Result<()> {
+    let connector = &setup.connector;
+    let topics = matched(connector, Brokers::of(connector)?.topics().await?);
+    let topics: Vec<(Arc<str>, i32)> =
+        topics.into_iter().map(|(name, found)| (name.into(), found.partitions)).collect();
+    let ids = member.topic_ids(topics.iter().map(|(name, _)| name.clone()).collect()).await?;
+    let ids = ids.unwrap_or_default();
+    let mut ends = Vec::new();
+    for (topic, count) in topics {
+        for number in 0..count {
+            let partition = Partition { topic: topic.clone(), number };
+            let (_, end) = member.watermarks(&partition).await?;
+            let id = ids.get(&*topic).cloned().unwrap_or_default();
+            ends.push((partition.name().to_string(), id, end));
+        }
+    }
+    let transaction = Fenced::begin(warehouse, fence, "partition", &setup.durations).await?;
+    partitions::begin_all(&transaction, &connector.name, &ends).await?;
+    transaction.commit().await?;
+    tracing::info!(partitions = ends.len(), "start: latest: what the topics have now is not read");
+    Ok(())
 }
 
 /// The ids of the topics. Where nobody tells them, none may have been told before.

@@ -8,9 +8,10 @@ use super::super::core::Core;
 use super::super::router::Router;
 use super::letters;
 use super::places::Place;
+use super::sources::feeder;
 use super::tables::Tables;
 use crate::decode::{Origin, Plan, RowChange, Shapes, Topic, Veil};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, Op};
 use crate::names::TableName;
 use crate::relation::Relation;
@@ -100,10 +101,14 @@ impl Planner<'_> {
         change: &RowChange<'_>,
         arrival: Arrival,
     ) -> Result<Fed> {
-        let hints = self.tables.hints(&change.table).await?;
-        let Some((_, state, _)) = self.topics.topics.get(topic) else {
+        let Some((name, state, _)) = self.topics.topics.get(topic) else {
             return Err(Error::bug("a partition of a topic that is not read"));
         };
+        // a tombstone says nothing of its source
+        let tells = !change.is_tombstone();
+        let by = feeder(name, &change.table, change.origin.source());
+        self.tables.admit(self.connector, &change.table, (&by, tells)).await?;
+        let hints = self.tables.hints(&change.table).await?;
         let masks = &self.shared.connector().masks;
         let dress = |relation: &mut Relation| {
             let table = relation.table.clone();
@@ -124,7 +129,8 @@ impl Planner<'_> {
             plan: Arc::new(plan),
         };
         if self.router.of(&fed.plan.relation).is_empty() {
-            self.tables.open(self.router, &fed.plan.relation, arrival).await?;
+            let by = Some(&by).filter(|_| tells);
+            self.tables.open(self.router, &fed.plan.relation, (arrival, by)).await?;
         }
         let routes = self.router.of(&fed.plan.relation);
         if routes.is_empty() {
@@ -147,10 +153,15 @@ impl Planner<'_> {
         topic: usize,
         key: Option<&[u8]>,
     ) -> Result<(Option<Fed>, Arc<[usize]>)> {
-        let Some((_, state, _)) = self.topics.topics.get(topic) else {
+        let Some((name, state, _)) = self.topics.topics.get(topic) else {
             return Err(Error::bug("a partition of a topic that is not read"));
         };
         let table = state.table().clone();
+        let by = feeder(name, &table, None);
+        match self.tables.admit(self.connector, &table, (&by, false)).await {
+            Err(error) if error.kind() == Kind::TableStops => return Ok((None, Arc::from([]))),
+            admitted => admitted?,
+        }
         let Some(shape) = self.tables.shape(&table).await? else {
             return Ok((None, Arc::from([])));
         };
@@ -172,7 +183,7 @@ impl Planner<'_> {
         let dress = |relation: &mut Relation| masks.dress(&table, relation);
         let plan = Plan::new(state, &change, (&hints, &self.connector.types), dress);
         if self.router.of(&shape).is_empty() {
-            self.tables.open(self.router, &shape, Arrival::MayBeLate).await?;
+            self.tables.open(self.router, &shape, (Arrival::MayBeLate, None)).await?;
         }
         let routes = self.router.of(&shape);
         let plan = plan.ok().filter(|plan| *plan.relation == *shape);

@@ -17,6 +17,7 @@ use super::intake::Partition;
 use super::outlet::send_letters;
 use super::places::{self, Place};
 use super::plans::Topics;
+use super::sources::left_out;
 use super::tables::Tables;
 use super::turns::Intake;
 use super::whole::Whole;
@@ -156,7 +157,7 @@ async fn as_owner(
     };
     let core = Core::open(setup.basis.clone(), fence, true, reads).await?;
     let shared = Arc::new(core);
-    standing::works(&shared, &[]).await?;
+    standing::works(&shared, &left_out(&shared, &warehouse).await?).await?;
     let ended = match again::read_again(setup, &shared, &places, &mut warehouse).await {
         Ok(()) => run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await,
         Err(error) => Err(error),

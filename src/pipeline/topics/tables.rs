@@ -16,6 +16,7 @@ use crate::journey::{Arrival, Flow, Target};
 use crate::merge::{Standing, conform, evolve, is_ours, order_index};
 use crate::names::TableName;
 use crate::postgres::Session;
+use crate::progress::feeds::{self, Feeder};
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{dead_letters, pending, schemas, tables};
 use crate::relation::Relation;
@@ -28,13 +29,18 @@ use super::super::held::HeldKeys;
 use super::super::note::Then;
 use super::super::resolve::models_of;
 use super::super::router::{Entry, Router};
+use super::sources::Rival;
 use super::unplanned::remedy_of;
 use crate::position::Positions;
 
 /// What is known of the connector's tables.
 pub(super) struct Tables {
-    shared: Arc<Core>,
-    records: HashMap<TableName, TableRecord>,
+    pub(super) shared: Arc<Core>,
+    pub(super) records: HashMap<TableName, TableRecord>,
+    /// what feeds each of them
+    pub(super) feeders: HashMap<TableName, Feeder>,
+    /// source tables that would become what others are, by topic
+    pub(super) rivals: HashMap<(String, TableName), Rival>,
     /// the keys that wait in each table
     waiting: HashMap<TableName, Vec<i64>>,
     /// those of them that wait for a delete under a former key
@@ -50,6 +56,8 @@ impl Tables {
         let records = tables::read(&**warehouse, connector).await?;
         Ok(Tables {
             records: records.into_iter().map(|record| (record.table.clone(), record)).collect(),
+            feeders: feeds::feeders(&**warehouse, connector, None).await?,
+            rivals: HashMap::new(),
             waiting: dead_letters::waiting(&**warehouse, connector).await?,
             arriving: pending::arriving(&**warehouse, connector).await?,
             kept: pending::kept(&**warehouse, connector, shared.numbers()).await?,
@@ -82,7 +90,7 @@ impl Tables {
         for (source, number) in behind {
             let Some(shape) = shapes.get(&number) else { continue };
             if shape.table == source && router.of(shape).is_empty() {
-                self.open(router, &Arc::new(shape.clone()), Arrival::MayBeLate).await?;
+                self.open(router, &Arc::new(shape.clone()), (Arrival::MayBeLate, None)).await?;
             }
         }
         Ok(router.catching_up(|table| {
@@ -99,18 +107,21 @@ impl Tables {
         &mut self,
         router: &mut Router,
         relation: &Arc<Relation>,
-        arrival: Arrival,
+        (arrival, by): (Arrival, Option<&Feeder>),
     ) -> Result<()> {
         let shared = self.shared.clone();
         let (connector, models) = (shared.connector(), &shared.setup.models);
         for model in models_of(connector, models, relation, &shared.extensions) {
             let opened = match self.record(&model.table).await? {
                 Some(record) => self.known(router.next(), &model, relation, record).await,
-                None => match self.fresh(router.next(), &model, relation).await {
+                None => match self.fresh(router.next(), (&model, relation), by).await {
                     Ok(opened) => Ok(opened),
-                    // another member of the group may have made it just now
+                    // another member of the group may have made it just now, also of another source
                     Err(error) => match self.record(&model.table).await? {
-                        Some(record) => self.known(router.next(), &model, relation, record).await,
+                        Some(record) if self.is_fed_by(&model.table, by) => {
+                            self.known(router.next(), &model, relation, record).await
+                        }
+                        Some(_) => return Err(error.with_kind(Kind::Busy)),
                         None => Err(error),
                     },
                 },
@@ -118,7 +129,7 @@ impl Tables {
             let (target, state) = match opened {
                 Ok(opened) => opened,
                 Err(error) if stops(&error) => {
-                    self.stop(router.next(), &model, relation, &error).await?
+                    self.stop(router.next(), (&model, relation, by), &error).await?
                 }
                 Err(error) => return Err(error),
             };
@@ -146,11 +157,13 @@ impl Tables {
     }
 
     /// What is known of a table; other members of the group make tables too.
-    async fn record(&mut self, table: &TableName) -> Result<Option<TableRecord>> {
+    pub(super) async fn record(&mut self, table: &TableName) -> Result<Option<TableRecord>> {
         if !self.records.contains_key(table) {
             let side = self.shared.side_session().await;
             let connector = &self.shared.connector().name;
             if let Some(record) = tables::read_one(&**side.session(), connector, table).await? {
+                self.feeders
+                    .extend(feeds::feeders(&**side.session(), connector, Some(table)).await?);
                 self.records.insert(table.clone(), record);
             }
         }
@@ -167,14 +180,6 @@ impl Tables {
         let side = self.shared.side_session().await;
         let shapes = schemas::read(&**side.session(), &[number]).await?;
         Ok(shapes.into_values().next().filter(|shape| shape.table == *source).map(Arc::new))
-    }
-
-    /// The tables that files declare to be fed by a source table.
-    pub(super) fn declared(&self, source: &TableName) -> Vec<TableName> {
-        let (connector, models) = (self.shared.connector(), &self.shared.setup.models);
-        let of =
-            |model: &&Model| model.from.source == connector.source && model.from.table == *source;
-        models.iter().filter(of).map(|model| model.table.clone()).collect()
     }
 
     /// What is known of a source table beside its records.
@@ -229,7 +234,7 @@ impl Tables {
                     let remedy = record.remedy.as_deref().unwrap_or_default();
                     Err(Error::new(Kind::TableStops, what).remedy(remedy))
                 }
-                _ => self.fresh(index, model, relation).await,
+                _ => self.fresh(index, (model, relation), None).await,
             };
         }
         let schema_id = shared.number_shape(relation).await?;
@@ -244,7 +249,7 @@ impl Tables {
             let fit = conform(model, &standing, &[])?;
             statements.extend(fit.statements.into_iter().filter(|_| !fit.empties));
         }
-        if !statements.is_empty() {
+        if !statements.is_empty() || record.schema_id.is_none() {
             let defined = shared.define(&statements, &model.table, Then::Shape(schema_id)).await;
             defined.map_err(|error| match error.code() {
                 // another member of the group has added it just now
@@ -260,8 +265,8 @@ impl Tables {
     async fn fresh(
         &self,
         index: usize,
-        model: &Arc<Model>,
-        relation: &Arc<Relation>,
+        (model, relation): (&Arc<Model>, &Arc<Relation>),
+        by: Option<&Feeder>,
     ) -> Result<(Target, State)> {
         let shared = &self.shared;
         if let Some(column) = model.columns.iter().find(|column| is_ours(model, &column.name)) {
@@ -298,7 +303,7 @@ impl Tables {
                 .await?
         };
         let state = State::Streaming;
-        let then = Then::Add { model, schema_id, state };
+        let then = added((model, schema_id), state, by);
         let statements = [wider, making, order_index(model)].concat();
         shared.define(&statements, &model.table, then).await?;
         let side = shared.side_session().await;
@@ -310,8 +315,7 @@ impl Tables {
     async fn stop(
         &self,
         index: usize,
-        model: &Arc<Model>,
-        relation: &Arc<Relation>,
+        (model, relation, by): (&Arc<Model>, &Arc<Relation>, Option<&Feeder>),
         error: &Error,
     ) -> Result<(Target, State)> {
         let (shared, table) = (&self.shared, &model.table);
@@ -320,7 +324,7 @@ impl Tables {
         let remedy = &remedy_of(table, error.remedy_text().unwrap_or(&resume));
         if !self.records.contains_key(table) {
             let state = State::Stopped;
-            let then = Then::Add { model, schema_id, state };
+            let then = added((model, schema_id), state, by);
             shared.define(&[], table, then).await?;
         }
         shared.define(&[], table, Then::Stop { reason: &reason, remedy, unread: false }).await?;
@@ -361,6 +365,18 @@ impl Tables {
             let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
             board.table_state(&record.table, record.state.word(), reason, remedy);
         }
+    }
+}
+
+/// What is noted of a table that is new.
+fn added<'a>(
+    (model, schema_id): (&'a Model, i32),
+    state: State,
+    by: Option<&'a Feeder>,
+) -> Then<'a> {
+    match by {
+        Some(by) => Then::AddFed { model, schema_id, state, by },
+        None => Then::Add { model, schema_id, state },
     }
 }
 

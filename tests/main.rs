@@ -47,6 +47,7 @@ mod readings;
 mod rebuild;
 mod recordings;
 mod reshape;
+mod resting;
 mod rights;
 mod service;
 mod specs;

@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 18] = [
+const MIGRATIONS: [(i32, &str, &str); 19] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -28,6 +28,7 @@ const MIGRATIONS: [(i32, &str, &str); 18] = [
     (16, "lineage", include_str!("../../sql/migrations/0016_lineage.sql")),
     (17, "feeds", include_str!("../../sql/migrations/0017_feeds.sql")),
     (18, "kept_log", include_str!("../../sql/migrations/0018_kept_log.sql")),
+    (19, "resting", include_str!("../../sql/migrations/0019_resting.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -48,6 +48,7 @@ mod readings;
 mod rebuild;
 mod recordings;
 mod reshape;
+mod resting;
 mod rights;
 mod service;
 mod sources;

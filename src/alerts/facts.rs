@@ -252,8 +252,14 @@ async fn signs(client: &impl GenericClient, connectors: &[String]) -> Result<Vec
 }
 
 async fn stopped(client: &impl GenericClient, connectors: &[String]) -> Result<Vec<Stopped>> {
-    let query = "select table_name, reason, remedy from audit.tables \
-                 where state = 'stopped' and connector = any($1) order by 1";
+    let query = "select table_name, reason, remedy from audit.tables
+                  where state = 'stopped' and connector = any($1)
+                 union all
+                 select distinct on (t.name) t.name, r.reason, r.remedy from audit.resting r, unnest(r.tables) t(name)
+                  where r.connector = any($1)
+                    and not exists (select from audit.tables o
+                                     where o.table_name = t.name and o.state in ('stopped', 'paused'))
+                  order by 1";
     let rows = client.query(query, &[&connectors]).await.map_err(failed)?;
     let table = |row: &Row| {
         Ok(Stopped { name: row.try_get(0)?, reason: row.try_get(1)?, remedy: row.try_get(2)? })

@@ -1,4 +1,4 @@
-//! The last records of topics, read beside everything else: by no group, and nothing is committed.
+//! Single records of topics, read beside everything else: by no group, and nothing is committed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -37,6 +37,11 @@ pub struct Sampled {
 }
 
 impl Sampled {
+    /// When it was written, in milliseconds since 1970; 0 where it does not tell.
+    pub fn written_at(&self) -> i64 {
+        self.timestamp
+    }
+
     /// Hands it over as a topic's record.
     pub fn with<T>(&self, look: impl FnOnce(&TopicRecord<'_>) -> T) -> T {
         let headers = self.headers.iter();
@@ -57,6 +62,28 @@ impl Sampled {
 /// Reads the last records of topics: their names, each with how many partitions it has. Fewer where they
 /// do not come in time.
 pub async fn last_records(connector: &Kafka, topics: Vec<(String, i32)>) -> Result<Vec<Sampled>> {
+    let each = topics.into_iter().flat_map(|(topic, partitions)| {
+        (0..partitions).map(move |number| (topic.clone(), number, Offset::OffsetTail(OF_EACH)))
+    });
+    records(connector, each.collect(), OF_EACH, "reading the last records of topics").await
+}
+
+/// Reads the first record of each partition from an offset on, where there is one.
+pub async fn first_records(
+    connector: &Kafka,
+    places: Vec<(String, i32, i64)>,
+) -> Result<Vec<Sampled>> {
+    let from = places.into_iter();
+    let from = from.map(|(topic, number, offset)| (topic, number, Offset::Offset(offset)));
+    records(connector, from.collect(), 1, "reading the next records of topics").await
+}
+
+async fn records(
+    connector: &Kafka,
+    places: Vec<(String, i32, Offset)>,
+    of_each: i64,
+    doing: &'static str,
+) -> Result<Vec<Sampled>> {
     let mut config = configuration(connector);
     config
         .set("group.id", &connector.group)
@@ -69,9 +96,8 @@ pub async fn last_records(connector: &Kafka, topics: Vec<(String, i32)>) -> Resu
     let (file, brokers) = (connector.file.clone(), connector.brokers.clone());
     let read = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = config.create().map_err(|error| unfit(&file, &error))?;
-        read(&consumer, &topics).map_err(|error| {
-            let what =
-                format!("Kafka at {brokers} failed while reading the last records of topics");
+        read(&consumer, &places, of_each).map_err(|error| {
+            let what = format!("Kafka at {brokers} failed while {doing}");
             let kind = match error.rdkafka_error_code() {
                 Some(
                     RDKafkaErrorCode::TopicAuthorizationFailed
@@ -87,12 +113,14 @@ pub async fn last_records(connector: &Kafka, topics: Vec<(String, i32)>) -> Resu
     read.await.map_err(|error| Error::bug("reading records broke off").because(error))?
 }
 
-fn read(consumer: &BaseConsumer, topics: &[(String, i32)]) -> KafkaResult<Vec<Sampled>> {
+fn read(
+    consumer: &BaseConsumer,
+    places: &[(String, i32, Offset)],
+    of_each: i64,
+) -> KafkaResult<Vec<Sampled>> {
     let mut list = TopicPartitionList::new();
-    for (topic, partitions) in topics {
-        for partition in 0..*partitions {
-            list.add_partition_offset(topic, partition, Offset::OffsetTail(OF_EACH))?;
-        }
+    for (topic, partition, from) in places {
+        list.add_partition_offset(topic, *partition, *from)?;
     }
     let mut open = list.count();
     consumer.assign(&list)?;
@@ -107,12 +135,14 @@ fn read(consumer: &BaseConsumer, topics: &[(String, i32)]) -> KafkaResult<Vec<Sa
                 let place = (message.topic().to_owned(), message.partition());
                 let many = taken.entry(place).or_default();
                 // more came meanwhile
-                if *many < OF_EACH && message.payload_len() <= LONGEST {
+                if *many < of_each && (message.payload_len() <= LONGEST || of_each == 1) {
                     *many += 1;
                     sampled.push(record(&message));
+                    open -= usize::from(of_each == 1);
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            // of which only the first record is asked for has not come to its end yet
+            Some(Err(KafkaError::PartitionEOF(_))) => open -= usize::from(of_each > 1),
             Some(Err(error)) => {
                 let code = error.rdkafka_error_code();
                 // it was retried already by the client itself

@@ -54,7 +54,9 @@ impl Status {
 
 /// The exit code, where a connector stands so: that of what needs a person, else of what is waited for.
 fn worse(code: u8, told: &Value) -> u8 {
-    let needs = told["attention"].as_array().is_some_and(|tables| !tables.is_empty())
+    let some = |name: &str| told[name].as_array().is_some_and(|entries| !entries.is_empty());
+    let needs = some("attention")
+        || some("resting")
         || told["dead_letters"] != 0
         || told["standing"]["state"] == "stopped";
     if needs {
@@ -137,6 +139,17 @@ pub(super) fn print_connector(told: &Value) {
         println!("    {} is {}", text(&table["table"]), state(table));
         print_because(table, "        ");
     }
+    told["resting"].as_array().into_iter().flatten().for_each(print_rest);
+}
+
+/// Prints that a topic rests; nothing where none does.
+fn print_rest(rest: &Value) {
+    let Some(reason) = rest["reason"].as_str() else { return };
+    println!("    since {}: {reason}", text(&rest["since"]));
+    if let Some(until) = rest["kept_until"].as_str() {
+        println!("        its retention may take its next record from {until} on");
+    }
+    println!("        remedy: {}", text(&rest["remedy"]));
 }
 
 fn print_because(told: &Value, indent: &str) {
@@ -193,6 +206,7 @@ impl Why {
         if let Some(kept) = kept_log(feeding) {
             println!("        {kept}");
         }
+        print_rest(&told["topic_rests"]);
         if !told["is_read"].is_null() {
             println!("    its rows are (to be) read, since {}", text(&told["is_read"]["since"]));
         }

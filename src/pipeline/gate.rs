@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::core::{Core, Flows};
 use super::guard::{Guard, ignores_truncate};
 use super::router::Router;
+use crate::decode::Memory;
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::{Before, ChangeEvent, Flow, Mark, Route, Stretch};
@@ -41,6 +42,8 @@ pub(super) struct Gate {
 pub(super) struct Reach {
     /// each from the end of the last batch to where it was read
     pub(super) stretches: Vec<Stretch>,
+    /// of each, what has to be known of the records before, where it is something else than what is stored
+    memories: Vec<Option<Memory>>,
     /// what raw rows of a batch are marked with
     name: fn(&[Stretch]) -> String,
 }
@@ -57,7 +60,16 @@ impl Reach {
             until: at,
             memory: None,
         };
-        Reach { stretches: positions.into_iter().map(stretch).collect(), name }
+        let stretches: Vec<Stretch> = positions.into_iter().map(stretch).collect();
+        Reach { memories: vec![None; stretches.len()], stretches, name }
+    }
+
+    /// Keeps what is known of the partition at a place with its position. It is written once a batch, however
+    /// often it changes in it.
+    pub(super) fn remember(&mut self, at: usize, memory: &Memory) {
+        if let Some(known) = self.memories.get_mut(at) {
+            *known = Some(memory.clone());
+        }
     }
 
     /// Whether more was read than the last batch covers.
@@ -66,18 +78,31 @@ impl Reach {
     }
 
     /// What a batch covers that leaves now.
-    fn cover(&self) -> (Vec<Stretch>, String) {
-        let moved = self.stretches.iter().filter(|stretch| stretch.until > stretch.after);
-        (moved.cloned().collect(), (self.name)(&self.stretches))
+    fn cover(&self) -> Result<(Vec<Stretch>, String)> {
+        let mut moved = Vec::new();
+        for (stretch, memory) in self.stretches.iter().zip(&self.memories) {
+            if stretch.until > stretch.after {
+                let memory = memory.as_ref().map(written).transpose()?;
+                moved.push(Stretch { memory, ..stretch.clone() });
+            }
+        }
+        Ok((moved, (self.name)(&self.stretches)))
     }
 
     /// A batch has left that covers all of it.
     fn close(&mut self) {
-        for stretch in &mut self.stretches {
+        for (stretch, memory) in self.stretches.iter_mut().zip(&mut self.memories) {
+            if stretch.until > stretch.after {
+                *memory = None;
+            }
             stretch.after = stretch.until;
-            stretch.memory = None;
         }
     }
+}
+
+fn written(memory: &Memory) -> Result<String> {
+    serde_json::to_string(memory)
+        .map_err(|error| Error::bug("what is remembered is no JSON").because(error))
 }
 
 impl Gate {
@@ -122,7 +147,7 @@ impl Gate {
     /// Closes the window and hands it to the lane, which may have one batch waiting beside the one it
     /// works on.
     pub(super) async fn hand_over(&mut self) -> Result<()> {
-        let batch = self.window.close(self.reach.cover(), self.routing);
+        let batch = self.window.close(self.reach.cover()?, self.routing);
         let ends = batch.ends;
         let piece = encode_batch(batch)?;
         self.lane.send(piece).await.map_err(|_| lane_is_gone())?;

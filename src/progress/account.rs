@@ -57,6 +57,10 @@ pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value>
             'pending_bytes', (select coalesce(sum(bytes), 0)::int8 from audit.pending where connector = $1),
             'dead_letters', (select count(*) from audit.dead_letters
                               where connector = $1 and state = 'open'),
+            'resting', coalesce((select jsonb_agg(jsonb_build_object(
+                                   'topic', topic, 'tables', tables, 'reason', reason, 'remedy', remedy,
+                                   'since', since, 'kept_until', kept_until) order by topic)
+                                   from audit.resting where connector = $1), '[]'),
             'attention', coalesce((select jsonb_agg(jsonb_build_object(
                                      'table', table_name, 'state', state, 'reason', reason,
                                      'remedy', remedy) order by table_name)
@@ -87,6 +91,9 @@ pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Opt
                     'since', t.changed_at, 'reason', t.reason, 'remedy', t.remedy)
                   from audit.tables t where t.table_name = $1)
             || jsonb_build_object(
+                'topic_rests', (select jsonb_build_object('topic', topic, 'reason', reason, 'remedy', remedy,
+                                                          'since', since, 'kept_until', kept_until)
+                                  from audit.resting where $1 = any (tables) order by topic limit 1),
                 'is_read', (select jsonb_build_object(
                                     'since', min(c.changed_at), 'rows', sum(c.rows), 'parts', count(*),
                                     'parts_loaded', count(*) filter (where c.state = 'loaded'))
@@ -128,7 +135,10 @@ async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Valu
                                                'waiting_behind_dead_letters', 0, 'oldest', null),
                     'dead_letters', '[]'::jsonb, 'gaps', '[]'::jsonb, 'requests', '[]'::jsonb,
                     'connector', o.connector)
-                  from audit.left_out o where o.table_name = $1 or o.source_table = $1
+                  from (select connector, table_name, source_table, reason, remedy, noticed_at from audit.left_out
+                        union all
+                        select connector, t, null, reason, remedy, since from audit.resting, unnest(tables) t) o
+                 where o.table_name = $1 or o.source_table = $1
                  order by o.table_name = $1 desc limit 1)::text";
     let failed = |error| Error::warehouse("looking up what is left out", error);
     let row = client.query_one(of, &[&name]).await.map_err(failed)?;

@@ -27,6 +27,7 @@ pub mod parts;
 pub mod pending;
 pub mod poison;
 pub mod requests;
+pub mod resting;
 pub mod schemas;
 pub mod source_leaves;
 pub mod standing;

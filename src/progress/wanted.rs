@@ -81,7 +81,7 @@ pub async fn remains(client: &impl GenericClient, connector: &str) -> Result<Vec
 
 /// Forgets a connector, but for what is wanted of it: its tables stay as they are, and are nobody's.
 pub async fn remove(transaction: &Transaction<'_>, connector: &str) -> Result<()> {
-    const STATEMENTS: [&str; 10] = [
+    const STATEMENTS: [&str; 11] = [
         "delete from audit.pending where connector = $1",
         "delete from audit.dead_letters where connector = $1",
         "delete from audit.snapshot_chunks where connector = $1",
@@ -91,6 +91,7 @@ pub async fn remove(transaction: &Transaction<'_>, connector: &str) -> Result<()
         "delete from audit.freshness where connector = $1",
         "delete from audit.standing where connector = $1",
         "delete from audit.left_out where connector = $1",
+        "delete from audit.resting where connector = $1",
         "delete from audit.slots where connector = $1",
     ];
     for statement in STATEMENTS {

@@ -207,7 +207,8 @@ impl ConnectorBoard {
         } else {
             for (name, stored) in advanced.positions.iter() {
                 if let Some(partition) = view.partitions.get_mut(&**name) {
-                    *partition = PartitionReport { stored, end: partition.end.max(stored) };
+                    *partition =
+                        PartitionReport { stored, end: partition.end.max(stored), ..*partition };
                 }
             }
             // partitions are not in step: the newest one counts
@@ -321,6 +322,13 @@ impl ConnectorBoard {
         for (name, table) in &mut view.tables {
             table.pending_bytes = sizes.get(name).copied().unwrap_or(0);
         }
+    }
+
+    /// Notes that transactions wait for what has not come of them, or do no more.
+    pub fn transactions_wait(&self, wait: bool) {
+        let now = self.clock.now_postgres();
+        let mut view = lock(&self.view);
+        view.transactions_wait = wait.then(|| view.transactions_wait.unwrap_or(now));
     }
 
     /// Notes how many dead letters the topic for them does not have yet.

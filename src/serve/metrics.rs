@@ -40,6 +40,8 @@ struct Families {
     transactions: HistogramVec,
     lag_bytes: IntGaugeVec,
     lag_records: IntGaugeVec,
+    rests: IntGaugeVec,
+    transactions_wait: GaugeVec,
     lag_seconds: GaugeVec,
     retained: IntGaugeVec,
     wal_step: IntGaugeVec,
@@ -147,6 +149,24 @@ fn lag_records() -> IntGaugeVec {
     )
 }
 
+fn rests() -> IntGaugeVec {
+    family!(
+        IntGaugeVec,
+        "siltstone_partition_rests",
+        "1 while nothing more of a topic's partition is read, and its records stay in Kafka",
+        ["connector", "partition"]
+    )
+}
+
+fn transactions_wait() -> GaugeVec {
+    family!(
+        GaugeVec,
+        "siltstone_transactions_wait_seconds",
+        "How long transactions wait for what has not come of them (atomic: true), once that is long",
+        ["connector"]
+    )
+}
+
 fn waiting() -> IntGaugeVec {
     family!(
         IntGaugeVec,
@@ -175,6 +195,8 @@ impl Families {
             ),
             lag_bytes: lag_bytes(),
             lag_records: lag_records(),
+            rests: rests(),
+            transactions_wait: transactions_wait(),
             lag_seconds: family!(
                 GaugeVec,
                 "siltstone_lag_seconds",
@@ -232,6 +254,8 @@ impl Families {
             Box::new(self.transactions.clone()),
             Box::new(self.lag_bytes.clone()),
             Box::new(self.lag_records.clone()),
+            Box::new(self.rests.clone()),
+            Box::new(self.transactions_wait.clone()),
             Box::new(self.lag_seconds.clone()),
             Box::new(self.retained.clone()),
             Box::new(self.wal_step.clone()),
@@ -292,6 +316,7 @@ impl Metrics {
         let families = &*self.0;
         families.pending.reset();
         families.lag_records.reset();
+        families.rests.reset();
         families.state.reset();
         families.dead_letters.reset();
         families.waiting.reset();
@@ -309,6 +334,13 @@ impl Metrics {
             for (partition, report) in &view.partitions {
                 let family = &families.lag_records;
                 family.with_label_values(&[name, partition]).set(gauge(report.lag()));
+                let rests = families.rests.with_label_values(&[name, partition]);
+                rests.set(i64::from(report.rests));
+            }
+            if !view.partitions.is_empty() {
+                let waits = view.transactions_wait.map_or(0, |since| now.saturating_sub(since));
+                let waits = Duration::from_micros(waits.max(0).unsigned_abs()).as_secs_f64();
+                families.transactions_wait.with_label_values(&[name]).set(waits);
             }
             families.lag_seconds.with_label_values(&[name, "received"]).set(0.0);
             families.lag_seconds.with_label_values(&[name, "applied"]).set(seconds);

@@ -33,7 +33,8 @@ fn connector(view: &View, now: i64) -> Value {
 }
 
 fn partition((name, report): (&String, &PartitionReport)) -> Value {
-    json!({ "name": name, "offset": report.stored, "end": report.end, "lag": report.lag() })
+    let PartitionReport { stored, end, rests } = *report;
+    json!({ "name": name, "offset": stored, "end": end, "lag": report.lag(), "rests": rests })
 }
 
 /// A connector's position in Kafka Connect's words.

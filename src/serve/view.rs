@@ -115,6 +115,9 @@ pub struct View {
     pub tables: BTreeMap<TableName, TableReport>,
     /// The partitions of topics that are read, by their names; none of a connector that reads a Postgres.
     pub partitions: BTreeMap<String, PartitionReport>,
+    /// Since when transactions wait that are to become visible as a whole, microseconds since 2000-01-01 UTC; none where
+    /// none does for long.
+    pub transactions_wait: Option<i64>,
     /// Dead letters that the topic for them does not have yet; none without such a topic.
     pub unsent_letters: Option<u64>,
     /// Sums.
@@ -130,6 +133,8 @@ pub struct PartitionReport {
     pub stored: i64,
     /// The offset behind the last record.
     pub end: i64,
+    /// Whether nothing more of it is read for now.
+    pub rests: bool,
 }
 
 impl PartitionReport {
@@ -164,7 +169,8 @@ impl View {
     /// Whether something was received that is not yet applied.
     pub fn backlog(&self) -> bool {
         if !self.partitions.is_empty() && self.phase == Phase::Streaming {
-            return self.lag_records() > 0;
+            // what rests is told of its tables, and is no work that does not go on
+            return self.partitions.values().any(|of| of.lag() > 0 && !of.rests);
         }
         self.received_commit != self.applied_commit || self.phase != Phase::Streaming
     }

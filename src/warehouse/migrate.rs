@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 20] = [
+const MIGRATIONS: [(i32, &str, &str); 21] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -30,6 +30,7 @@ const MIGRATIONS: [(i32, &str, &str); 20] = [
     (18, "kept_log", include_str!("../../sql/migrations/0018_kept_log.sql")),
     (19, "holds", include_str!("../../sql/migrations/0019_holds.sql")),
     (20, "fed_by", include_str!("../../sql/migrations/0020_fed_by.sql")),
+    (21, "resting", include_str!("../../sql/migrations/0021_resting.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

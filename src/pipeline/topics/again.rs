@@ -127,7 +127,7 @@ impl<'r> Reader<'r> {
             places,
             tables: Tables::read(shared, warehouse).await?,
             router: Router::empty(setup.connector.held_keys),
-            topics: Topics::new(setup.connector.format, places),
+            topics: Topics::new(&setup.connector, places),
         })
     }
 

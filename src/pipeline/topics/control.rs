@@ -9,16 +9,19 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::TopicSetup;
+use super::rest::Rest;
+use super::whole::Awaited;
 use crate::capture::topics::{Member, Partition};
 use crate::error::Result;
 use crate::names::TableName;
 use crate::position::Positions;
 use crate::postgres::Session;
 use crate::progress::requests::{self, Request, Verb};
+use crate::progress::standing::{self, Standing};
 use crate::progress::tables::State;
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{dead_letters, partitions, pending, tables};
-use crate::serve::PartitionReport;
+use crate::serve::{PartitionReport, Phase};
 use crate::warehouse::{Fence, Fenced, interrupt};
 
 use super::super::asked;
@@ -27,6 +30,7 @@ use super::super::halt::{self, is_of_connector};
 use super::super::intake::End;
 use super::super::lane::Progress;
 use super::super::locked;
+use super::super::standing::works;
 
 /// How often requests and the states of tables are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -40,12 +44,20 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How often events are forgotten that no later one can be compared with any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
+/// How often people who ask without the service are told that transactions are still waited for.
+const TOLD_EVERY: Duration = Duration::from_secs(20);
+
 /// The controlling task.
 pub(super) struct Control {
     setup: TopicSetup,
     shared: Arc<Core>,
     member: Arc<Member>,
     states: HashMap<TableName, State>,
+    rest: Rest,
+    /// where the partitions of topics end that rest
+    ends_at_rest: watch::Receiver<Positions>,
+    /// what transactions wait for that are to become visible as a whole
+    awaited: watch::Receiver<Option<Awaited>>,
 }
 
 impl Control {
@@ -53,9 +65,11 @@ impl Control {
         setup: &TopicSetup,
         shared: &Arc<Core>,
         member: &Arc<Member>,
-        states: HashMap<TableName, State>,
+        (states, rest): (HashMap<TableName, State>, Rest),
+        (ends_at_rest, awaited): (watch::Receiver<Positions>, watch::Receiver<Option<Awaited>>),
     ) -> Control {
-        Control { setup: setup.clone(), shared: shared.clone(), member: member.clone(), states }
+        let (setup, shared, member) = (setup.clone(), shared.clone(), member.clone());
+        Control { setup, shared, member, states, rest, ends_at_rest, awaited }
     }
 
     /// Runs until something asks for a new session, or everything up to `ends` is caught up where that was
@@ -69,7 +83,8 @@ impl Control {
         let waited_for = self.setup.until_caught_up;
         let mut ticks = interval(if waited_for { CAUGHT_UP_EVERY } else { LOOK_EVERY });
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut measured, mut forgot) = (None::<Instant>, None::<Instant>);
+        let (mut measured, mut forgot, mut told) =
+            (None::<Instant>, None::<Instant>, None::<Instant>);
         loop {
             ticks.tick().await;
             if self.carry_out(&mut warehouse).await? || self.has_changed(&warehouse).await? {
@@ -77,7 +92,10 @@ impl Control {
             }
             let stored = progress.borrow().stored.clone();
             if measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
-                self.measure(&warehouse, &stored).await?;
+                let kept = self.measure(&warehouse, &stored).await?;
+                if measured.is_some() && self.other_topics_rest(&warehouse, kept).await? {
+                    return Ok(End::Restart);
+                }
                 // not at once: it may be another lock that was in the way
                 if measured.is_some() && locked::let_go(&self.shared, &mut warehouse).await? {
                     return Ok(End::Restart);
@@ -88,11 +106,21 @@ impl Control {
                 self.forget(&mut warehouse).await?;
                 forgot = Some(Instant::now());
             }
+            self.tell_awaited(&warehouse, &mut told).await?;
             if waited_for && stored.reach(&ends) && self.all_caught_up() {
                 self.member.commit(&stored);
+                if let Some(error) = self.rest.error() {
+                    let kept = pending::total(&*warehouse, &self.setup.connector.name).await?;
+                    let goes_on = self.other_topics_rest(&warehouse, kept).await?;
+                    return if goes_on { Ok(End::Restart) } else { Err(error) };
+                }
                 return Ok(End::CaughtUp);
             }
         }
+    }
+
+    async fn other_topics_rest(&self, warehouse: &Session, kept: u64) -> Result<bool> {
+        self.rest.has_changed((&self.setup, &self.shared), warehouse, kept).await
     }
 
     fn all_caught_up(&self) -> bool {
@@ -118,8 +146,8 @@ impl Control {
         Ok(false)
     }
 
-    /// Tells people how far it is.
-    async fn measure(&self, warehouse: &Session, stored: &Positions) -> Result<()> {
+    /// Tells people how far it is; how many bytes are kept.
+    async fn measure(&self, warehouse: &Session, stored: &Positions) -> Result<u64> {
         let (connector, board) = (&self.shared.connector().name, &self.shared.setup.board);
         let sizes: BTreeMap<TableName, u64> =
             pending::sizes(&**warehouse, connector).await?.into_iter().collect();
@@ -134,11 +162,52 @@ impl Control {
         };
         let report = |(name, stored): (&Arc<str>, i64)| {
             let end = end(name).unwrap_or(stored).max(stored);
-            (name.to_string(), PartitionReport { stored, end })
+            (name.to_string(), PartitionReport { stored, end, rests: false })
         };
-        board.partitions(stored.iter().map(report).collect());
+        let mut partitions: BTreeMap<String, PartitionReport> = stored.iter().map(report).collect();
+        for (name, end) in self.ends_at_rest.borrow().iter() {
+            if let Some(report) = partitions.get_mut(&**name) {
+                *report = PartitionReport { rests: true, end: end.max(report.stored), ..*report };
+            }
+        }
+        board.partitions(partitions);
+        self.rest.show(board, &self.states);
         self.member.commit(stored);
-        Ok(())
+        Ok(sizes.values().sum())
+    }
+
+    /// Tells what transactions wait for, and that they do no more.
+    async fn tell_awaited(
+        &mut self,
+        warehouse: &Session,
+        told: &mut Option<Instant>,
+    ) -> Result<()> {
+        let is_new = self.awaited.has_changed().unwrap_or(false);
+        let awaited = self.awaited.borrow_and_update().clone();
+        if !is_new && (awaited.is_none() || told.is_some_and(|at| at.elapsed() < TOLD_EVERY)) {
+            return Ok(());
+        }
+        let board = &self.shared.setup.board;
+        let (what, remedy) = awaited.map(|awaited| (awaited.what, awaited.remedy)).unzip();
+        if is_new {
+            board.phase(Phase::Streaming, what.as_deref(), remedy);
+            board.transactions_wait(what.is_some());
+        }
+        match &what {
+            Some(what) => {
+                let who = (self.setup.connector.name.as_str(), &*self.setup.owner);
+                if told.is_none() {
+                    tracing::warn!(remedy, "{what}");
+                }
+                *told = Some(Instant::now());
+                standing::tell(&**warehouse, who, Standing::Waiting, (what, remedy)).await
+            }
+            None => {
+                tracing::info!("atomic: true: what was waited for has come");
+                *told = None;
+                works(&self.shared, &[]).await
+            }
+        }
     }
 
     async fn forget(&self, warehouse: &mut Session) -> Result<()> {

@@ -23,7 +23,7 @@ pub(super) struct Partition {
     at: usize,
     number: i64,
     pub(super) memory: Memory,
-    topic: usize,
+    pub(super) topic: usize,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
 }
@@ -116,7 +116,7 @@ impl Here<'_> {
                         // of a table of which nothing is known there is nothing to delete
                         return Ok(Step::Taken);
                     }
-                    self.remember(record, (&before, &partition.memory))?;
+                    self.remember(partition, &before);
                     let (why, order) = (error.to_string(), tombstone.then_some(place.order));
                     self.bury(record, partition, (&why, order)).await?;
                     return Ok(Step::Taken);
@@ -130,7 +130,7 @@ impl Here<'_> {
             let at = (place.order.seq, place.mark);
             self.gate.read_anew(&fed.plan.relation, at, (later, told)).await?;
         }
-        self.remember(record, (&before, &partition.memory))?;
+        self.remember(partition, &before);
         let mut message = std::mem::take(self.scratch);
         let taken = self.fold(record, (&fed, change), (&place, partition), &mut message);
         let taken = taken.await;
@@ -212,21 +212,10 @@ impl Here<'_> {
     }
 
     /// Keeps what is known of a partition with the position behind the record.
-    fn remember(
-        &mut self,
-        record: &TopicRecord<'_>,
-        (before, memory): (&Memory, &Memory),
-    ) -> Result<()> {
-        if before == memory {
-            return Ok(());
+    fn remember(&mut self, partition: &Partition, before: &Memory) {
+        if partition.memory != *before {
+            self.gate.reach.remember(partition.at, &partition.memory);
         }
-        let name = format!("{}/{}", record.topic, record.partition);
-        let json = remembered(memory)?;
-        let stretches = &mut self.gate.reach.stretches;
-        if let Some(stretch) = stretches.iter_mut().find(|stretch| *stretch.partition == *name) {
-            stretch.memory = Some(json);
-        }
-        Ok(())
     }
 
     fn other_source(&self, change: &RowChange<'_>, other: &OtherSource) -> Error {
@@ -251,6 +240,7 @@ impl Here<'_> {
         if let Some(whole) = &mut *self.whole {
             whole.note_unread();
         }
+        self.topics.count_unread(record.topic, 1);
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);
@@ -298,9 +288,4 @@ impl Here<'_> {
         }
         Ok(())
     }
-}
-
-pub(super) fn remembered(memory: &Memory) -> Result<String> {
-    serde_json::to_string(memory)
-        .map_err(|error| Error::bug("what is remembered is no JSON").because(error))
 }

@@ -15,10 +15,12 @@ use crate::decode::Memory;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 use crate::progress::partitions::{self, Stored};
+use crate::progress::resting;
 use crate::spec::{OffsetLost, StartAt};
 use crate::warehouse::{Fence, Fenced};
 
 /// A partition that is read.
+#[derive(Clone)]
 pub(super) struct Place {
     pub(super) partition: Partition,
     /// its name in control tables
@@ -32,7 +34,13 @@ pub(super) struct Place {
     pub(super) system_id: String,
     /// where it ended when the session began
     pub(super) end: i64,
+    /// how it lost what is next, where its topic rests and the files say to stop for that
+    pub(super) lost: Option<String>,
 }
+
+/// What to do where records are gone before they were read.
+pub(super) const READ_AGAIN: &str = "let Debezium read the tables again (an incremental or a new snapshot), and set \
+     offset_lost: earliest in the connector's file to go on with what is there";
 
 /// Finds the place of every partition, and notes those that are new.
 pub(super) async fn find(
@@ -47,6 +55,7 @@ pub(super) async fn find(
         begin_at_ends(setup, member, (warehouse, fence)).await?;
         stored = partitions::read(&**warehouse, &connector.name).await?;
     }
+    let resting = resting::topics(&**warehouse, &connector.name).await?;
     let topics: BTreeSet<Arc<str>> =
         assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
     let ids = member.topic_ids(topics.into_iter().collect()).await?;
@@ -56,18 +65,14 @@ pub(super) async fn find(
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
         let id = ids.get(&*partition.topic).map_or("", String::as_str);
+        let mut gone = None;
         let at = match stored.remove(&*name) {
             Some(known) => {
-                let position = match lost(&name, &known, (first, end), id) {
-                    None => known.position,
-                    Some(what) => resume(connector.offset_lost, &name, what, first)?,
-                };
-                let system_id = if id.is_empty() { known.system_id.clone() } else { id.to_owned() };
-                let new = Stored { position, system_id, ..known.clone() };
-                if new != known {
-                    note(setup, (warehouse, fence), &name, &new).await?;
-                }
-                new
+                let rests = resting.contains(&*partition.topic);
+                let of = (&*name, known, id, (first, end));
+                let (at, lost) = go_on(setup, (&mut *warehouse, fence), of, rests).await?;
+                gone = lost;
+                at
             }
             None => {
                 // also with start: latest all of it was written since
@@ -80,7 +85,8 @@ pub(super) async fn find(
             Error::bug(format!("what is remembered of {name} cannot be read")).because(error)
         })?;
         let partition = partition.clone();
-        places.push(Place { partition, name, number, offset, memory, system_id, end });
+        let lost = gone;
+        places.push(Place { partition, name, number, offset, memory, system_id, end, lost });
     }
     let is_of_ours = |name: &&String| {
         let of = |partition: &Partition| name.starts_with(&format!("{}/", partition.topic));
@@ -128,6 +134,32 @@ async fn begin_at_ends(
     Ok(())
 }
 
+/// Where a partition goes on that is known; and how it lost that, where the others are not to be stopped for it,
+/// as its topic `rests`.
+async fn go_on(
+    setup: &TopicSetup,
+    to: (&mut Session, &Fence),
+    (name, known, id, ends): (&str, Stored, &str, (i64, i64)),
+    rests: bool,
+) -> Result<(Stored, Option<String>)> {
+    let policy = setup.connector.offset_lost;
+    let lost = lost(name, &known, ends, id);
+    if lost.is_some() && rests && policy == OffsetLost::Stop {
+        // by which topic it was that it lost its offset is known as long as it has
+        return Ok((known, lost));
+    }
+    let position = match lost {
+        None => known.position,
+        Some(what) => resume(policy, name, what, ends.0)?,
+    };
+    let system_id = if id.is_empty() { known.system_id.clone() } else { id.to_owned() };
+    let new = Stored { position, system_id, ..known.clone() };
+    if new != known {
+        note(setup, to, name, &new).await?;
+    }
+    Ok((new, None))
+}
+
 /// The ids of the topics. Where nobody tells them, none may have been told before.
 fn known_or_new(
     ids: Option<HashMap<String, String>>,
@@ -172,10 +204,7 @@ fn lost(name: &str, known: &Stored, (first, end): (i64, i64), id: &str) -> Optio
 /// Where a partition goes on whose stored offset is lost.
 fn resume(policy: OffsetLost, name: &str, what: String, first: i64) -> Result<i64> {
     if policy == OffsetLost::Stop {
-        return Err(Error::new(Kind::PositionLost, what).remedy(
-            "let Debezium read the tables again (an incremental or a new snapshot), and set \
-             offset_lost: earliest in the connector's file to go on with what is there",
-        ));
+        return Err(Error::new(Kind::PositionLost, what).remedy(READ_AGAIN));
     }
     tracing::error!(
         partition = name,

@@ -25,6 +25,9 @@ pub(super) struct Topics {
     pub(super) plans: HashMap<(usize, Arc<TableName>, Shapes), Fed>,
     /// where the first change stood that has followed what Debezium read at first
     pub(super) streamed: Option<i64>,
+    /// beside each topic how many of its records cannot be read, and how many may be
+    unread: Vec<u64>,
+    unread_at_most: u64,
 }
 
 /// Plans that are kept: a topic has few tables, and each few shapes.
@@ -40,9 +43,35 @@ pub(super) struct Fed {
 }
 
 impl Topics {
-    pub(super) fn new(form: Format, places: &[Place]) -> Topics {
-        let streamed = places.iter().filter_map(|place| place.memory.first_streamed()).min();
-        Topics { form, topics: Vec::new(), plans: HashMap::new(), streamed }
+    pub(super) fn new(connector: &Kafka, places: &[Place]) -> Topics {
+        Topics {
+            form: connector.format,
+            topics: Vec::new(),
+            plans: HashMap::new(),
+            streamed: places.iter().filter_map(|place| place.memory.first_streamed()).min(),
+            unread: Vec::new(),
+            unread_at_most: u64::try_from(connector.held_keys).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Counts records of a topic that cannot be read, if it is one that is read.
+    pub(super) fn count_unread(&mut self, topic: &str, more: u64) {
+        let at = self.topics.iter().position(|(known, _, _)| &**known == topic);
+        self.unread.resize(self.topics.len(), 0);
+        if let Some(known) = at.and_then(|at| self.unread.get_mut(at)) {
+            *known += more;
+        }
+    }
+
+    /// Whether a topic has as many of them as there may be: nothing more of it is read before it is known how many
+    /// were committed.
+    pub(super) fn is_unreadable(&self, topic: usize) -> bool {
+        self.unread.get(topic).is_some_and(|count| *count > 0 && *count >= self.unread_at_most)
+    }
+
+    /// The same of any topic.
+    pub(super) fn is_any_unreadable(&self) -> bool {
+        (0..self.unread.len()).any(|topic| self.is_unreadable(topic))
     }
 
     pub(super) fn place(&mut self, name: &Arc<str>) -> usize {

@@ -18,6 +18,8 @@ use super::outlet::send_letters;
 use super::places::{self, Place};
 use super::plans::Topics;
 use super::sources::left_out;
+use super::rest::{self, Rest};
+use super::retention;
 use super::tables::Tables;
 use super::turns::Intake;
 use super::whole::Whole;
@@ -158,11 +160,16 @@ async fn as_owner(
     let core = Core::open(setup.basis.clone(), fence, true, reads).await?;
     let shared = Arc::new(core);
     standing::works(&shared, &left_out(&shared, &warehouse).await?).await?;
+    let all = places.clone();
     let ended = match again::read_again(setup, &shared, &places, &mut warehouse).await {
         Ok(()) => run_tasks(setup, &shared, (member, assignment, places), (warehouse, stop)).await,
         Err(error) => Err(error),
     };
     match ended {
+        Err(error) if error.kind() == Kind::Full => {
+            let found = rest::make_room(setup, &shared, &all).await?;
+            if found { Ok(End::Restart) } else { Err(error) }
+        }
         Err(error) => hold_table(&shared, error).await,
         Ok(ended) => {
             // whoever is given a partition next need not end our sessions
@@ -175,34 +182,38 @@ async fn as_owner(
 async fn run_tasks(
     setup: &TopicSetup,
     shared: &Arc<Core>,
-    (member, assignment, places): (&Arc<Member>, Assignment, Vec<Place>),
-    (warehouse, stop): (Session, watch::Receiver<bool>),
+    (member, assignment, all): (&Arc<Member>, Assignment, Vec<Place>),
+    (mut warehouse, stop): (Session, watch::Receiver<bool>),
 ) -> Result<End> {
-    let connector = &setup.connector;
-    let name = &connector.name;
-    let positions: Positions =
-        places.iter().map(|place| (place.name.clone(), place.offset)).collect();
-    let ends: Positions = places.iter().map(|place| (place.name.clone(), place.end)).collect();
-    let board = &setup.board;
+    let (connector, name, board) = (&setup.connector, &setup.connector.name, &setup.board);
+    let rest = Rest::begin(setup, shared, &all, &mut warehouse).await?;
+    let checkpoints = all.iter().map(|place| checkpoint(name, place)).collect();
+    let (resting, places) = rest.split(all);
+    let positions = at(&places, |place| place.offset);
+    let ends = at(&places, |place| place.end);
     board.clear_tables();
     let mut tables = Tables::read(shared, &warehouse).await?;
     tables.show_stopped();
     let mut router = Router::empty(connector.held_keys);
     let catching_up = tables.open_kept(&mut router, (&warehouse, &ends)).await?;
-    let checkpoints = places.iter().map(|place| checkpoint(name, place)).collect();
-    let (progress, watched) = watch::channel(Progress { done: 0, stored: positions.clone() });
-    let lane =
-        Lane::open(shared.clone(), Ledger::new(name, checkpoints), progress, &warehouse).await?;
+    let ledger = Ledger::new(name, checkpoints);
+    let (progress, watched) = watch::channel(Progress { done: 0, stored: ledger.positions() });
+    let lane = Lane::open(shared.clone(), ledger, progress, &warehouse).await?;
     let (work, work_received) = mpsc::channel(1);
     let (caught_up, caught_up_received) = mpsc::channel::<CaughtUp>(64);
     let reading = member.read(&assignment, &positions)?;
-    let mut topics = Topics::new(connector.format, &places);
+    let mut topics = Topics::new(connector, &places);
     let partitions = partitions(&reading, &places, &mut topics)?;
+    rest.unread.iter().for_each(|(topic, many)| topics.count_unread(topic, *many));
     let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
-    let control = Control::new(setup, shared, member, tables.states());
+    let (awaited, awaited_watched) = watch::channel(None);
+    let (ends_told, ends_watched) = watch::channel(at(&resting, |place| place.end));
+    let whole = whole(connector, (&places, &resting), &rest);
+    let known = (tables.states(), rest);
+    let control = Control::new(setup, shared, member, known, (ends_watched, awaited_watched));
     let intake = Intake {
         shared: shared.clone(),
         connector: connector.clone(),
@@ -211,7 +222,8 @@ async fn run_tasks(
         reading,
         partitions,
         topics,
-        whole: whole(connector, &places),
+        whole,
+        awaited,
         progress: watched.clone(),
         caught_up: caught_up.clone(),
         stop: stop_watched,
@@ -219,6 +231,7 @@ async fn run_tasks(
         scratch: Vec::new(),
     };
     board.phase(Phase::Streaming, None, None);
+    board.transactions_wait(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { Ended::Intake(intake.run().await) });
     // no source's disk fills behind us: changes are merged, never only landed
@@ -229,25 +242,39 @@ async fn run_tasks(
     });
     tasks.spawn(announce(catching_up, caught_up));
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
-    tasks.spawn(send_letters(connector.clone(), shared.clone()));
-    tasks.spawn({
-        let (given, assignment) = (member.given(), assignment.clone());
-        async move { Ended::Other(until_other(given, &assignment).await) }
-    });
-    tasks.spawn({
-        let shared = shared.clone();
-        async move { Ended::Other(owner::keep_lease(&shared.setup, &shared.fence).await) }
-    });
+    let kept = retention::look_after(setup.clone(), member.clone(), resting, ends_told);
+    tasks.spawn(async move { Ended::Other(kept.await) });
+    spawn_beside(&mut tasks, (setup, shared), member.given(), assignment);
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;
     end
 }
 
-/// What keeps transactions whole, where the files ask for it.
-fn whole(connector: &Kafka, places: &[Place]) -> Option<Whole> {
+/// The tasks that neither read nor apply.
+fn spawn_beside(
+    tasks: &mut JoinSet<Ended>,
+    (setup, shared): (&TopicSetup, &Arc<Core>),
+    given: watch::Receiver<Assignment>,
+    assignment: Assignment,
+) {
+    tasks.spawn(send_letters(setup.connector.clone(), shared.clone()));
+    tasks.spawn(async move { Ended::Other(until_other(given, &assignment).await) });
+    let shared = shared.clone();
+    tasks.spawn(async move { Ended::Other(owner::keep_lease(&shared.setup, &shared.fence).await) });
+}
+
+/// Each partition at a position.
+fn at(places: &[Place], position: impl Fn(&Place) -> i64) -> Positions {
+    places.iter().map(|place| (place.name.clone(), position(place))).collect()
+}
+
+/// What keeps transactions whole, where the files ask for it. What a topic that rests would bring is not waited
+/// for: as the changes of a table that is held it comes later.
+fn whole(connector: &Kafka, (places, resting): (&[Place], &[Place]), rest: &Rest) -> Option<Whole> {
     let topics = places.iter().map(|place| place.partition.topic.to_string());
-    let passed = places.iter().map(|place| place.memory.ended).max().unwrap_or(0);
-    connector.atomic.then(|| Whole::new(topics.collect(), passed))
+    let ends = places.iter().chain(resting).map(|place| place.memory.ended);
+    let (passed, unread) = (ends.max().unwrap_or(0), rest.unread.values().sum());
+    connector.atomic.then(|| Whole::new(topics.collect(), passed, unread))
 }
 
 /// In the order of the queues.

@@ -13,10 +13,10 @@ use super::super::core::{CaughtUp, Core};
 use super::super::gate::{Gate, lane_is_gone};
 use super::super::intake::End;
 use super::super::lane::Progress;
-use super::intake::{Here, Partition, remembered};
+use super::intake::{Here, Partition};
 use super::plans::Topics;
 use super::tables::Tables;
-use super::whole::{Step, Whole};
+use super::whole::{Awaited, Step, Whole};
 use crate::capture::topics::{Next, Queue, Reading};
 use crate::error::Result;
 use crate::spec::Kafka;
@@ -38,6 +38,8 @@ pub(super) struct Intake {
     pub(super) topics: Topics,
     /// where transactions are applied as a whole
     pub(super) whole: Option<Whole>,
+    /// what that waits for
+    pub(super) awaited: watch::Sender<Option<Awaited>>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) caught_up: mpsc::Sender<CaughtUp>,
     pub(super) stop: watch::Receiver<bool>,
@@ -72,6 +74,11 @@ impl Intake {
                 self.finish().await?;
                 return Ok(End::Stopped);
             }
+            if self.topics.is_any_unreadable() && self.whole_is_complete() {
+                // what is committed decides whether such a topic rests
+                self.finish().await?;
+                return Ok(End::Restart);
+            }
             if taken == Taken::Records {
                 // those who wait for the processor have their turn as well
                 tokio::task::yield_now().await;
@@ -79,12 +86,16 @@ impl Intake {
             }
             self.when_drained().await?;
             let arrivals = self.looked + ARRIVALS_EVERY;
+            let began = Instant::now();
             tokio::select! {
                 () = self.reading.filled() => {}
                 changed = self.progress.changed() => lane_lives(changed)?,
                 changed = self.gate.flows.changed() => lane_lives(changed)?,
                 stopped = self.stop.changed() => lane_lives(stopped)?,
                 () = tokio::time::sleep_until(arrivals) => {}
+            }
+            if let Some(whole) = &mut self.whole {
+                whole.note_idle(began.elapsed());
             }
         }
     }
@@ -129,10 +140,18 @@ impl Intake {
             partition.waits = None;
             let Some(stretch) = self.gate.reach.stretches.get_mut(at) else { break };
             stretch.until = record.offset() + 1;
+            let topic = partition.topic;
             self.settle_whole().await?;
             self.gate.hand_over_if_full().await?;
+            if self.topics.is_unreadable(topic) && self.whole_is_complete() {
+                break;
+            }
         }
         Ok(taken)
+    }
+
+    fn whole_is_complete(&self) -> bool {
+        self.whole.as_ref().is_none_or(Whole::is_complete)
     }
 
     /// Lets the batch end where every transaction of it has come as a whole.
@@ -148,9 +167,7 @@ impl Intake {
             && partition.memory.ended != whole.passed()
         {
             partition.memory.ended = whole.passed();
-            if let Some(stretch) = self.gate.reach.stretches.get_mut(at) {
-                stretch.memory = Some(remembered(&partition.memory)?);
-            }
+            self.gate.reach.remember(at, &partition.memory);
         }
         // the warehouse transaction that waits must not wait for more
         if self.gate.is_midway { self.gate.hand_over().await } else { Ok(()) }
@@ -165,7 +182,7 @@ impl Intake {
         if !self.lane_is_idle() {
             return Ok(());
         }
-        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
+        if !self.whole_is_complete() {
             return Ok(());
         }
         let gate = &mut self.gate;
@@ -188,7 +205,13 @@ impl Intake {
         }
         self.looked = Instant::now();
         if let Some(whole) = &mut self.whole {
-            whole.look(self.partitions.iter().any(|partition| partition.waits.is_some()));
+            let waits = self.partitions.iter().any(|partition| partition.waits.is_some());
+            let awaited = whole.awaited(waits);
+            self.awaited.send_if_modified(|told| {
+                let is_new = *told != awaited;
+                *told = awaited;
+                is_new
+            });
         }
         self.settle_whole().await?;
         let done = self.progress.borrow().done;
@@ -200,7 +223,7 @@ impl Intake {
 
     /// We are told to stop: what was read is stored.
     async fn finish(&mut self) -> Result<()> {
-        if self.whole.as_ref().is_some_and(|whole| !whole.is_complete()) {
+        if !self.whole_is_complete() {
             // what has come of it comes again
             return Ok(());
         }

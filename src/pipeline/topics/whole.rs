@@ -6,6 +6,9 @@
 //! event is buffered here, and a batch is whole transactions. Interprets no row, stores nothing: the last end
 //! is remembered with the partition of the ends.
 //!
+//! What does not come is waited for, and told: nobody but its source knows whether it will. Only a record that
+//! could not be read may stand for an event that never comes.
+//!
 //! Source: Debezium documentation, PostgreSQL connector, "Transaction metadata". The id of an end is `xid:lsn`;
 //! what its transaction changed was sent with the end before it as the last commit, so that its place in the
 //! order is below the end's and not below the one before.
@@ -13,19 +16,18 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::decode::Boundary;
 use crate::error::{Error, Kind, Result};
 
 /// Transactions of one cut: between cuts every partition has its turn.
 const CUT: usize = 1_000;
 
-/// A cut that is complete but for records that nobody can read is given up after so long.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+/// A cut that lacks no more events than there were records that nobody can read goes on without them, once
+/// nothing came for so long: longer than a broker takes to give up its partitions to another one.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
 
-/// How often is said that something is waited for.
-const SAID_EVERY: Duration = Duration::from_secs(60);
+/// When people are told that something is waited for.
+const TOLD_AFTER: Duration = Duration::from_secs(10);
 
 /// What is known of the transactions that are not applied as a whole yet.
 pub(super) struct Whole {
@@ -41,22 +43,45 @@ pub(super) struct Whole {
     passed: i64,
     /// grows when events may be taken that had to wait
     version: u64,
-    /// a record could not be read since the cut was made
-    unread: bool,
-    /// since when nothing came
-    since: Instant,
-    said: Instant,
+    /// records that could not be read, and have not been taken for events that are missing yet: which
+    /// transaction they are of nobody knows, it may be one whose end comes later
+    unread: u64,
+    /// how long there was nothing to read since something came that was waited for; while the lane keeps us
+    /// from reading nothing can come
+    idle: Duration,
 }
+
+/// What is waited for, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Awaited {
+    pub(super) what: String,
+    pub(super) remedy: &'static str,
+}
+
+const NO_ENDS: &str = "name Debezium's transaction topic (topic.prefix.transaction) among the connector's topics, with \
+     provide.transaction.metadata=true; or set atomic: false";
+
+const NO_END: &str = "it goes on by itself when the end comes: see that Debezium's connector runs, and that its \
+     transaction topic is among the connector's topics and has one partition";
+
+const NO_EVENTS: &str = "it goes on by itself when they come: see that the brokers of their topics are there; events that \
+     a filter of Debezium's connector takes out never come: take the filter out, or set atomic: false";
 
 /// The events of a transaction, by their number in it.
 struct Missing {
+    /// as its end tells it
+    id: String,
     wanted: u64,
     came: HashSet<u64>,
 }
 
 impl Missing {
     fn is_complete(&self) -> bool {
-        u64::try_from(self.came.len()).is_ok_and(|came| came >= self.wanted)
+        self.lacks() == 0
+    }
+
+    fn lacks(&self) -> u64 {
+        self.wanted.saturating_sub(u64::try_from(self.came.len()).unwrap_or(u64::MAX))
     }
 }
 
@@ -70,8 +95,9 @@ pub(super) enum Step {
 }
 
 impl Whole {
-    /// Nothing is read of these topics; transactions that end at `passed` or before were complete.
-    pub(super) fn new(topics: Vec<String>, passed: i64) -> Whole {
+    /// Nothing is read of these topics; transactions that end at `passed` or before were complete, and `unread`
+    /// records could not be read.
+    pub(super) fn new(topics: Vec<String>, passed: i64, unread: u64) -> Whole {
         Whole {
             topics,
             ends_come_by: None,
@@ -79,9 +105,8 @@ impl Whole {
             open: 0,
             passed,
             version: 0,
-            unread: false,
-            since: Instant::now(),
-            said: Instant::now(),
+            unread,
+            idle: Duration::ZERO,
         }
     }
 
@@ -106,7 +131,7 @@ impl Whole {
         };
         let was_complete = missing.is_complete();
         missing.came.insert(number);
-        self.since = Instant::now();
+        self.idle = Duration::ZERO;
         if !was_complete && missing.is_complete() {
             self.completed();
         }
@@ -133,13 +158,16 @@ impl Whole {
             return Ok(Step::Waits);
         }
         let wanted = boundary.tables.iter().filter(|(table, _)| self.is_read(table));
-        let missing =
-            Missing { wanted: wanted.map(|(_, events)| events).sum(), came: HashSet::new() };
+        let missing = Missing {
+            id: boundary.id.to_string(),
+            wanted: wanted.map(|(_, events)| events).sum(),
+            came: HashSet::new(),
+        };
         let complete = missing.is_complete();
         self.cut.insert(end, missing);
         self.open += 1;
         self.version += 1;
-        self.since = Instant::now();
+        self.idle = Duration::ZERO;
         if complete {
             self.completed();
         }
@@ -184,7 +212,7 @@ impl Whole {
             self.passed = *end;
         }
         self.cut.clear();
-        self.unread = false;
+        self.idle = Duration::ZERO;
         self.version += 1;
     }
 
@@ -195,33 +223,61 @@ impl Whole {
 
     /// Notes that a record could not be read, which may have been an event of the cut.
     pub(super) fn note_unread(&mut self) {
-        self.unread = true;
+        self.unread += 1;
     }
 
-    /// Looks at what is waited for: gives up a cut of which a record could not be read.
-    pub(super) fn look(&mut self, waits: bool) {
-        let waited = self.since.elapsed();
-        if self.open > 0 && self.unread && waited >= GIVEN_UP_AFTER {
+    /// Notes that there was nothing to read for so long. A cut that lacks nothing but what could not be read is
+    /// given up.
+    pub(super) fn note_idle(&mut self, time: Duration) {
+        self.idle += time;
+        if self.open > 0 && self.idle >= GIVEN_UP_AFTER && self.lacking() <= self.unread {
             tracing::warn!(
                 transactions = self.open,
                 "transactions go on without a record that could not be read, see siltstone dead-letter list"
             );
+            self.unread -= self.lacking();
             self.open = 1;
             self.completed();
-        } else if (self.open > 0 || waits)
-            && waited >= SAID_EVERY
-            && self.said.elapsed() >= SAID_EVERY
-        {
-            self.said = Instant::now();
-            let seconds = waited.as_secs();
-            let open = self.open;
-            tracing::warn!(
-                seconds,
-                open,
-                "atomic: true: events are waited for that the ends of transactions tell, or the end of a \
-                 transaction whose events came; is the transaction topic among the topics?"
-            );
         }
+    }
+
+    /// How many events of the cut have not come.
+    fn lacking(&self) -> u64 {
+        self.cut.values().map(Missing::lacks).sum()
+    }
+
+    /// What is waited for, once that takes long; `waits` says whether events do.
+    pub(super) fn awaited(&mut self, waits: bool) -> Option<Awaited> {
+        let open = self.cut.values().find(|missing| !missing.is_complete());
+        if open.is_none() && !waits {
+            self.idle = Duration::ZERO;
+        }
+        if self.idle < TOLD_AFTER {
+            return None;
+        }
+        let (what, remedy) = match open {
+            Some(missing) => {
+                let (id, lacks, wanted) = (&missing.id, missing.lacks(), missing.wanted);
+                let others = match self.open {
+                    ..=1 => String::new(),
+                    open => format!(", and {} transactions behind it", open - 1),
+                };
+                let what = format!(
+                    "{lacks} of the {wanted} events of transaction {id} have not come{others}"
+                );
+                (what, NO_EVENTS)
+            }
+            None if self.ends_come_by.is_none() && self.passed == 0 => {
+                let what =
+                    "events wait for the ends of their transactions, of which none has ever come";
+                (what.to_owned(), NO_ENDS)
+            }
+            None => {
+                let what = "events wait for the end of their transaction, which has not come";
+                (what.to_owned(), NO_END)
+            }
+        };
+        Some(Awaited { what: format!("atomic: true: {what}"), remedy })
     }
 }
 
@@ -236,7 +292,7 @@ mod tests {
     }
 
     fn whole() -> Whole {
-        Whole::new(vec!["shop.public.a".to_owned(), "shop.public.b".to_owned()], 0)
+        Whole::new(vec!["shop.public.a".to_owned(), "shop.public.b".to_owned()], 0, 0)
     }
 
     #[test]
@@ -274,7 +330,57 @@ mod tests {
         whole.bound(&end("7:20", &[]), 0, true).unwrap();
         let other = whole.bound(&end("8:30", &[]), 1, true).unwrap_err().to_string();
         assert!(other.contains("several partitions"), "{other}");
-        let id = Whole::new(Vec::new(), 0).bound(&end("file=1,pos=4", &[]), 0, true);
+        let id = Whole::new(Vec::new(), 0, 0).bound(&end("file=1,pos=4", &[]), 0, true);
         assert!(id.is_err());
+    }
+
+    fn waited(whole: &mut Whole, seconds: u64, waits: bool) -> String {
+        whole.note_idle(Duration::from_secs(seconds));
+        whole.awaited(waits).map_or(String::new(), |awaited| awaited.what + "; " + awaited.remedy)
+    }
+
+    #[test]
+    fn what_does_not_come_is_told_and_waited_for() {
+        let mut whole = whole();
+        // nothing is waited for
+        assert_eq!(waited(&mut whole, 90, false), "");
+        assert_eq!(whole.take(10, 1), Step::Waits);
+        assert_eq!(waited(&mut whole, 9, true), "");
+        let told = waited(&mut whole, 2, true);
+        assert!(told.contains("of which none has ever come; name Debezium's"), "{told}");
+        whole.bound(&end("7:20", &[("public.a", 2)]), 0, true).unwrap();
+        assert_eq!(waited(&mut whole, 5, true), "", "it came");
+        whole.bound(&end("8:30", &[("public.b", 1)]), 0, true).unwrap();
+        assert_eq!(whole.take(10, 1), Step::Taken);
+        let told = waited(&mut whole, 100_000, true);
+        let expected =
+            "1 of the 2 events of transaction 7:20 have not come, and 1 transactions behind it";
+        assert!(told.contains(expected), "{told}");
+        assert!(!whole.is_complete(), "it is not given up");
+        assert_eq!(whole.take(10, 2), Step::Taken);
+        assert_eq!(whole.take(20, 1), Step::Taken);
+        assert!(whole.is_complete());
+        // the next end only lets itself be waited for
+        assert_eq!(whole.take(30, 1), Step::Waits);
+        let told = waited(&mut whole, 11, true);
+        assert!(told.contains("the end of their transaction, which has not come"), "{told}");
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_given_up_once_nothing_else_comes() {
+        let mut whole = whole();
+        whole.bound(&end("7:20", &[("public.a", 2)]), 0, true).unwrap();
+        whole.note_unread();
+        whole.note_idle(Duration::from_secs(60));
+        assert!(!whole.is_complete(), "one record is none of two events");
+        assert_eq!(whole.take(10, 1), Step::Taken);
+        whole.note_idle(Duration::from_secs(19));
+        assert!(!whole.is_complete(), "the other one may yet come");
+        whole.note_idle(Duration::from_secs(1));
+        assert!(whole.is_complete() && whole.passed() == 20);
+        // it stood for one event
+        whole.bound(&end("8:30", &[("public.a", 1)]), 0, true).unwrap();
+        whole.note_idle(Duration::from_secs(60));
+        assert!(!whole.is_complete());
     }
 }

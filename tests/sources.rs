@@ -258,12 +258,12 @@ fn the_warehouse_holds_who_was_first() {
         // both have seen that there is no such table
         let first = one.transaction().await.unwrap();
         let name = TableName::new("public", "users");
-        tables::add(&first, &site.name, &table, &name, 1).await.unwrap();
+        tables::add(&first, &site.name, (&table, true), &name, 1).await.unwrap();
         feeds::claim(&first, &table, (&public, None)).await.unwrap();
         let second = async {
             let second = two.transaction().await.unwrap();
             let name = TableName::new("sales", "users");
-            tables::add(&second, &site.name, &table, &name, 1).await.unwrap();
+            tables::add(&second, &site.name, (&table, true), &name, 1).await.unwrap();
             feeds::claim(&second, &table, (&sales, None)).await
         };
         let (refused, _) = tokio::join!(second, async { first.commit().await.unwrap() });

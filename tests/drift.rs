@@ -21,6 +21,37 @@ async fn equal(site: &Site, columns: &str) {
     .await;
 }
 
+/// As migration tools make and drop them: what is gone by the time that it is to be published costs nothing.
+#[test]
+fn tables_that_are_there_for_a_moment_end_nothing() {
+    block_on(async {
+        let site = Site::new("fleeting").await;
+        site.shop("create table stays (id int primary key); insert into stays values (1)").await;
+        let running = site.start();
+        site.until("streaming", "select count(*) = 1 from audit.tables where state = 'streaming'")
+            .await;
+        // the catalogue is looked at every five seconds
+        for round in 0..150_u64 {
+            site.shop(&format!("create table fleeting_{round} (id int primary key)")).await;
+            tokio::time::sleep(Duration::from_millis(round * 37 % 190)).await;
+            let gone = match round % 3 {
+                0 => format!(
+                    "alter table fleeting_{round} rename to gone_{round}; drop table gone_{round}"
+                ),
+                _ => format!("drop table fleeting_{round}"),
+            };
+            site.shop(&gone).await;
+        }
+        site.shop("create table late (id int primary key); insert into late values (1), (2)").await;
+        site.until("late", "select count(*) = 1 from audit.tables where state = 'streaming' and table_name = 'cleansed.late'")
+            .await;
+        site.shop("insert into stays values (2)").await;
+        site.until("stays", "select count(*) = 2 from cleansed.stays").await;
+        site.assert_equal("select id from {} order by id", "late", "cleansed.late").await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
 #[test]
 fn mirrored_tables_follow() {
     block_on(async {

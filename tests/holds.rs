@@ -9,7 +9,7 @@ const TABLES: [&str; 5] = ["shelved", "locked", "changing", "paused", "stopped"]
 /// What an older version noted: words alone.
 const OLD: &str = "
     alter table audit.tables drop column hold, drop column made;
-    delete from audit.migrations where version >= 19;
+    delete from audit.migrations where version = 19;
     insert into audit.snapshot_chunks (connector, table_name, source_table, state)
       select connector, table_name, source_table, 'open' from audit.tables
        where table_name in ('cleansed.shelved', 'cleansed.paused');

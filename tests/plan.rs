@@ -17,6 +17,15 @@ const TABLES: &str =
 
 const STREAMING: &str = "select bool_and(state = 'streaming') from audit.tables";
 
+const STREAMING_SOME: &str =
+    "select count(*) > 0 and bool_and(state = 'streaming') from audit.tables";
+
+/// Ends a service, which must end well.
+fn end(child: &mut std::process::Child) {
+    let sent = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success() && child.wait().unwrap().success());
+}
+
 fn users(site: &Site, key: &str, columns: &str, more: &str) {
     site.file(
         "schemas/users.yaml",
@@ -467,9 +476,7 @@ fn apply_beside_a_running_service_loses_nothing() {
         site.until("streaming", STREAMING).await;
         let verified = ask(&site, &["verify"]);
         assert_eq!(verified.0, 0, "{}", verified.1);
-        let sent =
-            std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-        assert!(sent.unwrap().success() && child.wait().unwrap().success());
+        end(&mut child);
         site.catch_up().await;
         assert_same(&site, "id, email, price").await;
         assert_agree(&site);
@@ -722,6 +729,35 @@ fn a_service_without_ddl_leaves_it_to_apply() {
 fn run_well(site: &Site, arguments: &[&str]) -> (bool, String) {
     let (code, text) = ask(site, arguments);
     (code == 0, text)
+}
+
+/// The session that apply begins goes by the files that apply went by: an older one would take the mirror up again.
+#[test]
+fn a_mirror_that_a_file_takes_over_stays_forgotten() {
+    block_on(async {
+        let site = Site::new("takenover").await;
+        site.shop("create table users (id int primary key, email text); insert into users values (1, 'a')").await;
+        let mut child = site.spawn(&["run"]);
+        site.until("streaming", STREAMING_SOME).await;
+        site.file(
+            "schemas/dim_users.yaml",
+            "table: cleansed.dim_users\nfrom: shop.public.users\nhistory: versions\nkey: [id]\n\
+             columns:\n  id: { type: integer }\n  email: { type: text }\n",
+        );
+        let (done, text) = run_well(&site, &["apply", "--yes"]);
+        assert!(done && text.contains("forget it"), "{text}");
+        for _ in 0..50 {
+            let mirror = "select count(*) from audit.tables where table_name = 'cleansed.users'";
+            assert_eq!(site.at_warehouse(mirror).await, ["0"]);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        site.until("streaming", STREAMING_SOME).await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.gaps").await, ["0"]);
+        assert_agree(&site);
+        let (well, text) = run_well(&site, &["verify"]);
+        assert!(well, "{text}");
+        end(&mut child);
+    });
 }
 
 #[test]

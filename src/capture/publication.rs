@@ -218,6 +218,9 @@ fn published(table: &TableName, columns: Option<&[String]>) -> String {
     format!("only {}{}", quote::table(table), columns.unwrap_or_default())
 }
 
+/// A table, a column or a schema that is not there any more.
+const CHANGED: [&str; 3] = ["42P01", "42703", "3F000"];
+
 /// Runs a statement; false where a lock that it needs is not to be had soon. An autovacuum in the way is
 /// ended by the server when deadlock_timeout is over.
 async fn run(source: &Session, statement: &str, wanted: &Wanted) -> Result<bool> {
@@ -241,6 +244,8 @@ async fn run(source: &Session, statement: &str, wanted: &Wanted) -> Result<bool>
         _ if code == SqlState::INSUFFICIENT_PRIVILEGE.code() => {
             Err(error.remedy(format!("run as the owner of the tables: {statement}")))
         }
+        // a table that was made and dropped, or renamed, meanwhile: what is there now is looked up anew
+        _ if CHANGED.contains(&code.as_str()) => Err(error.with_kind(Kind::Busy)),
         Some("42" | "55" | "0A") => {
             let remedy = format!("run at the source: {statement}");
             Err(error.with_kind(Kind::SourceLacks).remedy(remedy))

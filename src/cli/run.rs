@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::Files;
 use crate::error::{Error, Result};
-use crate::pipeline::{Options, Service};
+use crate::pipeline::{Options, Reread, Service};
 use crate::serve::Board;
 use crate::spec::Spec;
 
@@ -54,7 +54,7 @@ const RESTART: &str = "set it and restart: a process that runs takes no new envi
 fn read_again(
     files: &Files,
     spec: &Spec,
-    reread: Arc<Notify>,
+    reread: Arc<Reread>,
 ) -> Result<watch::Receiver<Arc<Spec>>> {
     let failed = |error| Error::bug("signals cannot be received").because(error);
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
@@ -64,7 +64,7 @@ fn read_again(
         loop {
             tokio::select! {
                 told = hangup.recv() => if told.is_none() { return },
-                () = reread.notified() => {}
+                () = reread.asked() => {}
             }
             match files.load() {
                 Ok(spec) => {
@@ -75,6 +75,7 @@ fn read_again(
                     let lacks = error.reason().contains("environment variable");
                     let error = if lacks { error.remedy(RESTART) } else { error };
                     tracing::error!("the files are refused, the old ones stay: {error}");
+                    reread.note_read();
                 }
             }
         }

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
 use tokio_postgres::Transaction;
 
 use super::follow::not_ours;
 use super::held::HeldKeys;
 use super::note::Then;
+use super::reread::Reread;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::journey::Target;
@@ -44,7 +45,7 @@ pub(super) struct Basis {
     /// tables and publications are somebody else's to make and alter
     pub(super) no_ddl: bool,
     /// told when the files are worth being read again
-    pub(super) reread: Arc<Notify>,
+    pub(super) reread: Arc<Reread>,
 }
 
 impl Basis {

@@ -196,7 +196,7 @@ pub(super) async fn goes_by_file(
         shared.define(&[], &record.table, Then::MadeFor(None)).await?;
         return Ok(true);
     }
-    shared.setup.reread.notify_one();
+    shared.setup.reread.ask();
     let why = "siltstone apply changed it by another file than the service has read";
     let remedy = "siltstone apply, where the service's file is the right one; else restart the service \
                   with the other";

@@ -91,15 +91,7 @@ impl Then<'_> {
             Then::Ask(seq) => tables::ask_about(transaction, table, seq).await?,
             Then::ReadAnew => chunks::ask_for_reading(transaction, table).await?,
             Then::Shelve { reason, remedy, again } => {
-                let shelved = (tables::State::Paused, Some(Hold::Unfed));
-                if again {
-                    return holds::set(transaction, table, shelved, Some(reason), remedy).await;
-                }
-                chunks::open_table(transaction, table, shelved.0, Some(reason)).await?;
-                holds::set(transaction, table, shelved, Some(reason), remedy).await?;
-                // where a gap begins, should the table keep events
-                let now = reads.stored(transaction).await?;
-                tables::set_floor(transaction, table, now).await?;
+                shelve(transaction, reads, table, (reason, remedy, again)).await?;
             }
             Then::NameGap => {
                 let now = reads.stored(transaction).await?;
@@ -135,6 +127,23 @@ impl Then<'_> {
         }
         Ok(())
     }
+}
+
+async fn shelve(
+    transaction: &Transaction<'_>,
+    reads: &Reads,
+    table: &TableName,
+    (reason, remedy, again): (&str, Option<&str>, bool),
+) -> Result<()> {
+    let shelved = (tables::State::Paused, Some(Hold::Unfed));
+    if again {
+        return holds::set(transaction, table, shelved, Some(reason), remedy).await;
+    }
+    chunks::open_table(transaction, table, shelved.0, Some(reason)).await?;
+    holds::set(transaction, table, shelved, Some(reason), remedy).await?;
+    // where a gap begins, should the table keep events
+    let now = reads.stored(transaction).await?;
+    tables::set_floor(transaction, table, now).await
 }
 
 async fn add(

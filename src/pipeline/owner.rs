@@ -55,7 +55,11 @@ pub(super) async fn become_owner(
                     let fence = taken?;
                     if matches!(claim, Claim::Again(held) if held + 1 != fence.epoch()) {
                         // somebody told it to begin anew while it was about to
-                        setup.reread.notify_one();
+                        setup.epoch.store(fence.epoch(), Ordering::SeqCst);
+                        setup.reread.done().await;
+                        if *stop.borrow() {
+                            return Ok(None);
+                        }
                     }
                     setup.epoch.store(fence.epoch(), Ordering::SeqCst);
                     return Ok(Some(fence));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::alarms::Alarms;
@@ -15,6 +15,7 @@ use super::fleet::Fleet;
 use super::kinds::AnySetup;
 use super::lineage::Lineage;
 use super::marts;
+use super::reread::Reread;
 use super::shared::{Setup, WalStep};
 use super::timetable::Timetable;
 use super::told::{self, Events};
@@ -36,7 +37,7 @@ pub struct Options {
     /// Makes and alters no table, neither in the warehouse nor in publications.
     pub no_ddl: bool,
     /// Told when `siltstone apply` has changed tables: the files may have changed as well.
-    pub reread: Arc<Notify>,
+    pub reread: Arc<Reread>,
     /// The merge's statements; a test hands in altered ones.
     pub templates: Templates,
 }
@@ -70,7 +71,7 @@ impl Service {
         mut files: watch::Receiver<Arc<Spec>>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
-        let spec = files.borrow_and_update().clone();
+        let mut spec = files.borrow_and_update().clone();
         self.calendars(&spec, stop.clone()).await?;
         let owner: Arc<str> = owner_name(&self.clock).into();
         let mut fleet = Fleet::default();
@@ -94,8 +95,8 @@ impl Service {
         let (mut last, mut last_at) = (Ok(()), Instant::now());
         let mut ending = stop.clone();
         loop {
-            // without connectors it waits for files that have some
-            let idle = files.borrow().commons().next().is_none()
+            // without connectors it waits for files that have some; newer ones may be there that are yet to be heeded
+            let idle = spec.commons().next().is_none()
                 && !(self.options.until_caught_up || fleet.is_stopping());
             tokio::select! {
                 ended = fleet.next_ended(), if !(idle && fleet.is_empty()) => match ended {
@@ -106,7 +107,7 @@ impl Service {
                     Some(_) => {}
                 },
                 Ok(()) = files.changed() => {
-                    let spec = files.borrow_and_update().clone();
+                    spec = files.borrow_and_update().clone();
                     self.name_what_stays(&spec);
                     name_idleness(&spec);
                     // what is wrong with one calendar ends nothing that runs
@@ -115,6 +116,7 @@ impl Service {
                     }
                     self.board.keep(&spec.commons().map(|common| common.name.as_str()).collect());
                     fleet.set(self.setups(&spec, &owner, &quota));
+                    self.options.reread.note_read();
                 }
                 () = told(&mut ending), if !fleet.is_stopping() => fleet.stop(),
             }

@@ -77,7 +77,7 @@ pub(super) async fn run(setup: &Setup, stop: watch::Receiver<bool>) -> Result<En
         // by `siltstone apply`, and then it may begin anew; or by another instance, and then it may not
         Err(error) if error.kind() == Kind::Fenced => {
             tracing::info!(connector = connector.name, "it begins a new session: it was told to");
-            setup.reread.notify_one();
+            setup.reread.done().await;
             Ok(End::Restart)
         }
         ended => ended,

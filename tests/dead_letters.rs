@@ -146,6 +146,37 @@ fn only_the_key_of_a_refused_change_waits() {
     });
 }
 
+/// A table goes on behind a dead letter, and after it is tried again, though no change comes after it.
+#[test]
+fn a_table_behind_a_dead_letter_goes_on_at_an_idle_source() {
+    block_on(async {
+        let site = Site::new("idleletter").await;
+        site.shop(TABLES).await;
+        site.catch_up().await;
+        let small = "alter table cleansed.t add constraint small check (v < 1000) not valid";
+        site.warehouse.batch_execute(small).await.unwrap();
+        let running = site.start();
+        site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
+        site.shop("update t set v = 5000 where id = 7").await;
+        let goes_on = "select state = 'streaming' and (select count(*) = LETTERS
+              from audit.dead_letters where state = 'open') from audit.tables
+             where table_name = 'cleansed.t'";
+        site.until("it goes on behind it", &goes_on.replace("LETTERS", "1")).await;
+        let again = ["dead-letter", "replay", "--all", "--wait"];
+        let asked = site.command(&again).stdout(Stdio::piped()).output().unwrap();
+        let told = String::from_utf8_lossy(&asked.stdout);
+        assert!(told.contains("dead letters again: 1"), "{told}");
+        assert_eq!(asked.status.code(), Some(65), "{told}");
+        site.until("it goes on again", &goes_on.replace("LETTERS", "1")).await;
+        site.warehouse.batch_execute("alter table cleansed.t drop constraint small").await.unwrap();
+        let told = said(&site, &again);
+        assert!(told.ends_with("\napplied: 1\n"), "{told}");
+        site.until("it goes on without it", &goes_on.replace("LETTERS", "0")).await;
+        assert_eq!(site.at_warehouse("select v from cleansed.t where id = 7").await, ["5000"]);
+        assert!(running.stop().await.is_ok());
+    });
+}
+
 #[test]
 fn a_dropped_letter_lets_its_key_go_on() {
     block_on(async {

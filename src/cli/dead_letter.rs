@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -15,6 +16,7 @@ use crate::pipeline::{ask_for_letters, dead_letters_as_json};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::listed;
 use crate::progress::requests::{Span, Verb};
+use crate::progress::tried::{Tried, tried};
 use crate::serve::{Edited, Letters};
 
 /// Changes that their tables refuse.
@@ -67,7 +69,7 @@ pub(super) struct Which {
     /// Does not ask whether it is meant.
     #[arg(long)]
     yes: bool,
-    /// Waits until the service has answered.
+    /// Waits until the service has answered, and until what came of those that are tried again is known.
     #[arg(long)]
     wait: bool,
 }
@@ -173,5 +175,36 @@ async fn settle(warehouse: &Session, verb: Verb, which: Which, edited: Edited) -
     if asked.is_empty() {
         return Err(unknown(which.which.as_deref().unwrap_or("of these")));
     }
-    wait_for(warehouse, &asked, which.wait).await
+    let answered = wait_for(warehouse, &asked, which.wait).await?;
+    if which.wait && verb == Verb::Replay && !tell_tried(warehouse, &asked).await? {
+        return Ok(ExitCode::from(65));
+    }
+    Ok(answered)
+}
+
+/// Waits for what comes of dead letters that are tried again, and says it: whether none is one once more.
+async fn tell_tried(warehouse: &Session, asked: &[i64]) -> Result<bool> {
+    /// Many kept changes may be before them; whoever waits is told that much by then.
+    const AT_MOST: Duration = Duration::from_secs(60);
+    let began = Instant::now();
+    let Tried { unknown, applied, refused, waiting } = loop {
+        let mut all = Tried::default();
+        for id in asked {
+            all.add(&tried(&**warehouse, *id).await?);
+        }
+        if all.unknown == 0 || began.elapsed() >= AT_MOST {
+            break all;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let told = [
+        (applied, "applied", ""),
+        (refused, "dead letters again", " (siltstone dead-letter list)"),
+        (waiting, "that wait behind others of their key, or for their table", ""),
+        (unknown, "not tried yet, as their table catches up", " (siltstone status)"),
+    ];
+    for (count, what, see) in told.into_iter().filter(|(count, ..)| *count > 0) {
+        println!("{what}: {count}{see}");
+    }
+    Ok(refused + unknown == 0)
 }

@@ -50,7 +50,7 @@ struct Draining {
     drain: Drain,
     /// the routing version from which on the table's changes come with the batches
     live_from: Option<u64>,
-    /// nothing is left for it before the next batch
+    /// nothing is left for it before the next batch, or until it may go on
     rests: bool,
     /// when it was refused something last, or began
     troubled_at: Instant,
@@ -59,6 +59,10 @@ struct Draining {
 /// A table that was refused something goes on with the batches when this long nothing more was: each
 /// refusal among those begins the session anew.
 const CALM: Duration = Duration::from_secs(10);
+
+/// How often a table that rests is asked whether it may go on now: an idle source sends no batch that
+/// would ask it.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Draining {
     fn has_work(&self, stored: &Positions) -> bool {
@@ -121,6 +125,7 @@ impl Lane {
             let lands = *landing.borrow_and_update();
             let stored = self.ledger.positions();
             let drains = !lands && self.draining.iter().any(|table| table.has_work(&stored));
+            let rests = self.draining.iter().any(|table| table.rests);
             tokio::select! {
                 biased;
                 table = caught_up.recv(), if chunks_open => match table {
@@ -140,13 +145,22 @@ impl Lane {
                 },
                 Ok(()) = landing.changed() => {}
                 () = std::future::ready(()), if drains => self.drain_some().await?,
+                () = tokio::time::sleep(ASK_EVERY), if rests => self.wake(&stored),
             }
+        }
+    }
+
+    /// Looks again at the tables that may go on by now.
+    fn wake(&mut self, stored: &Positions) {
+        for table in self.draining.iter_mut().filter(|table| table.rests) {
+            table.rests = !table.may_go_on(stored, &self.shared.setup);
         }
     }
 
     fn begin_drain(&mut self, table: CaughtUp) {
         let target = &table.target;
-        self.shared.awaited.send_modify(|awaited| *awaited = table.joins.max(*awaited));
+        let needed = table.joins.max(table.not_before.lsn());
+        self.shared.awaited.send_modify(|awaited| *awaited = needed.max(*awaited));
         self.shared.setup.board.table_state(
             &target.model.table,
             State::CatchingUp.word(),

@@ -33,6 +33,7 @@ pub mod source_leaves;
 pub mod standing;
 mod store;
 pub mod tables;
+pub mod tried;
 pub mod turns;
 pub mod unfed;
 pub mod waiting;

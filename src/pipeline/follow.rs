@@ -11,7 +11,7 @@ use super::tables::Planned;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::journey::Target;
 use crate::merge::{
-    Class, Leaves, Lock, Standing, Step, absent, ahead, compare, conform, differences,
+    Class, Leaves, Lock, Standing, Step, absent, ahead, compare, conform, differences, fed_no_more,
     fed_otherwise, feeds,
 };
 use crate::postgres::Session;
@@ -67,6 +67,7 @@ pub(super) async fn follow_file(
     };
     let mut steps: Vec<Step> = steps.into_iter().filter(|step| !step.later).collect();
     steps.extend(fed_otherwise(&target.model, Some(&judged), record.feeds.as_deref()));
+    steps.extend(fed_no_more(&target.model, Some(&judged), record.feeds.as_deref()));
     let no_ddl = shared.setup.no_ddl;
     let bars = |step: &&Step| step.class != Class::Safe || (no_ddl && !step.statements.is_empty());
     let barred: Vec<&Step> = steps.iter().filter(bars).collect();
@@ -157,6 +158,7 @@ pub(super) async fn refeed(shared: &Shared, model: &Model, record: &mut TableRec
             (record.state, record.chunk_open) = (State::Resyncing, true);
         }
     }
+    tell_no_more(model, None, record);
     note_feeds(shared, model, record).await
 }
 
@@ -172,7 +174,15 @@ pub(super) async fn tell_feeds(
         let (table, asked) = (&record.table, names_of(&steps));
         tracing::warn!(%table, remedy, "rows that are there stay as they are until they change: {asked}");
     }
+    tell_no_more(model, Some(standing), record);
     note_feeds(shared, model, &mut record.clone()).await
+}
+
+fn tell_no_more(model: &Model, standing: Option<&Standing>, record: &TableRecord) {
+    let steps = fed_no_more(model, standing, record.feeds.as_deref());
+    if !steps.is_empty() {
+        tracing::info!(table = %record.table, "it follows its file: {}", names_of(&steps));
+    }
 }
 
 async fn note_feeds(shared: &Core, model: &Model, record: &mut TableRecord) -> Result<()> {

@@ -165,7 +165,8 @@ fn refuse_unnamed(model: &Model, from: &str, to: &str) -> Result<()> {
     let (table, file) = (&model.table, &model.declared_in);
     let what = format!("columns.{}: the source renamed {from} to {to}", column.name);
     Err(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
-        "write `from: {to}` at columns.{} in {file}, restart, then siltstone table resync {table}",
+        "write `from: {to}` at columns.{} in {file}, let the service read it (kill -HUP, or a restart), then siltstone \
+         table resync {table}",
         column.name
     )))
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Files;
 use crate::error::{Error, Kind, Result};
-use crate::names::TableName;
+use crate::names::{TableName, in_shell};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::account;
 use crate::warehouse::refuse_unlike;
@@ -178,7 +178,8 @@ impl Why {
             Err(unclear) => Error::new(Kind::Usage, format!("{unclear}")),
         };
         let known = account::named(&**warehouse, name).await?;
-        let ask: Vec<String> = known.iter().map(|table| format!("siltstone why {table}")).collect();
+        let ask: Vec<String> =
+            known.iter().map(|table| format!("siltstone why {}", in_shell(table))).collect();
         Err(match ask.is_empty() {
             true => unclear.remedy("siltstone table list shows the tables that are fed"),
             false => unclear.remedy(ask.join(", or ")),

@@ -60,7 +60,7 @@ pub(super) async fn follow_file(
         // as with a type that the warehouse does not know
         Err(error) => {
             let (file, table) = (&target.model.declared_in, &record.table);
-            let remedy = format!("mend {file}, then siltstone table resume {table}");
+            let remedy = format!("mend {file}, then siltstone table resume {table:#}");
             stop(shared, record, &error.reason(), Some(&remedy)).await?;
             return Ok(standing);
         }
@@ -310,7 +310,7 @@ pub(super) async fn stop(
     remedy: Option<&str>,
 ) -> Result<()> {
     let table = &record.table;
-    let resync = format!("siltstone table resync {table}");
+    let resync = format!("siltstone table resync {table:#}");
     let remedy = remedy.unwrap_or(&resync);
     let known = (record.reason.as_deref(), record.remedy.as_deref());
     if record.state == State::Stopped && known == (Some(reason), Some(remedy)) {

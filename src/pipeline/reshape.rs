@@ -39,11 +39,11 @@ pub(super) async fn reshape(
     let effect = follow(&old.model, &changes, relation, &shared.extensions);
     if let Some(why) = effect.stop {
         let remedy = match old.model.mirrored {
-            true => format!("siltstone table resync {table}"),
+            true => format!("siltstone table resync {:#}", old.model.table),
             false => format!(
                 "where that takes an edit of {}, make it and let the service read it (kill -HUP, or a restart); \
-                 then siltstone table resync {table}",
-                old.model.declared_in
+                 then siltstone table resync {:#}",
+                old.model.declared_in, old.model.table
             ),
         };
         return Err(Error::new(Kind::TableStops, why).remedy(remedy).on_table(table));

@@ -95,7 +95,7 @@ fn bind_key(model: &Model, relation: &Relation) -> Result<Vec<usize>> {
         let from = model.column(name).map_or(name.as_str(), |column| column.from.as_str());
         let at = relation.column(from).ok_or_else(|| {
             stop(format!("its key column {name} has no source column {from} in {}", relation.table))
-                .remedy(format!("siltstone table resync {}", model.table))
+                .remedy(format!("siltstone table resync {:#}", model.table))
         })?;
         key.push(at);
     }

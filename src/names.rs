@@ -50,9 +50,23 @@ pub fn fingerprint(bytes: &[u8]) -> u64 {
     })
 }
 
+/// `{table:#}` is the table in a command that a person copies into a shell, `{table}` everywhere else.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return f.write_str(&in_shell(&format!("{self}")));
+        }
         write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// A name as one word of a shell: whoever may make tables at a source must not have commands run by whoever mends
+/// them.
+pub fn in_shell(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ':' | '@');
+    match name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", name.replace('\'', r"'\''")),
     }
 }
 
@@ -77,6 +91,16 @@ impl FromStr for TableName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_in_a_command_is_one_word() {
+        let shown = |name: &str| format!("{:#}", TableName::new("cleansed", name));
+        assert_eq!(shown("dim_users"), "cleansed.dim_users");
+        assert_eq!(shown("größe-2.x"), "cleansed.größe-2.x");
+        assert_eq!(shown("$(touch PWNED)"), "'cleansed.$(touch PWNED)'");
+        assert_eq!(shown("a'; rm b"), r"'cleansed.a'\''; rm b'");
+        assert_eq!(format!("{}", TableName::new("cleansed", "a b")), "cleansed.a b");
+    }
 
     #[test]
     fn a_long_name_stays_below_63_bytes_and_apart_from_its_twin() {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use siltstone::error::Error;
-use siltstone::spec::{Env, Spec, load};
+use siltstone::spec::{Env, Spec, load, load_again};
 use tempfile::TempDir;
 
 use crate::support::env;
@@ -250,4 +250,26 @@ impl Case {
         }
         Ok(())
     }
+}
+
+#[test]
+fn a_folder_that_is_away_when_the_files_are_read_again_is_refused() {
+    let env = Env::default()
+        .with("WAREHOUSE_URL", "postgres://siltstone@warehouse.example/warehouse")
+        .with("SHOP_URL", "postgres://shop@shop.example/shop");
+    let root = two_tables();
+    let settings = root.path().join("siltstone.yaml");
+    let was = load_again(&settings, &env, &loaded(&root).unwrap()).unwrap();
+    let (there, away) = (root.path().join("schemas"), root.path().join("schemas_"));
+    fs::rename(&there, &away).unwrap();
+    let error = load_again(&settings, &env, &was).unwrap_err();
+    assert!(error.to_string().contains("schemas was there and is not now"), "{error}");
+    assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("empty folder")), "{error}");
+    // an empty one is meant, and so is what a process finds that starts
+    fs::create_dir(&there).unwrap();
+    assert_eq!(load_again(&settings, &env, &was).unwrap().models.len(), 0);
+    fs::remove_dir(&there).unwrap();
+    let was = loaded(&root).unwrap();
+    fs::rename(&away, &there).unwrap();
+    assert_eq!(load_again(&settings, &env, &was).unwrap().models.len(), 2);
 }

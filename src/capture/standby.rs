@@ -232,10 +232,11 @@ async fn by_slot(
                  the source to write which ones are"
                     .to_owned(),
             )
-            .remedy(
+            .remedy(format!(
                 "at the source, end long transactions (pg_stat_activity.xact_start), and grant \
-                 execute on function pg_log_standby_snapshot() to the connector's role",
-            ))
+                 execute on function pg_log_standby_snapshot() to {}",
+                quote::ident(source.user())
+            )))
         })?;
     // fails where the snapshot was cancelled
     let (recovers, taken_at) = moment(session, goal).await?;

@@ -156,7 +156,7 @@ async fn compare(spec: &Spec, session: &mut Session, name: Option<&TableName>) -
                 differs = true;
                 println!("{}: differs from a full rebuild", mart.table);
                 findings.iter().for_each(tell);
-                println!("    remedy: siltstone mart refresh {}", mart.table);
+                println!("    remedy: siltstone mart refresh {:#}", mart.table);
             }
             Verdict::Changing => {
                 changing = true;

@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::postgres::Session;
 use crate::progress::account;
-use crate::spec::{Env, Settings, Spec, load, load_settings};
+use crate::spec::{Env, Settings, Spec, load, load_again, load_settings};
 use crate::warehouse::{migrate, refuse_unlike};
 
 /// Keeps a Postgres warehouse exact and fresh from change events.
@@ -216,11 +216,12 @@ struct Files {
 impl Files {
     /// Reads and checks all files; tells what a person should know about them.
     fn load(&self) -> Result<Spec, Error> {
-        let spec = load(&self.path, &Env::of_process(&self.clock))?;
-        for note in &spec.notes {
-            tracing::warn!("{note}");
-        }
-        Ok(spec)
+        load(&self.path, &Env::of_process(&self.clock)).inspect(tell)
+    }
+
+    /// The same, in a process that has read them before.
+    fn load_again(&self, was: &Spec) -> Result<Spec, Error> {
+        load_again(&self.path, &Env::of_process(&self.clock), was).inspect(tell)
     }
 
     /// What it takes to tell how things stand: that is asked when files are broken, too. Those are told of,
@@ -238,6 +239,12 @@ impl Files {
                 Ok(Known { settings, names: None })
             }
         }
+    }
+}
+
+fn tell(spec: &Spec) {
+    for note in &spec.notes {
+        tracing::warn!("{note}");
     }
 }
 

@@ -66,7 +66,8 @@ fn read_again(
                 told = hangup.recv() => if told.is_none() { return },
                 () = reread.asked() => {}
             }
-            match files.load() {
+            let was = sender.borrow().clone();
+            match files.load_again(&was) {
                 Ok(spec) => {
                     tracing::info!("the files are read again");
                     sender.send_replace(Arc::new(spec));

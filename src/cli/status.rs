@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::Files;
 use crate::error::{Error, Kind, Result};
-use crate::names::TableName;
-use crate::postgres::{Side, connect};
+use crate::names::{TableName, in_shell};
+use crate::postgres::{Session, Side, connect};
 use crate::progress::account;
 use crate::warehouse::refuse_unlike;
 
@@ -24,7 +24,7 @@ pub(super) struct Status {
 #[derive(clap::Args)]
 pub(super) struct Why {
     /// The warehouse table, as schema.table.
-    table: TableName,
+    table: String,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -170,12 +170,28 @@ fn text(value: &Value) -> &str {
 }
 
 impl Why {
+    /// The table that is meant; of one without a schema, those that may be are named.
+    async fn named(&self, warehouse: &Session) -> Result<TableName> {
+        let name = &self.table;
+        let unclear = match name.parse() {
+            Ok(table) => return Ok(table),
+            Err(unclear) => Error::new(Kind::Usage, format!("{unclear}")),
+        };
+        let known = account::named(&**warehouse, name).await?;
+        let ask: Vec<String> =
+            known.iter().map(|table| format!("siltstone why {}", in_shell(table))).collect();
+        Err(match ask.is_empty() {
+            true => unclear.remedy("siltstone table list shows the tables that are fed"),
+            false => unclear.remedy(ask.join(", or ")),
+        })
+    }
+
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
         let known = files.known()?;
         let warehouse =
             connect(Side::Warehouse, &known.settings.warehouse, "siltstone why").await?;
         refuse_unlike(&*warehouse).await?;
-        let table = &self.table;
+        let table = &self.named(&warehouse).await?;
         let told = account::table(&*warehouse, table).await?.ok_or_else(|| {
             Error::new(Kind::Usage, format!("no connector feeds {table}"))
                 .remedy("siltstone table list shows the tables that are fed")

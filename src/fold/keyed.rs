@@ -277,7 +277,7 @@ pub(super) fn write_key(
             let what = "an update carries neither the new nor the old value of its key";
             return Err(Error::new(Kind::TableStops, what)
                 .on_table(target.model.table.to_string())
-                .remedy(format!("siltstone table resync {}", target.model.table)));
+                .remedy(format!("siltstone table resync {:#}", target.model.table)));
         }
         writer.push(cell);
     }

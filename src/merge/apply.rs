@@ -311,7 +311,7 @@ impl Apply {
                         let taken = error.code() == Some(&SqlState::DUPLICATE_COLUMN);
                         let error = Error::warehouse("following a schema change", error)
                             .on_table(table.to_string())
-                            .remedy(format!("siltstone table resync {table}"));
+                            .remedy(format!("siltstone table resync {table:#}"));
                         match taken {
                             // another member of the group has added it just now
                             true if target.arrival != Arrival::InOrder => {
@@ -386,5 +386,5 @@ fn failed(target: &Target, error: tokio_postgres::Error) -> Error {
     let table = &target.model.table;
     Error::warehouse("copying events", error)
         .on_table(table.to_string())
-        .remedy(format!("mend the cause, then siltstone table resume {table}"))
+        .remedy(format!("mend the cause, then siltstone table resume {table:#}"))
 }

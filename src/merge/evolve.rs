@@ -55,7 +55,7 @@ pub fn evolve(
             model.key.join(", ")
         );
         let remedy = format!(
-            "rename or drop table {0}, so that it is made anew, then siltstone table resume {0}",
+            "rename or drop table {0}, so that it is made anew, then siltstone table resume {0:#}",
             model.table
         );
         evolution.stop.get_or_insert((what, remedy));
@@ -98,7 +98,7 @@ fn take(
             NewColumns::Stop => {
                 let what = format!("the source has a new column {name} (new_columns: stop)");
                 let remedy =
-                    format!("add it to {file}, then siltstone table resume {}", model.table);
+                    format!("add it to {file}, then siltstone table resume {:#}", model.table);
                 evolution.stop.get_or_insert((what, remedy));
             }
             NewColumns::Ignore => {
@@ -134,7 +134,7 @@ fn take(
         let what =
             format!("the source's {} is {wanted_type} now, and the table has {there}", column.name);
         let remedy = format!(
-            "alter table {} alter column {} type {} using …, then siltstone table resume {}",
+            "alter table {} alter column {} type {} using …, then siltstone table resume {:#}",
             model.quoted(),
             quote::ident(&column.name),
             wanted.ty,

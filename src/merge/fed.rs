@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::differ::{Class, Lock, Step};
 use super::standing::Standing;
+use crate::postgres::quote;
 use crate::spec::{Deletes, History, Model};
 
 /// What is noted of a table that is fed by its model, as JSON.
@@ -48,6 +49,31 @@ pub fn fed_otherwise(model: &Model, standing: Option<&Standing>, noted: Option<&
     }
     steps.extend(of_deletes(model, noted["deletes"].as_str().unwrap_or_default()));
     steps
+}
+
+/// A step, in words alone, for each column that was fed as `noted` and that the model lists no more: it goes stale
+/// in silence otherwise. Of mirrored tables the source takes columns out. `standing` is none where nobody looked.
+pub fn fed_no_more(model: &Model, standing: Option<&Standing>, noted: Option<&str>) -> Vec<Step> {
+    let noted = noted.and_then(|noted| serde_json::from_str::<serde_json::Value>(noted).ok());
+    let noted = noted.filter(|_| !model.mirrored && model.history != History::Raw);
+    let columns = noted.as_ref().and_then(|noted| noted["columns"].as_object());
+    let gone = columns.into_iter().flatten().map(|(name, _)| name).filter(|name| {
+        model.column(name).is_none() && standing.is_none_or(|standing| standing.has(name))
+    });
+    let step = |name: &String| {
+        let drop = format!("alter table {} drop column {}", model.quoted(), quote::ident(name));
+        let drop = match model.history {
+            History::Versions => {
+                let view = model.current_view();
+                let shown = quote::table(&view);
+                format!("drop view {shown}; {drop}; then siltstone apply, which makes {view} again")
+            }
+            _ => drop,
+        };
+        let what = format!("feed {name} no more: it keeps what it holds; to take it out: {drop}");
+        Step::new(what, Vec::new(), Lock::None)
+    };
+    gone.map(step).collect()
 }
 
 fn reading(model: &Model, what: String) -> Step {
@@ -137,6 +163,27 @@ mod tests {
         assert_eq!(fed_otherwise(&now, None, None), []);
         assert_eq!(told(&model(History::Overwrite, Deletes::Hard, &old[..1]), &now), []);
         assert_eq!(told(&now, &model(History::Overwrite, Deletes::Hard, &old[..1])), []);
+    }
+
+    #[test]
+    fn a_column_that_is_listed_no_more_is_told_of_with_what_drops_it() {
+        let both = [("id", "id"), ("Email", "email")];
+        let told = |history| {
+            let (was, now) =
+                (model(history, Deletes::Hard, &both), model(history, Deletes::Hard, &both[..1]));
+            assert_eq!(fed_no_more(&was, None, Some(&feeds(&was))), []);
+            assert_eq!(fed_no_more(&now, None, Some(&feeds(&now))), []);
+            let steps = fed_no_more(&now, None, Some(&feeds(&was)));
+            assert!(steps.iter().all(|step| step.statements.is_empty() && !step.reads));
+            steps.into_iter().map(|step| step.what).collect::<Vec<_>>()
+        };
+        let drop = "alter table \"cleansed\".\"users\" drop column \"Email\"";
+        let what = "feed Email no more: it keeps what it holds; to take it out";
+        assert_eq!(told(History::Overwrite), [format!("{what}: {drop}")]);
+        let view = "drop view \"cleansed\".\"users_current\"";
+        let again = "then siltstone apply, which makes cleansed.users_current again";
+        assert_eq!(told(History::Versions), [format!("{what}: {view}; {drop}; {again}")]);
+        assert_eq!(told(History::Raw), Vec::<String>::new());
     }
 
     #[test]

@@ -138,7 +138,7 @@ fn outside(model: &Model, day: i64, range: (i64, i64)) -> Error {
         model.declared_in
     );
     Error::new(Kind::Poison, what).on_table(model.table.to_string()).remedy(format!(
-        "widen partition.range in {}, then siltstone table resume {}",
+        "widen partition.range in {}, then siltstone table resume {:#}",
         model.declared_in, model.table
     ))
 }
@@ -198,7 +198,7 @@ fn detached(leaf: &Leaf) -> Error {
     );
     Error::new(Kind::TableStops, what)
         .on_table(leaf.parent.to_string())
-        .remedy(format!("{attach}; then siltstone table resume {}", leaf.parent))
+        .remedy(format!("{attach}; then siltstone table resume {:#}", leaf.parent))
 }
 
 /// A bound that reads as a date, a timestamp and a timestamptz alike.

@@ -42,7 +42,7 @@ pub use define::{
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};
-pub use fed::{fed_otherwise, feeds};
+pub use fed::{fed_no_more, fed_otherwise, feeds};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use pages::{Page, Pages};
 pub use reading::{

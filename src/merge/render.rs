@@ -261,7 +261,7 @@ fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
             Error::new(Kind::TableStops, format!("the table has no column {}", column.name))
                 .on_table(model.table.to_string())
                 .remedy(format!(
-                    "alter table {} add column {} {}; then siltstone table resync {}",
+                    "alter table {} add column {} {}; then siltstone table resync {:#}",
                     model.quoted(),
                     quote::ident(&column.name),
                     column.ty,

@@ -323,5 +323,5 @@ fn no_day(target: &Target, cell: Cell<'_>) -> Error {
     };
     Error::new(Kind::TableStops, what)
         .on_table(target.model.table.to_string())
-        .remedy(format!("mend the row, then siltstone table resync {}", target.model.table))
+        .remedy(format!("mend the row, then siltstone table resync {:#}", target.model.table))
 }

@@ -72,7 +72,7 @@ impl Merge {
         if stored.is_empty() {
             return Err(Error::new(Kind::TableStops, "the table is not there any more")
                 .on_table(target.model.table.to_string())
-                .remedy(format!("siltstone table resync {}", target.model.table)));
+                .remedy(format!("siltstone table resync {:#}", target.model.table)));
         }
         Merge::new(templates, target, &stored, form)
     }
@@ -301,7 +301,7 @@ impl Merge {
             "a stored row is missing, so an update that left columns out cannot be completed";
         Error::new(Kind::Poison, what)
             .on_table(self.target.model.table.to_string())
-            .remedy(format!("siltstone table resync {}", self.target.model.table))
+            .remedy(format!("siltstone table resync {:#}", self.target.model.table))
     }
 
     /// The orphan check, for the merge of a partitioned table.
@@ -375,6 +375,6 @@ impl Merge {
         let table = &self.target.model.table;
         Error::warehouse(format!("merging its rows ({name})"), error)
             .on_table(table.to_string())
-            .remedy(format!("mend the cause, then siltstone table resume {table}"))
+            .remedy(format!("mend the cause, then siltstone table resume {table:#}"))
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn hold_or_let_go(
     let word = record.state.word();
     match verb {
         Verb::Pause if matches!(record.state, State::Streaming | State::CatchingUp) => {
-            let resume = format!("siltstone table resume {table}");
+            let resume = format!("siltstone table resume {table:#}");
             let (reason, remedy) = ("an operator paused it", Some(resume.as_str()));
             tables::set(transaction, table, State::Paused, Some(reason), remedy).await?;
             Ok((true, format!("{table} is paused; its changes are kept")))
@@ -116,7 +116,7 @@ pub(super) async fn settle(
 /// What is said of a table whose kept changes nobody applies.
 fn waits(record: &TableRecord) -> String {
     let (table, word) = (&record.table, record.state.word());
-    format!("; {table} is {word}: siltstone table resume {table}")
+    format!("; {table} is {word}: siltstone table resume {table:#}")
 }
 
 /// Whether a request was carried out, and what is answered.

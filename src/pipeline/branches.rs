@@ -176,7 +176,7 @@ async fn act(
     let (name, model) = (&table.record.table, &table.target.model);
     let events = model.history.logs_events() || model.deletes == Deletes::Row;
     let policy = shared.connector().truncate;
-    let resync = format!("siltstone table resync {name}");
+    let resync = format!("siltstone table resync {name:#}");
     match (went, came) {
         (_, Some(came)) if events => {
             tables::name_gap(transaction, name, stored, came).await?;

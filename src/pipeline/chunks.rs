@@ -242,7 +242,7 @@ pub(super) fn stops_a_table(error: &Error) -> bool {
 pub(super) async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()> {
     let table = &job.target.model.table;
     let reason = error.reason();
-    let resync = format!("siltstone table resync {table}");
+    let resync = format!("siltstone table resync {table:#}");
     let remedy = error.remedy_text().unwrap_or(&resync);
     tracing::error!(%table, reason, remedy, "the table stops");
     shared.define(&[], table, Then::Stop { reason: &reason, remedy, unread: false }).await?;
@@ -254,5 +254,5 @@ pub(super) async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()
 pub(super) fn gone(table: &TableName, source: &TableName) -> Error {
     Error::new(Kind::TableStops, format!("the source has no table {source} any more"))
         .on_table(table.to_string())
-        .remedy(format!("exclude {source}, or make it and siltstone table resync {table}"))
+        .remedy(format!("exclude {source}, or make it and siltstone table resync {table:#}"))
 }

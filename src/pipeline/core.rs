@@ -300,10 +300,10 @@ impl Core {
                     )),
                     Kind::Rights => error.remedy(format!(
                         "alter table {} owner to the warehouse's role, or run what siltstone sql \
-                         warehouse-role prints; then siltstone table resume {table}",
+                         warehouse-role prints; then siltstone table resume {table:#}",
                         quote::table(table)
                     )),
-                    _ => error.remedy(format!("siltstone table resync {table}")),
+                    _ => error.remedy(format!("siltstone table resync {table:#}")),
                 }
             })?;
         }

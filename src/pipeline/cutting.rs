@@ -133,7 +133,7 @@ fn refuse_large(shared: &Shared, job: &Job, size: i64) -> Result<()> {
     let table = &job.chunk.table;
     let what = format!("its {size} bytes are more than snapshot.max_size, {most}");
     Err(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
-        "siltstone table resync {table} reads it all the same; its changes are kept meanwhile"
+        "siltstone table resync {table:#} reads it all the same; its changes are kept meanwhile"
     )))
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn fit(
     if !standing.is_there() {
         return Err(Error::new(Kind::TableStops, "somebody dropped it")
             .on_table(name.to_string())
-            .remedy(format!("siltstone table resync {name}")));
+            .remedy(format!("siltstone table resync {name:#}")));
     }
     let model = present_model(shared.connector(), &shared.extensions, &old.model, now)?;
     let mut statements = renames(&compare(&old.relation, now), &model, &mut standing)?;
@@ -165,7 +165,8 @@ fn refuse_unnamed(model: &Model, from: &str, to: &str) -> Result<()> {
     let (table, file) = (&model.table, &model.declared_in);
     let what = format!("columns.{}: the source renamed {from} to {to}", column.name);
     Err(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
-        "write `from: {to}` at columns.{} in {file}, restart, then siltstone table resync {table}",
+        "write `from: {to}` at columns.{} in {file}, let the service read it (kill -HUP, or a restart), then siltstone \
+         table resync {table:#}",
         column.name
     )))
 }
@@ -175,6 +176,6 @@ fn keyless(table: &TableName, source: &TableName) -> Error {
     Error::new(Kind::TableStops, "the source can no longer tell its rows apart")
         .on_table(table.to_string())
         .remedy(format!(
-            "alter table {source} replica identity full, then siltstone table resync {table}"
+            "alter table {source} replica identity full, then siltstone table resync {table:#}"
         ))
 }

@@ -11,7 +11,7 @@ use super::tables::Planned;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::journey::Target;
 use crate::merge::{
-    Class, Leaves, Lock, Standing, Step, absent, ahead, compare, conform, differences,
+    Class, Leaves, Lock, Standing, Step, absent, ahead, compare, conform, differences, fed_no_more,
     fed_otherwise, feeds,
 };
 use crate::postgres::Session;
@@ -60,13 +60,14 @@ pub(super) async fn follow_file(
         // as with a type that the warehouse does not know
         Err(error) => {
             let (file, table) = (&target.model.declared_in, &record.table);
-            let remedy = format!("mend {file}, then siltstone table resume {table}");
+            let remedy = format!("mend {file}, then siltstone table resume {table:#}");
             stop(shared, record, &error.reason(), Some(&remedy)).await?;
             return Ok(standing);
         }
     };
     let mut steps: Vec<Step> = steps.into_iter().filter(|step| !step.later).collect();
     steps.extend(fed_otherwise(&target.model, Some(&judged), record.feeds.as_deref()));
+    steps.extend(fed_no_more(&target.model, Some(&judged), record.feeds.as_deref()));
     let no_ddl = shared.setup.no_ddl;
     let bars = |step: &&Step| step.class != Class::Safe || (no_ddl && !step.statements.is_empty());
     let barred: Vec<&Step> = steps.iter().filter(bars).collect();
@@ -157,6 +158,7 @@ pub(super) async fn refeed(shared: &Shared, model: &Model, record: &mut TableRec
             (record.state, record.chunk_open) = (State::Resyncing, true);
         }
     }
+    tell_no_more(model, None, record);
     note_feeds(shared, model, record).await
 }
 
@@ -172,7 +174,15 @@ pub(super) async fn tell_feeds(
         let (table, asked) = (&record.table, names_of(&steps));
         tracing::warn!(%table, remedy, "rows that are there stay as they are until they change: {asked}");
     }
+    tell_no_more(model, Some(standing), record);
     note_feeds(shared, model, &mut record.clone()).await
+}
+
+fn tell_no_more(model: &Model, standing: Option<&Standing>, record: &TableRecord) {
+    let steps = fed_no_more(model, standing, record.feeds.as_deref());
+    if !steps.is_empty() {
+        tracing::info!(table = %record.table, "it follows its file: {}", names_of(&steps));
+    }
 }
 
 async fn note_feeds(shared: &Core, model: &Model, record: &mut TableRecord) -> Result<()> {
@@ -300,7 +310,7 @@ pub(super) async fn stop(
     remedy: Option<&str>,
 ) -> Result<()> {
     let table = &record.table;
-    let resync = format!("siltstone table resync {table}");
+    let resync = format!("siltstone table resync {table:#}");
     let remedy = remedy.unwrap_or(&resync);
     let known = (record.reason.as_deref(), record.remedy.as_deref());
     if record.state == State::Stopped && known == (Some(reason), Some(remedy)) {

@@ -172,7 +172,7 @@ async fn ask(shared: &Core, target: &Target, order: Order, what: &str) -> Result
     let table = &target.model.table;
     shared.define(&[], table, Then::Ask(order.seq)).await?;
     Ok(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
-        "siltstone table resume {table} applies it; siltstone table resync {table} reads what the \
+        "siltstone table resume {table:#} applies it; siltstone table resync {table:#} reads what the \
          source has now"
     )))
 }

@@ -66,8 +66,8 @@ impl HeldKeys {
         let what = format!("more than {at_most} keys wait behind dead letters");
         Err(Error::new(Kind::TableStops, what)
             .remedy(format!(
-                "siltstone dead-letter list {table}, mend what refuses them, then siltstone \
-                 dead-letter replay {table} and siltstone table resume {table}"
+                "siltstone dead-letter list {table:#}, mend what refuses them, then siltstone \
+                 dead-letter replay {table:#} and siltstone table resume {table:#}"
             ))
             .on_table(table.to_string()))
     }
@@ -80,7 +80,7 @@ pub(super) fn refuse_truncate(held: &HeldKeys, table: &TableName) -> Result<()> 
     }
     Err(Error::new(Kind::TableStops, "a TRUNCATE came while keys wait behind dead letters")
         .remedy(format!(
-            "siltstone dead-letter replay {table} (or drop), then siltstone table resume {table}"
+            "siltstone dead-letter replay {table:#} (or drop), then siltstone table resume {table:#}"
         ))
         .on_table(table.to_string()))
 }

@@ -33,12 +33,12 @@ pub(super) async fn hold_table(shared: &Core, error: Error) -> Result<End> {
         shared.define(&[], &table, Then::OpenChunk(State::Resyncing)).await?;
         tracing::warn!(%table, "{reason}: the table is read again, its changes are kept meanwhile");
     } else if error.kind() == Kind::Poison {
-        let resync = format!("siltstone table resync {table}");
+        let resync = format!("siltstone table resync {table:#}");
         let remedy = error.remedy_text().unwrap_or(&resync);
         shared.define(&[], &table, Then::Sift { reason: &reason, remedy }).await?;
         tracing::warn!(%table, "a change is refused: the table's changes are sifted ({reason})");
     } else {
-        let resync = format!("siltstone table resync {table}");
+        let resync = format!("siltstone table resync {table:#}");
         let remedy = error.remedy_text().unwrap_or(&resync);
         let unread = error.kind() == Kind::Skipped;
         shared.define(&[], &table, Then::Stop { reason: &reason, remedy, unread }).await?;

@@ -346,7 +346,7 @@ impl Work<'_> {
         match (self.noted, table.record.as_ref()) {
             (Noted::Nothing, _) | (Noted::Read, None) => Ok(()),
             (Noted::Held, _) => {
-                let remedy = format!("siltstone table resume {name}");
+                let remedy = format!("siltstone table resume {name:#}");
                 turns::hold(transaction, name, "siltstone apply changes it", &remedy).await
             }
             (Noted::LetGo, _) => turns::let_go(transaction, name, Hold::Changing).await,

@@ -334,5 +334,8 @@ fn too_many(target: &Target) -> Error {
     let table = &target.model.table;
     let what = "so many rows meet the condition that keeping them would take half of \
                 pending.max_bytes";
-    Error::new(Kind::TableStops, format!("{what}: siltstone table resync {table} reads all of it"))
+    Error::new(
+        Kind::TableStops,
+        format!("{what}: siltstone table resync {table:#} reads all of it"),
+    )
 }

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{
     Leaf, Leaves, Lock, Standing, Step, absent, ahead, columns, define, define_calendar,
-    differences, estimate_rows, extension_types, fed_otherwise,
+    differences, estimate_rows, extension_types, fed_no_more, fed_otherwise,
 };
 use crate::names::TableName;
 use crate::postgres::{Endpoint, Session, Side, connect};
@@ -293,6 +293,7 @@ impl Look<'_> {
             let judged = if reads { standing.once_read(model, &unfed) } else { standing };
             steps = self.of_model(model, &judged, &unfed).await?;
             steps.extend(fed_otherwise(model, Some(&judged), record.feeds.as_deref()));
+            steps.extend(fed_no_more(model, Some(&judged), record.feeds.as_deref()));
             // its indexes come behind its rows
             steps.retain(|step| !(reads && step.long && step.later));
         } else if record.awaits_apply() {

@@ -149,7 +149,7 @@ fn cannot_tell(raw: &Model, model: &Model, why: &str) -> Error {
 
 /// What brings a table's rows where raw does not.
 pub(super) fn read_the_source(model: &Model) -> String {
-    format!("siltstone table resync {} reads the source", model.table)
+    format!("siltstone table resync {:#} reads the source", model.table)
 }
 
 /// Whether every key has an event: all rows of the first reading are there, or older ones were carried on.

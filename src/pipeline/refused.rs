@@ -92,7 +92,7 @@ impl RefusedRows {
         );
         Error::new(Kind::TableStops, what)
             .on_table(table.to_string())
-            .remedy(format!("mend the cause, then siltstone table resync {table}"))
+            .remedy(format!("mend the cause, then siltstone table resync {table:#}"))
     }
 
     /// Writes them down, in the transaction of the other rows.

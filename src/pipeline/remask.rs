@@ -310,7 +310,7 @@ async fn rows(
     if masked && found.keeps_rows() {
         let reason = format!("its rows hold {} from before it was masked so", found.names());
         let statement = found.statement(table);
-        let remedy = format!("{statement}; then siltstone table resume {table}");
+        let remedy = format!("{statement}; then siltstone table resume {table:#}");
         tracing::error!(%table, reason, remedy, "the table stops");
         if !logs {
             chunks::ask_for_reading(transaction, table).await?;

@@ -38,9 +38,15 @@ pub(super) async fn reshape(
     let changes = compare(&old.relation, relation);
     let effect = follow(&old.model, &changes, relation, &shared.extensions);
     if let Some(why) = effect.stop {
-        return Err(Error::new(Kind::TableStops, why)
-            .remedy(format!("siltstone table resync {table}"))
-            .on_table(table));
+        let remedy = match old.model.mirrored {
+            true => format!("siltstone table resync {:#}", old.model.table),
+            false => format!(
+                "where that takes an edit of {}, make it and let the service read it (kill -HUP, or a restart); \
+                 then siltstone table resync {:#}",
+                old.model.declared_in, old.model.table
+            ),
+        };
+        return Err(Error::new(Kind::TableStops, why).remedy(remedy).on_table(table));
     }
     if let Some(why) = effect.reread {
         return Err(Error::new(Kind::Reread, why).on_table(table));

@@ -94,13 +94,14 @@ pub(super) fn resolve(
         (&table.relation, fed.as_slice(), can)
     });
     let chosen = choose(candidates, known);
+    let role = connector.endpoint.user();
     for (table, fed, list) in ours {
         let name = table.relation.table.clone();
         let put = match rivals(connector, (&name, &fed), &chosen) {
             Some(left_out) => Err(left_out),
             None => list
                 .map_err(|error| refused(&name, &error))
-                .and_then(|list| publish(&table, &fed, list, &mut main, &mut events)),
+                .and_then(|list| publish(role, &table, &fed, list, (&mut main, &mut events))),
         };
         if let Err(left_out) = put {
             if connector.mirror || !fed.is_empty() {
@@ -208,11 +209,11 @@ fn refused(table: &TableName, error: &Error) -> LeftOut {
 
 /// Puts a table into the publication that its identity allows, or says why into none.
 fn publish(
+    role: &str,
     table: &SourceTable,
     models: &[Arc<Model>],
     list: Option<Vec<String>>,
-    main: &mut Wanted,
-    events: &mut Wanted,
+    (main, events): (&mut Wanted, &mut Wanted),
 ) -> Result<(), LeftOut> {
     let name = table.relation.table.clone();
     let out = |why: String, remedy: String| {
@@ -220,7 +221,7 @@ fn publish(
         LeftOut { table, why, remedy, refused }
     };
     if !table.readable {
-        let remedy = format!("grant select on {} to the connector's role", quote::table(&name));
+        let remedy = format!("grant select on {} to {}", quote::table(&name), quote::ident(role));
         return Err(out("its rows may not be read".to_owned(), remedy));
     }
     match table.identity_problem() {

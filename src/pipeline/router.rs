@@ -206,13 +206,13 @@ impl Router {
             return Ok(());
         }
         let what = format!("its source table is named {} now", relation.table);
-        let table = route.target.model.table.to_string();
+        let table = &route.target.model.table;
         let kind = match route.target.model.history.logs_events() {
             true => Kind::TableStops,
             false => Kind::Reread,
         };
-        let remedy = format!("siltstone table resync {table}");
-        Err(Error::new(kind, what).remedy(remedy).on_table(table))
+        let remedy = format!("siltstone table resync {table:#}");
+        Err(Error::new(kind, what).remedy(remedy).on_table(table.to_string()))
     }
 
     /// A change that was too long to be taken stops its tables, unless it is in their rows already or
@@ -229,14 +229,14 @@ impl Router {
             if source.waits || order.seq < route.floor {
                 continue;
             }
-            let table = route.target.model.table.to_string();
+            let table = &route.target.model.table;
             let what = format!("a change of {length} bytes is longer than max_row_bytes");
             return Err(Error::new(Kind::Skipped, what)
                 .remedy(format!(
                     "raise max_row_bytes (and memory) in siltstone.yaml and restart, then siltstone \
-                     table resync {table}"
+                     table resync {table:#}"
                 ))
-                .on_table(table));
+                .on_table(table.to_string()));
         }
         Ok(())
     }

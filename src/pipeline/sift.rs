@@ -215,7 +215,7 @@ impl Sift<'_> {
             error.reason()
         );
         Error::new(Kind::TableStops, what)
-            .remedy(format!("mend the cause, then siltstone table resume {table}"))
+            .remedy(format!("mend the cause, then siltstone table resume {table:#}"))
             .on_table(table.to_string())
     }
 

@@ -124,6 +124,17 @@ pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Opt
     Ok(Some(told))
 }
 
+/// The tables and marts of a name, in whatever schema.
+pub async fn named(client: &impl GenericClient, name: &str) -> Result<Vec<String>> {
+    let failed = |error| Error::warehouse("looking for tables of a name", error);
+    let query = "select distinct t from (select table_name from audit.tables union all
+                                          select table_name from audit.left_out union all
+                                          select mart from audit.marts) as known (t)
+                  where substr(t, strpos(t, '.') + 1) = $1 order by 1";
+    let rows = client.query(query, &[&name]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
 /// Why a table is left out, in the words of one that is fed; none where no connector was asked for it.
 async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Value>> {
     let of = "

@@ -47,7 +47,7 @@ impl Tokens {
         }
         let reads = method == Method::GET || method == Method::HEAD;
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let given = given.and_then(bearer).unwrap_or_default();
         let is = |secret: &Secret| secret.is(given);
         let reader = self.read.as_ref().is_some_and(is);
         match (is(&self.all), reads) {
@@ -57,6 +57,12 @@ impl Tokens {
             _ => Verdict::Unknown,
         }
     }
+}
+
+/// The token of an `Authorization`, whose scheme is written in any case (RFC 9110, 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' '))
 }
 
 /// A token of 128 random bits, from the system.
@@ -78,6 +84,15 @@ mod tests {
             headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
         }
         tokens.judge(&method, path, &headers)
+    }
+
+    #[test]
+    fn the_scheme_is_read_in_any_case() {
+        for value in ["Bearer all", "bearer all", "BEARER  all"] {
+            assert_eq!(bearer(value), Some("all"), "{value}");
+        }
+        assert_eq!(bearer("Basic all"), None);
+        assert_eq!(bearer("all"), None);
     }
 
     #[test]

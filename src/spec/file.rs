@@ -75,7 +75,12 @@ impl<'e> File<'e> {
     /// Reads the raw form. Unknown fields, fields without a value and wrong shapes are refused.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T> {
         if let Some((field, line)) = self.tree.blank() {
-            let remedy = "give it a value, or remove the field";
+            // what stands behind the comma of `{ type: numeric(12,2) }`
+            let cut = field.ends_with(')') && !field.contains('(');
+            let remedy = match cut {
+                true => "a type with a comma needs quotes in braces: type: \"numeric(12,2)\"",
+                false => "give it a value, or remove the field",
+            };
             return Err(self.refuse_at(line, &field, "the value is missing", remedy));
         }
         self.read_head()

@@ -52,17 +52,23 @@ pub struct Spec {
     pub disabled: Vec<Disabled>,
     /// What a person should know about the files, though nothing is wrong.
     pub notes: Vec<String>,
+    /// Which folders and files were there, of those that may be absent.
+    found: Vec<&'static str>,
 }
 
 const ALERTS: &str = "alerts.yaml";
 
 const TOPICS: &str = "topics.yaml";
 
+/// The folders that may be absent.
+const FOLDERS: [&str; 4] = ["connectors", "schemas", "sql/marts", "jobs"];
+
 /// Reads `siltstone.yaml` at `path` and everything below its folder.
 pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let root = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     let settings = settings::read(&open(root, &name, env)?, root)?;
+    let found = found(root)?;
     let (mut connectors, mut kafka, mut disabled) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
     for path in files_below(root, Path::new("connectors"), &YAML)? {
@@ -113,6 +119,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         alerts,
         disabled,
         notes,
+        found,
     };
     Files(files).check(&spec)?;
     let resting = spec.models.iter().filter(|model| spec.rests(&model.from.source));
@@ -128,6 +135,36 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         *common = Arc::new(Common { masks, ..(**common).clone() });
     }
     Ok(spec)
+}
+
+/// Reads them again. A folder or file that is away now, of those that `was` read, is none that a person emptied:
+/// what was declared in it must not count as gone while it is on its way.
+pub fn load_again(path: &Path, env: &Env, was: &Spec) -> Result<Spec> {
+    // before, for a clearer word than that a job names a table that nobody declares
+    refuse_away(was, &found(&was.root)?)?;
+    let spec = load(path, env)?;
+    refuse_away(was, &found(&was.root)?)?;
+    Ok(spec)
+}
+
+fn found(root: &Path) -> Result<Vec<&'static str>> {
+    let mut found = Vec::new();
+    for name in FOLDERS.into_iter().chain([TOPICS, ALERTS]) {
+        if is_there(root, Path::new(name))? {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+fn refuse_away(was: &Spec, found: &[&str]) -> Result<()> {
+    let Some(away) = was.found.iter().find(|name| !found.contains(name)) else { return Ok(()) };
+    let what = format!("{} was there and is not now", was.root.join(away).display());
+    let remedy = match FOLDERS.contains(away) {
+        true => "put it back; where nothing of it is meant any more, make an empty folder",
+        false => "put it back; where nothing of it is meant any more, restart",
+    };
+    Err(Error::new(Kind::Config, what).remedy(remedy))
 }
 
 /// Reads `siltstone.yaml` at `path` alone: what is needed to reach the warehouse.

@@ -63,7 +63,7 @@ pub use gates::Selection;
 pub use guard::DeleteGuard;
 pub use jobs::{Calendared, FreshTo, Interval, Job, Overlap, Requires, Schedule};
 pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
-pub use load::{Spec, load, load_settings};
+pub use load::{Spec, load, load_again, load_settings};
 pub use marts::{Mart, MartRead, tokens};
 pub use mask::{MaskKey, Masks};
 pub use mirror::{mirror, mirror_column};

@@ -185,11 +185,11 @@ impl Report {
                 );
             }
             if table.differing > table.waiting || table.locator > 0 {
-                lines.push(format!("  remedy: siltstone table resync {name}"));
+                lines.push(format!("  remedy: siltstone table resync {name:#}"));
             }
             if table.overlaps > 0 || table.double_currents > 0 {
                 let what = "which makes its history anew from the events in its raw table";
-                lines.push(format!("  remedy: siltstone table resync {name} --from raw, {what}"));
+                lines.push(format!("  remedy: siltstone table resync {name:#} --from raw, {what}"));
             }
         }
         lines

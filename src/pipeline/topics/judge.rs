@@ -96,7 +96,7 @@ impl Facts {
         let (reason, remedy) = match why {
             Why::Lost(what) => (format!("the topic {topic} rests: {what}"), READ_AGAIN.to_owned()),
             Why::Unread(count) => {
-                let of = tables.first().map_or_else(String::new, |table| format!(" {table}"));
+                let of = tables.first().map_or_else(String::new, |table| format!(" {table:#}"));
                 (
                     format!(
                         "the topic {topic} rests, its records stay in Kafka: {count} of them cannot be read \
@@ -116,11 +116,11 @@ impl Facts {
                 ),
                 match held {
                     true => format!(
-                        "siltstone why {table}, mend it and siltstone table resume {table}; or raise \
+                        "siltstone why {table:#}, mend it and siltstone table resume {table:#}; or raise \
                          pending.max_bytes"
                     ),
                     false => format!(
-                        "siltstone dead-letter list {table}, replay or drop them; or raise pending.max_bytes"
+                        "siltstone dead-letter list {table:#}, replay or drop them; or raise pending.max_bytes"
                     ),
                 },
             ),

@@ -144,7 +144,7 @@ impl Tables {
         });
         let remedy = format!(
             "{apart}, or leave the topic {topic} out of topics{renamed}; then siltstone dead-letter replay \
-             {filed_as}, or drop them"
+             {filed_as:#}, or drop them"
         );
         let out = rival(table, (other, target), remedy);
         tracing::error!(%table, topic, reason = out.why, remedy = out.remedy, "a source table is left out");

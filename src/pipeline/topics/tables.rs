@@ -320,7 +320,7 @@ impl Tables {
     ) -> Result<(Target, State)> {
         let (shared, table) = (&self.shared, &model.table);
         let schema_id = shared.number_shape(relation).await?;
-        let (reason, resume) = (error.reason(), format!("siltstone table resume {table}"));
+        let (reason, resume) = (error.reason(), format!("siltstone table resume {table:#}"));
         let remedy = &remedy_of(table, error.remedy_text().unwrap_or(&resume));
         if !self.records.contains_key(table) {
             let state = State::Stopped;

@@ -9,7 +9,7 @@ pub(super) fn remedy_of(table: &TableName, remedy: &str) -> String {
     if !remedy.starts_with("siltstone apply") {
         return remedy.to_owned();
     }
-    let resume = format!("siltstone table resume {table}");
+    let resume = format!("siltstone table resume {table:#}");
     match remedy.contains("--allow") {
         true => format!(
             "give its file what the table has; or drop table {}, {resume}, and let Debezium read its rows \

@@ -196,7 +196,7 @@ impl Fed {
         let told = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         if matches!(state.as_str(), "paused" | "stopped") {
             let remedy = match why {
-                None => format!("; siltstone table resume {table}"),
+                None => format!("; siltstone table resume {table:#}"),
                 Some(_) => String::new(),
             };
             return Ok(Look::Never(format!("{table} is {state}{told}{remedy}")));
@@ -216,7 +216,7 @@ impl Fed {
         Ok(match stored >= end.position {
             true => Look::There,
             false => Look::Not(format!(
-                "{table} is yet to have what its source had; siltstone why {table} tells more"
+                "{table} is yet to have what its source had; siltstone why {table:#} tells more"
             )),
         })
     }

@@ -54,20 +54,22 @@ pub fn fingerprint(bytes: &[u8]) -> u64 {
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.alternate() {
-            return f.write_str(&in_shell(&format!("{self}")));
+            return f.write_str(&in_command(&format!("{self}")));
         }
         write!(f, "{}.{}", self.schema, self.name)
     }
 }
 
-/// A name as one word of a shell: whoever may make tables at a source must not have commands run by whoever mends
-/// them.
-pub fn in_shell(name: &str) -> String {
+/// A text as one word of a shell.
+pub fn in_shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The same, plain where it is one as it stands: whoever may make tables at a source must not have commands run by
+/// whoever copies a remedy.
+pub fn in_command(name: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ':' | '@');
-    match name.chars().all(is_plain) {
-        true => name.to_owned(),
-        false => format!("'{}'", name.replace('\'', r"'\''")),
-    }
+    if name.chars().all(is_plain) { name.to_owned() } else { in_shell(name) }
 }
 
 /// The text is not `schema.table`.

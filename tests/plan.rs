@@ -916,6 +916,15 @@ fn another_source_column_and_another_delete_are_taken_up() {
         site.catch_up().await;
         assert_agree(&site);
         assert_eq!(site.at_warehouse(&stands("users")).await, ["e1 e2 e4"]);
+        // a column that the file lists no more is told of once
+        users(&site, "id", "", "");
+        let no_more = "feed email no more: it keeps what it holds";
+        assert_planned(&site, &["safe", "cleansed.users", no_more, "drop column \"email\""]);
+        let (code, text) = ask(&site, &["apply"]);
+        assert!(code == 0 && text.contains(no_more), "{text}");
+        assert_agree(&site);
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(&stands("users")).await, ["e1 e2 e4"]);
     });
 }
 

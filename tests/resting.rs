@@ -149,6 +149,8 @@ fn a_table_that_takes_nothing_stops_no_other_one_once_there_is_no_room() {
         site.until("the other one goes on", "select count(*) = 200 from cleansed.b").await;
         let kept = "select sum(bytes) between 50 * 1024 and 100 * 1024 from audit.pending";
         assert_eq!(site.at_warehouse(kept).await, ["t"]);
+        let (code, told) = said(&site, &["why", "a"]);
+        assert!(code == Some(64) && told.contains("siltstone why cleansed.a"), "{told}");
         let (_, told) = said(&site, &["why", "cleansed.a"]);
         assert!(told.contains("the topic shop.public.a rests"), "{told}");
         assert!(told.contains("siltstone table resume cleansed.a"), "{told}");

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::facts::{Facts, Sign};
-use crate::names::in_shell;
+use crate::names::in_command;
 use crate::spec::{AlertRule, Alerts, Job, When};
 
 /// Something that is so and should not be.
@@ -145,7 +145,7 @@ fn stopped(rule: &AlertRule, facts: &Facts, found: &mut Verdicts) {
         let because = table.reason.as_deref().unwrap_or("no reason is known");
         let text = format!("{} has stopped: {because}", table.name);
         if let Some(condition) = found.add(rule, &table.name, text) {
-            let why = format!("siltstone why {}", in_shell(&table.name));
+            let why = format!("siltstone why {}", in_command(&table.name));
             condition.remedy = Some(table.remedy.clone().unwrap_or(why));
         }
     }

@@ -17,14 +17,14 @@ use std::process::ExitCode;
 use super::Files;
 use super::validate::print_findings;
 use writing::{
-    SETTINGS, TARGET_SCHEMA, WAREHOUSE_URL, in_shell, name_of, one_line, plain, quoted,
-    refuse_to_overwrite, settings, variable_of, write_new,
+    SETTINGS, TARGET_SCHEMA, WAREHOUSE_URL, name_of, one_line, plain, quoted, refuse_to_overwrite,
+    settings, variable_of, write_new,
 };
 
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::preflight::Finding;
 use crate::error::Result;
-use crate::names::TableName;
+use crate::names::{TableName, in_shell};
 use crate::pipeline::inspect_source;
 use crate::postgres::{Endpoint, Host, Side, SslMode, connect};
 use crate::relation::{Identity, TypeKind};

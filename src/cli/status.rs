@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Files;
 use crate::error::{Error, Kind, Result};
-use crate::names::{TableName, in_shell};
+use crate::names::{TableName, in_command};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::account;
 use crate::warehouse::refuse_unlike;
@@ -179,7 +179,7 @@ impl Why {
         };
         let known = account::named(&**warehouse, name).await?;
         let ask: Vec<String> =
-            known.iter().map(|table| format!("siltstone why {}", in_shell(table))).collect();
+            known.iter().map(|table| format!("siltstone why {}", in_command(table))).collect();
         Err(match ask.is_empty() {
             true => unclear.remedy("siltstone table list shows the tables that are fed"),
             false => unclear.remedy(ask.join(", or ")),

@@ -53,8 +53,7 @@ pub(super) async fn follow_file(
         true => standing.clone().once_read(&target.model, &unfed),
         false => standing.clone(),
     };
-    let found = differences(&**warehouse, (&target.model, &judged), &unfed, readers).await;
-    let steps = match found {
+    let steps = match differences(&**warehouse, (&target.model, &judged), &unfed, readers).await {
         Ok(steps) => steps,
         Err(error) if error.kind().policy() == Policy::Retry => return Err(error),
         // as with a type that the warehouse does not know

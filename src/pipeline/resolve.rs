@@ -94,14 +94,13 @@ pub(super) fn resolve(
         (&table.relation, fed.as_slice(), can)
     });
     let chosen = choose(candidates, known);
-    let role = connector.endpoint.user();
     for (table, fed, list) in ours {
         let name = table.relation.table.clone();
         let put = match rivals(connector, (&name, &fed), &chosen) {
             Some(left_out) => Err(left_out),
             None => list
                 .map_err(|error| refused(&name, &error))
-                .and_then(|list| publish(role, &table, &fed, list, (&mut main, &mut events))),
+                .and_then(|list| publish(connector, &table, &fed, list, (&mut main, &mut events))),
         };
         if let Err(left_out) = put {
             if connector.mirror || !fed.is_empty() {
@@ -209,7 +208,7 @@ fn refused(table: &TableName, error: &Error) -> LeftOut {
 
 /// Puts a table into the publication that its identity allows, or says why into none.
 fn publish(
-    role: &str,
+    connector: &Connector,
     table: &SourceTable,
     models: &[Arc<Model>],
     list: Option<Vec<String>>,
@@ -221,7 +220,8 @@ fn publish(
         LeftOut { table, why, remedy, refused }
     };
     if !table.readable {
-        let remedy = format!("grant select on {} to {}", quote::table(&name), quote::ident(role));
+        let role = quote::ident(connector.endpoint.user());
+        let remedy = format!("grant select on {} to {role}", quote::table(&name));
         return Err(out("its rows may not be read".to_owned(), remedy));
     }
     match table.identity_problem() {

@@ -95,13 +95,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         files.push(file);
     }
     let marts = read_marts(root, env, &mut files, &mut checks)?;
-    let mut declared = None;
-    if is_there(root, Path::new(TOPICS))? {
-        let file = open(root, Path::new(TOPICS), env)?;
-        declared = Some(topics::read(&file)?);
-        files.push(file);
-    }
-    let topics = declared;
+    let topics = read_topics(root, env, &mut files)?;
     let jobs = read_jobs(root, env, &settings, &mut files)?;
     let alerts = read_alerts(root, env, &mut files)?;
     let notes = unheeded(&models, &jobs);
@@ -237,6 +231,16 @@ fn read_jobs<'e>(
         files.push(file);
     }
     Ok(jobs)
+}
+
+fn read_topics<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Option<Topics>> {
+    if !is_there(root, Path::new(TOPICS))? {
+        return Ok(None);
+    }
+    let file = open(root, Path::new(TOPICS), env)?;
+    let topics = topics::read(&file)?;
+    files.push(file);
+    Ok(Some(topics))
 }
 
 fn read_alerts<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Option<Alerts>> {

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use super::registered::{self, Registered};
 use super::writing::{
-    SETTINGS, TARGET_SCHEMA, WAREHOUSE_URL, in_shell, name_of, one_line, plain, quoted,
-    refuse_to_overwrite, settings, write_new,
+    SETTINGS, TARGET_SCHEMA, WAREHOUSE_URL, name_of, one_line, plain, quoted, refuse_to_overwrite,
+    settings, write_new,
 };
 use super::{Files, print_findings, print_next};
 use crate::error::{Error, Kind, Result};
+use crate::names::in_shell;
 use crate::spec::{Env, load};
 
 const BROKERS: &str = "KAFKA_BROKERS";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use siltstone::error::Kind;
 use siltstone::postgres::{Side, connect};
 
-use crate::support::{Dice, Site, block_on, clusters, env, is_full};
+use crate::support::{Dice, Site, block_on, clusters, env, is_full, own_cluster};
 
 const TABLES: &str = "create table t (id int primary key, v int not null, note text); \
     insert into t select i, i, repeat('x', 40) from generate_series(1, 200) i; \
@@ -150,7 +150,9 @@ fn only_the_key_of_a_refused_change_waits() {
 #[test]
 fn a_table_behind_a_dead_letter_goes_on_at_an_idle_source() {
     block_on(async {
-        let site = Site::new("idleletter").await;
+        // of its own: other tests would write to it
+        let source = own_cluster("idle-source").await;
+        let site = Site::on("idleletter", &source, &clusters().await.1).await;
         site.shop(TABLES).await;
         site.catch_up().await;
         let small = "alter table cleansed.t add constraint small check (v < 1000) not valid";
@@ -158,10 +160,30 @@ fn a_table_behind_a_dead_letter_goes_on_at_an_idle_source() {
         let running = site.start();
         site.until("streaming", "select bool_and(state = 'streaming') from audit.tables").await;
         site.shop("update t set v = 5000 where id = 7").await;
+        let log_end = "select pg_current_wal_flush_lsn()";
+        let end = site.at_source(log_end).await;
+        site.until("refused", "select count(*) = 1 from audit.dead_letters where state = 'open'")
+            .await;
+        assert!(running.stop().await.is_ok());
+        // the server's own note of what runs, within 15 s of a write, is its last one
+        for _ in 0..80 {
+            if site.at_source(log_end).await != end {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // all of it is stored, and nothing moves the position any more
+        let running = site.start();
+        let end = &site.at_source("select (pg_current_wal_flush_lsn() - '0/0')::int8").await[0];
+        let stored = format!("select position >= {end} from audit.progress");
+        site.until("all is stored", &stored).await;
+        assert!(running.stop().await.is_ok());
+        let (running, began) = (site.start(), Instant::now());
         let goes_on = "select state = 'streaming' and (select count(*) = LETTERS
               from audit.dead_letters where state = 'open') from audit.tables
              where table_name = 'cleansed.t'";
         site.until("it goes on behind it", &goes_on.replace("LETTERS", "1")).await;
+        assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
         let again = ["dead-letter", "replay", "--all", "--wait"];
         let asked = site.command(&again).stdout(Stdio::piped()).output().unwrap();
         let told = String::from_utf8_lossy(&asked.stdout);

@@ -77,7 +77,7 @@ async fn letters(site: &Site) -> Vec<String> {
     site.at_warehouse(query).await
 }
 
-async fn replay(site: &Site, name: &str) {
+fn replay(site: &Site, name: &str) {
     let asked = site.command(&["dead-letter", "replay", name]).output().unwrap();
     assert!(asked.status.success(), "{asked:?}");
 }
@@ -116,7 +116,7 @@ fn two_schemas_never_become_one_table() {
             "table: cleansed.sales_users\nfrom: shop.sales.users\nkey: [id]\ncolumns:\n  id: { type: bigint }\n  \
              v: { type: text }\n",
         );
-        replay(&site, "sales.users").await;
+        replay(&site, "sales.users");
         run(&site, &mock, 5, vec![change(second, 3, "z", 400)]).await;
         assert_eq!(rows(&site, "sales_users").await, "1x 2y 3z");
         assert_eq!(rows(&site, "users").await, "1b");
@@ -146,7 +146,7 @@ fn two_servers_never_become_one_table() {
         assert!(told[1].contains(why), "{told:?}");
         // the source has another name: what it had before is not read any more
         connector(&site, &mock, (5, "other.public.t"), "");
-        replay(&site, "other.public.t").await;
+        replay(&site, "other.public.t");
         site.catch_up().await;
         assert_eq!(rows(&site, "t").await, "1b 2y");
         assert_eq!(letters(&site).await.len(), 1);
@@ -185,7 +185,7 @@ fn a_source_whose_former_topic_is_gone_was_renamed() {
         assert_eq!(rows(&site, "renamed").await, "1a");
         assert_eq!(letters(&site).await.len(), 1);
         topics.delete(was).await;
-        replay(&site, is).await;
+        replay(&site, is);
         topics.put(change(is, 3, "c", 300)).await;
         site.catch_up().await;
         assert_eq!(rows(&site, "renamed").await, "1a 2b 3c");
@@ -232,7 +232,7 @@ fn a_declared_table_is_no_mirror_of_another() {
         assert!(told.len() == 1 && told[0].starts_with("sales.users: "), "{told:?}");
         // the file has the last word: the table was moved into another schema
         declare("sales.users");
-        replay(&site, "sales.users").await;
+        replay(&site, "sales.users");
         run(&site, &mock, 3, vec![change(other, 2, "y", 300)]).await;
         assert_eq!(rows(&site, "users").await, "1x 2y");
         let fed = "select source_table || ' ' || (schema_id is not null) from audit.tables";

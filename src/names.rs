@@ -53,10 +53,11 @@ pub fn fingerprint(bytes: &[u8]) -> u64 {
 /// `{table:#}` is the table in a command that a person copies into a shell, `{table}` everywhere else.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if f.alternate() {
-            return f.write_str(&in_command(&format!("{self}")));
+        let TableName { schema, name } = self;
+        match f.alternate() {
+            true => f.write_str(&in_command(&format!("{schema}.{name}"))),
+            false => write!(f, "{schema}.{name}"),
         }
-        write!(f, "{}.{}", self.schema, self.name)
     }
 }
 

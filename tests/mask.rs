@@ -529,6 +529,8 @@ async fn carry_out(site: &Site, remedy: &str) {
                 arguments.extend(command.contains("resync").then_some("--yes"));
                 said(site, &arguments);
             }
+            // each of our runs does
+            None if step.contains("let the service read it") => {}
             None => {
                 let done = site.warehouse.batch_execute(step).await;
                 done.unwrap_or_else(|error| panic!("{step}: {error}"));

@@ -1,7 +1,7 @@
 //! Jobs: what runs when, in which order, how often, and what becomes of it under kills, takeovers and other
 //! people's mistakes.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use siltstone::clock::Clock;
 
-use crate::support::{Dice, Site, block_on};
+use crate::support::{Dice, Site, block_on, signal};
 
 /// A clock that a test turns.
 #[derive(Clone)]
@@ -346,11 +346,6 @@ fn what_is_asked_for_is_in_the_schedules_way_only_where_it_went_well() {
 
 async fn today(site: &Site) -> String {
     site.at_warehouse("select max(ds) from audit.job_runs").await.remove(0)
-}
-
-fn signal(child: &Child, name: &str) {
-    let told = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    assert!(told.success());
 }
 
 #[test]

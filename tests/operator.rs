@@ -1,7 +1,7 @@
 //! What an operator asks of a running service: pauses, stops, other files; and what a script that knows
 //! Kafka Connect asks.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::service::{free_port, http, with_admin};
 
-use crate::support::{Mock, Proxy, Site, block_on};
+use crate::support::{Mock, Proxy, Site, block_on, end, signal};
 
 const TABLES: &str = "create table users (id bigint primary key, email text);
     insert into users select i, 'u' || i from generate_series(1, 100) i;
@@ -24,16 +24,6 @@ const TABLES: &str = "create table users (id bigint primary key, email text);
 
 const STREAMING: &str =
     "select coalesce(bool_and(state = 'streaming'), false) and count(*) = 2 from audit.tables";
-
-fn signal(child: &Child, which: &str) {
-    let sent = Command::new("kill").args([which, &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
-}
-
-fn end(mut child: Child) {
-    signal(&child, "-TERM");
-    assert!(child.wait().unwrap().success());
-}
 
 /// Runs a verb and waits for its answer.
 fn ask(site: &Site, arguments: &[&str]) -> (bool, String) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use siltstone::postgres::{Endpoint, Side, connect};
 
-use crate::support::{Site, block_on};
+use crate::support::{Site, block_on, end};
 
 const TABLES: &str =
     "create table users (id bigint primary key, email text, age int, price numeric(12,4));
@@ -19,12 +19,6 @@ const STREAMING: &str = "select bool_and(state = 'streaming') from audit.tables"
 
 const STREAMING_SOME: &str =
     "select count(*) > 0 and bool_and(state = 'streaming') from audit.tables";
-
-/// Ends a service, which must end well.
-fn end(child: &mut std::process::Child) {
-    let sent = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(sent.unwrap().success() && child.wait().unwrap().success());
-}
 
 fn users(site: &Site, key: &str, columns: &str, more: &str) {
     site.file(
@@ -442,7 +436,7 @@ fn apply_beside_a_running_service_loses_nothing() {
         let site = Site::new("planlive").await;
         site.shop(TABLES).await;
         files(&site);
-        let mut child = site.spawn(&["run"]);
+        let child = site.spawn(&["run"]);
         site.until("streaming", STREAMING).await;
         for round in 0..60 {
             site.shop_each(&[
@@ -476,7 +470,7 @@ fn apply_beside_a_running_service_loses_nothing() {
         site.until("streaming", STREAMING).await;
         let verified = ask(&site, &["verify"]);
         assert_eq!(verified.0, 0, "{}", verified.1);
-        end(&mut child);
+        end(child);
         site.catch_up().await;
         assert_same(&site, "id, email, price").await;
         assert_agree(&site);
@@ -737,7 +731,7 @@ fn a_mirror_that_a_file_takes_over_stays_forgotten() {
     block_on(async {
         let site = Site::new("takenover").await;
         site.shop("create table users (id int primary key, email text); insert into users values (1, 'a')").await;
-        let mut child = site.spawn(&["run"]);
+        let child = site.spawn(&["run"]);
         site.until("streaming", STREAMING_SOME).await;
         site.file(
             "schemas/dim_users.yaml",
@@ -756,7 +750,7 @@ fn a_mirror_that_a_file_takes_over_stays_forgotten() {
         assert_agree(&site);
         let (well, text) = run_well(&site, &["verify"]);
         assert!(well, "{text}");
-        end(&mut child);
+        end(child);
     });
 }
 

@@ -7,22 +7,6 @@ use serde_json::{Value, json};
 
 use crate::support::{Mock, Record, Site, block_on, kafka};
 
-/// A site that mirrors the topics of these brokers, each run as a group of its own: the mock keeps members that left
-/// for a while.
-fn connect(site: &Site, (brokers, prefix): (&str, &str), fields: &str) {
-    static RUN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let run = RUN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    site.file(
-        "connectors/shop.yaml",
-        &format!(
-            "name: {0}\nkind: kafka\nsource: shop\nbrokers: {brokers}\ngroup: {0}-{run}\n\
-             topics: [\"{prefix}.*\"]\ntarget_schema: cleansed\n\
-             properties: {{ broker.address.family: v4 }}\n{fields}",
-            site.name
-        ),
-    );
-}
-
 /// A change as Debezium writes it with its schema, about as long as its value.
 fn change(topic: &str, id: i64, v: &str, transaction: Option<&str>) -> Record {
     let id_field = json!({ "type": "int64", "optional": false, "field": "id" });
@@ -88,7 +72,7 @@ fn a_topic_of_garbage_rests_until_its_letters_are_settled() {
         let site = Site::new("garbage").await;
         let at = mock.address();
         let few = "dead_letters: { max_keys: 5 }\n";
-        connect(&site, (&at, "shop"), few);
+        site.topics(&at, "\"shop.*\"", few);
         mock.topics().write([garbage(bad, 0..40), changes(good, 0..1)].concat()).await;
         let error = site.try_catch_up().await.unwrap_err();
         let reason =
@@ -97,7 +81,7 @@ fn a_topic_of_garbage_rests_until_its_letters_are_settled() {
         assert!(error.remedy_text().unwrap().contains("siltstone dead-letter replay"), "{error}");
         assert_eq!(site.at_warehouse(LETTERS).await, ["5"]);
         // the others flow, and it is no other one's
-        connect(&site, (&at, "shop"), few);
+        site.topics(&at, "\"shop.*\"", few);
         mock.topics().write(changes(good, 1..3)).await;
         site.try_catch_up().await.unwrap_err();
         assert_eq!(site.at_warehouse("select count(*) from cleansed.good").await, ["3"]);
@@ -107,7 +91,7 @@ fn a_topic_of_garbage_rests_until_its_letters_are_settled() {
         let (_, told) = said(&site, &["why", "cleansed.bad"]);
         assert!(told.contains(reason), "{told}");
         // once people have looked at them it goes on, beside the running service, to the next ones
-        connect(&site, (&at, "shop"), few);
+        site.topics(&at, "\"shop.*\"", few);
         let running = site.start();
         let (code, told) = said(&site, &["dead-letter", "drop", "cleansed.bad", "--yes"]);
         assert_eq!(code, Some(0), "{told}");
@@ -116,7 +100,7 @@ fn a_topic_of_garbage_rests_until_its_letters_are_settled() {
         site.until("it rests again", rests).await;
         running.stop().await.unwrap();
         // with room for them it is read on
-        connect(&site, (&at, "shop"), "");
+        site.topics(&at, "\"shop.*\"", "");
         site.catch_up().await;
         assert_eq!(site.at_warehouse(LETTERS).await, ["40"]);
         assert_eq!(site.at_warehouse("select count(*) from audit.resting").await, ["0"]);
@@ -137,11 +121,11 @@ fn a_table_that_takes_nothing_stops_no_other_one_once_there_is_no_room() {
         mock.create(b, 1);
         let site = settings("no_room", "100KiB").await;
         let at = mock.address();
-        connect(&site, (&at, "shop"), "");
+        site.topics(&at, "\"shop.*\"", "");
         mock.topics().write([changes(a, 0..1), changes(b, 0..1)].concat()).await;
         site.catch_up().await;
         site.warehouse.batch_execute(PAUSE).await.unwrap();
-        connect(&site, (&at, "shop"), "");
+        site.topics(&at, "\"shop.*\"", "");
         let running = site.start();
         mock.topics().write(changes(a, 1..400)).await;
         site.until("its topic rests", "select topic = 'shop.public.a' from audit.resting").await;
@@ -174,7 +158,7 @@ fn a_topic_that_rests_longer_than_it_is_kept_stops_no_other_one() {
         topics.create(b, 1).await;
         let site = settings("outlived", "100KiB").await;
         let at = topics.brokers().to_owned();
-        connect(&site, (&at, "outlived"), "");
+        site.topics(&at, "\"outlived.*\"", "");
         topics.write([changes(a, 0..1), changes(b, 0..1)].concat()).await;
         site.catch_up().await;
         site.warehouse.batch_execute(PAUSE).await.unwrap();
@@ -195,7 +179,7 @@ fn a_topic_that_rests_longer_than_it_is_kept_stops_no_other_one() {
         site.try_catch_up().await.unwrap_err();
         let few = "select count(*) between 50 and 200 from cleansed.a";
         assert_eq!(site.at_warehouse(few).await, ["t"]);
-        connect(&site, (&at, "outlived"), "offset_lost: earliest\n");
+        site.topics(&at, "\"outlived.*\"", "offset_lost: earliest\n");
         site.catch_up().await;
         let rest = "select count(*) = 100 from cleansed.a where id >= 300";
         assert_eq!(site.at_warehouse(rest).await, ["t"]);
@@ -219,7 +203,7 @@ fn transactions_say_what_they_wait_for_and_go_on_when_it_comes() {
         mock.create("shop.public.t", 1);
         mock.create("shop.transaction", 1);
         let site = Site::new("awaits").await;
-        connect(&site, (&mock.address(), "shop"), "atomic: true\n");
+        site.topics(&mock.address(), "\"shop.*\"", "atomic: true\n");
         let running = site.start();
         let topics = mock.topics();
         topics.write(vec![change("shop.public.t", 1, "a", Some("7:1002"))]).await;

@@ -9,23 +9,9 @@ use siltstone::progress::tables;
 
 use crate::support::{Mock, Record, Site, block_on, kafka};
 
-/// Each run is a group of its own: the mock keeps members that left for a while.
-fn connector(site: &Site, mock: &Mock, (run, topics): (u32, &str), more: &str) {
-    site.file(
-        "connectors/shop.yaml",
-        &format!(
-            "name: {}\nkind: kafka\nsource: shop\nbrokers: {}\ngroup: {}-{run}\ntopics: [{topics}]\n\
-             target_schema: cleansed\nproperties: {{ broker.address.family: v4 }}\n{more}",
-            site.name,
-            mock.address(),
-            site.name,
-        ),
-    );
-}
-
-async fn run(site: &Site, mock: &Mock, run: u32, records: Vec<Record>) {
+async fn run(site: &Site, mock: &Mock, records: Vec<Record>) {
     mock.topics().write(records).await;
-    connector(site, mock, (run, "\"*.*.*\""), "");
+    site.topics(&mock.address(), "\"*.*.*\"", "");
     site.catch_up().await;
 }
 
@@ -90,11 +76,11 @@ fn two_schemas_never_become_one_table() {
         mock.create(first, 1);
         mock.create(second, 1);
         let site = Site::new("two_schemas").await;
-        run(&site, &mock, 1, vec![change(first, 1, "a", 100)]).await;
+        run(&site, &mock, vec![change(first, 1, "a", 100)]).await;
         let garbage = Record::new(second, &key(1), "no event");
         // nothing can be read of it, and yet it is not the first one's
-        run(&site, &mock, 2, vec![garbage]).await;
-        run(&site, &mock, 3, vec![change(second, 1, "x", 200), change(second, 2, "y", 210)]).await;
+        run(&site, &mock, vec![garbage]).await;
+        run(&site, &mock, vec![change(second, 1, "x", 200), change(second, 2, "y", 210)]).await;
         assert_eq!(rows(&site, "users").await, "1a");
         let told = letters(&site).await;
         assert_eq!(told.len(), 3, "{told:?}");
@@ -107,7 +93,7 @@ fn two_schemas_never_become_one_table() {
         let left = "sales.users sales.users public.users and it would both become cleansed.users";
         assert_eq!(site.at_warehouse(left_out).await, [left]);
         // the first one flows on, its key waits for nothing
-        run(&site, &mock, 4, vec![change(first, 1, "b", 310)]).await;
+        run(&site, &mock, vec![change(first, 1, "b", 310)]).await;
         assert_eq!(rows(&site, "users").await, "1b");
         // and what is left out is told as long as there is something of it
         assert_eq!(site.at_warehouse(left_out).await, [left]);
@@ -117,7 +103,7 @@ fn two_schemas_never_become_one_table() {
              v: { type: text }\n",
         );
         replay(&site, "sales.users");
-        run(&site, &mock, 5, vec![change(second, 3, "z", 400)]).await;
+        run(&site, &mock, vec![change(second, 3, "z", 400)]).await;
         assert_eq!(rows(&site, "sales_users").await, "1x 2y 3z");
         assert_eq!(rows(&site, "users").await, "1b");
         let told = letters(&site).await;
@@ -133,11 +119,11 @@ fn two_servers_never_become_one_table() {
         mock.create(first, 1);
         mock.create(second, 1);
         let site = Site::new("two_servers").await;
-        run(&site, &mock, 1, vec![change(first, 1, "a", 100)]).await;
-        run(&site, &mock, 2, vec![Record::new(second, &key(1), "no event")]).await;
+        run(&site, &mock, vec![change(first, 1, "a", 100)]).await;
+        run(&site, &mock, vec![Record::new(second, &key(1), "no event")]).await;
         let more = vec![change(second, 1, "x", 200), change(second, 2, "y", 320)];
-        run(&site, &mock, 3, more).await;
-        run(&site, &mock, 4, vec![change(first, 1, "b", 310)]).await;
+        run(&site, &mock, more).await;
+        run(&site, &mock, vec![change(first, 1, "b", 310)]).await;
         assert_eq!(rows(&site, "t").await, "1b");
         let told = letters(&site).await;
         assert_eq!(told.len(), 3, "{told:?}");
@@ -145,7 +131,7 @@ fn two_servers_never_become_one_table() {
         let why = "public.t of shop/app (topic shop.public.t) and it would both become cleansed.t";
         assert!(told[1].contains(why), "{told:?}");
         // the source has another name: what it had before is not read any more
-        connector(&site, &mock, (5, "other.public.t"), "");
+        site.topics(&mock.address(), "other.public.t", "");
         replay(&site, "other.public.t");
         site.catch_up().await;
         assert_eq!(rows(&site, "t").await, "1b 2y");
@@ -153,7 +139,7 @@ fn two_servers_never_become_one_table() {
         let fed = "select source_topic || ' ' || source_name from audit.tables";
         assert_eq!(site.at_warehouse(fed).await, ["other.public.t other/app"]);
         // and now it is the first one that is the second
-        run(&site, &mock, 6, vec![change(first, 3, "c", 500)]).await;
+        run(&site, &mock, vec![change(first, 3, "c", 500)]).await;
         assert_eq!(rows(&site, "t").await, "1b 2y");
         assert!(letters(&site).await[1].starts_with("shop.public.t: "));
     });
@@ -201,9 +187,9 @@ fn one_source_may_come_by_two_topics_and_under_two_names() {
         mock.create(first, 1);
         mock.create(moved, 1);
         let site = Site::new("one_source").await;
-        run(&site, &mock, 1, vec![change(first, 1, "a", 100)]).await;
+        run(&site, &mock, vec![change(first, 1, "a", 100)]).await;
         let renamed = change_of("renamed", first, (2, "b"), 200);
-        run(&site, &mock, 2, vec![change_of("shop", moved, (3, "c"), 210), renamed]).await;
+        run(&site, &mock, vec![change_of("shop", moved, (3, "c"), 210), renamed]).await;
         assert_eq!(rows(&site, "t").await, "1a 2b 3c");
         assert_eq!(letters(&site).await, [""; 0]);
     });
@@ -225,15 +211,15 @@ fn a_declared_table_is_no_mirror_of_another() {
             site.file("schemas/users.yaml", &text);
         };
         declare("public.users");
-        run(&site, &mock, 1, vec![change(other, 1, "x", 200)]).await;
-        run(&site, &mock, 2, vec![change(own, 1, "a", 100)]).await;
+        run(&site, &mock, vec![change(other, 1, "x", 200)]).await;
+        run(&site, &mock, vec![change(own, 1, "a", 100)]).await;
         assert_eq!(rows(&site, "users").await, "1a");
         let told = letters(&site).await;
         assert!(told.len() == 1 && told[0].starts_with("sales.users: "), "{told:?}");
         // the file has the last word: the table was moved into another schema
         declare("sales.users");
         replay(&site, "sales.users");
-        run(&site, &mock, 3, vec![change(other, 2, "y", 300)]).await;
+        run(&site, &mock, vec![change(other, 2, "y", 300)]).await;
         assert_eq!(rows(&site, "users").await, "1x 2y");
         let fed = "select source_table || ' ' || (schema_id is not null) from audit.tables";
         assert_eq!(site.at_warehouse(fed).await, ["sales.users true"]);
@@ -246,7 +232,7 @@ fn the_warehouse_holds_who_was_first() {
         let mock = Mock::start();
         mock.create("shop.public.first", 1);
         let site = Site::new("who_was_first").await;
-        run(&site, &mock, 1, vec![change("shop.public.first", 1, "a", 100)]).await;
+        run(&site, &mock, vec![change("shop.public.first", 1, "a", 100)]).await;
         let (mut one, mut two) = (site.another_session().await, site.another_session().await);
         let table = TableName::new("cleansed", "users");
         let of = |source: &str| Feeder {
@@ -287,13 +273,13 @@ fn latest_is_decided_once_for_all_partitions() {
         mock.create(topic, 3);
         let site = Site::new("latest").await;
         let latest = "start: latest\n";
-        connector(&site, &mock, (1, "\"shop.*\""), latest);
+        site.topics(&mock.address(), "\"shop.*\"", latest);
         mock.topics().write((0..3).map(|p| change(topic, 1, "a", 100).at(p)).collect()).await;
         site.catch_up().await;
         let stored =
             "select string_agg(position::text, ' ' order by partition) from audit.progress";
         assert_eq!(site.at_warehouse(stored).await, ["1 1 1"]);
-        connector(&site, &mock, (2, "\"shop.*\""), latest);
+        site.topics(&mock.address(), "\"shop.*\"", latest);
         mock.topics().write(vec![change(topic, 2, "b", 200).at(1)]).await;
         site.catch_up().await;
         assert_eq!(rows(&site, "t").await, "2b");
@@ -304,7 +290,7 @@ fn latest_is_decided_once_for_all_partitions() {
         let forgotten = "with gone as (delete from audit.progress where partition like '%/2' returning 1) \
                          select count(*)::text from gone";
         assert_eq!(site.at_warehouse(forgotten).await, ["1"]);
-        connector(&site, &mock, (3, "\"shop.*\""), latest);
+        site.topics(&mock.address(), "\"shop.*\"", latest);
         site.catch_up().await;
         assert_eq!(rows(&site, "t").await, "1a 2b");
         assert_eq!(rows(&site, "later").await, "7c");

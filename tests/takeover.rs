@@ -1,11 +1,11 @@
 //! An owner that is killed or frozen at the worst moments: another instance takes over within ten seconds, and
 //! one that wakes up writes nothing.
 
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::faults::{TABLES, assert_exact, files, traffic};
-use crate::support::{Site, block_on, is_full};
+use crate::support::{Site, block_on, is_full, signal};
 
 /// What the owner is doing as it is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +24,6 @@ const BULK: &str = "create table bulk (id bigint primary key, v text not null)";
 const SLOW: &str = "create function audit.slow() returns trigger language plpgsql as
     $$ begin perform pg_sleep(1.5); return new; end $$;
     create trigger slow before update on audit.progress for each row execute function audit.slow()";
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
-}
 
 /// Whether the session that applies meets a condition.
 async fn applying(site: &Site, condition: &str) -> bool {

@@ -37,8 +37,8 @@ fn files(site: &Site, wal: &str) {
     );
 }
 
-/// About a megabyte of log.
-async fn megabyte(site: &Site, n: u32) {
+/// Half a megabyte of log, and as much again behind a checkpoint.
+async fn some_log(site: &Site, n: u32) {
     site.shop(&format!("update u set v = repeat('{}', 1000) where id % 2 = {}", n % 10, n % 2))
         .await;
     site.shop(&format!("update t set v = 'n{n}' where id % 7 = {}", n % 7)).await;
@@ -74,7 +74,9 @@ const STREAMING: &str =
 #[test]
 fn changes_land_while_the_merge_is_held_up() {
     block_on(async {
-        let site = site("landing").await;
+        // of its own: a transaction that another test leaves open keeps the log of every slot of its cluster
+        let source = own_cluster("landing-source").await;
+        let site = Site::on("landing", &source, &clusters().await.1).await;
         files(&site, "{ warn: 6MiB, land: 16MiB }");
         site.shop(TABLES).await;
         let running = site.start();
@@ -83,8 +85,9 @@ fn changes_land_while_the_merge_is_held_up() {
         blocker.batch_execute("begin; lock table cleansed.t in exclusive mode").await.unwrap();
         let mut landed = false;
         for n in 0..600 {
-            if n < 30 {
-                megabyte(&site, n).await;
+            // how much log it comes to depends on when the last checkpoint was
+            if n < 90 {
+                some_log(&site, n).await;
             }
             let landing = "select count(*) > 0 from audit.tables where reason like 'landing: the slot keeps%'";
             let kept = "select count(*) > 1000 from audit.pending";
@@ -122,8 +125,9 @@ fn a_slot_goes_when_it_keeps_more_than_it_may() {
         open.batch_execute("begin; insert into public.t values (1000, 'open')").await.unwrap();
         let dropped = "select count(*) > 0 from audit.gaps where reason like '%wal.drop_slot%'";
         for n in 0..600 {
-            if n < 20 {
-                megabyte(&site, n).await;
+            // how much log it comes to depends on when the last checkpoint was
+            if n < 60 {
+                some_log(&site, n).await;
             }
             if site.at_warehouse(dropped).await == ["t"] {
                 break;
@@ -133,7 +137,7 @@ fn a_slot_goes_when_it_keeps_more_than_it_may() {
         site.until("dropped", dropped).await;
         open.batch_execute("commit").await.unwrap();
         site.until("streaming again", STREAMING).await;
-        megabyte(&site, 5).await;
+        some_log(&site, 5).await;
         assert!(running.stop().await.is_ok());
         site.catch_up().await;
         assert_same(&site).await;
@@ -157,7 +161,7 @@ fn a_slot_goes_while_the_warehouse_is_away() {
         );
         for n in 0..400 {
             if n < 15 {
-                megabyte(&site, n).await;
+                some_log(&site, n).await;
             }
             if site.at_source(&slots).await == ["0"] {
                 break;
@@ -196,7 +200,7 @@ fn a_slot_goes_while_its_connector_has_stopped_beside_others() {
         let publication = format!("publication \"siltstone_{name}\"");
         site.shop(&format!("drop {publication}; create {publication} for all tables")).await;
         for n in 0..15 {
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
         }
         let running = site.start();
         let slots = format!(
@@ -244,7 +248,7 @@ fn what_is_held_stays_so_when_the_slot_of_a_connector_that_rests_goes() {
             remedy = 'siltstone table resume cleansed.log_t' where table_name = 'cleansed.log_t'";
         site.warehouse.batch_execute(stopped).await.unwrap();
         for n in 0..24 {
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
         }
         let running = site.start();
         let gone = format!(
@@ -286,7 +290,7 @@ fn a_slot_that_may_be_held_back_stays_while_the_warehouse_is_away() {
         site.shop(TABLES).await;
         site.catch_up().await;
         for n in 0..20 {
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
             if n % 5 == 4 {
                 site.catch_up().await;
             }
@@ -323,7 +327,7 @@ fn landing_is_of_no_use_against_a_transaction_that_stays_open() {
         let open = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
         open.batch_execute("begin; insert into public.t values (1000, 'open')").await.unwrap();
         for n in 0..8 {
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
             // or it would be behind, and rightly landed
             let merged = format!("select count(*) > 10 from cleansed.t where v = 'n{n}'");
             site.until("merged", &merged).await;
@@ -378,7 +382,7 @@ fn a_slot_that_is_invalidated_while_it_is_read_stops_with_the_remedy() {
             site.name
         );
         for n in 0..200 {
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
             site.shop("select pg_switch_wal()").await;
             site.shop("checkpoint").await;
             if site.at_source(&lost).await == ["t"] {
@@ -452,7 +456,7 @@ fn what_is_held_back_is_confirmed_by_processes_that_live_shorter_than_that() {
         );
         let stored = "select position from audit.progress";
         let number = |lines: Vec<String>| lines[0].parse::<i64>().unwrap();
-        megabyte(&site, 1).await;
+        some_log(&site, 1).await;
         site.catch_up().await;
         let first = number(site.at_warehouse(stored).await);
         assert!(number(site.at_source(&confirmed).await) < first, "it is held back");
@@ -462,7 +466,7 @@ fn what_is_held_back_is_confirmed_by_processes_that_live_shorter_than_that() {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
             site.catch_up().await;
         }
         let told = number(site.at_source(&confirmed).await);
@@ -497,7 +501,7 @@ fn a_warehouse_restored_from_a_backup_goes_on_within_the_hold_back() {
             .unwrap();
         // an hour, more or less, in which much happens and is stored
         for n in 0..5 {
-            megabyte(&site, n).await;
+            some_log(&site, n).await;
             site.shop(&format!("insert into t values ({}, 'after the backup')", 1000 + n)).await;
             site.catch_up().await;
         }

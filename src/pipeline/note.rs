@@ -56,7 +56,7 @@ pub(super) enum Then<'a> {
 impl Then<'_> {
     /// Whether the table is new to us.
     pub(super) fn is_new(&self) -> bool {
-        matches!(self, Then::Add { .. } | Then::AddFed { .. })
+        matches!(self, Then::Add { .. } | Then::AddFed { .. } | Then::Await { .. })
     }
 
     /// Writes it down.

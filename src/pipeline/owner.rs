@@ -53,15 +53,14 @@ pub(super) async fn become_owner(
                         tracing::warn!(connector = name, "the owner is gone: taking over");
                     }
                     let fence = taken?;
+                    setup.epoch.store(fence.epoch(), Ordering::SeqCst);
                     if matches!(claim, Claim::Again(held) if held + 1 != fence.epoch()) {
                         // somebody told it to begin anew while it was about to
-                        setup.epoch.store(fence.epoch(), Ordering::SeqCst);
                         setup.reread.done().await;
                         if *stop.borrow() {
                             return Ok(None);
                         }
                     }
-                    setup.epoch.store(fence.epoch(), Ordering::SeqCst);
                     return Ok(Some(fence));
                 }
             }

@@ -53,6 +53,7 @@ pub async fn set_source(
         .map_err(|error| Error::warehouse(format!("noting what feeds {table}"), error))?;
     Ok(())
 }
+
 /// What feeds a connector's tables, or one of them.
 pub async fn feeders(
     client: &impl GenericClient,

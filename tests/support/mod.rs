@@ -19,6 +19,7 @@ pub use posts::Posts;
 pub use proxy::Proxy;
 pub use site::Site;
 
+use std::process::{Child, Command};
 use std::sync::LazyLock;
 
 use siltstone::clock::Clock;
@@ -46,6 +47,18 @@ pub fn block_on<T>(test: impl Future<Output = T>) -> T {
 /// The process's environment.
 pub fn env() -> Env {
     Env::of_process(&Clock::system())
+}
+
+/// Sends a process a signal, as `-HUP`.
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Tells a service to end, which must end well.
+pub fn end(mut child: Child) {
+    signal(&child, "-TERM");
+    assert!(child.wait().unwrap().success());
 }
 
 /// Whether this is the run with the counts: `./dev test --full`.

@@ -144,6 +144,21 @@ impl Site {
         self.file("connectors/shop.yaml", &format!("name: {}\n{head}{fields}", self.name));
     }
 
+    /// Writes the one connector's file as one of topics, such as `"shop.*"`. Each is a group of its own: brokers
+    /// keep members that left for a while.
+    pub fn topics(&self, brokers: &str, topics: &str, fields: &str) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (name, count) = (&self.name, COUNT.fetch_add(1, Ordering::Relaxed));
+        self.file(
+            "connectors/shop.yaml",
+            &format!(
+                "name: {name}\nkind: kafka\nsource: shop\nbrokers: {brokers}\ngroup: {name}-{count}\n\
+                 topics: [{topics}]\ntarget_schema: cleansed\n\
+                 properties: {{ broker.address.family: v4 }}\n{fields}"
+            ),
+        );
+    }
+
     /// The settings' path.
     pub fn config(&self) -> PathBuf {
         self.root.path().join("siltstone.yaml")

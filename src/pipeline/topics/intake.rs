@@ -240,7 +240,7 @@ impl Here<'_> {
         if let Some(whole) = &mut *self.whole {
             whole.note_unread();
         }
-        self.topics.count_unread(record.topic, 1);
+        self.topics.count_unread(partition.topic, 1);
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());
         let (place, mark) = letters::unplaced(record, partition.number);

@@ -1,5 +1,6 @@
 //! How the records of each topic are read: a plan for each table and shape, made once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -54,12 +55,19 @@ impl Topics {
         }
     }
 
-    /// Counts records of a topic that cannot be read, if it is one that is read.
-    pub(super) fn count_unread(&mut self, topic: &str, more: u64) {
-        let at = self.topics.iter().position(|(known, _, _)| &**known == topic);
+    /// Counts records of a topic that cannot be read.
+    pub(super) fn count_unread(&mut self, topic: usize, more: u64) {
         self.unread.resize(self.topics.len(), 0);
-        if let Some(known) = at.and_then(|at| self.unread.get_mut(at)) {
+        if let Some(known) = self.unread.get_mut(topic) {
             *known += more;
+        }
+    }
+
+    /// Counts those that could not be read before, of the topics that are read.
+    pub(super) fn know_unread(&mut self, counts: &BTreeMap<String, u64>) {
+        let places: Vec<_> = self.topics.iter().map(|(name, _, _)| counts.get(&**name)).collect();
+        for (topic, count) in places.into_iter().enumerate() {
+            self.count_unread(topic, count.copied().unwrap_or(0));
         }
     }
 

@@ -204,7 +204,7 @@ async fn run_tasks(
     let reading = member.read(&assignment, &positions)?;
     let mut topics = Topics::new(connector, &places);
     let partitions = partitions(&reading, &places, &mut topics)?;
-    rest.unread.iter().for_each(|(topic, many)| topics.count_unread(topic, *many));
+    topics.know_unread(&rest.unread);
     let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
     let window = Window::new(limits(&setup.settings));
     let reach = Reach::new(stretches, record_position);

@@ -44,6 +44,18 @@ async fn some_log(site: &Site, n: u32) {
     site.shop(&format!("update t set v = 'n{n}' where id % 7 = {}", n % 7)).await;
 }
 
+/// As much log as makes the slot keep more than so many MiB. How many writes that takes depends on
+/// when the last checkpoint was, and so on the test's neighbours.
+async fn log_beyond(site: &Site, mib: u64) {
+    for n in 0..200 {
+        if retained(site).await > mib << 20 {
+            return;
+        }
+        some_log(site, n).await;
+    }
+    panic!("the slot keeps no more than {} bytes", retained(site).await);
+}
+
 /// The log that the slot keeps, as far as the source can tell by now.
 async fn retained(site: &Site) -> u64 {
     site.shop("checkpoint").await;
@@ -160,7 +172,8 @@ fn a_slot_goes_while_the_warehouse_is_away() {
             site.name
         );
         for n in 0..400 {
-            if n < 15 {
+            // how much log it comes to depends on when the last checkpoint was
+            if n < 60 {
                 some_log(&site, n).await;
             }
             if site.at_source(&slots).await == ["0"] {
@@ -199,9 +212,7 @@ fn a_slot_goes_while_its_connector_has_stopped_beside_others() {
         site.catch_up().await;
         let publication = format!("publication \"siltstone_{name}\"");
         site.shop(&format!("drop {publication}; create {publication} for all tables")).await;
-        for n in 0..15 {
-            some_log(&site, n).await;
-        }
+        log_beyond(&site, 9).await;
         let running = site.start();
         let slots = format!(
             "select count(*) from pg_replication_slots where slot_name = 'siltstone_{name}'"
@@ -247,9 +258,7 @@ fn what_is_held_stays_so_when_the_slot_of_a_connector_that_rests_goes() {
         let stopped = "update audit.tables set state = 'stopped', reason = 'as it holds clear rows', \
             remedy = 'siltstone table resume cleansed.log_t' where table_name = 'cleansed.log_t'";
         site.warehouse.batch_execute(stopped).await.unwrap();
-        for n in 0..24 {
-            some_log(&site, n).await;
-        }
+        log_beyond(&site, 9).await;
         let running = site.start();
         let gone = format!(
             "select count(*) = 0 from pg_replication_slots where slot_name = 'siltstone_{name}'"
@@ -289,11 +298,9 @@ fn a_slot_that_may_be_held_back_stays_while_the_warehouse_is_away() {
         files(&site, "{ warn: 2MiB, land: 4MiB, drop_slot: 8MiB }\nslot_hold_back: 1h");
         site.shop(TABLES).await;
         site.catch_up().await;
-        for n in 0..20 {
-            some_log(&site, n).await;
-            if n % 5 == 4 {
-                site.catch_up().await;
-            }
+        for mib in [3, 5, 7, 9] {
+            log_beyond(&site, mib).await;
+            site.catch_up().await;
         }
         assert!(retained(&site).await > 8 << 20);
         let port = clusters().await.1.port();
@@ -326,7 +333,10 @@ fn landing_is_of_no_use_against_a_transaction_that_stays_open() {
         site.until("streaming", STREAMING).await;
         let open = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
         open.batch_execute("begin; insert into public.t values (1000, 'open')").await.unwrap();
-        for n in 0..8 {
+        for n in 0..200 {
+            if retained(&site).await > 4 << 20 {
+                break;
+            }
             some_log(&site, n).await;
             // or it would be behind, and rightly landed
             let merged = format!("select count(*) > 10 from cleansed.t where v = 'n{n}'");

@@ -347,3 +347,45 @@ fn a_mart_waits_for_the_checks_of_its_tag() {
         service.stop().await.unwrap();
     });
 }
+
+#[test]
+fn days_off_are_no_age() {
+    block_on(async {
+        let site = Site::new("days_off").await;
+        for (table, most, of) in [
+            ("t", "49h", ", calendar: cleansed.days"),
+            ("u", "47h", ", calendar: cleansed.days"),
+            ("v", "49h", ""),
+        ] {
+            site.shop(&format!("create table {table} (id int primary key)")).await;
+            let file = format!(
+                "table: cleansed.{table}\nfrom: shop.public.{table}\nkey: [id]\ncolumns:\n  id: {{ type: integer }}\n\
+                 checks:\n  - {{ freshness: {{ max_age: {most}{of} }} }}\n"
+            );
+            site.file(&format!("schemas/{table}.yaml"), &file);
+        }
+        let days = "table: cleansed.days\nlayout: calendar\nrange: [\"2015-01-01\", \"+1y\"]\n";
+        site.file("schemas/days.yaml", days);
+        site.catch_up().await;
+        let three_days = "update audit.tables set state = 'paused', changed_at = now() - interval '3 days';
+            update cleansed.days set is_weekend = false, is_holiday = date_id = (now() at time zone 'UTC')::date - 1";
+        site.warehouse.batch_execute(three_days).await.unwrap();
+        let (found, code) = statuses(&site, &[]).await;
+        let status = |table| of(&found, &format!("cleansed.{table}: freshness"))["status"].clone();
+        assert_eq!(
+            (status("t"), status("u"), status("v")),
+            ("PASS".into(), "FAIL".into(), "FAIL".into())
+        );
+        assert_eq!(code, 65);
+        let file = "table: cleansed.w\nfrom: shop.public.w\nkey: [id]\ncolumns:\n  id: { type: integer }\n\
+                    checks:\n  - { freshness: { max_age: 1h, calendar: cleansed.t } }\n";
+        site.file("schemas/w.yaml", file);
+        let (said, code) = say(&site, &["validate"]).await;
+        let said = said.join("\n");
+        assert!(
+            code == 78
+                && said.contains("cleansed.t is no calendar\n  remedy: write one of cleansed.days"),
+            "{said}"
+        );
+    });
+}

@@ -299,7 +299,8 @@ select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}
         or exists (select from audit.quiet q where q.table_name = {{ literal }} and q.seq >= $1 and (q.seq, q.ord) <> ($1, $2)))
 
 -- statement: late_known
--- The other events of their keys: versions as they stand and where they ended, and what is remembered.
+-- The other events of their keys: versions as they stand and where they ended, and what is remembered. When a table
+-- was emptied is remembered under no key; a version that it ended has a later label where its source's clock fell back.
 insert into late_event ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}_moved, _op, _seq, _ord, _at, _new, _told)
 with keys as (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event)
 select {% for c in columns %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c }}, {% endfor %}false, v.op, v.seq, v.ord, v.at, false, false
@@ -308,7 +309,10 @@ select {% for c in columns %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{
  where v.op = 'u'
     or (d._end_seq is not null and not exists (
         select from {{ table }} n
-         where {% for k in key %}n.{{ k.name }} = d.{{ k.name }} and {% endfor %}(n._seq, n._ord) = (d._end_seq, d._end_ord)))
+         where {% for k in key %}n.{{ k.name }} = d.{{ k.name }} and {% endfor %}(n._seq, n._ord) = (d._end_seq, d._end_ord))
+        and not exists (
+        select from audit.quiet q
+         where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) = (d._end_seq, d._end_ord)))
 union all
 select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}case when q.row is null or q.row ? {{ c.literal }} then {{ c.kept }} else b.{{ c.name }} end{% endif %}, {% endfor -%}
        {% for c in unfed %}null, {% endfor %}false, q.op, q.seq, q.ord, q.at, false, true

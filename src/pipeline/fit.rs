@@ -116,11 +116,14 @@ pub(super) fn suit(
     }
     if let Some(column) = model.columns.iter().find(|column| is_ours(model, &column.name)) {
         let (what, from) = (&column.name, &relation.table);
-        return Err(stop(format!("its column {what} has a name that we need ourselves")).remedy(
-            format!(
-                "exclude {from}.{what}, or declare the table in schemas/ with another name for it"
-            ),
-        ));
+        // what is of its identity cannot be left out
+        let exclude = if model.key.contains(what) {
+            String::new()
+        } else {
+            format!("exclude {from}.{what}, or ")
+        };
+        return Err(stop(format!("its column {what} has a name that we need ourselves"))
+            .remedy(format!("{exclude}declare the table in schemas/ with another name for it")));
     }
     let binding = bind(index, model, relation, 0, binary)?;
     if let Some(column) = binding.unfed.first() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::run::Occasion;
 use super::volume::{self, Found};
-use crate::spec::{Bounds, Check, CheckKind, Severity, Threshold};
+use crate::spec::{Bounds, Check, CheckKind, Freshness, Severity, Threshold};
 
 /// What a check is found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ struct Age {
 pub(super) fn verdict(check: &Check, occasion: &Occasion, answer: Answer) -> Verdict {
     match &check.kind {
         CheckKind::RowCount(bounds) => row_count(check, bounds, answer.checked.unwrap_or(0)),
-        CheckKind::Freshness(most) => freshness(check, most.as_secs_f64(), answer.rest),
+        CheckKind::Freshness(given) => freshness(check, given, answer.rest),
         CheckKind::Volume(kind) => {
             let counted: BTreeMap<String, u64> =
                 answer.rest.and_then(|rest| serde_json::from_value(rest).ok()).unwrap_or_default();
@@ -191,8 +191,12 @@ fn row_count(check: &Check, bounds: &Bounds<u64>, rows: u64) -> Verdict {
     Verdict { checked: Some(rows), ..told(unless(check, holds), expected, format!("{rows} rows")) }
 }
 
-fn freshness(check: &Check, most: f64, rest: Option<Value>) -> Verdict {
-    let expected = format!("at most {most} s old");
+fn freshness(check: &Check, given: &Freshness, rest: Option<Value>) -> Verdict {
+    let most = given.most.as_secs_f64();
+    let expected = match &given.calendar {
+        None => format!("at most {most} s old"),
+        Some(calendar) => format!("at most {most} s old, days off in {calendar} not counted"),
+    };
     let told_age = rest.and_then(|rest| serde_json::from_value::<Age>(rest).ok());
     let unknown = |why: String| {
         let verdict = told(unless(check, false), expected.clone(), "nobody knows".to_owned());
@@ -301,7 +305,8 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_not_fresh() {
-        let kind = CheckKind::Freshness(std::time::Duration::from_mins(1));
+        let most = std::time::Duration::from_mins(1);
+        let kind = CheckKind::Freshness(Freshness { most, calendar: None });
         let check = check(kind, Severity::Fail, (None, None));
         for (age, expected) in [
             (None, Status::Fail),

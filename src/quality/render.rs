@@ -44,15 +44,18 @@ pub(super) fn statement(check: &Check, mart: Option<&Mart>, occasion: &Occasion)
         CheckKind::RowCount(_) => {
             format!("select null::int8, count(*), null::jsonb from {rows} r")
         }
-        CheckKind::Freshness(_) => match mart {
-            Some(mart) => mart_age(mart),
-            None => format!(
-                "select null::int8, null::int8, jsonb_build_object('age', a.age, 'state', a.state)\n  \
-                   from {} a where a.table_name = {}",
-                ages(),
-                quote::literal(&check.table.to_string())
-            ),
-        },
+        CheckKind::Freshness(freshness) => {
+            let of_table = || {
+                let name = quote::literal(&check.table.to_string());
+                format!("select age, state from {} a where table_name = {name}", ages())
+            };
+            format!(
+                "select null::int8, null::int8, jsonb_build_object('age', a.age{}, 'state', a.state)\n  \
+                   from ({}) a",
+                freshness.calendar.as_ref().map(days_off).unwrap_or_default(),
+                mart.map_or_else(of_table, mart_age)
+            )
+        }
         CheckKind::Volume(volume) => {
             let by = of_row(&volume.by);
             let unit = quote::literal(volume::unit(volume));
@@ -188,13 +191,25 @@ fn mart_age(mart: &Mart) -> String {
     let reads = reads.collect::<Vec<_>>().join(", ");
     let own = quote::literal(&mart.table.to_string());
     format!(
-        "select null::int8, null::int8, jsonb_build_object('state', m.state, 'age', greatest(\n         \
+        "select m.state, greatest(\n         \
                 (select max(a.age) from {} a where a.table_name in ({reads})),\n         \
                 extract(epoch from clock_timestamp() - least(\n           \
                     (select min(t.at) from audit.touched t where t.mart = m.mart),\n           \
-                    (select min(g.since) from audit.stale_groups g where g.mart = m.mart)))::float8, 0))\n  \
+                    (select min(g.since) from audit.stale_groups g where g.mart = m.mart)))::float8, 0) as age\n  \
            from audit.marts m where m.mart = {own}",
         ages()
+    )
+}
+
+/// What is taken off an age: its seconds on weekends and holidays, whose days are those of the session's zone.
+fn days_off(calendar: &TableName) -> String {
+    format!(
+        " - coalesce((select sum(extract(epoch from least(clock_timestamp(), d.date_id + 1)\n               \
+                - greatest(clock_timestamp() - make_interval(secs => a.age), d.date_id)))::float8\n          \
+             from {} d\n         \
+            where (d.is_weekend or d.is_holiday) and d.date_id <= clock_timestamp()::date\n           \
+              and d.date_id >= (clock_timestamp() - make_interval(secs => a.age))::date), 0)",
+        quote::table(calendar)
     )
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::checks::{Reader, at};
 use super::columns::known_column;
 use super::file::Given;
-use super::quality::{Bounds, CheckKind, Relationship, Season, Volume};
+use super::quality::{Bounds, CheckKind, Freshness, Relationship, Season, Volume};
 use super::scalar::Scalar;
 use super::script::{self, Part};
 use super::tasks::Open;
@@ -24,6 +24,7 @@ pub(super) struct RawBounds {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFreshness {
     max_age: Option<Given>,
+    calendar: Option<Given>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -125,7 +126,9 @@ impl Reader<'_> {
             return Err(self.refuse("freshness", "nothing says what is too old", remedy));
         };
         let Span(most) = self.file.parse(&at("freshness.max_age"), given)?;
-        Ok(CheckKind::Freshness(most))
+        let calendar = raw.calendar.as_ref();
+        let calendar = calendar.map(|given| self.file.parse(&at("freshness.calendar"), given));
+        Ok(CheckKind::Freshness(Freshness { most, calendar: calendar.transpose()? }))
     }
 
     pub(super) fn volume(&self, raw: &RawVolume) -> Result<CheckKind> {

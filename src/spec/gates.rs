@@ -125,9 +125,21 @@ impl Files<'_> {
         Ok(())
     }
 
-    /// Topics do not tell how fresh their tables are.
+    /// Topics do not tell how fresh their tables are; and only a calendar of the files is known to have days off.
     fn freshness(&self, spec: &Spec, check: &Check) -> Result<()> {
-        let CheckKind::Freshness(_) = check.kind else { return Ok(()) };
+        let CheckKind::Freshness(freshness) = &check.kind else { return Ok(()) };
+        let known: Vec<_> =
+            spec.calendars.iter().map(|calendar| calendar.table.to_string()).collect();
+        if let Some(table) = freshness.calendar.as_ref().map(ToString::to_string)
+            && !known.contains(&table)
+        {
+            let why = format!("freshness.calendar: {table} is no calendar");
+            let remedy = match known.is_empty() {
+                true => format!("add a file to schemas/ with table: {table} and layout: calendar"),
+                false => format!("write one of {}", known.join(", ")),
+            };
+            return Err(self.refuse(&check.declared_in, "checks", &why, &remedy));
+        }
         let of_topics = |model: &&Model| {
             model.table == check.table
                 && spec.kafka.iter().any(|kafka| kafka.source == model.from.source)

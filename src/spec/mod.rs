@@ -75,8 +75,8 @@ pub use notices::{JobAlerts, Webhook};
 pub use openlineage::OpenLineage;
 pub use pattern::{Exclusion, TablePattern};
 pub use quality::{
-    Bounds, CHECK_KINDS, Check, CheckKind, Limits, Relationship, Season, Severity, Threshold,
-    Volume,
+    Bounds, CHECK_KINDS, Check, CheckKind, Freshness, Limits, Relationship, Season, Severity,
+    Threshold, Volume,
 };
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;

@@ -52,7 +52,7 @@ pub enum CheckKind {
     /// There are so many rows.
     RowCount(Bounds<u64>),
     /// What the source committed longer ago is in the table.
-    Freshness(Duration),
+    Freshness(Freshness),
     /// The last day or hour has about as many rows as others like it.
     Volume(Volume),
     /// A query has no rows.
@@ -97,6 +97,15 @@ impl CheckKind {
     pub fn counts_failing(&self) -> bool {
         !matches!(self, CheckKind::RowCount(_) | CheckKind::Freshness(_) | CheckKind::Volume(_))
     }
+}
+
+/// How old a table may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// So long after the source's commit a change is there.
+    pub most: Duration,
+    /// A calendar of the files whose weekends and holidays are no time that passes.
+    pub calendar: Option<TableName>,
 }
 
 /// A column whose values stand in another table.

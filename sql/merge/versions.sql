@@ -127,7 +127,7 @@ numbered as (
 ),
 labelled as (
     -- a run's label: its commit time, but at least 1 µs behind the label before it
-    select e.*,
+    select e.*,{% if topics and dated %} count(*) over (partition by {{ key | map(attribute="qualified") | join(", ") }}, e._run) as _together,{% endif %}
            greatest(e._base, max(case when e._changes then e._at - e._run * interval '1 us' end) over chain)
              + e._run * interval '1 us' as _label
       from numbered e
@@ -177,8 +177,7 @@ quiet as (
     select {{ literal }}, {{ event_text() }}, e._seq, e._ord, case when e._op = 'd' then 'd' else 'u' end::"char", e._at,
            case when e._op <> 'd' then {{ image_of("e") }} end
 {%- if chains %}
-      from (select l.*, count(*) over (partition by {% for k in key %}l.{{ k.name }}, {% endfor %}l._run) as _together
-              from labelled l) e
+      from labelled e
      where e._op = 'd'{% if dated %} or not e._changes or e._together > 1 or e._label <> e._at{% endif %}
 {%- else %}
       from event e
@@ -186,12 +185,12 @@ quiet as (
 {%- endif %}
 {%- if dated %}
     union all
-    -- what opened the version that the first of them goes on with
+    -- what opened the version that the first of them goes on with; another one behind that may change its values
     select {{ literal }}, {{ event_text() }}, t._seq, t._ord, 'u', t.valid_from, {{ image_of("t") }}
-      from {{ "changed" if chains else "event" }} e
+      from {{ "labelled" if chains else "event" }} e
       join {{ current }} t on t.ctid = e._tid
      where e._op <> 'd' and not e._differs{% if chains %} and e._first{% endif %}
-       and {{ image_of("t") }} <> {{ image_of("e") }}
+       and ({% if chains %}e._together > 1 or {% endif %}{{ image_of("t") }} <> {{ image_of("e") }})
 {%- endif %}
         on conflict (table_name, key, seq, ord) do nothing
     returning 1

@@ -227,3 +227,77 @@ fn a_tombstone_that_is_read_again_has_the_place_that_it_had() {
         assert_eq!(site.at_warehouse(versions).await, ["a|200", "b|~"]);
     });
 }
+
+/// A record that tells the row's own place, or none.
+fn placed(id: i64, v: &str, lsn: Option<u32>, op: &str) -> Record {
+    let at = 1_700_000_000_000_i64 + i64::from(lsn.unwrap_or(9_000));
+    row(id, v, json!({ "__op": op, "__deleted": "false", "__lsn": lsn, "__source_ts_ms": at }))
+}
+
+/// An incremental snapshot reads rows beside the stream, and tells no place of them: each is behind what came of
+/// its key before, and before what comes.
+#[test]
+fn a_row_that_is_read_beside_the_stream_is_the_newest_until_the_next_change() {
+    block_on(async {
+        let (mock, site) = start("flat_incremental").await;
+        let first = (1..4).map(|id| placed(id, "a", Some(100), "r"));
+        let changes = vec![placed(1, "b", Some(210), "u"), placed(2, "b", Some(240), "u")];
+        catch_up(&site, &mock, 1, first.chain(changes.clone()).collect()).await;
+        // more of them than there are places to the next change; 1 was mended by hand, 4 was never heard of
+        let read = |id, v| placed(id, v, None, "r");
+        let reads = [read(1, "B"), read(2, "b"), read(3, "a"), read(4, "d")].into_iter();
+        let reads = reads.chain((100..200).map(|id| read(id, "z")));
+        catch_up(&site, &mock, 2, reads.collect()).await;
+        // they, and what was before them, are sent again
+        let again = [changes, vec![read(1, "B"), read(2, "b")]].concat();
+        catch_up(&site, &mock, 3, again).await;
+        catch_up(&site, &mock, 4, vec![placed(1, "c", Some(260), "u"), tombstone(2)]).await;
+        let below = |table: &str| {
+            format!("select id || v from cleansed.{table} where id < 100 order by id")
+        };
+        for table in ["t", "t_versions_current"] {
+            assert_eq!(site.at_warehouse(&below(table)).await, ["1c", "3a", "4d"], "{table}");
+        }
+        let versions = "select id || v from cleansed.t_versions where id < 100 order by id, _seq";
+        let all = ["1a", "1b", "1B", "1c", "2a", "2b", "3a", "4d"];
+        assert_eq!(site.at_warehouse(versions).await, all);
+        let letters = site.at_warehouse("select reason from audit.dead_letters").await;
+        assert_eq!(letters, [""; 0]);
+    });
+}
+
+/// A snapshot that is asked for later (of one table, of some of its rows) is none that was broken off.
+#[test]
+fn rows_that_are_read_once_more_take_no_others_out() {
+    block_on(async {
+        let (mock, site) = start("flat_once_more").await;
+        let first = (1..5).map(|id| placed(id, "a", Some(100), "r"));
+        let change = placed(5, "a", Some(300), "c");
+        catch_up(&site, &mock, 1, first.chain([change]).collect()).await;
+        catch_up(&site, &mock, 2, vec![placed(2, "b", Some(5_000), "r")]).await;
+        assert_rows(&site, "1a 2b 3a 4a 5a").await;
+    });
+}
+
+/// `decimal.format=NUMERIC` of the converter.
+#[test]
+fn a_decimal_may_come_as_a_number() {
+    block_on(async {
+        let (mock, site) = start("flat_decimal").await;
+        let decimal = json!({
+            "type": "bytes", "optional": true, "field": "v", "version": 1,
+            "name": "org.apache.kafka.connect.data.Decimal", "parameters": { "scale": "2" },
+        });
+        let text = json!({ "type": "string", "optional": true, "field": "v" });
+        let record = |id: i64, number: &str| {
+            let value = String::from_utf8(row(id, "?", json!({})).value.unwrap()).unwrap();
+            let value = value.replace(&text.to_string(), &decimal.to_string());
+            Record::new(TOPIC, &key(id), &value.replace("\"?\"", number))
+        };
+        let records = vec![record(1, "12345678901234567890.10"), record(2, "-0.05")];
+        let records = [records, vec![record(3, "\"AN0=\""), record(4, "null")]].concat();
+        catch_up(&site, &mock, 1, records).await;
+        let values = site.at_warehouse("select v from cleansed.t order by id").await;
+        assert_eq!(values, ["12345678901234567890.10", "-0.05", "2.21", "~"]);
+    });
+}

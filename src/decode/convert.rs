@@ -123,6 +123,10 @@ fn write_binary(semantic: &Semantic, raw: &str, out: &mut Vec<u8>) -> Result<(),
             out.extend(uuid_of_text(&text).ok_or_else(|| mismatch("a UUID"))?);
         }
         Semantic::Bytes(encoding) => out.extend(bytes(*encoding, raw)?),
+        // by a converter with decimal.format=NUMERIC
+        Semantic::Decimal(_) if !raw.starts_with('"') => {
+            numeric_of_text(&number_text(raw)?, out).ok_or_else(|| mismatch("a decimal"))?;
+        }
         Semantic::Decimal(scale) => {
             let unscaled = bytes(Encoding::Base64, raw)?;
             numeric_of_unscaled(&unscaled, *scale, out).ok_or_else(|| mismatch("a decimal"))?;

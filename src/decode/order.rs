@@ -146,7 +146,7 @@ pub struct Memory {
     /// Where the first of them stood, in the source's log.
     #[serde(skip_serializing_if = "is_zero")]
     pub first: i64,
-    /// Of flattened records the order of the last one: a tombstone tells none of its own.
+    /// Of flattened records the order of the last one that told it: a tombstone tells none of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<(i64, i64)>,
     /// The key of the last one, if it told a delete: the tombstone behind it says it once more.
@@ -170,7 +170,10 @@ pub enum Reading {
 impl Memory {
     /// Notes the place of a flattened record, and the key that it told to be gone.
     pub fn note_flat(&mut self, place: &Place, deleted: Option<&[u8]>) {
-        self.last = place.told.then_some((place.order.seq, place.order.ord));
+        // thousands of rows may be read behind one change, and the next one is to be behind all of them
+        if !place.behind {
+            self.last = place.told.then_some((place.order.seq, place.order.ord));
+        }
         self.gone = deleted.map(fingerprint);
     }
 
@@ -215,7 +218,7 @@ fn is_zero(number: &i64) -> bool {
 }
 
 /// Where a change stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Its order.
     pub order: Order,
@@ -223,6 +226,8 @@ pub struct Place {
     pub mark: Mark,
     /// Whether its source told the order; else it is that of the topic, and only within a partition.
     pub told: bool,
+    /// Whether it is just behind what came before it in its partition, for its record tells none of its own.
+    pub behind: bool,
     /// Whether the commit before it was not told, as until the first one behind a snapshot.
     pub unsettled: bool,
 }
@@ -288,9 +293,13 @@ impl<'a> Origin<'a> {
                 (Order { seq: memory.read, ord: lsn }, true, true)
             }
             // a flattened record with the row's own place: rows of one key are in the order of it
-            (None, Some(lsn), None) => (Order { seq: lsn, ord: 1 }, true, false),
-            // a tombstone is behind what came before it, and before all that its source did later
-            (None, None, _) if self.bare && memory.last.is_some() => {
+            (None, Some(lsn), None) => {
+                memory.note_streamed(lsn);
+                (Order { seq: lsn, ord: 1 }, true, false)
+            }
+            // a tombstone, and a row that is read beside the stream (an incremental snapshot), are behind what came
+            // before them, and before all that the source did later
+            (None, None, _) if self.stands_behind(read, memory) => {
                 (behind(memory.last.unwrap_or_default()), true, false)
             }
             (None, None, _) => {
@@ -300,7 +309,15 @@ impl<'a> Origin<'a> {
         };
         let xid = self.transaction.map(RawValue::get).and_then(number);
         let xid = xid.and_then(|xid| u32::try_from(xid & 0xffff_ffff).ok()).unwrap_or(0);
-        Ok(Place { order, mark: Mark { seq: order.seq, committed_at, xid }, told, unsettled })
+        let behind = self.stands_behind(read, memory);
+        let mark = Mark { seq: order.seq, committed_at, xid };
+        Ok(Place { order, mark, told, behind, unsettled })
+    }
+
+    /// Whether a flattened record tells no place, where the ones before it did.
+    fn stands_behind(&self, read: bool, memory: &Memory) -> bool {
+        let tells = self.file.is_some() || self.lsn.is_some() || (read && self.before().is_some());
+        (self.bare || read) && !tells && memory.last.is_some()
     }
 
     /// `sequence` is the text of an array: the end of the commit before, and the row's place.

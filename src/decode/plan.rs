@@ -20,7 +20,7 @@ use super::order::Place;
 use super::pgoutput::{LEFT, MOVED, READ};
 use super::semantic::{Field, Semantic, is_binary, of_field};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{ChangeEvent, Mark, OldRow, Op};
+use crate::journey::{ChangeEvent, OldRow, Op};
 use crate::names::{TableName, fingerprint};
 use crate::position::Order;
 use crate::relation::{Column, ColumnType, Fill, Identity, Relation};
@@ -266,8 +266,7 @@ impl Plan {
 
     /// The event of a message that [`Plan::write_bare_key`] wrote.
     pub fn bare_key<'a>(&self, message: &'a [u8]) -> Option<ChangeEvent<'a>> {
-        let place =
-            Place { order: Order::default(), mark: Mark::default(), told: false, unsettled: false };
+        let place = Place::default();
         self.event(Op::Delete, message, (&place, Order::default()))
     }
 

@@ -178,7 +178,7 @@ impl<'r> Reader<'r> {
             Ok(place) => place,
             Err(other) => return Ok(Again::Unreadable(other.to_string())),
         };
-        if change.is_tombstone() && told {
+        if (change.is_tombstone() || place.behind) && told {
             // others have come since
             if letter.order == letters::NO_ORDER {
                 return Ok(Again::Unreadable(letters::NO_PLACE.to_owned()));

@@ -90,6 +90,8 @@ impl Here<'_> {
         let before = partition.memory.clone();
         let tombstone = change.is_tombstone();
         let Some(place) = self.place(record, partition, change)? else { return Ok(Step::Taken) };
+        // what its letter has to keep: it is not told again
+        let kept = (tombstone || place.behind).then_some(place.order);
         if let (Some(whole), Some(number)) = (&mut *self.whole, change.number)
             && whole.take(place.order.seq, number) == Step::Waits
         {
@@ -117,8 +119,7 @@ impl Here<'_> {
                         return Ok(Step::Taken);
                     }
                     self.remember(partition, &before);
-                    let (why, order) = (error.to_string(), tombstone.then_some(place.order));
-                    self.bury(record, partition, (&why, order)).await?;
+                    self.bury(record, partition, (&error.to_string(), kept)).await?;
                     return Ok(Step::Taken);
                 }
                 Err(error) => return Err(error),
@@ -138,8 +139,7 @@ impl Here<'_> {
         match taken {
             Ok(None) => Ok(Step::Taken),
             Ok(Some(poison)) => {
-                let order = tombstone.then_some(place.order);
-                self.bury(record, partition, (&poison, order)).await?;
+                self.bury(record, partition, (&poison, kept)).await?;
                 Ok(Step::Taken)
             }
             Err(error) => Err(error),

@@ -28,9 +28,10 @@ pub(super) const GIVE_VALUE: &str = "its key and value are not kept, as its tabl
 /// The order of a record that tells none.
 pub(super) const NO_ORDER: Order = Order { seq: 0, ord: 0 };
 
-/// Why a tombstone cannot be read again whose place among the source's changes is not known.
-pub(super) const NO_PLACE: &str = "it is a tombstone, which tells no place of its own, and those before it were not \
-                                   noted with it: delete the row at the warehouse if it is there, and drop this";
+/// Why a record cannot be read again whose place among the source's changes is not known: a tombstone, or a row
+/// that was read beside the stream.
+pub(super) const NO_PLACE: &str = "it tells no place of its own, and those before it were not noted with it: bring the \
+                                   row at the warehouse to what the source has, and drop this";
 
 /// Why a record is too long to be taken, if it is.
 pub(super) fn too_long(record: &TopicRecord<'_>, longest: u64) -> Option<String> {

@@ -22,13 +22,18 @@ fn connect(site: &Site, mock: &Mock, run: u32) {
 
 /// A change of a row, or with another key its coming from there or its going there.
 fn record(op: &str, id: i64, other: Option<i64>, lsn: u32) -> Record {
+    step(op, id, other, (lsn - 10, lsn))
+}
+
+/// The same of a transaction of several.
+fn step(op: &str, id: i64, other: Option<i64>, (before, lsn): (u32, u32)) -> Record {
     let row = json!({ "id": id, "v": format!("v{lsn}") });
     let gone = op == "d";
     let value = json!({
         "op": op, "before": if gone { Some(&row) } else { None }, "after": if gone { None } else { Some(&row) },
         "ts_ms": 1, "source": {
             "connector": "postgresql", "schema": "public", "table": "t", "txId": 7, "lsn": lsn,
-            "sequence": format!("[\"{}\",\"{lsn}\"]", lsn - 10), "ts_ms": 1_700_000_000_000_i64 + i64::from(lsn),
+            "sequence": format!("[\"{before}\",\"{lsn}\"]"), "ts_ms": 1_700_000_000_000_i64 + i64::from(before),
         },
     });
     let record = Record::new(TOPIC, &json!({ "id": id }).to_string(), &value.to_string());
@@ -38,13 +43,18 @@ fn record(op: &str, id: i64, other: Option<i64>, lsn: u32) -> Record {
     Record { headers, ..record.at(i32::from(id % 2 == 1)) }
 }
 
-#[test]
-fn a_row_that_moves_is_ended_by_the_record_of_its_old_key_alone() {
-    block_on(async {
+/// A table as it is now and with its history, fed by the topic.
+struct Moves {
+    site: Site,
+    mock: Mock,
+    run: u32,
+}
+
+impl Moves {
+    async fn new(name: &str) -> Moves {
         let mock = Mock::start();
         mock.create(TOPIC, 2);
-        let topics = mock.topics();
-        let site = Site::new("moves").await;
+        let site = Site::new(name).await;
         for (table, more) in [("t", ""), ("t_versions", "history: versions\n")] {
             let text = format!(
                 "table: cleansed.{table}\nfrom: shop.public.t\nkey: [id]\n{more}columns:\n  id: {{ type: bigint }}\n  \
@@ -52,33 +62,77 @@ fn a_row_that_moves_is_ended_by_the_record_of_its_old_key_alone() {
             );
             site.file(&format!("schemas/{table}.yaml"), &text);
         }
-        let mut run = 0;
-        let mut rows_behind = async |records: Vec<Record>| {
-            run += 1;
-            connect(&site, &mock, run);
-            topics.write(records).await;
-            site.catch_up().await;
-            let rows = |table| {
-                format!(
-                    "select coalesce(string_agg(id || v, ' ' order by id), '') from cleansed.{table}"
-                )
-            };
-            let rows = [rows("t"), rows("t_versions_current")];
-            let mut found = Vec::new();
-            for query in &rows {
-                found.extend(site.at_warehouse(query).await);
-            }
-            assert_eq!(found[0], found[1]);
-            found.remove(0)
-        };
-        assert_eq!(rows_behind(vec![record("c", 1, None, 110)]).await, "1v110");
+        Moves { site, mock, run: 0 }
+    }
+
+    /// The rows behind these records, which are a batch of their own.
+    async fn rows_behind(&mut self, records: Vec<Record>) -> String {
+        self.run += 1;
+        connect(&self.site, &self.mock, self.run);
+        self.mock.topics().write(records).await;
+        self.site.catch_up().await;
+        let mut found = Vec::new();
+        for table in ["t", "t_versions_current"] {
+            let rows = format!(
+                "select coalesce(string_agg(id || v, ' ' order by id), '') from cleansed.{table}"
+            );
+            found.extend(self.site.at_warehouse(&rows).await);
+        }
+        assert_eq!(found[0], found[1]);
+        found.remove(0)
+    }
+
+    /// All versions, and where each ended.
+    async fn versions(&self) -> Vec<String> {
+        let versions = "select id, _end_seq from cleansed.t_versions order by _seq, _ord";
+        self.site.at_warehouse(versions).await
+    }
+}
+
+#[test]
+fn a_row_that_moves_is_ended_by_the_record_of_its_old_key_alone() {
+    block_on(async {
+        let mut moves = Moves::new("moves").await;
+        assert_eq!(moves.rows_behind(vec![record("c", 1, None, 110)]).await, "1v110");
         // whoever reads the other partition may be behind, and ends the version itself
-        assert_eq!(rows_behind(vec![record("c", 2, Some(1), 210)]).await, "1v110 2v210");
-        assert_eq!(rows_behind(vec![record("d", 1, Some(2), 210)]).await, "2v210");
+        assert_eq!(moves.rows_behind(vec![record("c", 2, Some(1), 210)]).await, "1v110 2v210");
+        assert_eq!(moves.rows_behind(vec![record("d", 1, Some(2), 210)]).await, "2v210");
         // together, in either order
         let moved = vec![record("c", 3, Some(2), 310), record("d", 2, Some(3), 310)];
-        assert_eq!(rows_behind(moved).await, "3v310");
-        let versions = "select id, _end_seq from cleansed.t_versions order by _seq";
-        assert_eq!(site.at_warehouse(versions).await, ["1|200", "2|300", "3|~"]);
+        assert_eq!(moves.rows_behind(moved).await, "3v310");
+        assert_eq!(moves.versions().await, ["1|200", "2|300", "3|~"]);
+    });
+}
+
+/// Two rows change their keys by way of a third one, and a batch ends in the middle of it.
+#[test]
+fn a_key_that_rows_only_pass_through_is_nobodys() {
+    block_on(async {
+        let mut moves = Moves::new("swaps").await;
+        let both = vec![record("c", 66, None, 110), record("c", 197, None, 120)];
+        assert_eq!(moves.rows_behind(both).await, "66v110 197v120");
+        let step = |op, id, other, lsn| step(op, id, Some(other), (200, lsn));
+        let (away, over) = ([step("d", 66, -66, 210), step("c", -66, 66, 210)], 220);
+        let all = [&away[..], &[step("d", 197, 66, over)]].concat();
+        assert_eq!(moves.rows_behind(all).await, "-66v210");
+        let back = [step("c", 66, 197, over), step("d", -66, 197, 230), step("c", 197, -66, 230)];
+        assert_eq!(moves.rows_behind(back.to_vec()).await, "66v220 197v230");
+        let versions = ["66|200", "197|200", "66|~", "197|~"];
+        assert_eq!(moves.versions().await, versions);
+        // all of it comes again
+        let again = [&away[..], &[step("d", 197, 66, over)], &back].concat();
+        assert_eq!(moves.rows_behind(again).await, "66v220 197v230");
+        assert_eq!(moves.versions().await, versions);
+    });
+}
+
+#[test]
+fn a_row_that_has_left_before_its_key_was_taken_again_ends_then() {
+    block_on(async {
+        let mut moves = Moves::new("left_late").await;
+        let both = vec![record("c", 1, None, 110), record("c", 1, None, 310)];
+        assert_eq!(moves.rows_behind(both).await, "1v310");
+        assert_eq!(moves.rows_behind(vec![record("d", 1, Some(2), 210)]).await, "1v310");
+        assert_eq!(moves.versions().await, ["1|200", "1|~"]);
     });
 }

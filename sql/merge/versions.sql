@@ -274,7 +274,9 @@ select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
    and not exists (
        select from audit.quiet q
         where q.table_name = {{ literal }} and q.key = {{ key_text() }}
-          and q.seq = s._seq and q.ord >= s._ord)
+          and q.seq = s._seq and q.ord >= s._ord
+          -- what a row takes along to another key was noted just now, before the delete by which it leaves
+          and (q.op <> 'd' or q.row is null or q.noted_at <> now()))
    -- what a first reading brings still that was begun again
    and not (s._op = 'r' and exists (
        select from audit.quiet q

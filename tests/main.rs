@@ -18,6 +18,7 @@ mod compose;
 mod dead_letters;
 mod debezium;
 mod drift;
+mod extracts;
 mod failover;
 mod faults;
 mod flat;

@@ -12,6 +12,7 @@
 )]
 
 mod admin;
+pub mod api;
 pub mod brokers;
 pub mod catalog;
 pub mod condition;
@@ -19,6 +20,7 @@ mod group;
 pub mod leaves;
 mod log;
 pub mod outlet;
+pub mod pages;
 mod paused;
 pub mod preflight;
 pub mod publication;

@@ -11,12 +11,14 @@
     )
 )]
 
+mod answer;
 mod beside;
 mod composite;
 mod convert;
 mod declared;
 mod document;
 mod envelope;
+mod extracted;
 mod fields;
 mod order;
 mod pgoutput;
@@ -29,8 +31,10 @@ mod transaction;
 mod veil;
 mod written;
 
+pub use answer::{Answer, Documents, Wanted, read_answer};
 pub use document::{Image, Layout};
 pub use envelope::{Boundary, Form, RowChange, Shapes, Told, Topic, Unreadable};
+pub use extracted::Extracted;
 pub use order::{Memory, Origin, OtherSource, Place, Reading};
 pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, Streamed, halves, read_message};
 pub use plan::{Hints, Plan, Poison};

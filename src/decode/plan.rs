@@ -366,7 +366,7 @@ fn key_names(topic: &Topic, change: &RowChange<'_>, hints: &Hints) -> Vec<String
 }
 
 /// A number that stands for the table wherever Postgres has an OID; never 0.
-fn oid(table: &TableName) -> u32 {
+pub(super) fn oid(table: &TableName) -> u32 {
     let digest = fingerprint(format!("{}\0{}", table.schema, table.name).as_bytes());
     let folded = (digest >> 32) ^ (digest & 0xffff_ffff);
     u32::try_from(folded).unwrap_or(1).max(1)
@@ -384,7 +384,7 @@ fn fill(field: &Field, semantic: &Semantic) -> Fill {
     told.and_then(|raw| text_of(semantic, raw).ok()).map_or(Fill::Null, Fill::Constant)
 }
 
-fn column(name: &str, ty: ColumnType, in_key: bool, as_text: bool) -> Column {
+pub(super) fn column(name: &str, ty: ColumnType, in_key: bool, as_text: bool) -> Column {
     Column {
         name: name.to_owned(),
         attnum: 0,

@@ -15,6 +15,7 @@ mod direct;
 mod drift;
 mod emptied;
 mod evolve;
+mod extracted;
 mod fed;
 mod late;
 mod leaves;
@@ -42,6 +43,7 @@ pub use define::{
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};
+pub use extracted::{Extract, Gathered, Kept, Portioned, Replaced};
 pub use fed::{fed_no_more, fed_otherwise, feeds};
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use pages::{Page, Pages};

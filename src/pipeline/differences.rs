@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::extracted::Lacks;
 use super::follow::apply_line;
 use crate::capture::publication::Wanted;
 use crate::merge::{Class, Leaf, Lock, Step};
@@ -29,6 +30,7 @@ pub struct Plan {
     pub(super) control: Vec<String>,
     pub(super) connectors: Vec<ConnectorPlan>,
     pub(super) calendars: Vec<(TableName, Vec<String>)>,
+    pub(super) extracted: Vec<Lacks>,
     pub(super) marts: Vec<(TableName, Step)>,
     /// What no statement of ours mends, and what only a start does.
     pub notes: Vec<String>,
@@ -87,6 +89,10 @@ impl Plan {
             }
         }
         self.calendar_steps().for_each(|(table, step)| add(table, 0, step));
+        for Lacks { model, rows, steps, leaves } in &self.extracted {
+            let steps = steps.iter().cloned().chain(leaf_step(leaves));
+            steps.for_each(|step| add(model.table.to_string(), *rows, step));
+        }
         let marts = self.marts.iter().cloned();
         marts.for_each(|(mart, step)| add(mart.to_string(), 0, step));
         for table in self.connectors.iter().flat_map(|connector| &connector.tables) {
@@ -161,12 +167,16 @@ impl TablePlan {
     }
 
     pub(super) fn leaf_step(&self) -> Option<Step> {
-        let (first, last) = (self.leaves.first()?, self.leaves.last()?);
-        let what = match self.leaves.len() {
-            1 => format!("make the leaf {}", first.name),
-            many => format!("make {many} leaves, {} to {}", first.name, last.name),
-        };
-        let statements = self.leaves.iter().map(Leaf::statement).collect();
-        Some(Step::new(what, statements, Lock::ShareUpdateExclusive))
+        leaf_step(&self.leaves)
     }
+}
+
+pub(super) fn leaf_step(leaves: &[Leaf]) -> Option<Step> {
+    let (first, last) = (leaves.first()?, leaves.last()?);
+    let what = match leaves.len() {
+        1 => format!("make the leaf {}", first.name),
+        many => format!("make {many} leaves, {} to {}", first.name, last.name),
+    };
+    let statements = leaves.iter().map(Leaf::statement).collect();
+    Some(Step::new(what, statements, Lock::ShareUpdateExclusive))
 }

@@ -14,6 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use super::core::Reads;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
+use super::extracted::make_planned;
 use super::follow::missed;
 use super::lineage;
 use super::mart;
@@ -73,6 +74,13 @@ pub async fn apply(
             making.warehouse.batch_execute(statement).await.map_err(failed)?;
         }
         say(&table, &step);
+    }
+    for found in &plan.extracted {
+        match make_planned(&mut making.warehouse, found, allowed).await {
+            Ok(made) => made.iter().for_each(|step| say(&found.model.table.to_string(), step)),
+            Err(error) if first.is_ok() => first = Err(error),
+            Err(error) => tracing::error!("{error}"),
+        }
     }
     for declared in &spec.marts {
         let table = &declared.table;

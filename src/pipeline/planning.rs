@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::adopt::made;
 use super::differences::{ConnectorPlan, Plan, TablePlan};
+use super::extracted::lacks;
 use super::fit::suit;
 use super::follow::mirrored_step;
 use super::mart;
@@ -43,6 +44,7 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
         control,
         connectors: Vec::new(),
         calendars: Vec::new(),
+        extracted: Vec::new(),
         marts: Vec::new(),
         notes: Vec::new(),
     };
@@ -69,8 +71,28 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
             plan.calendars.push((calendar.table.clone(), statements));
         }
     }
+    extracted(spec, (&warehouse, today), &mut plan).await?;
     marts(spec, &mut plan).await?;
     Ok(plan)
+}
+
+/// What tables lack whose rows tasks of jobs bring.
+async fn extracted(
+    spec: &Spec,
+    (warehouse, today): (&Session, i64),
+    plan: &mut Plan,
+) -> Result<()> {
+    for model in spec.models.iter().filter(|model| spec.is_extracted(model)) {
+        match lacks(&**warehouse, model, (&spec.settings.readers, today)).await {
+            Ok(found) => plan.extracted.push(found),
+            Err(error) if error.kind().policy() == Policy::StopTable => {
+                let remedy = error.remedy_text().unwrap_or("see its file");
+                plan.notes.push(format!("{}: {}; {remedy}", model.table, error.reason()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// What marts lack. A view tells what their queries answer, and is gone with its transaction.

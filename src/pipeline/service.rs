@@ -11,6 +11,8 @@ use tokio::task::JoinSet;
 use super::alarms::Alarms;
 use super::books::WarehouseBooks;
 use super::core::Basis;
+use super::drain::DAY;
+use super::extracted::{Ground, suit};
 use super::fleet::Fleet;
 use super::kinds::AnySetup;
 use super::lineage::Lineage;
@@ -20,14 +22,15 @@ use super::shared::{Setup, WalStep};
 use super::timetable::Timetable;
 use super::told::{self, Events};
 use super::topics::TopicSetup;
+use crate::capture::api::Paces;
 use crate::capture::spool::Quota;
 use crate::clock::Clock;
 use crate::error::{Error, Policy, Result};
 use crate::merge::{Templates, columns, define_calendar, fill_calendar};
-use crate::postgres::{Side, connect};
+use crate::postgres::{Session, Side, connect};
 use crate::serve::{self, Board, Tokens};
 use crate::spec::{Common, Connector, Disabled, Kafka, Model, Settings, Spec};
-use crate::warehouse::{Claim, Durations, Fenced, migrate, refuse_outstanding, take_over};
+use crate::warehouse::{Claim, Durations, Fence, Fenced, migrate, refuse_outstanding, take_over};
 
 /// How the service runs.
 #[derive(Clone, Default)]
@@ -174,6 +177,8 @@ impl Service {
             events: events.clone(),
             owner: owner.clone(),
             no_ddl: self.options.no_ddl,
+            templates: self.options.templates.clone(),
+            paces: Paces::default(),
         };
         let alarms = Alarms {
             files: files.clone(),
@@ -294,7 +299,8 @@ impl Service {
     /// waited for.
     async fn calendars(&self, spec: &Spec, mut stop: watch::Receiver<bool>) -> Result<()> {
         const PAUSE: Duration = Duration::from_secs(2);
-        while !spec.calendars.is_empty() && !*stop.borrow() {
+        let extracted = spec.models.iter().any(|model| spec.is_extracted(model));
+        while (extracted || !spec.calendars.is_empty()) && !*stop.borrow() {
             match self.fill_calendars(spec).await {
                 Err(error) if error.kind().policy() == Policy::Retry => {
                     tracing::warn!("{}; trying again in {} s", error.reason(), PAUSE.as_secs());
@@ -335,6 +341,31 @@ impl Service {
                 })?;
             }
             transaction.commit().await?;
+        }
+        self.make_extracted(spec, &mut warehouse, &fence).await
+    }
+
+    /// Makes the tables that no stream feeds, so that they are there before a task brings their rows. One that
+    /// cannot be made fails its task, and nothing here.
+    async fn make_extracted(
+        &self,
+        spec: &Spec,
+        warehouse: &mut Session,
+        fence: &Fence,
+    ) -> Result<()> {
+        let ground = Ground {
+            fence,
+            durations: &self.durations(),
+            readers: &self.spec.settings.readers,
+            no_ddl: self.options.no_ddl,
+            today: self.clock.now_postgres().div_euclid(DAY),
+        };
+        for model in spec.models.iter().filter(|model| spec.is_extracted(model)) {
+            match suit(warehouse, model, &ground).await {
+                Err(error) if error.kind().policy() == Policy::Retry => return Err(error),
+                Err(error) => tracing::warn!("{error}"),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }

@@ -7,14 +7,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::checks::Checker;
+use super::extracts::Bringer;
 use super::feeds::ByFiles;
 use super::leased::{Place, become_owner, keep_lease};
 use super::messenger::Messenger;
 use super::told::Events;
 use crate::alerts::Sender;
+use crate::capture::api::Paces;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Policy, Result};
-use crate::merge::{Leaves, absent, ahead, create_leaves};
+use crate::merge::{Leaves, Templates, absent, ahead, create_leaves};
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::requests::{self, JOBS, Request, Verb};
 use crate::schedule::{
@@ -44,6 +46,10 @@ pub(super) struct Timetable {
     /// names this run of this process
     pub(super) owner: Arc<str>,
     pub(super) no_ddl: bool,
+    /// the merge's statements
+    pub(super) templates: Templates,
+    /// when each API may be asked again
+    pub(super) paces: Paces,
 }
 
 impl Timetable {
@@ -166,6 +172,12 @@ impl Timetable {
             leaves: Arc::new(MergeLeaves { no_ddl: self.no_ddl }),
             tells: tells.clone(),
             feeds: Arc::new(ByFiles(self.files.clone())),
+            brings: Arc::new(Bringer {
+                files: self.files.clone(),
+                paces: self.paces.clone(),
+                templates: self.templates.clone(),
+                no_ddl: self.no_ddl,
+            }),
             checks: Arc::new(Checker::of(spec, &self.board)),
         })
     }

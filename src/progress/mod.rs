@@ -16,6 +16,7 @@
 pub mod account;
 pub mod chunks;
 pub mod dead_letters;
+pub mod extracts;
 pub mod feeds;
 pub mod held_back;
 pub mod holds;

@@ -23,6 +23,6 @@ pub use judge::{TaskState, Verdict};
 pub use listed::{jobs_as_json, runs_as_json};
 pub use runner::{Attempted, Ended, Runner, Watcher};
 pub use tasks::{
-    Asking, Feeds, Gate, Hands, Judged, JudgesChecks, Judging, LogEnd, MakesLeaves, Making,
-    MartStands, Posting, TaskTold, Telling, Tells, Told,
+    About, Asking, Bringing, Brings, Feeds, Gate, Hands, Judged, JudgesChecks, Judging, LogEnd,
+    MakesLeaves, Making, MartStands, Posting, TaskTold, Telling, Tells, Told,
 };

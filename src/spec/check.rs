@@ -25,6 +25,7 @@ impl Files<'_> {
     /// Refuses files that contradict each other.
     pub(super) fn check(&self, spec: &Spec) -> Result<()> {
         self.connectors(spec)?;
+        self.apis(spec)?;
         self.tables(spec)?;
         spec.marts.iter().try_for_each(|mart| self.mart(spec, mart))?;
         self.topics(spec)?;
@@ -192,6 +193,19 @@ impl Files<'_> {
     /// Refuses a table that no connector feeds, or not with all its columns.
     fn source(&self, spec: &Spec, model: &Model) -> Result<()> {
         let (file, from) = (model.declared_in.as_str(), &model.from);
+        if let Some(api) = spec.api(&from.source) {
+            return self.extracted_table(spec, model, api);
+        }
+        if from.is_endpoint() && !spec.rests(&from.source) {
+            let remedy = "write source.schema.table, such as shop.public.users, where source is a connector's; \
+                          an endpoint of a connector of kind http has two parts";
+            return Err(self.refuse(
+                file,
+                "from",
+                &format!("{:?} is not a table of a source", from.to_string()),
+                remedy,
+            ));
+        }
         let of_topics = spec.kafka.iter().any(|connector| connector.source == from.source);
         if of_topics || spec.rests(&from.source) {
             // topics tell what tables they are of; a connector is disabled without touching its tables' files

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::common::{self, Common, RawCommon};
 use super::file::{File, Given};
 use super::guard::RawGuard;
+use super::http::{self, Http};
 use super::kafka::{self, Kafka};
 use super::pattern::TablePattern;
 use super::scalar::{PgName, Scalar, SlotName};
@@ -117,9 +118,6 @@ struct RawPostgres {
 
 pub(super) const URL: &str = "write postgres://user:password@host:port/database";
 
-/// The kinds that other versions run.
-const KINDS_TO_COME: [&str; 1] = ["http"];
-
 /// A connector's file.
 pub(super) enum Read {
     /// It is disabled.
@@ -128,6 +126,8 @@ pub(super) enum Read {
     Postgres(Box<Connector>),
     /// Topics.
     Kafka(Box<Kafka>),
+    /// An API.
+    Http(Box<Http>),
 }
 
 /// Reads a connector's file.
@@ -145,14 +145,10 @@ pub(super) fn read(file: &File<'_>) -> Result<Read> {
     match file.text("kind", &head.kind)?.as_str() {
         "postgres" => read_postgres(file).map(Box::new).map(Read::Postgres),
         "kafka" => kafka::read(file).map(Box::new).map(Read::Kafka),
-        kind if KINDS_TO_COME.contains(&kind) => {
-            let why = format!("this version does not run connectors of kind {kind} yet");
-            let remedy = format!("set enabled: false for {}", head.name.raw());
-            Err(file.refuse_given("kind", &head.kind, &why, &remedy))
-        }
+        "http" => http::read(file).map(Box::new).map(Read::Http),
         kind => {
             let why = format!("{kind:?} is no kind of connector");
-            Err(file.refuse_given("kind", &head.kind, &why, "write postgres or kafka"))
+            Err(file.refuse_given("kind", &head.kind, &why, "write postgres, kafka or http"))
         }
     }
 }

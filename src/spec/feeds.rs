@@ -132,6 +132,9 @@ impl Files<'_> {
                 let remedy = format!("write extract: {}, into: {table}", model.from);
                 return refuse("it is a raw table", &remedy);
             }
+            if spec.is_extracted(model) {
+                return self.load_of_api(spec, (job, field), model);
+            }
             return match spec.kafka.iter().any(|kafka| kafka.source == model.from.source) {
                 true => refuse(OF_TOPICS, kept),
                 false => Ok(()),
@@ -173,15 +176,19 @@ impl Files<'_> {
         if spec.rests(source) {
             return Ok(());
         }
+        if let Some(api) = spec.api(source) {
+            return self.extract_of_api(spec, (job, field), (api, from, into));
+        }
         let Some(connector) = spec.connectors.iter().find(|known| known.source == source) else {
             let why = format!("{from}: no enabled connector streams {source}");
             let remedy = format!(
-                "add a connector of kind postgres with source: {source}; \
-                 a source without a stream is not extracted by this version"
+                "add a connector of kind postgres or http with source: {source}; \
+                 a table of a Postgres without a stream is not extracted by this version"
             );
             return refuse("extract", &why, &remedy);
         };
-        let Ok(from) = from.parse::<SourceName>() else {
+        let parsed = from.parse::<SourceName>().ok().filter(|from| !from.is_endpoint());
+        let Some(from) = parsed else {
             let why = format!("{from:?} is not a table of a source");
             return refuse("extract", &why, "write SOURCE.SCHEMA.TABLE, such as shop.public.users");
         };
@@ -190,12 +197,25 @@ impl Files<'_> {
             let remedy = "add it to the connector's tables, or remove it from its exclude";
             return refuse("extract", &why, remedy);
         }
+        self.to_raw_table(spec, (job, field), (&from, into))
+    }
+
+    /// Refuses what is no raw table of this source table.
+    pub(super) fn to_raw_table(
+        &self,
+        spec: &Spec,
+        (job, field): (&Job, &str),
+        (from, into): (&SourceName, &TableName),
+    ) -> Result<()> {
+        let refuse = |below: &str, why: &str, remedy: &str| {
+            Err(self.refuse(&job.file, &format!("{field}.{below}"), why, remedy))
+        };
         match spec.models.iter().find(|model| model.table == *into) {
             Some(model) if model.history != History::Raw => {
                 let why = format!("{into} of {} is no raw table", model.declared_in);
                 refuse("into", &why, &format!("write load: {into}"))
             }
-            Some(model) if model.from != from => {
+            Some(model) if model.from != *from => {
                 let why = format!("{into} of {} is fed by {}", model.declared_in, model.from);
                 refuse("into", &why, &format!("write extract: {}", model.from))
             }

@@ -11,6 +11,7 @@ use super::common::Common;
 use super::connector::{self, Connector, Disabled, Read};
 use super::env::Env;
 use super::file::File;
+use super::http::Http;
 use super::jobs::{self, Job};
 use super::kafka::Kafka;
 use super::marts::{self, Mart};
@@ -34,6 +35,8 @@ pub struct Spec {
     pub connectors: Vec<Connector>,
     /// The enabled connectors of kind kafka.
     pub kafka: Vec<Kafka>,
+    /// The enabled connectors of kind http.
+    pub http: Vec<Http>,
     /// The declared tables.
     pub models: Vec<Model>,
     /// The declared calendars.
@@ -69,17 +72,8 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     let settings = settings::read(&open(root, &name, env)?, root)?;
     let found = found(root)?;
-    let (mut connectors, mut kafka, mut disabled) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = Vec::new();
-    for path in files_below(root, Path::new("connectors"), &YAML)? {
-        let file = open(root, &path, env)?;
-        match connector::read(&file)? {
-            Read::Disabled(connector) => disabled.push(connector),
-            Read::Postgres(connector) => connectors.push(*connector),
-            Read::Kafka(connector) => kafka.push(*connector),
-        }
-        files.push(file);
-    }
+    let Sources { connectors, kafka, http, disabled } = read_sources(root, env, &mut files)?;
     let (mut models, mut calendars, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     let below = |path: &str| fs::read_to_string(root.join(path));
     for path in files_below(root, Path::new("schemas"), &YAML)? {
@@ -104,6 +98,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         settings,
         connectors,
         kafka,
+        http,
         models,
         calendars,
         marts,
@@ -129,6 +124,30 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         *common = Arc::new(Common { masks, ..(**common).clone() });
     }
     Ok(spec)
+}
+
+/// The files of `connectors`.
+#[derive(Default)]
+struct Sources {
+    connectors: Vec<Connector>,
+    kafka: Vec<Kafka>,
+    http: Vec<Http>,
+    disabled: Vec<Disabled>,
+}
+
+fn read_sources<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Result<Sources> {
+    let mut sources = Sources::default();
+    for path in files_below(root, Path::new("connectors"), &YAML)? {
+        let file = open(root, &path, env)?;
+        match connector::read(&file)? {
+            Read::Disabled(connector) => sources.disabled.push(connector),
+            Read::Postgres(connector) => sources.connectors.push(*connector),
+            Read::Kafka(connector) => sources.kafka.push(*connector),
+            Read::Http(connector) => sources.http.push(*connector),
+        }
+        files.push(file);
+    }
+    Ok(sources)
 }
 
 /// Reads them again. A folder or file that is away now, of those that `was` read, is none that a person emptied:
@@ -179,6 +198,17 @@ impl Spec {
     pub(super) fn rests(&self, source: &str) -> bool {
         self.disabled.iter().any(|disabled| disabled.source == source)
             && self.commons().all(|common| common.source != source)
+            && self.api(source).is_none()
+    }
+
+    /// The API of a source, if it is one.
+    pub fn api(&self, source: &str) -> Option<&Http> {
+        self.http.iter().find(|http| http.source == source)
+    }
+
+    /// Whether tasks of jobs bring the rows of a declared table, and no stream does.
+    pub fn is_extracted(&self, model: &Model) -> bool {
+        self.api(&model.from.source).is_some()
     }
 }
 

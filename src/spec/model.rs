@@ -10,7 +10,8 @@ use crate::postgres::quote;
 use crate::relation::Mask;
 use crate::types::{civil_from_days, days_from_civil};
 
-/// A source table by its logical source: `shop.public.users`.
+/// A source table by its logical source, `shop.public.users`; or what an API has, `products-api.products`, whose
+/// table has no schema.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceName {
     /// The connector's `source`.
@@ -21,7 +22,17 @@ pub struct SourceName {
 
 impl fmt::Display for SourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.source, self.table)
+        match self.is_endpoint() {
+            true => write!(f, "{}.{}", self.source, self.table.name),
+            false => write!(f, "{}.{}", self.source, self.table),
+        }
+    }
+}
+
+impl SourceName {
+    /// Whether it is an endpoint of an API, and no table of a source.
+    pub fn is_endpoint(&self) -> bool {
+        self.table.schema.is_empty()
     }
 }
 
@@ -31,7 +42,13 @@ impl FromStr for SourceName {
     fn from_str(text: &str) -> Result<SourceName, String> {
         let refuse = || format!("{text:?} is not a source table such as shop.public.users");
         let (source, table) = text.split_once('.').ok_or_else(refuse)?;
-        let table = table.parse().map_err(|_| refuse())?;
+        if source.is_empty() || table.is_empty() {
+            return Err(refuse());
+        }
+        let table = match table.contains('.') {
+            true => table.parse().map_err(|_| refuse())?,
+            false => TableName::new("", table),
+        };
         Ok(SourceName { source: source.to_owned(), table })
     }
 }
@@ -302,9 +319,16 @@ mod tests {
     }
 
     #[test]
-    fn a_source_name_has_three_parts() {
+    fn a_source_name_has_three_parts_and_that_of_an_endpoint_two() {
         let name: SourceName = "shop.public.users".parse().unwrap();
         assert_eq!((name.source.as_str(), name.table.name.as_str()), ("shop", "users"));
-        assert!("public.users".parse::<SourceName>().is_err());
+        let endpoint: SourceName = "products-api.products".parse().unwrap();
+        assert!(endpoint.is_endpoint() && !name.is_endpoint());
+        for name in [name, endpoint] {
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
+        for wrong in ["users", "shop.", ".users", "shop..users", "shop.public."] {
+            assert!(wrong.parse::<SourceName>().is_err(), "{wrong}");
+        }
     }
 }

@@ -99,6 +99,9 @@ impl Scalar for SourceName {
         let name: SourceName =
             text.parse().map_err(|_| format!("{text:?} is not a table of a source"))?;
         Identifier::read(&name.source)?;
+        if name.is_endpoint() {
+            return Identifier::read(&name.table.name).map(|_| name);
+        }
         fits(&name.table)?;
         Ok(name)
     }

@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 21] = [
+const MIGRATIONS: [(i32, &str, &str); 22] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -31,6 +31,7 @@ const MIGRATIONS: [(i32, &str, &str); 21] = [
     (19, "holds", include_str!("../../sql/migrations/0019_holds.sql")),
     (20, "fed_by", include_str!("../../sql/migrations/0020_fed_by.sql")),
     (21, "resting", include_str!("../../sql/migrations/0021_resting.sql")),
+    (24, "extracts", include_str!("../../sql/migrations/0024_extracts.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

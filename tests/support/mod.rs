@@ -2,6 +2,7 @@
 //! own: a source database, a warehouse database and a folder with files. `kafka` is for those that need
 //! a Kafka, which is started when the first of them asks.
 
+mod api;
 mod dice;
 mod kafka;
 mod mailbox;
@@ -9,6 +10,7 @@ mod posts;
 mod proxy;
 mod site;
 
+pub use api::{Api, Asked, Reply, by_offset};
 pub use dice::Dice;
 pub use kafka::{
     Kafka, Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect,

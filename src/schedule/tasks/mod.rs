@@ -4,6 +4,7 @@ mod backup;
 mod checks;
 mod command;
 mod drill;
+mod extracts;
 mod feeds;
 mod notices;
 mod partitions;
@@ -30,6 +31,7 @@ use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
 use crate::spec::{Model, TablePattern, TaskKind};
 use crate::warehouse::{Durations, Fence, register};
 pub use checks::{Gate, Judged, JudgesChecks, Judging};
+pub use extracts::{About, Bringing, Brings};
 pub use feeds::{Asking, Feeds, LogEnd, MartStands};
 pub use notices::{Posting, TaskTold, Telling, Tells, Told};
 pub(super) use sensor::fresh;
@@ -54,6 +56,8 @@ pub struct Hands {
     pub tells: Arc<dyn Tells>,
     /// Knows sources and marts.
     pub feeds: Arc<dyn Feeds>,
+    /// Knows sources without a stream.
+    pub brings: Arc<dyn Brings>,
     /// Judges checks.
     pub checks: Arc<dyn JudgesChecks>,
 }
@@ -100,6 +104,11 @@ impl Work<'_> {
         Ok(session)
     }
 
+    /// Whether no stream feeds a table, and it is for the task to bring its rows.
+    fn brings(&self, table: &TableName) -> bool {
+        self.hands.brings.brings(table)
+    }
+
     /// Its sessions are at an end.
     fn forget(&self) {
         self.cancellers.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -129,7 +138,11 @@ impl Work<'_> {
             TaskKind::RestoreDrill(drill) => drill::run(self, drill).await,
             TaskKind::Command(words) => command::run(self, words).await,
             TaskKind::Refresh(marts) => feeds::refresh(self, marts).await,
+            TaskKind::Load(table) if self.brings(table) => extracts::load(self, table).await,
             TaskKind::Load(table) => feeds::load(self, table).await,
+            TaskKind::Extract { into, .. } if self.brings(into) => {
+                extracts::extract(self, into).await
+            }
             TaskKind::Extract { into, .. } => feeds::extract(self, into).await,
             TaskKind::Notify(channels) => notices::notify(self, channels).await,
             TaskKind::Webhook(webhook) => notices::webhook(self, webhook).await,

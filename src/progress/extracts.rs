@@ -1,0 +1,114 @@
+//! What tasks of jobs have brought of sources without a stream, interval by interval.
+
+use jiff::Timestamp;
+use tokio_postgres::{GenericClient, Transaction};
+
+use crate::error::{Error, Result};
+use crate::names::TableName;
+
+/// What of time an extract is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// Its name, in raw tables and here.
+    pub load_id: String,
+    /// Its first moment.
+    pub start: Timestamp,
+    /// The first moment behind it.
+    pub end: Timestamp,
+}
+
+/// What was brought of a portion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// The `ord` of its newest rows.
+    pub revision: i64,
+    /// How many rows it has.
+    pub rows: i64,
+    /// How many pages they came in.
+    pub pages: i64,
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    Error::warehouse("reading or noting what was extracted", error)
+}
+
+/// Notes that a table is fed by extracts from a source.
+pub async fn note_table(
+    client: &impl GenericClient,
+    table: &TableName,
+    source: &str,
+) -> Result<()> {
+    let insert = "insert into audit.extracted (table_name, source) values ($1, $2)
+                  on conflict (table_name) do update set source = excluded.source
+                   where extracted.source <> excluded.source";
+    client.execute(insert, &[&table.to_string(), &source]).await.map_err(failed)?;
+    Ok(())
+}
+
+/// Whoever else writes the table is waited for, and waits until this transaction is at an end.
+pub async fn lock_table(transaction: &Transaction<'_>, table: &TableName) -> Result<()> {
+    let lock = "select from audit.extracted where table_name = $1 for update";
+    match transaction.query_opt(lock, &[&table.to_string()]).await.map_err(failed)? {
+        Some(_) => Ok(()),
+        None => Err(Error::bug(format!("{table} is written, and nobody noted it"))),
+    }
+}
+
+/// What was brought of a portion into a raw table; none where that has not been extracted.
+pub async fn brought(
+    client: &impl GenericClient,
+    raw: &TableName,
+    load_id: &str,
+) -> Result<Option<Brought>> {
+    let query =
+        "select revision, rows, pages from audit.extracts where table_name = $1 and load_id = $2";
+    let row = client.query_opt(query, &[&raw.to_string(), &load_id]).await.map_err(failed)?;
+    let brought = |row: tokio_postgres::Row| {
+        Ok(Brought { revision: row.try_get(0)?, rows: row.try_get(1)?, pages: row.try_get(2)? })
+    };
+    row.map(brought).transpose().map_err(failed)
+}
+
+/// Notes what was brought of a portion into a raw table.
+pub async fn note_extract(
+    transaction: &Transaction<'_>,
+    raw: &TableName,
+    portion: &Portion,
+    brought: Brought,
+) -> Result<()> {
+    let upsert = "
+        insert into audit.extracts (table_name, load_id, interval_start, interval_end, revision, rows, pages)
+        values ($1, $2, $3, $4, $5, $6, $7)
+            on conflict (table_name, load_id) do update
+           set interval_start = excluded.interval_start, interval_end = excluded.interval_end,
+               revision = excluded.revision, rows = excluded.rows, pages = excluded.pages,
+               extracted_at = now()";
+    let Portion { load_id, start, end } = portion;
+    let Brought { revision, rows, pages } = brought;
+    transaction
+        .execute(upsert, &[&raw.to_string(), load_id, start, end, &revision, &rows, &pages])
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Notes that what was brought of a portion is merged into a table.
+pub async fn note_load(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    portion: &Portion,
+    (revision, rows): (i64, i64),
+) -> Result<()> {
+    let upsert = "
+        insert into audit.loads (table_name, load_id, interval_start, interval_end, revision, rows)
+        values ($1, $2, $3, $4, $5, $6)
+            on conflict (table_name, load_id) do update
+           set interval_start = excluded.interval_start, interval_end = excluded.interval_end,
+               revision = excluded.revision, rows = excluded.rows, loaded_at = now()";
+    let Portion { load_id, start, end } = portion;
+    transaction
+        .execute(upsert, &[&table.to_string(), load_id, start, end, &revision, &rows])
+        .await
+        .map_err(failed)?;
+    Ok(())
+}

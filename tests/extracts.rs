@@ -1,6 +1,7 @@
 //! Extracts: what an API tells of an interval comes into raw and from there into declared tables, once, whatever
 //! the API and the machine do meanwhile.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -457,6 +458,51 @@ fn versions_follow_the_intervals_whatever_ran_first() {
             site.at_warehouse("select count(*) from cleansed.dim_products_current").await,
             ["1"]
         );
+        assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn people_are_told_up_to_when_a_table_has_been_brought() {
+    block_on(async {
+        let api = Api::start(products(3)).await;
+        let site =
+            site("extract_told", &api, "", "checks: [{ freshness: { max_age: 1d } }]\n").await;
+        let said = async |arguments: &[&str]| {
+            let mut command = site.command(arguments);
+            let output =
+                tokio::task::spawn_blocking(move || command.stdout(Stdio::piped()).output());
+            let output = output.await.unwrap().unwrap();
+            (String::from_utf8(output.stdout).unwrap(), output.status.code())
+        };
+        // `apply` makes them as `plan` says, and then nothing differs
+        let (planned, _) = said(&["plan"]).await;
+        for table in ["raw.stg_products", "cleansed.dim_products"] {
+            assert!(planned.contains(table), "{table}: {planned}");
+        }
+        let (applied, code) = said(&["apply"]).await;
+        assert_eq!(code, Some(0), "{applied}");
+        let (planned, code) = said(&["plan", "--exit-code"]).await;
+        assert_eq!(code, Some(0), "{planned}");
+        let running = site.start();
+        let (listed, _) = said(&["table", "list"]).await;
+        assert!(listed.contains("loaded") && listed.contains("none has yet"), "{listed}");
+        assert_eq!(run(&site, "2024-03-10").await, Ok(()));
+        let (listed, _) = said(&["table", "list"]).await;
+        assert!(
+            listed
+                .contains("from products-api.products; it has what was up to 2024-03-10T23:00:00Z"),
+            "{listed}"
+        );
+        let (why, code) = said(&["why", "cleansed.dim_products"]).await;
+        assert!(why.contains("of 2024-03-10, up to 2024-03-10 23:00:00+00"), "{code:?}: {why}");
+        // years ago
+        let (checked, code) = said(&["check", "run", "cleansed.dim_products"]).await;
+        assert_eq!(code, Some(65), "{checked}");
+        let now = "update audit.loads set interval_end = now()";
+        site.warehouse.batch_execute(now).await.unwrap();
+        let (checked, code) = said(&["check", "run", "cleansed.dim_products"]).await;
+        assert_eq!(code, Some(0), "{checked}");
         assert!(running.stop().await.is_ok());
     });
 }

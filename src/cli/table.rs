@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::pipeline::check_resync;
 use crate::postgres::{Session, Side, connect};
+use crate::progress::extracts::{self, Listed};
 use crate::progress::requests::{self, About, Argument, Verb};
 use crate::progress::standing::left_out;
 use crate::progress::tables::{self, State, TableRecord};
@@ -133,6 +134,22 @@ async fn list(connectors: &[String], warehouse: &Session, json: bool) -> Result<
                 println!("    remedy: {remedy}");
             }
         }
+    }
+    for Listed { table, source, up_to } in extracts::listed(&**warehouse).await? {
+        let reason = match up_to {
+            Some(up_to) => {
+                format!("tasks of jobs bring it from {source}; it has what was up to {up_to}")
+            }
+            None => format!("tasks of jobs bring it from {source}; none has yet"),
+        };
+        if json {
+            let told = serde_json::json!({
+                "connector": null, "name": table, "state": "loaded", "reason": reason, "remedy": null,
+            });
+            println!("{told}");
+            continue;
+        }
+        println!("{table:<40} loaded\n    {reason}");
     }
     Ok(ExitCode::SUCCESS)
 }

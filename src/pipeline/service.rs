@@ -373,7 +373,7 @@ impl Service {
 
 /// Says that there is nothing to run.
 fn name_idleness(spec: &Spec) {
-    if spec.commons().next().is_none() {
+    if spec.commons().next().is_none() && spec.http.is_empty() {
         tracing::warn!("no connector is enabled: write connectors/NAME.yaml, and send SIGHUP");
     }
 }

@@ -129,6 +129,7 @@ pub async fn named(client: &impl GenericClient, name: &str) -> Result<Vec<String
     let failed = |error| Error::warehouse("looking for tables of a name", error);
     let query = "select distinct t from (select table_name from audit.tables union all
                                           select table_name from audit.left_out union all
+                                          select table_name from audit.extracted union all
                                           select mart from audit.marts) as known (t)
                   where substr(t, strpos(t, '.') + 1) = $1 order by 1";
     let rows = client.query(query, &[&name]).await.map_err(failed)?;
@@ -154,7 +155,10 @@ async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Valu
     let failed = |error| Error::warehouse("looking up what is left out", error);
     let row = client.query_one(of, &[&name]).await.map_err(failed)?;
     let Some(text): Option<String> = row.try_get(0).map_err(failed)? else {
-        return mart(client, name).await;
+        return match extracted(client, name).await? {
+            None => mart(client, name).await,
+            told => Ok(told),
+        };
     };
     let mut told: Value = serde_json::from_str(&text)
         .map_err(|error| Error::bug("the control tables tell no JSON").because(error))?;
@@ -165,6 +169,32 @@ async fn left_out(client: &impl GenericClient, name: &str) -> Result<Option<Valu
         told.insert("fed_by".to_owned(), fed_by(feeding));
     }
     Ok(Some(told))
+}
+
+/// How a table stands whose rows tasks of jobs bring, in the words of one that is fed; none where it is none.
+async fn extracted(client: &impl GenericClient, name: &str) -> Result<Option<Value>> {
+    let of = "
+        select jsonb_build_object(
+                   'table', x.table_name, 'source_table', x.source, 'state', 'loaded',
+                   'since', coalesce(l.at, x.noted_at),
+                   'reason', case when l.load_id is null then 'no task of a job has brought its rows yet'
+                                  else 'tasks of jobs bring its rows; the last ones, of ' || l.load_id || ', up to '
+                                       || l.interval_end end,
+                   'remedy', null, 'is_read', null,
+                   'kept', jsonb_build_object('changes', 0, 'bytes', 0,
+                                              'waiting_behind_dead_letters', 0, 'oldest', null),
+                   'dead_letters', '[]'::jsonb, 'gaps', '[]'::jsonb, 'requests', '[]'::jsonb,
+                   'fed_by', '{}'::jsonb)
+          from audit.extracted x
+          left join lateral (
+               select load_id, interval_end, extracted_at as at from audit.extracts e where e.table_name = x.table_name
+               union all
+               select load_id, interval_end, loaded_at from audit.loads l where l.table_name = x.table_name
+                order by interval_end desc limit 1) l on true
+         where x.table_name = $1";
+    let failed = |error| Error::warehouse("looking up what was extracted", error);
+    let row = client.query_opt(of, &[&name]).await.map_err(failed)?;
+    row.map(|row| row.try_get(0)).transpose().map_err(failed)
 }
 
 /// Why a mart is as it is, in the words of a table that nothing feeds; none where there is none of this name.

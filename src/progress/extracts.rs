@@ -32,6 +32,31 @@ fn failed(error: tokio_postgres::Error) -> Error {
     Error::warehouse("reading or noting what was extracted", error)
 }
 
+/// A table that tasks of jobs feed, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The warehouse table.
+    pub table: String,
+    /// What feeds it.
+    pub source: String,
+    /// The end of the last interval that was brought.
+    pub up_to: Option<Timestamp>,
+}
+
+/// The tables that tasks of jobs feed.
+pub async fn listed(client: &impl GenericClient) -> Result<Vec<Listed>> {
+    let query = "
+        select x.table_name, x.source, greatest(
+                   (select max(e.interval_end) from audit.extracts e where e.table_name = x.table_name),
+                   (select max(l.interval_end) from audit.loads l where l.table_name = x.table_name))
+          from audit.extracted x order by 1";
+    let rows = client.query(query, &[]).await.map_err(failed)?;
+    let listed = |row: &tokio_postgres::Row| {
+        Ok(Listed { table: row.try_get(0)?, source: row.try_get(1)?, up_to: row.try_get(2)? })
+    };
+    rows.iter().map(listed).collect::<Result<_, _>>().map_err(failed)
+}
+
 /// Notes that a table is fed by extracts from a source.
 pub async fn note_table(
     client: &impl GenericClient,

@@ -209,7 +209,7 @@ fn freshness(check: &Check, given: &Freshness, rest: Option<Value>) -> Verdict {
         }
         Some(Age { age: Some(age), state }) => {
             let age = age.max(0.0);
-            let streams = matches!(state.as_str(), "streaming" | "fresh" | "stale");
+            let streams = matches!(state.as_str(), "streaming" | "loaded" | "fresh" | "stale");
             let description = (!streams).then(|| format!("{} is {state}", check.table));
             let actual = format!("{age:.0} s old");
             Verdict { description, ..told(unless(check, age <= most), expected, actual) }

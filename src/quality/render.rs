@@ -182,7 +182,14 @@ fn ages() -> &'static str {
                        - case when t.state = 'streaming' then f.fresh_to
                               -- since when it lacks what it is catching up with is not known
                               when t.state in ('paused', 'stopped') then least(f.fresh_to, t.changed_at) end)::float8 as age
-          from audit.tables t left join audit.freshness f using (connector))"
+          from audit.tables t left join audit.freshness f using (connector)
+        union all
+        -- what tasks of jobs bring is as old as the end of the last interval that they have brought
+        select x.table_name, 'loaded',
+               extract(epoch from clock_timestamp() - greatest(
+                   (select max(e.interval_end) from audit.extracts e where e.table_name = x.table_name),
+                   (select max(l.interval_end) from audit.loads l where l.table_name = x.table_name)))::float8
+          from audit.extracted x)"
 }
 
 /// A mart is as old as the oldest change that it does not have, and as what it reads.

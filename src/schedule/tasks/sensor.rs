@@ -92,7 +92,12 @@ pub(in crate::schedule) async fn fresh(
         FreshTo::IntervalEnd => about.end,
     };
     let query = "select t.state, f.fresh_to from audit.tables t
-                   left join audit.freshness f using (connector) where t.table_name = $1";
+                   left join audit.freshness f using (connector) where t.table_name = $1
+                  union all
+                 select 'streaming', greatest(
+                            (select max(e.interval_end) from audit.extracts e where e.table_name = $1),
+                            (select max(l.interval_end) from audit.loads l where l.table_name = $1))
+                   from audit.extracted x where x.table_name = $1";
     let table = requires.table.to_string();
     let row = client.query_opt(query, &[&table]).await;
     let row = row.map_err(|error| Error::warehouse(format!("asking for {table}"), error))?;

@@ -31,7 +31,7 @@ const MIGRATIONS: [(i32, &str, &str); 22] = [
     (19, "holds", include_str!("../../sql/migrations/0019_holds.sql")),
     (20, "fed_by", include_str!("../../sql/migrations/0020_fed_by.sql")),
     (21, "resting", include_str!("../../sql/migrations/0021_resting.sql")),
-    (24, "extracts", include_str!("../../sql/migrations/0024_extracts.sql")),
+    (22, "extracts", include_str!("../../sql/migrations/0022_extracts.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -2,6 +2,9 @@
 //! them.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -144,6 +147,50 @@ fn a_table_that_takes_nothing_stops_no_other_one_once_there_is_no_room() {
         site.warehouse.batch_execute(RESUME).await.unwrap();
         site.until("it goes on by itself", "select count(*) = 400 from cleansed.a").await;
         site.until("nothing rests", "select count(*) = 0 from audit.resting").await;
+        running.stop().await.unwrap();
+    });
+}
+
+/// While the changes of one partition are applied more come of another, which is before it in the order of partitions.
+#[test]
+fn what_comes_while_a_table_catches_up_is_not_left_behind() {
+    block_on(async {
+        let mock = Mock::start();
+        let a = "shop.public.a";
+        mock.create(a, 2);
+        let site = settings("behind", "100MiB").await;
+        site.topics(&mock.address(), "\"shop.*\"", "");
+        let one = |id| change(a, id, "x", None).at(i32::try_from(id % 2).unwrap());
+        mock.topics().write(vec![one(0), one(1)]).await;
+        site.catch_up().await;
+        site.topics(&mock.address(), "\"shop.*\"", "");
+        let running = site.start();
+        let topics = mock.topics();
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = end.clone();
+        let writer = tokio::spawn(async move {
+            let mut id = 2;
+            while !ended.load(Ordering::SeqCst) {
+                topics.write((id..id + 20).map(one).collect()).await;
+                id += 20;
+            }
+            id
+        });
+        let streams = "select state = 'streaming' from audit.tables";
+        let left =
+            "select state = 'streaming' and exists (select from audit.pending) from audit.tables";
+        for _ in 0..5 {
+            site.warehouse.batch_execute(PAUSE).await.unwrap();
+            site.until("it keeps them", "select count(*) > 50 from audit.pending").await;
+            site.warehouse.batch_execute(RESUME).await.unwrap();
+            site.until("it streams again", streams).await;
+            assert_eq!(site.at_warehouse(left).await, ["f"], "changes were left behind");
+            // it is looked once a second whether somebody has paused it
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        end.store(true, Ordering::SeqCst);
+        let all = format!("select count(*) = {} from cleansed.a", writer.await.unwrap());
+        site.until("all is there", &all).await;
         running.stop().await.unwrap();
     });
 }

@@ -1,6 +1,7 @@
 //! Applies the kept changes of one table, in the order of the source, through the same fold and merge
 //! as if they had just come. What waits behind a dead letter stays.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_postgres::Transaction;
@@ -18,6 +19,7 @@ use crate::journey::{Applied, Target};
 use crate::merge::Apply;
 use crate::names::TableName;
 use crate::position::{Lsn, Order, Positions};
+use crate::progress::pending::Span;
 use crate::progress::{chunks, dead_letters, pending, tables, turns};
 
 /// Microseconds of a day.
@@ -41,8 +43,10 @@ pub(super) struct Drain {
     points_end: i64,
     /// when its table's state had changed last, as it began
     since: Option<String>,
-    /// behind it nothing was applied or set aside
+    /// behind it nothing was applied or set aside; of topics in each partition, for others come to those that were
+    /// gone through
     after: Order,
+    offsets: BTreeMap<i64, i64>,
     /// the keys that wait, once they have been read
     held: Option<HeldKeys>,
     /// those that wait for a delete under a former key
@@ -77,6 +81,7 @@ impl Drain {
             points_end: 0,
             since: None,
             after,
+            offsets: BTreeMap::new(),
             held: None,
             arriving: HeldKeys::default(),
         }
@@ -182,6 +187,7 @@ impl Drain {
             points,
             events: 0,
             reached: self.after,
+            offsets: self.offsets.clone(),
             open: None,
             aside: Vec::new(),
             guard: Guard::default(),
@@ -190,7 +196,7 @@ impl Drain {
             arriving: HeldKeys::default(),
         };
         pass.all(limit).await.map_err(|error| on_table(error, &table))?;
-        let Pass { sift, standing, events, reached, aside, arriving, .. } = pass;
+        let Pass { sift, standing, events, reached, offsets, aside, arriving, .. } = pass;
         if limit.is_none() && sift.held.len() > known + arriving.len() {
             let what = "a key began to wait while its table was about to go on";
             return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
@@ -200,13 +206,18 @@ impl Drain {
         let held = sift.held;
         let mut bytes = 0;
         if events > 0 {
-            let stretch = (self.after, reached, shared.numbers());
-            bytes = pending::remove(transaction, &table, stretch, &aside).await?;
+            let span =
+                Span { after: self.after, numbers: shared.numbers(), offsets: &self.offsets };
+            bytes = pending::remove(transaction, &table, (span, reached), &aside).await?;
         }
         if standing.schema_id != self.target.schema_id {
             tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
-        (self.target, self.after, self.held) = (standing, reached, Some(held));
+        (self.target, self.held) = (standing, Some(held));
+        match shared.numbers() {
+            None => self.after = reached,
+            Some(_) => self.offsets = offsets,
+        }
         self.arriving.extend(&arriving);
         Ok(Drained { events, bytes, applied, altered, refused })
     }

@@ -1,7 +1,7 @@
 //! One pass over the kept changes of a table, in the order of the source: portion by portion through the
 //! same fold and merge as if they had just come. Opens and ends no warehouse transaction.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::follow::permitted;
@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, Batch, Before, Digests, Op, Target};
 use crate::merge::encode_batch;
 use crate::position::Order;
-use crate::progress::pending::{self, Kept};
+use crate::progress::pending::{self, Kept, Span};
 use crate::progress::{dead_letters, schemas};
 use crate::spec::History;
 
@@ -29,6 +29,8 @@ pub(super) struct Pass<'w> {
     pub(super) points: Arc<Points>,
     pub(super) events: u64,
     pub(super) reached: Order,
+    /// how far each partition was gone through, where there are some
+    pub(super) offsets: BTreeMap<i64, i64>,
     /// the `seq` of a transaction that was cut and goes on
     pub(super) open: Option<i64>,
     pub(super) aside: Vec<Aside>,
@@ -46,9 +48,11 @@ impl Pass<'_> {
     pub(super) async fn all(&mut self, limit: Option<u64>) -> Result<()> {
         let table = self.standing.model.table.clone();
         let (mut portion, mut read): (Vec<Kept>, _) = (Vec::new(), self.reached);
+        let before = self.offsets.clone();
         loop {
             let numbers = self.sift.shared.numbers();
-            let next = pending::next(self.sift.transaction, &table, (read, numbers)).await?;
+            let span = Span { after: read, numbers, offsets: &before };
+            let next = pending::next(self.sift.transaction, &table, span).await?;
             let (last, behind) = (next.is_empty(), next.last().map(|kept| kept.place));
             read = behind.unwrap_or(read);
             portion.extend(self.due(next).await?);
@@ -102,6 +106,9 @@ impl Pass<'_> {
         for (at, kept) in portion.iter().enumerate() {
             self.events += 1;
             self.reached = kept.place;
+            if self.sift.shared.numbers().is_some() {
+                self.offsets.insert(kept.place.seq, kept.place.ord);
+            }
             if kept.order.seq < self.floor && !kept.was_read() {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! what the source has no more stops until a person has seen to its rows: no table goes on with both
 //! forms in it by itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Transaction;
 
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::position::Order;
 use crate::postgres::{Session, quote};
+use crate::progress::pending::Span;
 use crate::progress::tables::{State, TableRecord};
 use crate::progress::{chunks, feeds, masks, pending, schemas, tables};
 use crate::relation::{Column, Mask, Relation};
@@ -172,9 +173,10 @@ async fn kept(
         return Ok(());
     }
     tracing::warn!(%table, "kept changes and dead letters of it are masked");
-    let mut after = Order { seq: -1, ord: -1 };
+    let (mut after, offsets) = (Order { seq: -1, ord: -1 }, BTreeMap::new());
     loop {
-        let portion = pending::next(transaction, table, (after, None)).await?;
+        let span = Span { after, numbers: None, offsets: &offsets };
+        let portion = pending::next(transaction, table, span).await?;
         let Some(last) = portion.last() else { break };
         after = last.place;
         let mut masked = Vec::new();

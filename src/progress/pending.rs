@@ -2,7 +2,7 @@
 //! of the source. Written in the transaction that moves the position, read and deleted in the one that
 //! applies them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -137,13 +137,30 @@ fn put(buffer: &mut BytesMut, value: &[u8]) {
     buffer.put_slice(value);
 }
 
-/// The next kept changes of a table behind `after`, in order: a portion whose rows and bytes are
-/// bounded, but at least one. Only those of partitions with these numbers, where some are given.
+/// Which of a table's kept changes are looked at.
+#[derive(Clone, Copy)]
+pub struct Span<'s> {
+    /// Those behind it, by their place.
+    pub after: Order,
+    /// Only those of partitions with these numbers; none where there are no partitions.
+    pub numbers: Option<&'s [i64]>,
+    /// Of a partition those behind an offset: others may come to the ones that were gone through before.
+    pub offsets: &'s BTreeMap<i64, i64>,
+}
+
+impl Span<'_> {
+    fn partitions(&self) -> (Vec<i64>, Vec<i64>) {
+        self.offsets.iter().map(|(number, offset)| (*number, *offset)).unzip()
+    }
+}
+
+/// The next kept changes of a table, in order: a portion whose rows and bytes are bounded, but at least one.
 pub async fn next(
     transaction: &Transaction<'_>,
     table: &TableName,
-    (after, numbers): (Order, Option<&[i64]>),
+    span: Span<'_>,
 ) -> Result<Vec<Kept>> {
+    let (after, numbers, (partitions, offsets)) = (span.after, span.numbers, span.partitions());
     const ROWS: i64 = 10_000;
     const BYTES: i64 = 4 << 20;
     let failed = |error| Error::warehouse(format!("reading the kept changes of {table}"), error);
@@ -156,10 +173,21 @@ pub async fn next(
                        from (select * from audit.pending
                               where table_name = $1 and (seq, ord) > ($2, $3)
                                 and ($6::int8[] is null or seq = any ($6))
+                                and not exists (select from unnest($7::int8[], $8::int8[]) o(number, ord)
+                                                 where o.number = seq and o.ord >= pending.ord)
                               order by seq, ord limit $4) p) p
               where before < $5
               order by seq, ord",
-            &[&table.to_string(), &after.seq, &after.ord, &ROWS, &BYTES, &numbers],
+            &[
+                &table.to_string(),
+                &after.seq,
+                &after.ord,
+                &ROWS,
+                &BYTES,
+                &numbers,
+                &partitions,
+                &offsets,
+            ],
         )
         .await
         .map_err(failed)?;
@@ -186,14 +214,15 @@ pub async fn next(
         .map_err(failed)
 }
 
-/// Removes a table's changes behind `after` up to `until`, which are applied in the same transaction,
-/// but for those that are set aside; returns their bytes.
+/// Removes a table's changes of `span` up to `until`, which are applied in the same transaction, but for those that are
+/// set aside; returns their bytes.
 pub async fn remove(
     transaction: &Transaction<'_>,
     table: &TableName,
-    (after, until, numbers): (Order, Order, Option<&[i64]>),
+    (span, until): (Span<'_>, Order),
     aside: &[(Order, Digests)],
 ) -> Result<u64> {
+    let (after, numbers, (partitions, offsets)) = (span.after, span.numbers, span.partitions());
     let failed = |error| Error::warehouse("removing kept changes", error);
     let name = table.to_string();
     let column = |of: &dyn Fn(&(Order, Digests)) -> i64| aside.iter().map(of).collect::<Vec<_>>();
@@ -216,11 +245,24 @@ pub async fn remove(
                  delete from audit.pending p
                   where p.table_name = $1 and (p.seq, p.ord) > ($2, $3) and (p.seq, p.ord) <= ($4, $5)
                     and ($8::int8[] is null or p.seq = any ($8))
+                    and not exists (select from unnest($9::int8[], $10::int8[]) o(number, ord)
+                                     where o.number = p.seq and o.ord >= p.ord)
                     and not exists (select from unnest($6::int8[], $7::int8[]) a(seq, ord)
                                      where p.seq = a.seq and p.ord = a.ord)
                  returning bytes)
              select coalesce(sum(bytes), 0)::int8 from gone",
-            &[&name, &after.seq, &after.ord, &until.seq, &until.ord, &seqs, &ords, &numbers],
+            &[
+                &name,
+                &after.seq,
+                &after.ord,
+                &until.seq,
+                &until.ord,
+                &seqs,
+                &ords,
+                &numbers,
+                &partitions,
+                &offsets,
+            ],
         )
         .await
         .map_err(failed)?;

@@ -1,7 +1,7 @@
 //! Rows of topics that go on under another key: Debezium tells it by a delete of the old key and a row of the new
 //! one, each in the partition of its own key, which may be read by another member of the group.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Mock, Record, Site, block_on};
 
@@ -43,6 +43,19 @@ fn step(op: &str, id: i64, other: Option<i64>, (before, lsn): (u32, u32)) -> Rec
     Record { headers, ..record.at(i32::from(id % 2 == 1)) }
 }
 
+/// A row that comes from another key with the values that it had there, which its event leaves out.
+fn without_value(id: i64, from: i64, lsn: u32) -> Record {
+    without(record("c", id, Some(from), lsn))
+}
+
+/// The record of a row whose value did not change, and is stored apart from it.
+fn without(mut record: Record) -> Record {
+    let mut value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+    value["after"]["v"] = json!("__debezium_unavailable_value");
+    record.value = Some(value.to_string().into_bytes());
+    record
+}
+
 /// A table as it is now and with its history, fed by the topic.
 struct Moves {
     site: Site,
@@ -80,6 +93,11 @@ impl Moves {
         }
         assert_eq!(found[0], found[1]);
         found.remove(0)
+    }
+
+    async fn set_tables(&self, state: &str) {
+        let set = format!("update audit.tables set state = '{state}', changed_at = now()");
+        self.site.warehouse.batch_execute(&set).await.unwrap();
     }
 
     /// All versions, and where each ended.
@@ -123,6 +141,37 @@ fn a_key_that_rows_only_pass_through_is_nobodys() {
         let again = [&away[..], &[step("d", 197, 66, over)], &back].concat();
         assert_eq!(moves.rows_behind(again).await, "66v220 197v230");
         assert_eq!(moves.versions().await, versions);
+    });
+}
+
+/// While its tables are paused a row is changed and goes on under another key, by an event that leaves out what did
+/// not change: it is what the update says, in whatever order the partitions are gone through.
+#[test]
+fn a_row_that_moves_while_its_table_is_paused_takes_along_what_it_had() {
+    block_on(async {
+        let mut moves = Moves::new("moves_kept").await;
+        let both = vec![record("c", 1, None, 110), record("c", 2, None, 120)];
+        assert_eq!(moves.rows_behind(both).await, "1v110 2v120");
+        moves.set_tables("paused").await;
+        let to_even = vec![
+            without_value(4, 1, 220),
+            record("u", 1, None, 210),
+            record("d", 1, Some(4), 220),
+            without(record("u", 4, None, 230)),
+        ];
+        let to_odd = vec![
+            record("u", 2, None, 310),
+            record("d", 2, Some(3), 320),
+            without_value(3, 2, 320),
+            without_value(6, 3, 330),
+        ];
+        assert_eq!(moves.rows_behind([to_even, to_odd].concat()).await, "1v110 2v120");
+        moves.set_tables("catching_up").await;
+        // the delete of one of them is yet to come
+        assert_eq!(moves.rows_behind(Vec::new()).await, "3v310 4v210");
+        assert_eq!(moves.rows_behind(vec![record("d", 3, Some(6), 330)]).await, "4v210 6v310");
+        let waits = "select count(*) from audit.pending";
+        assert_eq!(moves.site.at_warehouse(waits).await, ["0"]);
     });
 }
 

@@ -35,13 +35,13 @@ delete from {{ stage }} g
  where g.ctid = late.sid
 
 -- statement: arrived
--- Kept rows that come from another key, whose delete there was applied.
-select p.seq, p.ord
+-- Whether a kept row comes from another key whose delete there was applied.
+select
   from audit.pending p
   join audit.quiet q
     on q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
    and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
- where p.table_name = {{ literal }} and p.comes_from is not null
+ where p.table_name = {{ literal }} and p.comes_from is not null and (p.seq, p.ord) = ($1, $2)
 
 -- statement: remember_empty
 -- The source table was emptied.

@@ -185,6 +185,11 @@ impl Window {
         (digests, comes_from): (Digests, String),
     ) {
         self.set_aside(target, event, message, digests);
+        self.note_origin(comes_from);
+    }
+
+    /// Notes of the change that was kept last which key its row comes from.
+    pub fn note_origin(&mut self, comes_from: String) {
         if let Some(held) = self.held.last_mut() {
             held.comes_from = Some(comes_from);
         }

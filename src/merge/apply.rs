@@ -1,7 +1,7 @@
 //! Applies a batch inside a transaction that somebody else opened and will end: what comes before the
 //! rows, then each table's rows, staged and merged.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -179,24 +179,21 @@ impl Apply {
         self.settle(transaction, seq).await
     }
 
-    /// The kept rows of a table that come from another key, as far as their delete there was applied, by their
-    /// places.
-    pub async fn arrived(
+    /// Whether the delete was applied by which the row that is kept at `place` left its former key.
+    pub async fn has_arrived(
         &mut self,
         transaction: &Transaction<'_>,
         target: &Arc<Target>,
-    ) -> Result<HashSet<Order>> {
+        place: Order,
+    ) -> Result<bool> {
         let keyed = matches!(target.model.history, History::Overwrite | History::Versions);
         if target.arrival != Arrival::MayBeLate || !keyed {
-            return Ok(HashSet::new());
+            return Ok(false);
         }
         let form = Variant { overrules: Overrules::Older, chains: false };
         let merge = self.merge(transaction, target, form).await?;
-        let rows = merge.query(transaction, "arrived", &[]).await?;
-        let place = |row: &tokio_postgres::Row| -> Result<Order, tokio_postgres::Error> {
-            Ok(Order { seq: row.try_get(0)?, ord: row.try_get(1)? })
-        };
-        rows.iter().map(place).collect::<Result<_, _>>().map_err(|e| merge.failed("arrived", e))
+        let rows = merge.query(transaction, "arrived", &[&place.seq, &place.ord]).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Applies a piece; what became of each table's rows, by the table's index.

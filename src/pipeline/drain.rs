@@ -51,19 +51,22 @@ pub(super) struct Drain {
     held: Option<HeldKeys>,
     /// those that wait for a delete under a former key
     arriving: HeldKeys,
+    /// whether such rows were applied or began to wait since the kept changes were gone through from the first on
+    stirred: bool,
 }
 
 /// What a drain did.
 #[derive(Default)]
 pub(super) struct Drained {
-    pub(super) events: u64,
-    /// of the events, as they were kept
+    /// of the changes, as they were kept
     pub(super) bytes: u64,
     pub(super) applied: Applied,
     /// whether the table was altered
     pub(super) altered: bool,
     /// whether a change became a dead letter
     pub(super) refused: bool,
+    /// whether more are left that may be applied now
+    pub(super) goes_on: bool,
 }
 
 impl Drain {
@@ -84,6 +87,7 @@ impl Drain {
             offsets: BTreeMap::new(),
             held: None,
             arriving: HeldKeys::default(),
+            stirred: false,
         }
     }
 
@@ -168,7 +172,6 @@ impl Drain {
         let table = self.table().clone();
         let (held, points) = self.begin(transaction).await?;
         let known = held.len();
-        let arrived = apply.arrived(transaction, &self.target).await?;
         let mut pass = Pass {
             sift: Sift {
                 transaction,
@@ -192,12 +195,15 @@ impl Drain {
             aside: Vec::new(),
             guard: Guard::default(),
             answered: tables::answered(transaction, &table).await?,
-            arrived,
             arriving: HeldKeys::default(),
+            begins_to_wait: false,
+            arrived: false,
         };
         pass.all(limit).await.map_err(|error| on_table(error, &table))?;
         let Pass { sift, standing, events, reached, offsets, aside, arriving, .. } = pass;
-        if limit.is_none() && sift.held.len() > known + arriving.len() {
+        let (begins_to_wait, arrived) = (pass.begins_to_wait, pass.arrived);
+        let refused = sift.held.len() > known + arriving.len();
+        if limit.is_none() && (refused || begins_to_wait) {
             let what = "a key began to wait while its table was about to go on";
             return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
         }
@@ -219,7 +225,19 @@ impl Drain {
             Some(_) => self.offsets = offsets,
         }
         self.arriving.extend(&arriving);
-        Ok(Drained { events, bytes, applied, altered, refused })
+        self.stirred |= begins_to_wait || arrived;
+        let goes_on = limit.is_some_and(|limit| events >= limit || self.begin_again());
+        Ok(Drained { bytes, applied, altered, refused, goes_on })
+    }
+
+    /// Goes through what waits once more, where the delete of a row's former key may have been behind it.
+    fn begin_again(&mut self) -> bool {
+        if !self.stirred || self.arriving.is_empty() {
+            return false;
+        }
+        (self.after, self.offsets) = (Order { seq: -1, ord: -1 }, BTreeMap::new());
+        (self.held, self.arriving, self.stirred) = (None, HeldKeys::default(), false);
+        true
     }
 }
 

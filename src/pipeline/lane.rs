@@ -316,7 +316,7 @@ impl Lane {
             }
             *kept_bytes = kept_bytes.saturating_sub(drained.bytes);
             shared.setup.board.applied(table.drain.index(), &drained.applied);
-            table.rests = drained.events < PART;
+            table.rests = !drained.goes_on;
             if drained.refused {
                 table.troubled_at = Instant::now();
             }

@@ -1,7 +1,7 @@
 //! One pass over the kept changes of a table, in the order of the source: portion by portion through the
 //! same fold and merge as if they had just come. Opens and ends no warehouse transaction.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::follow::permitted;
@@ -37,10 +37,12 @@ pub(super) struct Pass<'w> {
     pub(super) guard: Guard,
     /// a human has said yes to what came before
     pub(super) answered: i64,
-    /// rows from other keys whose delete there was applied
-    pub(super) arrived: HashSet<Order>,
-    /// the keys of those whose delete was not
+    /// the keys of rows from other keys whose delete there was not applied
     pub(super) arriving: HeldKeys,
+    /// whether there are some among them that did not wait before
+    pub(super) begins_to_wait: bool,
+    /// whether one was applied
+    pub(super) arrived: bool,
 }
 
 impl Pass<'_> {
@@ -121,13 +123,13 @@ impl Pass<'_> {
             if !self.fits(kept) {
                 self.fit(kept).await?;
             }
-            if self.waits_for_delete(kept)? {
-                continue;
-            }
-            // its row is completed first, for those that come from it
+            // what is before it is applied first: the delete of its former key, and for those that come from it
             let alone = kept.comes_from.is_some();
             if alone {
                 self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
+                if self.waits_for_delete(kept).await? {
+                    continue;
+                }
             }
             let logs = self.sift.target.model.history.logs_events();
             let looked = self.sift.look(kept)?;
@@ -186,11 +188,14 @@ impl Pass<'_> {
     }
 
     /// Sets aside a row that comes from another key, as long as the delete there was not applied.
-    fn waits_for_delete(&mut self, kept: &Kept) -> Result<bool> {
-        if kept.comes_from.is_none() || self.arrived.contains(&kept.place) {
+    async fn waits_for_delete(&mut self, kept: &Kept) -> Result<bool> {
+        let Sift { apply, transaction, target, .. } = &mut self.sift;
+        if apply.has_arrived(transaction, target, kept.place).await? {
+            self.arrived = true;
             return Ok(false);
         }
         let Some((digests, _)) = self.sift.look(kept)? else { return Ok(false) };
+        self.begins_to_wait |= !kept.waits;
         let alone = digests.alone();
         self.sift.held.add(alone);
         self.arriving.add(alone);

@@ -279,11 +279,16 @@ impl Router {
         };
         let in_rows = event.order.seq < route.floor;
         let target = &route.target;
+        let comes_from = event.old.filter(|_| !in_rows && comes_unfinished(target, event));
         if route.flow == Flow::Hold || in_rows {
-            return window.push(route, event, message);
+            window.push(route, event, message)?;
+            if let Some(old) = comes_from {
+                // the delete there may be of another partition, and is behind it then
+                window.note_origin(key_texts(target, old.row));
+            }
+            return Ok(());
         }
         let refused = refusal(target, event);
-        let comes_from = event.old.filter(|_| comes_unfinished(target, event));
         if held.is_empty() && refused.is_none() && comes_from.is_none() {
             return window.push(route, event, message);
         }

@@ -277,7 +277,7 @@ pub async fn arriving(
 ) -> Result<HashMap<TableName, Vec<i64>>> {
     let failed = |error| Error::warehouse("reading which rows wait for a delete", error);
     let query = "select table_name, key_hash from audit.pending
-                  where connector = $1 and comes_from is not null";
+                  where connector = $1 and comes_from is not null and waits";
     let rows = client.query(query, &[&connector]).await.map_err(failed)?;
     let mut arriving: HashMap<TableName, Vec<i64>> = HashMap::new();
     for row in rows {

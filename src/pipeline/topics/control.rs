@@ -47,6 +47,10 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How often people who ask without the service are told that transactions are still waited for.
 const TOLD_EVERY: Duration = Duration::from_secs(20);
 
+/// How long a service that ends when it has caught up waits for rows whose delete under another key has come: it is
+/// looked after them five times a second. Of some it may never come.
+const ARRIVE_WITHIN: Duration = Duration::from_secs(2);
+
 /// The controlling task.
 pub(super) struct Control {
     setup: TopicSetup,
@@ -85,6 +89,7 @@ impl Control {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut measured, mut forgot, mut told) =
             (None::<Instant>, None::<Instant>, None::<Instant>);
+        let mut since = None;
         loop {
             ticks.tick().await;
             if self.carry_out(&mut warehouse).await? || self.has_changed(&warehouse).await? {
@@ -107,7 +112,8 @@ impl Control {
                 forgot = Some(Instant::now());
             }
             self.tell_awaited(&warehouse, &mut told).await?;
-            if waited_for && stored.reach(&ends) && self.all_caught_up() {
+            let reached = waited_for && stored.reach(&ends) && self.all_caught_up();
+            if reached && self.nothing_arrives(&warehouse, &mut since).await? {
                 self.member.commit(&stored);
                 if let Some(error) = self.rest.error() {
                     let kept = pending::total(&*warehouse, &self.setup.connector.name).await?;
@@ -121,6 +127,18 @@ impl Control {
 
     async fn other_topics_rest(&self, warehouse: &Session, kept: u64) -> Result<bool> {
         self.rest.has_changed((&self.setup, &self.shared), warehouse, kept).await
+    }
+
+    /// Whether no row waits for the delete under its former key, or it was waited long enough for it.
+    async fn nothing_arrives(
+        &self,
+        warehouse: &Session,
+        since: &mut Option<Instant>,
+    ) -> Result<bool> {
+        let since = since.get_or_insert_with(Instant::now);
+        let connector = &self.shared.connector().name;
+        Ok(since.elapsed() >= ARRIVE_WITHIN
+            || pending::arriving(&**warehouse, connector).await?.is_empty())
     }
 
     fn all_caught_up(&self) -> bool {

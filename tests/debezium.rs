@@ -75,7 +75,7 @@ fn changes(transactions: u32, seed: u32) -> String {
                     elsif r < 16 then
                         delete from orders where id = k;
                     elsif r < 17 then
-                        update pairs set v = v + 1, b = case when s = 3 then 'm' || t else b end
+                        update pairs set v = v + 1, b = case when s = 3 then 'm{seed}.' || t else b end
                             where a = k % 50 and b = 'p' || (k % 200);
                     elsif r < 18 then
                         insert into pairs values (k % 50, 'p' || (k % 200), t) on conflict do nothing;
@@ -174,19 +174,21 @@ impl Live {
         self.site.shop("delete from orders where id = -1").await;
         let (code, text) = self.verify();
         if code != 0 {
-            self.show_clicks().await;
+            self.show().await;
         }
         assert_eq!(code, 0, "{text}");
         let letters = "select count(*) from audit.dead_letters";
         assert_eq!(self.site.at_warehouse(letters).await, ["0"]);
     }
 
-    /// How the rows without key came and went, for whoever looks for one too many.
-    async fn show_clicks(&self) {
+    /// How the rows without key came and went, for whoever looks for one too many, and what was refused.
+    async fn show(&self) {
         for query in [
             "select c::text from topics.clicks c order by who, _seq, _ord",
             "select q::text from audit.quiet q where table_name = 'topics.clicks' order by key, seq, ord",
             "select p::text from audit.progress p",
+            "select t::text from audit.tables t",
+            "select d::text from audit.dead_letters d order by id limit 20",
         ] {
             for line in self.site.at_warehouse(query).await {
                 println!("{line}");
@@ -295,10 +297,19 @@ impl Member {
     }
 }
 
+impl Drop for Member {
+    fn drop(&mut self) {
+        // a test that fails leaves nobody behind
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn crashes_of_everything_lose_and_double_nothing() {
     let Some(kafka) = kafka() else { return };
-    let (rounds, transactions) = if is_full() { (20, 3_000) } else { (6, 400) };
+    let (rounds, transactions, least) =
+        if is_full() { (20, 5_000, 200_000) } else { (6, 400, 3_000) };
     block_on(async {
         let live = Live::new(kafka, "crashes").await;
         let site = &live.site;
@@ -326,6 +337,9 @@ fn crashes_of_everything_lose_and_double_nothing() {
             }
             tokio::time::sleep(Duration::from_millis(700)).await;
         }
+        let made = "select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables";
+        let made: u64 = site.at_source(made).await[0].parse().unwrap();
+        assert!(made >= least, "{made} changes at the source");
         // a task that has lost its broker for too long is started again by whoever operates Connect
         drop(connect.restart(&site.name).await);
         live.assert_equal().await;

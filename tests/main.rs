@@ -51,6 +51,7 @@ mod recordings;
 mod reshape;
 mod resting;
 mod rights;
+mod secure_topics;
 mod service;
 mod sources;
 mod specs;

@@ -2,8 +2,8 @@
 //! and settings where it is told to; takes nothing away, whoever tells it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -11,9 +11,11 @@ use rdkafka::admin::{
 };
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::admin;
+use super::refusal::Told;
 use super::topics::configuration;
 use super::unfit::unfit;
 use crate::error::{Error, Kind, Result};
@@ -21,6 +23,13 @@ use crate::spec::{Kafka, Topic};
 
 /// How long the brokers may take to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A broker that refuses us is waited for no longer: another one may answer.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How many failures are listened to at once, and how long for each: of brokers that are away there is no end.
+const FAILURES: u32 = 10;
+const HEARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// Of how many topics the settings are asked for at once.
 const AT_ONCE: usize = 200;
@@ -51,42 +60,61 @@ pub struct GroupFound {
 /// A cluster that can be asked.
 #[derive(Clone)]
 pub struct Brokers {
-    admin: Arc<AdminClient<Told>>,
-    at: String,
-    told: Told,
+    admin: Arc<AdminClient<Listener>>,
+    /// tells why it does not get through, which the other does not
+    reader: Arc<BaseConsumer<Listener>>,
+    connector: Arc<Kafka>,
+    told: Arc<Told>,
 }
 
-/// What the client was told last that went wrong, beside the answer to a question.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Option<String>>>);
+/// Hears what goes wrong beside the answers to questions.
+struct Listener(Arc<Told>);
 
-impl ClientContext for Told {
+impl ClientContext for Listener {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, "kafka: {message}");
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        if let Ok(mut last) = self.0.lock() {
-            // the reason of a failure comes first, then that all brokers are down
-            last.get_or_insert_with(|| reason.to_owned());
+    fn error(&self, error: KafkaError, reason: &str) {
+        if self.0.note(&error, reason) {
+            tracing::debug!("kafka: {error}: {reason}");
         }
     }
 }
 
+impl ConsumerContext for Listener {}
+
 impl Brokers {
     /// The brokers of a connector. Connects when they are first asked.
     pub fn of(connector: &Kafka) -> Result<Brokers> {
-        let told = Told::default();
-        let config = configuration(connector);
-        let admin = AdminClient::from_config_and_context(&config, told.clone());
-        let admin = admin.map_err(|error| unfit(&connector.file, &error))?;
-        Ok(Brokers { admin: Arc::new(admin), at: connector.brokers.clone(), told })
+        let told = Arc::<Told>::default();
+        let refused = |error| unfit(&connector.file, &error);
+        let mut config = configuration(connector);
+        let admin = AdminClient::from_config_and_context(&config, Listener(told.clone()));
+        let admin = Arc::new(admin.map_err(refused)?);
+        // it joins no group, but must have one
+        config.set("group.id", &connector.group).set("enable.auto.commit", "false");
+        let reader = BaseConsumer::from_config_and_context(&config, Listener(told.clone()));
+        let reader = Arc::new(reader.map_err(refused)?);
+        Ok(Brokers { admin, reader, connector: Arc::new(connector.clone()), told })
     }
 
     /// All topics, without their settings. Makes none, as asking for one by its name may.
     pub async fn topics(&self) -> Result<BTreeMap<String, Found>> {
-        let admin = self.admin.clone();
-        let asked = move || admin.inner().fetch_metadata(None, ANSWERED_WITHIN);
+        let (reader, told) = (self.reader.clone(), self.told.clone());
+        let asked = move || {
+            let until = Instant::now() + ANSWERED_WITHIN;
+            loop {
+                let answer = reader.fetch_metadata(None, REFUSED_WITHIN);
+                if answer.is_err() {
+                    (0..FAILURES).any(|_| reader.poll(HEARD_WITHIN).is_none());
+                }
+                let waits = !told.is_refusal() && Instant::now() < until;
+                if answer.is_ok() || !waits {
+                    return answer;
+                }
+            }
+        };
         let metadata = self.blocking("reading its topics", asked).await?;
         let found = metadata.topics().iter().filter(|topic| topic.error().is_none());
         let found = found.map(|topic| {
@@ -188,22 +216,18 @@ impl Brokers {
     }
 
     fn failed(&self, doing: &str, error: &KafkaError) -> Error {
-        let code = error.rdkafka_error_code();
-        let told = self.told.0.lock().ok().and_then(|mut told| told.take());
-        match (code, told) {
-            (Some(code), None) => self.refused(doing, code),
-            (code, told) => {
-                let kind = code.map_or(Kind::SourceAway, kind_of);
-                let why = told.unwrap_or_else(|| error.to_string());
-                let what = format!("Kafka at {} failed while {doing}: {why}", self.at);
-                Error::new(kind, what).remedy(remedy_of(kind))
-            }
-        }
+        let kind = error.rdkafka_error_code().map_or(Kind::SourceAway, kind_of);
+        // an answer says more than what was heard beside it
+        let heard = (kind == Kind::SourceAway).then_some(&self.told);
+        heard.and_then(|told| told.failure(&self.connector, doing)).unwrap_or_else(|| {
+            let what = format!("Kafka at {} failed while {doing}", self.connector.brokers);
+            Error::new(kind, what).because(error.clone()).remedy(remedy_of(kind))
+        })
     }
 
     fn refused(&self, doing: &str, code: RDKafkaErrorCode) -> Error {
         let kind = kind_of(code);
-        let what = format!("Kafka at {} failed while {doing}", self.at);
+        let what = format!("Kafka at {} failed while {doing}", self.connector.brokers);
         Error::new(kind, what).because(code).remedy(remedy_of(kind))
     }
 }

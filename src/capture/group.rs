@@ -7,10 +7,12 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Statistics, TopicPartitionList};
 use tokio::sync::watch;
+
+use super::refusal::Told;
 
 /// How long a partition that is taken away is waited for until its records are stored.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -54,7 +56,7 @@ pub(super) struct Group {
     /// told when nobody reads any more
     pub(super) let_go: Condvar,
     pub(super) statistics: watch::Sender<Option<Arc<Statistics>>>,
-    pub(super) failure: Mutex<Option<KafkaError>>,
+    pub(super) told: Told,
 }
 
 #[derive(Default)]
@@ -75,6 +77,24 @@ impl Group {
             given.version += 1;
             given.partitions.extend(partitions);
         });
+    }
+
+    /// Takes an error that polling gave. Those of brokers were told before, with their reasons.
+    pub(super) fn polled(&self, error: KafkaError) {
+        let of_brokers = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::Authentication
+                    | RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::Resolve
+                    | RDKafkaErrorCode::SSL
+            )
+        );
+        if !of_brokers {
+            let words = error.to_string();
+            self.error(error, &words);
+        }
     }
 
     /// Takes partitions away, and waits until nobody reads them any more.
@@ -101,7 +121,8 @@ impl ClientContext for Group {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(facility, "kafka: {message}");
             }
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            // what a broker fails with is told to `error` as well
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning if facility != "FAIL" => {
                 tracing::warn!(facility, "kafka: {message}");
             }
             _ => tracing::debug!(facility, "kafka: {message}"),
@@ -113,9 +134,9 @@ impl ClientContext for Group {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(group = self.name, "kafka: {error}: {reason}");
-        if let Ok(mut failure) = self.failure.lock() {
-            *failure = Some(error);
+        match self.told.note(&error, reason) {
+            true => tracing::warn!(group = self.name, "kafka: {error}: {reason}"),
+            false => tracing::debug!(group = self.name, "kafka: {error}: {reason}"),
         }
     }
 }
@@ -128,6 +149,8 @@ impl ConsumerContext for Group {
         event: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
+        // its coordinator has answered
+        self.told.forget();
         let partitions: BTreeSet<Partition> = partitions_of(list);
         let nothing = TopicPartitionList::new();
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);

@@ -25,6 +25,7 @@ mod paused;
 pub mod preflight;
 pub mod publication;
 pub mod ranges;
+mod refusal;
 pub mod replication;
 pub mod role;
 pub mod sample;

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
@@ -25,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use super::admin;
 pub use super::group::{Assignment, Partition};
 use super::group::{Group, list_of, partitions_of};
+pub use super::refusal::Told;
 use super::unfit::unfit;
 use crate::error::{Error, Kind, Result};
 use crate::journey::TopicRecord;
@@ -82,7 +82,7 @@ impl Member {
             state: Mutex::default(),
             let_go: Condvar::new(),
             statistics: watch::Sender::default(),
-            failure: Mutex::default(),
+            told: Default::default(),
         };
         let refused = |error: KafkaError| unfit(&connector.file, &error);
         let consumer = BaseConsumer::from_config_and_context(&config, context).map_err(refused)?;
@@ -112,10 +112,9 @@ impl Member {
         self.group.statistics.subscribe()
     }
 
-    /// What the client failed with last, as a broker that cannot be reached.
-    pub fn failure(&self) -> Option<String> {
-        let failure = self.group.failure.lock().ok()?;
-        failure.as_ref().map(ToString::to_string)
+    /// What went wrong last, as a broker that cannot be reached, since the group spoke to us.
+    pub fn told(&self) -> &Told {
+        &self.group.told
     }
 
     /// The first and the end offset of a partition. Asks a broker.
@@ -221,7 +220,7 @@ fn poll(consumer: &BaseConsumer<Group>, stop: &AtomicBool) {
         match consumer.poll(POLL) {
             None => {}
             Some(Ok(_)) => tracing::error!("kafka: a record came by the wrong queue"),
-            Some(Err(error)) => consumer.context().error(error, "polling"),
+            Some(Err(error)) => consumer.context().polled(error),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::demo::traffic::{DEFAULT_RATE, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Options, Service};
 use crate::postgres::{Session, Side, connect};
-use crate::serve::{Board, Phase as Doing};
+use crate::serve::{self, Board, Phase as Doing};
 use crate::spec::{Env, Span, load};
 use kafka::Road;
 use rest::Rest;
@@ -190,6 +190,31 @@ struct Rates {
     versions: u64,
 }
 
+impl Rates {
+    /// Takes what was counted into the view, and once a second how much of it came in one.
+    fn take(&mut self, shown: &serve::View, transactions: u64, view: &mut View) {
+        view.versions = shown.totals.versions;
+        let elapsed = self.at.map(|at| at.elapsed());
+        if elapsed.is_some_and(|elapsed| elapsed < RATED) {
+            return;
+        }
+        let a_second = |now: u64, before: u64| {
+            let micros = elapsed.map_or(u128::MAX, |elapsed| elapsed.as_micros().max(1));
+            let rate = u128::from(now.saturating_sub(before)) * 1_000_000 / micros;
+            u64::try_from(rate).unwrap_or(0)
+        };
+        view.source_transactions = a_second(transactions, self.transactions);
+        view.applied_rows = a_second(shown.totals.events, self.events);
+        view.versions_added = a_second(shown.totals.versions, self.versions);
+        *self = Rates {
+            at: Some(Instant::now()),
+            transactions,
+            events: shown.totals.events,
+            versions: shown.totals.versions,
+        };
+    }
+}
+
 impl Stage {
     async fn play(
         mut self,
@@ -229,8 +254,14 @@ impl Stage {
             board: self.board,
             view: self.view,
             started: self.started,
+            rates: self.rates,
+            transactions: counts.transactions,
         };
+        let under_traffic = rest.view.clone();
         rest.drain(screen).await?;
+        rest.view.source_transactions = under_traffic.source_transactions;
+        rest.view.applied_rows = under_traffic.applied_rows;
+        rest.view.versions_added = under_traffic.versions_added;
         let verdict = rest.verify(screen).await?;
         end_service.send_replace(true);
         let ended = tokio::time::timeout(Duration::from_secs(15), self.running).await;
@@ -263,33 +294,18 @@ impl Stage {
             milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
             bytes: shown.lag_bytes(),
         });
+        // a group is joined, and Debezium reads the shop, before anything is there to be seen
+        let topics = !self.service.spec.kafka.is_empty();
         self.view.phase = match shown.phase {
             Doing::Starting => Phase::Starting,
+            _ if topics && shown.totals.events == 0 => Phase::Starting,
             Doing::Snapshotting => Phase::Snapshot(progress(shown)),
             _ => Phase::Streaming,
         };
         self.view.notes = shown.reason.iter().cloned().collect();
-        self.view.versions = shown.totals.versions;
         self.view.marts = marts(&self.board);
-        let counts = self.traffic.counts();
         self.view.retries = 0;
-        let elapsed = self.rates.at.map(|at| at.elapsed());
-        if elapsed.is_none_or(|elapsed| elapsed >= RATED) {
-            let a_second = |now: u64, before: u64| {
-                let micros = elapsed.map_or(u128::MAX, |elapsed| elapsed.as_micros().max(1));
-                let rate = u128::from(now.saturating_sub(before)) * 1_000_000 / micros;
-                u64::try_from(rate).unwrap_or(0)
-            };
-            self.view.source_transactions = a_second(counts.transactions, self.rates.transactions);
-            self.view.applied_rows = a_second(shown.totals.events, self.rates.events);
-            self.view.versions_added = a_second(shown.totals.versions, self.rates.versions);
-            self.rates = Rates {
-                at: Some(Instant::now()),
-                transactions: counts.transactions,
-                events: shown.totals.events,
-                versions: shown.totals.versions,
-            };
-        }
+        self.rates.take(shown, self.traffic.counts().transactions, &mut self.view);
     }
 
     fn draw(&self, screen: &mut Screen) -> Result<()> {
@@ -317,7 +333,7 @@ fn draw(view: &View, screen: &mut Screen) -> Result<()> {
     screen.show(view).map_err(|error| Error::bug("the terminal cannot be drawn").because(error))
 }
 
-fn progress(view: &crate::serve::View) -> Vec<TableProgress> {
+fn progress(view: &serve::View) -> Vec<TableProgress> {
     let mut tables: Vec<TableProgress> = view
         .tables
         .iter()

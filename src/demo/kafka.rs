@@ -33,6 +33,8 @@ pub struct ServerOptions {
     pub settings: Vec<(String, String)>,
     /// Variables of its environment; a connector's configuration reads them as `${env:NAME}`.
     pub variables: Vec<(String, String)>,
+    /// What further listeners of a broker are called.
+    pub listeners: Vec<String>,
     /// The most memory that its objects take, in MiB.
     pub heap_mib: u32,
     /// Whether its speed is measured: it then takes longer to start and more threads to run.
@@ -58,6 +60,14 @@ impl ServerOptions {
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> ServerOptions {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same with one more listener at localhost, on a port of its own. Its protocol, and what that asks for,
+    /// are settings as any others.
+    #[must_use]
+    pub fn listener(mut self, name: &str) -> ServerOptions {
+        self.listeners.push(name.to_owned());
         self
     }
 

@@ -7,6 +7,7 @@
 
 mod mock;
 mod recording;
+pub mod secure;
 mod topics;
 
 pub use mock::Mock;

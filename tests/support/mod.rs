@@ -13,7 +13,7 @@ mod site;
 pub use api::{Api, Asked, Reply, by_offset};
 pub use dice::Dice;
 pub use kafka::{
-    Kafka, Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect,
+    Kafka, Load, Mock, Record, Recording, SHOP, Topics, kafka, own_broker, own_connect, secure,
     shop_connector,
 };
 pub use mailbox::{Mailbox, issue};

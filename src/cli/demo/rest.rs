@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::verify::add;
-use super::{FRAME, RATED, draw, marts, say};
+use super::{FRAME, Rates, draw, marts, say};
 use crate::demo::screen::{Lag, Phase, Verdict, View};
 use crate::demo::terminal::Screen;
 use crate::error::{Error, Kind, Result};
@@ -16,6 +16,9 @@ use crate::verify::Report;
 /// What is left when the traffic has stopped is applied within this time, or something is wrong.
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 
+/// A shop whose changes come by topics has sent them all when none has come for so long, or nearly.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// What is left on the stage when the traffic has stopped.
 pub(super) struct Rest {
     pub(super) service: Service,
@@ -23,6 +26,9 @@ pub(super) struct Rest {
     pub(super) board: Board,
     pub(super) view: View,
     pub(super) started: Instant,
+    pub(super) rates: Rates,
+    /// how many the source had
+    pub(super) transactions: u64,
 }
 
 impl Rest {
@@ -36,20 +42,13 @@ impl Rest {
             return self.drain_topics(screen).await;
         }
         while from.elapsed() < DRAINED_WITHIN {
-            self.view.elapsed = self.started.elapsed();
             let sent = self.shop.query_one(SENT, &[]).await;
             let sent: bool = sent
                 .and_then(|row| row.try_get(0))
                 .map_err(|error| Error::source("asking what it has sent", error))?;
             let views = self.board.views();
             let applied = views.iter().all(|view| !view.backlog());
-            if let Some(shown) = views.first() {
-                self.view.lag = Some(Lag {
-                    milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
-                    bytes: shown.lag_bytes(),
-                });
-            }
-            draw(&self.view, screen)?;
+            self.show(screen)?;
             if sent && applied {
                 return Ok(());
             }
@@ -64,19 +63,43 @@ impl Rest {
     async fn drain_topics(&mut self, screen: &mut Screen) -> Result<()> {
         let from = Instant::now();
         while from.elapsed() < DRAINED_WITHIN {
-            self.view.elapsed = self.started.elapsed();
-            draw(&self.view, screen)?;
-            tokio::time::sleep(RATED).await;
-            if self.board.views().iter().any(crate::serve::View::backlog) {
-                continue;
-            }
-            let reports = self.compare().await?;
+            self.until_quiet(screen, from).await?;
+            let reports = self.compare(screen).await?;
             if reports.iter().all(Report::passed) {
                 return Ok(());
             }
         }
         // the verdict says what differs
         Ok(())
+    }
+
+    /// Waits until nothing has come for a while: keys that still change take long to compare.
+    async fn until_quiet(&mut self, screen: &mut Screen, from: Instant) -> Result<()> {
+        let (mut seen, mut since) = (0, Instant::now());
+        while since.elapsed() < QUIET && from.elapsed() < DRAINED_WITHIN {
+            self.show(screen)?;
+            tokio::time::sleep(FRAME).await;
+            let views = self.board.views();
+            let events = views.iter().map(|view| view.totals.events).sum::<u64>();
+            if events != seen || views.iter().any(crate::serve::View::backlog) {
+                (seen, since) = (events, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws how far it is.
+    fn show(&mut self, screen: &mut Screen) -> Result<()> {
+        self.view.elapsed = self.started.elapsed();
+        self.view.marts = marts(&self.board);
+        if let Some(shown) = self.board.views().first() {
+            self.view.lag = Some(Lag {
+                milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
+                bytes: shown.lag_bytes(),
+            });
+            self.rates.take(shown, self.transactions, &mut self.view);
+        }
+        draw(&self.view, screen)
     }
 
     /// Waits until the marts have everything, and compares them with a full rebuild; how many differ.
@@ -106,7 +129,21 @@ impl Rest {
         Ok(different)
     }
 
-    async fn compare(&self) -> Result<Vec<Report>> {
+    /// Compares both sides; the clock goes on meanwhile.
+    async fn compare(&self, screen: &mut Screen) -> Result<Vec<Report>> {
+        let mut view = self.view.clone();
+        let mut reports = std::pin::pin!(self.reports());
+        loop {
+            tokio::select! {
+                reports = &mut reports => return reports,
+                () = tokio::time::sleep(FRAME) => {}
+            }
+            view.elapsed = self.started.elapsed();
+            draw(&view, screen)?;
+        }
+    }
+
+    async fn reports(&self) -> Result<Vec<Report>> {
         let spec = &self.service.spec;
         let mut reports = Vec::new();
         for connector in &spec.connectors {
@@ -125,7 +162,7 @@ impl Rest {
         draw(&self.view, screen)?;
         let mut verdict = Verdict::default();
         let mut passed = true;
-        for report in self.compare().await? {
+        for report in self.compare(screen).await? {
             passed &= report.passed();
             add(&mut verdict, &report);
             for line in report.findings() {

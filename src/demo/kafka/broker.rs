@@ -45,7 +45,9 @@ pub const BROKER_SETTINGS: [(&str, &str); 16] = [
 pub struct Broker {
     jvm: Jvm,
     settings: Vec<(String, String)>,
-    ports: [u16; 2],
+    listeners: Vec<String>,
+    /// of clients, of the controller, and then of each further listener
+    ports: Vec<u16>,
 }
 
 impl Broker {
@@ -54,11 +56,13 @@ impl Broker {
     pub async fn start(options: ServerOptions) -> Result<Broker> {
         let jvm = Jvm::new(&options, Group::Broker, "kafka.Kafka", &KAFKA).await?;
         let settings = merged(&BROKER_SETTINGS, &options);
-        let mut broker = Broker { jvm, settings, ports: [0; 2] };
+        let listeners = options.listeners;
+        let mut broker = Broker { jvm, settings, listeners, ports: Vec::new() };
         broker.format()?;
         let (settings, data) = (broker.settings.clone(), broker.data_dir());
-        let properties = |ports| properties(&settings, &data, ports);
-        broker.ports = broker.jvm.start(properties).await?;
+        let listeners = broker.listeners.clone();
+        let properties = |ports: &[u16]| properties(&settings, &data, &listeners, ports);
+        broker.ports = broker.jvm.start(2 + listeners.len(), properties).await?;
         Ok(broker)
     }
 
@@ -74,7 +78,8 @@ impl Broker {
 
     /// Starts the stopped broker on its port and data; nothing where it runs.
     pub async fn start_again(&mut self) -> Result<()> {
-        let properties = properties(&self.settings, &self.data_dir(), self.ports);
+        let data = self.data_dir();
+        let properties = properties(&self.settings, &data, &self.listeners, &self.ports);
         self.jvm.start_with(&properties).await
     }
 
@@ -106,7 +111,13 @@ impl Broker {
 
     /// The TCP port that clients use.
     pub fn port(&self) -> u16 {
-        self.ports[0]
+        self.ports.first().copied().unwrap_or_default()
+    }
+
+    /// The TCP port of a further listener; none where there is no such listener.
+    pub fn port_of(&self, listener: &str) -> Option<u16> {
+        let at = self.listeners.iter().position(|name| name == listener)?;
+        self.ports.get(2 + at).copied()
     }
 
     /// Where the topics are.
@@ -134,13 +145,24 @@ impl Broker {
 fn properties(
     settings: &[(String, String)],
     data: &std::path::Path,
-    [port, controller]: [u16; 2],
+    further: &[String],
+    ports: &[u16],
 ) -> Vec<(String, String)> {
-    let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+    let port = |at: usize| ports.get(at).copied().unwrap_or_default();
+    let (client, controller) = (port(0), port(1));
+    let mut listeners =
+        format!("PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}");
+    let mut told = format!("PLAINTEXT://127.0.0.1:{client}");
+    for (at, name) in further.iter().enumerate() {
+        let port = port(2 + at);
+        listeners.push_str(&format!(",{name}://127.0.0.1:{port}"));
+        // certificates are issued to a name
+        told.push_str(&format!(",{name}://localhost:{port}"));
+    }
     let ours = [
         ("log.dirs", data.display().to_string()),
         ("listeners", listeners),
-        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}")),
+        ("advertised.listeners", told),
         ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
     ];
     let ours = ours.map(|(name, value)| (name.to_owned(), value));

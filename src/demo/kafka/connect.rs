@@ -79,8 +79,9 @@ impl Connect {
         for plugin in plugins {
             connect.install(*plugin, &options).await?;
         }
-        let properties = |[port]: [u16; 1]| connect.properties.of(port, 0);
-        [connect.port] = connect.jvm.start(properties).await?;
+        let first = |ports: &[u16]| ports.first().copied().unwrap_or_default();
+        let properties = |ports: &[u16]| connect.properties.of(first(ports), 0);
+        connect.port = first(&connect.jvm.start(1, properties).await?);
         connect.rest.listen_at(connect.port);
         connect.answers().await?;
         Ok(connect)

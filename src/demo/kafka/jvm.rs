@@ -82,17 +82,15 @@ impl Jvm {
         })
     }
 
-    /// Starts for the first time, on free ports, with the properties that are made of them.
-    pub(super) async fn start<const N: usize>(
+    /// Starts for the first time, on so many free ports, with the properties that are made of them.
+    pub(super) async fn start(
         &mut self,
-        properties: impl Fn([u16; N]) -> Vec<(String, String)>,
-    ) -> Result<[u16; N]> {
+        ports: usize,
+        properties: impl Fn(&[u16]) -> Vec<(String, String)>,
+    ) -> Result<Vec<u16>> {
         for attempt in 1.. {
-            let mut ports = [0; N];
-            for port in &mut ports {
-                *port = free_port()?;
-            }
-            match self.start_with(&properties(ports)).await {
+            let ports = (0..ports).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+            match self.start_with(&properties(&ports)).await {
                 Ok(()) => return Ok(ports),
                 Err(error) if attempt == PORT_ATTEMPTS || !self.port_was_taken() => {
                     return Err(error);

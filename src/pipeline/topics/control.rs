@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::TopicSetup;
 use super::rest::Rest;
+use super::waits::Waits;
 use super::whole::Awaited;
 use crate::capture::topics::{Member, Partition};
 use crate::error::Result;
@@ -17,11 +18,10 @@ use crate::names::TableName;
 use crate::position::Positions;
 use crate::postgres::Session;
 use crate::progress::requests::{self, Request, Verb};
-use crate::progress::standing::{self, Standing};
 use crate::progress::tables::State;
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{dead_letters, partitions, pending, tables};
-use crate::serve::{PartitionReport, Phase};
+use crate::serve::PartitionReport;
 use crate::warehouse::{Fence, Fenced, interrupt};
 
 use super::super::asked;
@@ -30,7 +30,6 @@ use super::super::halt::{self, is_of_connector};
 use super::super::intake::End;
 use super::super::lane::Progress;
 use super::super::locked;
-use super::super::standing::works;
 
 /// How often requests and the states of tables are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -43,9 +42,6 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// How often events are forgotten that no later one can be compared with any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-
-/// How often people who ask without the service are told that transactions are still waited for.
-const TOLD_EVERY: Duration = Duration::from_secs(20);
 
 /// How long a service that ends when it has caught up waits for rows whose delete under another key has come: it is
 /// looked after them five times a second. Of some it may never come.
@@ -60,8 +56,7 @@ pub(super) struct Control {
     rest: Rest,
     /// where the partitions of topics end that rest
     ends_at_rest: watch::Receiver<Positions>,
-    /// what transactions wait for that are to become visible as a whole
-    awaited: watch::Receiver<Option<Awaited>>,
+    waits: Waits,
 }
 
 impl Control {
@@ -73,7 +68,8 @@ impl Control {
         (ends_at_rest, awaited): (watch::Receiver<Positions>, watch::Receiver<Option<Awaited>>),
     ) -> Control {
         let (setup, shared, member) = (setup.clone(), shared.clone(), member.clone());
-        Control { setup, shared, member, states, rest, ends_at_rest, awaited }
+        let waits = Waits::of(awaited);
+        Control { setup, shared, member, states, rest, ends_at_rest, waits }
     }
 
     /// Runs until something asks for a new session, or everything up to `ends` is caught up where that was
@@ -87,8 +83,7 @@ impl Control {
         let waited_for = self.setup.until_caught_up;
         let mut ticks = interval(if waited_for { CAUGHT_UP_EVERY } else { LOOK_EVERY });
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut measured, mut forgot, mut told) =
-            (None::<Instant>, None::<Instant>, None::<Instant>);
+        let (mut measured, mut forgot) = (None::<Instant>, None::<Instant>);
         let mut since = None;
         loop {
             ticks.tick().await;
@@ -111,7 +106,7 @@ impl Control {
                 self.forget(&mut warehouse).await?;
                 forgot = Some(Instant::now());
             }
-            self.tell_awaited(&warehouse, &mut told).await?;
+            self.waits.tell(&self.setup, (&self.shared, &self.member), &warehouse).await?;
             let reached = waited_for && stored.reach(&ends) && self.all_caught_up();
             if reached && self.nothing_arrives(&warehouse, &mut since).await? {
                 self.member.commit(&stored);
@@ -192,40 +187,6 @@ impl Control {
         self.rest.show(board, &self.states);
         self.member.commit(stored);
         Ok(sizes.values().sum())
-    }
-
-    /// Tells what transactions wait for, and that they do no more.
-    async fn tell_awaited(
-        &mut self,
-        warehouse: &Session,
-        told: &mut Option<Instant>,
-    ) -> Result<()> {
-        let is_new = self.awaited.has_changed().unwrap_or(false);
-        let awaited = self.awaited.borrow_and_update().clone();
-        if !is_new && (awaited.is_none() || told.is_some_and(|at| at.elapsed() < TOLD_EVERY)) {
-            return Ok(());
-        }
-        let board = &self.shared.setup.board;
-        let (what, remedy) = awaited.map(|awaited| (awaited.what, awaited.remedy)).unzip();
-        if is_new {
-            board.phase(Phase::Streaming, what.as_deref(), remedy);
-            board.transactions_wait(what.is_some());
-        }
-        match &what {
-            Some(what) => {
-                let who = (self.setup.connector.name.as_str(), &*self.setup.owner);
-                if told.is_none() {
-                    tracing::warn!(remedy, "{what}");
-                }
-                *told = Some(Instant::now());
-                standing::tell(&**warehouse, who, Standing::Waiting, (what, remedy)).await
-            }
-            None => {
-                tracing::info!("atomic: true: what was waited for has come");
-                *told = None;
-                works(&self.shared, &[]).await
-            }
-        }
     }
 
     async fn forget(&self, warehouse: &mut Session) -> Result<()> {

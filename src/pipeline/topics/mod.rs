@@ -20,6 +20,7 @@ mod sources;
 mod tables;
 mod turns;
 mod unplanned;
+mod waits;
 mod whole;
 
 use std::ops::Deref;
@@ -32,7 +33,7 @@ use tokio::task::JoinHandle;
 use super::core::Basis;
 use crate::capture::brokers::Brokers;
 use crate::capture::topics::Member;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::spec::{Kafka, Topics};
 
 pub(super) use checks::inspect;
@@ -131,21 +132,26 @@ impl TopicSetup {
             return Ok(member.clone());
         }
         // a member may be given all partitions, and each has a queue of its own
-        let buffer = self.settings.memory / SHARE / self.partitions().await;
+        let buffer = self.settings.memory / SHARE / self.partitions().await?;
         let joined = Arc::new(Member::join(&self.connector, buffer)?);
         *known() = Some(joined.clone());
         Ok(joined)
     }
 
-    /// How many partitions the topics have, or may well have where the brokers do not answer.
-    async fn partitions(&self) -> u64 {
+    /// How many partitions the topics have, or may well have where the brokers do not answer. Fails where they
+    /// refuse us.
+    async fn partitions(&self) -> Result<u64> {
         const UNKNOWN: u64 = 16;
-        let Ok(brokers) = Brokers::of(&self.connector) else { return UNKNOWN };
-        let Ok(topics) = brokers.topics().await else { return UNKNOWN };
+        let Ok(brokers) = Brokers::of(&self.connector) else { return Ok(UNKNOWN) };
+        let topics = match brokers.topics().await {
+            Ok(topics) => topics,
+            Err(error) if error.kind() == Kind::Rights => return Err(error),
+            Err(_) => return Ok(UNKNOWN),
+        };
         let ours = |name: &str| self.connector.topics.iter().any(|pattern| pattern.matches(name));
         let ours = topics.iter().filter(|(name, _)| ours(name));
         let count: i64 = ours.map(|(_, found)| i64::from(found.partitions)).sum();
-        u64::try_from(count).unwrap_or(UNKNOWN).max(1)
+        Ok(u64::try_from(count).unwrap_or(UNKNOWN).max(1))
     }
 
     /// Leaves the group, and waits until it knows: else the partitions are nobody's until the session of a

@@ -22,6 +22,7 @@ use super::retention;
 use super::sources::left_out;
 use super::tables::Tables;
 use super::turns::Intake;
+use super::waits::is_reached;
 use super::whole::Whole;
 use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};
@@ -46,6 +47,12 @@ use super::super::{halt, owner, standing};
 
 /// Everything is waited for that the topics hold, but not that they begin to exist.
 const GIVEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Brokers that a member does not get through to before its group has ever spoken to it are waited for no longer.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+
+/// Where they refuse us, not even that long.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
 
 /// How long a member whose partition another one has taken waits to be told so by the group.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
@@ -75,10 +82,13 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
         }
     }
     let member = setup.member().await?;
-    let Some(assignment) = given(setup, &member, stop.clone()).await? else {
-        drop(member);
-        setup.leave().await;
-        return Ok(End::Stopped);
+    let assignment = match given(setup, &member, stop.clone()).await {
+        Ok(Some(assignment)) => assignment,
+        ended => {
+            drop(member);
+            setup.leave().await;
+            return ended.map(|_| End::Stopped);
+        }
     };
     setup.check();
     let version = assignment.version;
@@ -115,17 +125,29 @@ async fn given(
             return Ok(Some(now));
         }
         let group = &setup.connector.group;
-        let reason = match member.failure() {
-            Some(failure) => format!("Kafka: {failure}"),
-            None => format!("the group {group} has given no partitions yet"),
+        let told = member.told();
+        let failure = told.failure(&setup.connector, &format!("joining the group {group}"));
+        // of a group that has spoken to us we are a member, whatever a broker says; and it may take its time
+        let waited_for = if told.is_refusal() { REFUSED_FOR } else { AWAY_FOR };
+        let is_stranger = now.version == 0 && since.elapsed() >= waited_for && !is_reached(member);
+        let (reason, remedy) = match failure {
+            Some(refusal) if is_stranger && setup.until_caught_up && told.is_refusal() => {
+                let kind =
+                    if refusal.kind() == Kind::Rights { Kind::Rights } else { Kind::SourceLacks };
+                return Err(refusal.with_kind(kind));
+            }
+            Some(failure) if is_stranger && !setup.until_caught_up => return Err(failure),
+            Some(failure) => (failure.reason(), failure.remedy_text().map(str::to_owned)),
+            None => (format!("the group {group} has given no partitions yet"), None),
         };
-        setup.board.phase(Phase::Standby, Some(&reason), None);
+        setup.board.phase(Phase::Standby, Some(&reason), remedy.as_deref());
         if setup.until_caught_up && since.elapsed() >= GIVEN_WITHIN {
             let what = format!("nothing to read after {} s: {reason}", GIVEN_WITHIN.as_secs());
-            return Err(Error::new(Kind::SourceLacks, what).remedy(
+            return Err(Error::new(Kind::SourceLacks, what).remedy(remedy.unwrap_or_else(|| {
                 "see that the brokers are reached, that the topics exist, and that no other member of \
-                 the group has all of them",
-            ));
+                 the group has all of them"
+                    .to_owned()
+            })));
         }
         tokio::select! {
             changed = given.changed() => {

@@ -118,3 +118,27 @@ fn way(connector: &Kafka, reason: &str) -> String {
     }
     "see that the connector's brokers are right and can be reached from here".to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_said_once_and_outlives_what_says_less() {
+        let told = Told::default();
+        let note = |code, reason: &str| told.note(&KafkaError::Global(code), reason);
+        assert!(!told.is_refusal());
+        assert!(note(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down"));
+        let lost = RDKafkaErrorCode::BrokerTransportFailure;
+        assert!(note(lost, "a: Disconnected (after 0ms in state SSL_HANDSHAKE)"));
+        assert!(note(lost, "a: SSL handshake failed (after 0ms in state SSL_HANDSHAKE)"));
+        assert!(!note(lost, "a: Disconnected (after 9ms in state SSL_HANDSHAKE)"));
+        assert!(!told.is_refusal());
+        assert!(note(RDKafkaErrorCode::Authentication, "a: Invalid password (after 300ms)"));
+        assert!(!note(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down"));
+        assert!(told.is_refusal());
+        told.forget();
+        assert!(!told.is_refusal());
+        assert!(note(lost, "a: Disconnected (after 2ms in state UP)"));
+    }
+}

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::{ChangeEvent, Digests, Op, Target};
+use crate::journey::{Arrival, ChangeEvent, Digests, Op, Target};
 use crate::names::TableName;
 use crate::value::Cell;
 
@@ -36,6 +36,25 @@ impl HeldKeys {
             self.add(digests);
         }
         caught
+    }
+
+    /// The keys under which a change of a table must wait, if it must. Of topics a row that comes from another key tells
+    /// all of itself, or waits for the delete there, which is a record of its own. So it waits for what is refused under
+    /// that key, but not for rows that come to it since, those of `arriving`: they may wait for what is behind it.
+    pub(super) fn wait_under(
+        &mut self,
+        (target, digests): (&Target, Digests),
+        arriving: &HeldKeys,
+    ) -> Option<Digests> {
+        let comes = target.arrival != Arrival::InOrder && digests.new != digests.old;
+        if !comes {
+            return self.catches(digests).then_some(digests);
+        }
+        if self.has(digests.old) && !arriving.has(digests.old) {
+            self.add(digests);
+            return Some(digests);
+        }
+        self.has(digests.new).then_some(digests.alone())
     }
 
     /// Adds the keys of others.

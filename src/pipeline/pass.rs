@@ -143,14 +143,18 @@ impl Pass<'_> {
                 true => (digests.alone(), refused),
                 false => (digests, refused),
             };
-            match looked.map(own) {
-                Some((digests, _)) if self.sift.held.catches(digests) => {
-                    self.aside.push((kept.place, digests));
-                }
+            let looked = looked.map(own);
+            if let Some((digests, _)) = &looked
+                && self.sets_aside(kept.place, *digests)
+            {
+                continue;
+            }
+            match looked {
                 Some((digests, Some(refused))) => {
                     self.sift.write(Item { kept, digests }, refused).await?;
                 }
                 Some((digests, None)) => {
+                    self.arrived |= alone;
                     self.ask_about(kept).await?;
                     items.push(Item { kept, digests });
                 }
@@ -166,6 +170,14 @@ impl Pass<'_> {
             }
         }
         self.merge(items, next).await
+    }
+
+    /// Sets a change aside whose key waits.
+    fn sets_aside(&mut self, place: Order, digests: Digests) -> bool {
+        let Sift { held, target, .. } = &mut self.sift;
+        let under = held.wait_under((target, digests), &self.arriving);
+        self.aside.extend(under.map(|digests| (place, digests)));
+        under.is_some()
     }
 
     /// A row that was read takes the place of what waits of its key alone.
@@ -191,7 +203,6 @@ impl Pass<'_> {
     async fn waits_for_delete(&mut self, kept: &Kept) -> Result<bool> {
         let Sift { apply, transaction, target, .. } = &mut self.sift;
         if apply.has_arrived(transaction, target, kept.place).await? {
-            self.arrived = true;
             return Ok(false);
         }
         let Some((digests, _)) = self.sift.look(kept)? else { return Ok(false) };

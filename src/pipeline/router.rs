@@ -307,10 +307,13 @@ impl Router {
             return held.refuse_too_many(&target.model.table, self.held_at_most);
         }
         let keys = digests(target, event);
-        match refused {
-            _ if held.catches(keys) => window.set_aside(target, event, message, keys),
-            None => return window.push(route, event, message),
-            Some(refused) => {
+        let none = HeldKeys::default();
+        let arriving = self.arriving.get(at).map_or(&none, |arriving| &arriving.keys);
+        let aside = held.wait_under((target, keys), arriving);
+        match (refused, aside) {
+            (_, Some(keys)) => window.set_aside(target, event, message, keys),
+            (None, None) => return window.push(route, event, message),
+            (Some(refused), None) => {
                 let (table, reason) = (&target.model.table, &refused.reason);
                 tracing::warn!(%table, reason, "a change is refused: it becomes a dead letter, and its key waits");
                 held.add(keys);

@@ -288,7 +288,10 @@ impl Site {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         let tables = self.at_warehouse("select t from audit.tables t").await;
-        panic!("{what}: not within five minutes; tables: {tables:#?}");
+        let kept = "select table_name, seq, ord, event_seq, event_ord, waits, key_hash, old_key_hash, comes_from
+                      from audit.pending order by seq, ord limit 50";
+        let kept = self.at_warehouse(kept).await;
+        panic!("{what}: not within five minutes; tables: {tables:#?}; kept: {kept:#?}");
     }
 
     /// A table's state, reason and remedy.

@@ -35,13 +35,15 @@ delete from {{ stage }} g
  where g.ctid = late.sid
 
 -- statement: arrived
--- Whether a kept row comes from another key whose delete there was applied.
-select
-  from audit.pending p
+-- Which of the rows that are kept at these places come from another key whose delete there was applied.
+select p.seq, p.ord
+  from unnest($1::int8[], $2::int8[]) w(seq, ord)
+  join audit.pending p
+    on (p.seq, p.ord) = (w.seq, w.ord)
   join audit.quiet q
     on q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
    and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
- where p.table_name = {{ literal }} and p.comes_from is not null and (p.seq, p.ord) = ($1, $2)
+ where p.table_name = {{ literal }} and p.comes_from is not null
 
 -- statement: remember_empty
 -- The source table was emptied.

@@ -1,7 +1,7 @@
 //! Applies a batch inside a transaction that somebody else opened and will end: what comes before the
 //! rows, then each table's rows, staged and merged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -179,21 +179,26 @@ impl Apply {
         self.settle(transaction, seq).await
     }
 
-    /// Whether the delete was applied by which the row that is kept at `place` left its former key.
-    pub async fn has_arrived(
+    /// Of the rows that are kept at `places` and come from another key, those whose delete there was applied.
+    pub async fn arrived(
         &mut self,
         transaction: &Transaction<'_>,
         target: &Arc<Target>,
-        place: Order,
-    ) -> Result<bool> {
+        places: &[Order],
+    ) -> Result<HashSet<Order>> {
         let keyed = matches!(target.model.history, History::Overwrite | History::Versions);
-        if target.arrival != Arrival::MayBeLate || !keyed {
-            return Ok(false);
+        if places.is_empty() || target.arrival != Arrival::MayBeLate || !keyed {
+            return Ok(HashSet::new());
         }
+        let (seqs, ords): (Vec<i64>, Vec<i64>) =
+            places.iter().map(|place| (place.seq, place.ord)).unzip();
         let form = Variant { overrules: Overrules::Older, chains: false };
         let merge = self.merge(transaction, target, form).await?;
-        let rows = merge.query(transaction, "arrived", &[&place.seq, &place.ord]).await?;
-        Ok(!rows.is_empty())
+        let rows = merge.query(transaction, "arrived", &[&seqs, &ords]).await?;
+        let place = |row: &tokio_postgres::Row| -> Result<Order, tokio_postgres::Error> {
+            Ok(Order { seq: row.try_get(0)?, ord: row.try_get(1)? })
+        };
+        rows.iter().map(place).collect::<Result<_, _>>().map_err(|e| merge.failed("arrived", e))
     }
 
     /// Applies a piece; what became of each table's rows, by the table's index.

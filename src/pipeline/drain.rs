@@ -1,7 +1,7 @@
 //! Applies the kept changes of one table, in the order of the source, through the same fold and merge
 //! as if they had just come. What waits behind a dead letter stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tokio_postgres::Transaction;
@@ -195,6 +195,8 @@ impl Drain {
             aside: Vec::new(),
             guard: Guard::default(),
             answered: tables::answered(transaction, &table).await?,
+            has_come: HashSet::new(),
+            left: false,
             arriving: HeldKeys::default(),
             begins_to_wait: false,
             arrived: false,

@@ -34,6 +34,8 @@ pub(super) struct Gate {
     pub(super) is_midway: bool,
     /// when the last one was
     pub(super) sent_at: Instant,
+    /// the version of the flows that the lane has heard of
+    told: u64,
     /// the version of the flows that the open window is folded under
     routing: u64,
 }
@@ -127,11 +129,18 @@ impl Gate {
             is_midway: false,
             sent_at: Instant::now(),
             routing: 0,
+            told: 0,
         }
     }
 
-    pub(super) fn routing_changed(&self) -> bool {
+    fn routing_changed(&self) -> bool {
         self.flows.borrow().version != self.routing
+    }
+
+    /// Whether the lane waits to hear that tables go on with the batches: the last one left before that was known
+    /// here, and of an idle source no other may follow.
+    pub(super) fn owes_routing(&self) -> bool {
+        self.flows.borrow().version != self.told
     }
 
     pub(super) fn adopt_flows(&mut self) {
@@ -151,6 +160,7 @@ impl Gate {
         let ends = batch.ends;
         let piece = encode_batch(batch)?;
         self.lane.send(piece).await.map_err(|_| lane_is_gone())?;
+        self.told = self.routing;
         self.sent += 1;
         self.router.piece = self.sent + 1;
         self.is_midway = !ends;

@@ -111,7 +111,7 @@ impl Intake {
         let gate = &mut self.folding.gate;
         if !gate.window.is_empty() {
             gate.hand_over().await?;
-        } else if gate.routing_changed() {
+        } else if gate.owes_routing() {
             gate.adopt_flows();
             gate.hand_over().await?;
         } else if due {

@@ -1,7 +1,7 @@
 //! One pass over the kept changes of a table, in the order of the source: portion by portion through the
 //! same fold and merge as if they had just come. Opens and ends no warehouse transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::follow::permitted;
@@ -37,6 +37,10 @@ pub(super) struct Pass<'w> {
     pub(super) guard: Guard,
     /// a human has said yes to what came before
     pub(super) answered: i64,
+    /// rows from other keys whose delete there was applied, of the portion
+    pub(super) has_come: HashSet<Order>,
+    /// whether deletes of rows that go on under other keys were applied
+    pub(super) left: bool,
     /// the keys of rows from other keys whose delete there was not applied
     pub(super) arriving: HeldKeys,
     /// whether there are some among them that did not wait before
@@ -63,6 +67,7 @@ impl Pass<'_> {
             let (cut, end) = if end == 0 { (true, portion.len()) } else { (false, end) };
             let rest = portion.split_off(end);
             let seq = portion.last().map_or(0, |kept| kept.mark.seq);
+            self.look_for_arrivals(&portion).await?;
             self.portion(&portion, if cut && !last { seq } else { 0 }).await?;
             portion = rest;
             if last {
@@ -73,6 +78,14 @@ impl Pass<'_> {
                 return self.end_transaction().await;
             }
         }
+    }
+
+    async fn look_for_arrivals(&mut self, portion: &[Kept]) -> Result<()> {
+        let come = portion.iter().filter(|kept| kept.comes_from.is_some());
+        let places: Vec<Order> = come.map(|kept| kept.place).collect();
+        let Sift { apply, transaction, target, .. } = &mut self.sift;
+        self.has_come = apply.arrived(transaction, target, &places).await?;
+        Ok(())
     }
 
     /// Leaves out the changes that are in the rows already, as their range was read behind them.
@@ -155,6 +168,7 @@ impl Pass<'_> {
                 }
                 Some((digests, None)) => {
                     self.arrived |= alone;
+                    self.left |= kept.leaves();
                     self.ask_about(kept).await?;
                     items.push(Item { kept, digests });
                 }
@@ -201,8 +215,12 @@ impl Pass<'_> {
 
     /// Sets aside a row that comes from another key, as long as the delete there was not applied.
     async fn waits_for_delete(&mut self, kept: &Kept) -> Result<bool> {
+        if self.has_come.contains(&kept.place) {
+            return Ok(false);
+        }
         let Sift { apply, transaction, target, .. } = &mut self.sift;
-        if apply.has_arrived(transaction, target, kept.place).await? {
+        // the delete may have been among those just applied
+        if self.left && !apply.arrived(transaction, target, &[kept.place]).await?.is_empty() {
             return Ok(false);
         }
         let Some((digests, _)) = self.sift.look(kept)? else { return Ok(false) };

@@ -41,6 +41,11 @@ impl Kept {
         self.place.ord < 0
     }
 
+    /// Whether it is the delete of a row that goes on under another key.
+    pub fn leaves(&self) -> bool {
+        self.message.first() == Some(&b'l')
+    }
+
     /// Whether it is a row's delete.
     pub fn is_delete(&self) -> bool {
         matches!(self.message.first(), Some(b'D' | b'l'))

@@ -1,10 +1,11 @@
 //! Live: a Postgres, a real Debezium, a real Kafka, and the service behind them; with crashes of each.
 
+use std::cell::RefCell;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Kafka, Site, block_on, is_full, kafka, own_broker, own_connect, shop_connector,
+    Kafka, Site, Topics, block_on, is_full, kafka, own_broker, own_connect, shop_connector,
 };
 
 /// Tables with a key, with a wide value that an update leaves out, with two columns as key, and without one.
@@ -96,6 +97,8 @@ struct Live {
     site: Site,
     kafka: &'static Kafka,
     slot: String,
+    /// where its topics are read last
+    brokers: RefCell<String>,
     /// more lines of the connector's file
     more: &'static str,
 }
@@ -111,7 +114,7 @@ impl Live {
         let slot = site.name.replace('-', "_");
         site.shop(tables).await;
         site.remove("connectors/shop.yaml");
-        Live { site, kafka, slot, more: "" }
+        Live { site, kafka, slot, brokers: RefCell::default(), more: "" }
     }
 
     /// What Debezium is told.
@@ -128,6 +131,7 @@ impl Live {
     /// The files that read the topics of a broker into a schema.
     fn files(&self, brokers: &str, schema: &str) {
         let (name, url) = (&self.site.name, "\"${SHOP_URL}\"");
+        self.brokers.replace(brokers.to_owned());
         self.site.file(
             "connectors/topics.yaml",
             &format!(
@@ -171,6 +175,8 @@ impl Live {
                 "select exists (select from topics.orders where id = -1)",
             )
             .await;
+        // it has overtaken what other partitions are yet to bring
+        self.until_read().await;
         self.site.shop("delete from orders where id = -1").await;
         let (code, text) = self.verify();
         if code != 0 {
@@ -179,6 +185,20 @@ impl Live {
         assert_eq!(code, 0, "{text}");
         let letters = "select count(*) from audit.dead_letters";
         assert_eq!(self.site.at_warehouse(letters).await, ["0"]);
+    }
+
+    /// Waits until everything that its topics hold now is stored.
+    async fn until_read(&self) {
+        let topics = Topics::at(&self.brokers.borrow().clone());
+        let read = "select distinct split_part(partition, '/', 1) from audit.progress";
+        for topic in self.site.at_warehouse(read).await {
+            for (number, end) in topics.ends(&topic).await.into_iter().enumerate() {
+                let stored = format!(
+                    "select {end} <= coalesce((select position from audit.progress where partition = '{topic}/{number}'), 0)"
+                );
+                self.site.until("what is there is read", &stored).await;
+            }
+        }
     }
 
     /// How the rows without key came and went, for whoever looks for one too many, and what was refused.
@@ -321,9 +341,18 @@ fn crashes_of_everything_lose_and_double_nothing() {
         live.declare("debezium", "topics");
         connect.register(&site.name, &live.configuration()).await.unwrap();
         let mut member = Member::of(site);
+        let mut begun = "-infinity".to_owned();
         for round in 0..rounds {
             site.shop(&changes(transactions, round + 1)).await;
+            if is_full() && round % 2 == 1 {
+                // one that has lost its broker for too long is started again
+                drop(connect.restart(&site.name).await);
+                // the group lets it wait for the one before; every other one is killed as it begins
+                let works = format!("select max(moved_at) > '{begun}' from audit.progress");
+                site.until("it has stored something", &works).await;
+            }
             member.end("-KILL");
+            begun = site.at_warehouse("select now()").await.remove(0);
             member = Member::of(site);
             if round % (rounds / 3) == 1 {
                 connect.kill().await.unwrap();

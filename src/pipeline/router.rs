@@ -274,7 +274,9 @@ impl Router {
         message: &[u8],
         window: &mut Window,
     ) -> Result<()> {
-        let (Some(route), Some(held)) = (self.routes.get(at), self.held.get_mut(at)) else {
+        let (Some(route), Some(held), Some(arriving)) =
+            (self.routes.get(at), self.held.get_mut(at), self.arriving.get_mut(at))
+        else {
             return Ok(());
         };
         let in_rows = event.order.seq < route.floor;
@@ -299,17 +301,13 @@ impl Router {
                 return window.push(route, event, message);
             }
             held.add(alone);
-            if let Some(arriving) = self.arriving.get_mut(at) {
-                arriving.keys.add(alone);
-                arriving.since.push((alone, self.piece));
-            }
+            arriving.keys.add(alone);
+            arriving.since.push((alone, self.piece));
             window.await_delete(target, event, message, (alone, key_texts(target, old.row)));
             return held.refuse_too_many(&target.model.table, self.held_at_most);
         }
         let keys = digests(target, event);
-        let none = HeldKeys::default();
-        let arriving = self.arriving.get(at).map_or(&none, |arriving| &arriving.keys);
-        let aside = held.wait_under((target, keys), arriving);
+        let aside = held.wait_under((target, keys), &arriving.keys);
         match (refused, aside) {
             (_, Some(keys)) => window.set_aside(target, event, message, keys),
             (None, None) => return window.push(route, event, message),

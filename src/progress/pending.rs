@@ -238,7 +238,8 @@ pub async fn remove(
             .execute(
                 "update audit.pending p set waits = true, key_hash = a.new, old_key_hash = a.old
                    from unnest($2::int8[], $3::int8[], $4::int8[], $5::int8[]) a(seq, ord, new, old)
-                  where p.table_name = $1 and p.seq = a.seq and p.ord = a.ord",
+                  where p.table_name = $1 and p.seq = a.seq and p.ord = a.ord
+                    and (not p.waits or p.key_hash <> a.new or p.old_key_hash <> a.old)",
                 &[&name, &seqs, &ords, &new, &old],
             )
             .await
@@ -252,8 +253,7 @@ pub async fn remove(
                     and ($8::int8[] is null or p.seq = any ($8))
                     and not exists (select from unnest($9::int8[], $10::int8[]) o(number, ord)
                                      where o.number = p.seq and o.ord >= p.ord)
-                    and not exists (select from unnest($6::int8[], $7::int8[]) a(seq, ord)
-                                     where p.seq = a.seq and p.ord = a.ord)
+                    and (p.seq, p.ord) not in (select a.seq, a.ord from unnest($6::int8[], $7::int8[]) a(seq, ord))
                  returning bytes)
              select coalesce(sum(bytes), 0)::int8 from gone",
             &[

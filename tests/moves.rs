@@ -175,6 +175,39 @@ fn a_row_that_moves_while_its_table_is_paused_takes_along_what_it_had() {
     });
 }
 
+/// What waits is looked after by a service that runs, also where nothing else comes.
+#[test]
+fn a_row_that_waits_is_there_once_the_delete_of_its_former_key_is() {
+    block_on(async {
+        let mut moves = Moves::new("moves_wait").await;
+        assert_eq!(moves.rows_behind(vec![record("c", 1, None, 110)]).await, "1v110");
+        let waiting = vec![without_value(2, 1, 210), without(record("u", 2, None, 220))];
+        assert_eq!(moves.rows_behind(waiting).await, "1v110");
+        moves.run += 1;
+        connect(&moves.site, &moves.mock, moves.run);
+        let running = moves.site.start();
+        let both = "select count(*) = 4 from audit.pending where waits";
+        moves.site.until("it waits in both tables", both).await;
+        moves.mock.topics().write(vec![record("c", 3, None, 230)]).await;
+        moves
+            .site
+            .until("others come", "select exists (select from cleansed.t where id = 3)")
+            .await;
+        assert_eq!(
+            moves.site.at_warehouse("select state from audit.tables").await,
+            ["streaming"; 2]
+        );
+        moves.site.until("it still waits", both).await;
+        moves.mock.topics().write(vec![record("d", 1, Some(2), 210)]).await;
+        moves.site.until("it is there", "select not exists (select from audit.pending)").await;
+        for table in ["t", "t_versions_current"] {
+            let rows = format!("select id || v from cleansed.{table} order by id");
+            assert_eq!(moves.site.at_warehouse(&rows).await, ["2v110", "3v230"]);
+        }
+        running.stop().await.unwrap();
+    });
+}
+
 #[test]
 fn a_row_that_has_left_before_its_key_was_taken_again_ends_then() {
     block_on(async {

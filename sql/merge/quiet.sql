@@ -5,6 +5,11 @@ jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value }}):
 {%- endmacro -%}
 {%- macro origin_text() -%}
 jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.origin }})::text{% endfor %})::text
+{%- endmacro -%}
+{#- `q` is the delete by which the kept row `p` left its former key. -#}
+{%- macro left() -%}
+q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
+   and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
 {%- endmacro %}
 {% if topics %}
 -- statement: newest_gone
@@ -34,6 +39,15 @@ delete from {{ stage }} g
         where s._op <> 'd' and (q.seq, q.ord) > (s._seq, s._ord)) late
  where g.ctid = late.sid
 
+-- statement: has_arrivals
+-- Whether there is a row that waits for a delete which was applied.
+select from audit.pending p
+  join audit.quiet q
+    on {{ left() }}
+ where p.table_name = {{ literal }} and p.comes_from is not null and p.waits
+   and ($1::int8[] is null or p.seq = any ($1))
+ limit 1
+
 -- statement: arrived
 -- Which of the rows that are kept at these places come from another key whose delete there was applied.
 select p.seq, p.ord
@@ -41,8 +55,7 @@ select p.seq, p.ord
   join audit.pending p
     on (p.seq, p.ord) = (w.seq, w.ord)
   join audit.quiet q
-    on q.table_name = p.table_name and (q.seq, q.ord) = (p.event_seq, p.event_ord)
-   and q.key = jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.arriving }})::text{% endfor %})::text
+    on {{ left() }}
  where p.table_name = {{ literal }} and p.comes_from is not null
 
 -- statement: remember_empty

@@ -1,7 +1,7 @@
 //! Applies a batch inside a transaction that somebody else opened and will end: what comes before the
 //! rows, then each table's rows, staged and merged.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +17,6 @@ use super::staging::Staging;
 use super::table::{Counts, Cut, Merge};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Arrival, Batch, Before, TableBatch, Target};
-use crate::position::Order;
 use crate::postgres::{Session, quote};
 use crate::spec::{History, Model};
 use crate::warehouse::{SOON, reshape};
@@ -126,9 +125,9 @@ pub struct Apply {
 
 /// What a table's statements depend on beside the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Variant {
-    overrules: Overrules,
-    chains: bool,
+pub(super) struct Variant {
+    pub(super) overrules: Overrules,
+    pub(super) chains: bool,
 }
 
 impl Apply {
@@ -177,28 +176,6 @@ impl Apply {
     ) -> Result<()> {
         self.unsettled.insert(target.index, target.clone());
         self.settle(transaction, seq).await
-    }
-
-    /// Of the rows that are kept at `places` and come from another key, those whose delete there was applied.
-    pub async fn arrived(
-        &mut self,
-        transaction: &Transaction<'_>,
-        target: &Arc<Target>,
-        places: &[Order],
-    ) -> Result<HashSet<Order>> {
-        let keyed = matches!(target.model.history, History::Overwrite | History::Versions);
-        if places.is_empty() || target.arrival != Arrival::MayBeLate || !keyed {
-            return Ok(HashSet::new());
-        }
-        let (seqs, ords): (Vec<i64>, Vec<i64>) =
-            places.iter().map(|place| (place.seq, place.ord)).unzip();
-        let form = Variant { overrules: Overrules::Older, chains: false };
-        let merge = self.merge(transaction, target, form).await?;
-        let rows = merge.query(transaction, "arrived", &[&seqs, &ords]).await?;
-        let place = |row: &tokio_postgres::Row| -> Result<Order, tokio_postgres::Error> {
-            Ok(Order { seq: row.try_get(0)?, ord: row.try_get(1)? })
-        };
-        rows.iter().map(place).collect::<Result<_, _>>().map_err(|e| merge.failed("arrived", e))
     }
 
     /// Applies a piece; what became of each table's rows, by the table's index.
@@ -328,7 +305,7 @@ impl Apply {
         }
     }
 
-    async fn merge(
+    pub(super) async fn merge(
         &mut self,
         transaction: &Transaction<'_>,
         target: &Arc<Target>,

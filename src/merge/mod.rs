@@ -5,6 +5,7 @@
 
 mod adopt;
 mod apply;
+mod arrivals;
 mod checks;
 mod conform;
 mod copy;

@@ -131,13 +131,16 @@ pub(super) struct CaughtUp {
     pub(super) not_before: Positions,
     /// its kept changes are applied when this position is stored: rows that were read there are among them
     pub(super) joins: Lsn,
+    /// its changes come with the batches already: only rows that wait for a delete are looked after
+    pub(super) flows: bool,
 }
 
 impl CaughtUp {
     /// A table whose rows have what is below `floor`, and whose kept changes are all that is behind it.
     pub(super) fn at(target: Arc<Target>, floor: i64) -> CaughtUp {
         let (held, arriving) = (HeldKeys::default(), HeldKeys::default());
-        CaughtUp { target, floor, held, arriving, not_before: Positions::default(), joins: Lsn(0) }
+        let (not_before, joins) = (Positions::default(), Lsn(0));
+        CaughtUp { target, floor, held, arriving, not_before, joins, flows: false }
     }
 }
 

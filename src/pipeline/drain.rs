@@ -37,6 +37,8 @@ pub(super) struct Drain {
     joins: Lsn,
     /// whether it is drained because it refused a change
     sifted: bool,
+    /// whether its changes come with the batches already
+    flows: bool,
     /// the points of its ranges, once they have been read
     points: Option<Arc<Points>>,
     /// the last of them: the stream may still be before it
@@ -71,7 +73,7 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        let CaughtUp { target, floor, not_before, joins, .. } = table;
+        let CaughtUp { target, floor, not_before, joins, flows, .. } = table;
         let after = Order { seq: -1, ord: -1 };
         let sifted = not_before != Positions::default();
         Drain {
@@ -80,6 +82,7 @@ impl Drain {
             not_before,
             joins,
             sifted,
+            flows,
             points: None,
             points_end: 0,
             since: None,
@@ -107,8 +110,8 @@ impl Drain {
         let held = self.held.clone().unwrap_or_default();
         let target = Arc::new(bound.target.standing_as(&self.target));
         let (floor, joins, not_before) = (self.floor, self.joins, self.not_before.clone());
-        let arriving = self.arriving.clone();
-        Ok(CaughtUp { target, floor, held, arriving, not_before, joins })
+        let (arriving, flows) = (self.arriving.clone(), self.flows);
+        Ok(CaughtUp { target, floor, held, arriving, not_before, joins, flows })
     }
 
     /// Whether it is drained because it refused a change.
@@ -157,6 +160,17 @@ impl Drain {
         self.points_end = points.last();
         self.points = Some(points.clone());
         Ok((held, points))
+    }
+
+    /// Whether only rows are looked after that wait for deletes, and none of those has come.
+    pub(super) async fn is_idle(
+        &self,
+        transaction: &Transaction<'_>,
+        apply: &mut Apply,
+        shared: &Core,
+    ) -> Result<bool> {
+        let (target, numbers) = (&self.target, shared.numbers());
+        Ok(self.flows && !apply.has_arrivals(transaction, target, numbers).await?)
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in

@@ -161,12 +161,10 @@ impl Lane {
         let target = &table.target;
         let needed = table.joins.max(table.not_before.lsn());
         self.shared.awaited.send_modify(|awaited| *awaited = needed.max(*awaited));
-        self.shared.setup.board.table_state(
-            &target.model.table,
-            State::CatchingUp.word(),
-            None,
-            None,
-        );
+        if !table.flows {
+            let (board, state) = (&self.shared.setup.board, State::CatchingUp.word());
+            board.table_state(&target.model.table, state, None, None);
+        }
         self.draining.push(Draining {
             drain: Drain::new(table),
             live_from: None,
@@ -310,6 +308,10 @@ impl Lane {
         for table in draining.iter_mut().filter(|table| table.has_work(&stored)) {
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
+            if table.drain.is_idle(&begun, apply, shared).await? {
+                table.rests = true;
+                continue;
+            }
             let drained = table.drain.run(&begun, apply, shared, Some(PART)).await?;
             if let Err(error) = begun.commit().await {
                 return Err(apply.refused(session, error).await);

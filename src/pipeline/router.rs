@@ -136,7 +136,8 @@ impl Router {
             }
             arriving.asked = true;
             arriving.since.retain(|(_, piece)| *piece > done);
-            asked.push(CaughtUp::at(route.target.clone(), route.floor));
+            let table = CaughtUp::at(route.target.clone(), route.floor);
+            asked.push(CaughtUp { flows: true, ..table });
         }
         asked
     }

@@ -1,6 +1,8 @@
 //! Rows of topics that go on under another key: Debezium tells it by a delete of the old key and a row of the new
 //! one, each in the partition of its own key, which may be read by another member of the group.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::{Mock, Record, Site, block_on};
@@ -203,6 +205,46 @@ fn a_row_that_waits_is_there_once_the_delete_of_its_former_key_is() {
         for table in ["t", "t_versions_current"] {
             let rows = format!("select id || v from cleansed.{table} order by id");
             assert_eq!(moves.site.at_warehouse(&rows).await, ["2v110", "3v230"]);
+        }
+        running.stop().await.unwrap();
+    });
+}
+
+/// One whose delete never comes, as of a partition that is lost, holds up no other one, nor what follows those.
+#[test]
+fn a_row_that_waits_for_ever_holds_up_no_other() {
+    block_on(async {
+        let mut moves = Moves::new("moves_stuck").await;
+        let two = vec![record("c", 1, None, 110), record("c", 11, None, 120)];
+        assert_eq!(moves.rows_behind(two).await, "1v110 11v120");
+        moves.run += 1;
+        connect(&moves.site, &moves.mock, moves.run);
+        let running = moves.site.start();
+        let topics = moves.mock.topics();
+        let waiting = |rows: u32| {
+            format!(
+                "select count(*) = {rows} from audit.pending where waits and comes_from is not null"
+            )
+        };
+        topics.write(vec![without_value(2, 1, 210)]).await;
+        moves.site.until("one waits", &waiting(2)).await;
+        // it is looked after by now
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for (lsn, other) in [(300, 4), (400, 6), (500, 8)] {
+            topics
+                .write(vec![record("c", 11, None, lsn), without_value(other, 11, lsn + 10)])
+                .await;
+            moves.site.until("another one waits", &waiting(4)).await;
+            topics.write(vec![record("d", 11, Some(other), lsn + 10)]).await;
+            moves.site.until("it has come", &waiting(2)).await;
+            topics.write(vec![record("u", other, None, lsn + 20)]).await;
+            for table in ["t", "t_versions_current"] {
+                let row = format!(
+                    "select exists (select from cleansed.{table} where id = {other} and v = 'v{}')",
+                    lsn + 20
+                );
+                moves.site.until("what follows it is there", &row).await;
+            }
         }
         running.stop().await.unwrap();
     });

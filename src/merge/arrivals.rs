@@ -24,7 +24,7 @@ impl Apply {
         target: &Arc<Target>,
         numbers: Option<&[i64]>,
     ) -> Result<bool> {
-        if target.arrival != Arrival::MayBeLate {
+        if !may_come(target) {
             return Ok(false);
         }
         let merge = self.merge(transaction, target, FORM).await?;
@@ -38,8 +38,7 @@ impl Apply {
         target: &Arc<Target>,
         places: &[Order],
     ) -> Result<HashSet<Order>> {
-        let keyed = matches!(target.model.history, History::Overwrite | History::Versions);
-        if places.is_empty() || target.arrival != Arrival::MayBeLate || !keyed {
+        if places.is_empty() || !may_come(target) {
             return Ok(HashSet::new());
         }
         let (seqs, ords): (Vec<i64>, Vec<i64>) =
@@ -51,4 +50,10 @@ impl Apply {
         };
         rows.iter().map(place).collect::<Result<_, _>>().map_err(|e| merge.failed("arrived", e))
     }
+}
+
+/// Whether rows of a table may come from another key before the delete there.
+fn may_come(target: &Target) -> bool {
+    let keyed = matches!(target.model.history, History::Overwrite | History::Versions);
+    keyed && target.arrival == Arrival::MayBeLate
 }

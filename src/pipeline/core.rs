@@ -122,7 +122,8 @@ pub(super) struct CaughtUp {
     pub(super) target: Arc<Target>,
     /// changes below it are in the rows: the stream may still be behind the snapshot
     pub(super) floor: i64,
-    /// the keys that go on waiting; of a table with kept changes before it they are not known yet
+    /// the keys that go on waiting; of a table with kept changes before it they are not known yet, and of one that
+    /// flows those that were let wait
     pub(super) held: HeldKeys,
     /// those of them that wait for a delete under a former key
     pub(super) arriving: HeldKeys,

@@ -37,8 +37,10 @@ pub(super) struct Drain {
     joins: Lsn,
     /// whether it is drained because it refused a change
     sifted: bool,
-    /// whether its changes come with the batches already
-    flows: bool,
+    /// the keys that are let wait, where its changes come with the batches already
+    flows: Option<HeldKeys>,
+    /// whether its kept changes were gone through to the last one
+    is_through: bool,
     /// the points of its ranges, once they have been read
     points: Option<Arc<Points>>,
     /// the last of them: the stream may still be before it
@@ -55,6 +57,8 @@ pub(super) struct Drain {
     arriving: HeldKeys,
     /// whether such rows were applied or began to wait since the kept changes were gone through from the first on
     stirred: bool,
+    /// whether such rows were applied
+    arrived: bool,
 }
 
 /// What a drain did.
@@ -73,7 +77,7 @@ pub(super) struct Drained {
 
 impl Drain {
     pub(super) fn new(table: CaughtUp) -> Drain {
-        let CaughtUp { target, floor, not_before, joins, flows, .. } = table;
+        let CaughtUp { target, floor, held, not_before, joins, flows, .. } = table;
         let after = Order { seq: -1, ord: -1 };
         let sifted = not_before != Positions::default();
         Drain {
@@ -82,7 +86,8 @@ impl Drain {
             not_before,
             joins,
             sifted,
-            flows,
+            flows: flows.then_some(held),
+            is_through: false,
             points: None,
             points_end: 0,
             since: None,
@@ -91,6 +96,7 @@ impl Drain {
             held: None,
             arriving: HeldKeys::default(),
             stirred: false,
+            arrived: false,
         }
     }
 
@@ -110,7 +116,7 @@ impl Drain {
         let held = self.held.clone().unwrap_or_default();
         let target = Arc::new(bound.target.standing_as(&self.target));
         let (floor, joins, not_before) = (self.floor, self.joins, self.not_before.clone());
-        let (arriving, flows) = (self.arriving.clone(), self.flows);
+        let (arriving, flows) = (self.arriving.clone(), self.flows.is_some());
         Ok(CaughtUp { target, floor, held, arriving, not_before, joins, flows })
     }
 
@@ -162,15 +168,29 @@ impl Drain {
         Ok((held, points))
     }
 
-    /// Whether only rows are looked after that wait for deletes, and none of those has come.
+    /// Whether who sends its changes is to hear of the keys that wait now: of a table that flows only where it lets
+    /// others wait.
+    pub(super) fn has_news(&self) -> bool {
+        let (Some(known), Some(held)) = (&self.flows, &self.held) else { return true };
+        self.arrived || !known.are_among(held)
+    }
+
+    /// Whether only rows are looked after that wait for deletes, and none of those has come since all of them were
+    /// gone through.
     pub(super) async fn is_idle(
-        &self,
+        &mut self,
         transaction: &Transaction<'_>,
         apply: &mut Apply,
         shared: &Core,
     ) -> Result<bool> {
-        let (target, numbers) = (&self.target, shared.numbers());
-        Ok(self.flows && !apply.has_arrivals(transaction, target, numbers).await?)
+        if self.flows.is_none() || !self.is_through {
+            return Ok(false);
+        }
+        if !apply.has_arrivals(transaction, &self.target, shared.numbers()).await? {
+            return Ok(true);
+        }
+        self.begin_again();
+        Ok(false)
     }
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
@@ -225,7 +245,6 @@ impl Drain {
         }
         sift.held.refuse_too_many(&table, shared.connector().held_keys)?;
         let (applied, altered, refused) = (sift.applied, sift.altered, sift.dead > 0);
-        let held = sift.held;
         let mut bytes = 0;
         if events > 0 {
             let span =
@@ -235,25 +254,32 @@ impl Drain {
         if standing.schema_id != self.target.schema_id {
             tables::set_schema(transaction, &table, standing.schema_id).await?;
         }
-        (self.target, self.held) = (standing, Some(held));
+        (self.target, self.held) = (standing, Some(sift.held));
         match shared.numbers() {
             None => self.after = reached,
             Some(_) => self.offsets = offsets,
         }
         self.arriving.extend(&arriving);
         self.stirred |= begins_to_wait || arrived;
-        let goes_on = limit.is_some_and(|limit| events >= limit || self.begin_again());
+        self.arrived |= arrived;
+        let goes_on = limit.is_some_and(|limit| events >= limit || self.goes_through_again());
+        self.is_through = !goes_on;
         Ok(Drained { bytes, applied, altered, refused, goes_on })
     }
 
-    /// Goes through what waits once more, where the delete of a row's former key may have been behind it.
-    fn begin_again(&mut self) -> bool {
-        if !self.stirred || self.arriving.is_empty() {
-            return false;
+    /// Whether what waits is gone through once more: the delete of a row's former key may have been behind it.
+    fn goes_through_again(&mut self) -> bool {
+        let again = self.stirred && !self.arriving.is_empty();
+        if again {
+            self.begin_again();
         }
+        again
+    }
+
+    /// Begins with the first of the kept changes.
+    fn begin_again(&mut self) {
         (self.after, self.offsets) = (Order { seq: -1, ord: -1 }, BTreeMap::new());
         (self.held, self.arriving, self.stirred) = (None, HeldKeys::default(), false);
-        true
     }
 }
 

@@ -67,6 +67,11 @@ impl HeldKeys {
         self.keys.insert(digests.old);
     }
 
+    /// Whether all of them wait in others' eyes, too.
+    pub(super) fn are_among(&self, others: &HeldKeys) -> bool {
+        self.keys.is_subset(&others.keys)
+    }
+
     /// Whether a key waits.
     pub(super) fn has(&self, key: i64) -> bool {
         self.keys.contains(&key)

@@ -158,12 +158,11 @@ impl Lane {
     }
 
     fn begin_drain(&mut self, table: CaughtUp) {
-        let target = &table.target;
         let needed = table.joins.max(table.not_before.lsn());
         self.shared.awaited.send_modify(|awaited| *awaited = needed.max(*awaited));
         if !table.flows {
             let (board, state) = (&self.shared.setup.board, State::CatchingUp.word());
-            board.table_state(&target.model.table, state, None, None);
+            board.table_state(&table.target.model.table, state, None, None);
         }
         self.draining.push(Draining {
             drain: Drain::new(table),
@@ -322,7 +321,8 @@ impl Lane {
             if drained.refused {
                 table.troubled_at = Instant::now();
             }
-            if table.rests && table.may_go_on(&stored, &shared.setup) {
+            let is_over = table.rests && table.drain.has_news();
+            if is_over && table.may_go_on(&stored, &shared.setup) {
                 live.push(table.drain.caught_up(shared)?);
                 table.live_from = Some(shared.flows.borrow().version + 1);
             }

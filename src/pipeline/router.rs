@@ -130,14 +130,15 @@ impl Router {
     /// looks through: from now on somebody does. Pieces up to `done` are in the warehouse.
     pub(super) fn ask_for_arrivals(&mut self, done: u64) -> Vec<CaughtUp> {
         let mut asked = Vec::new();
-        for (route, arriving) in self.routes.iter().zip(&mut self.arriving) {
+        let waiting = self.arriving.iter_mut().zip(&self.held);
+        for (route, (arriving, held)) in self.routes.iter().zip(waiting) {
             if arriving.asked || arriving.keys.is_empty() || route.flow == Flow::Hold {
                 continue;
             }
             arriving.asked = true;
             arriving.since.retain(|(_, piece)| *piece > done);
             let table = CaughtUp::at(route.target.clone(), route.floor);
-            asked.push(CaughtUp { flows: true, ..table });
+            asked.push(CaughtUp { flows: true, held: held.clone(), ..table });
         }
         asked
     }

@@ -43,10 +43,10 @@ impl HeldKeys {
     /// that key, but not for rows that come to it since, those of `arriving`: they may wait for what is behind it.
     pub(super) fn wait_under(
         &mut self,
-        (target, digests): (&Target, Digests),
+        (arrival, digests): (Arrival, Digests),
         arriving: &HeldKeys,
     ) -> Option<Digests> {
-        let comes = target.arrival != Arrival::InOrder && digests.new != digests.old;
+        let comes = arrival != Arrival::InOrder && digests.new != digests.old;
         if !comes {
             return self.catches(digests).then_some(digests);
         }
@@ -123,6 +123,24 @@ pub(super) fn comes_unfinished(target: &Target, event: &ChangeEvent<'_>) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_from_another_key_does_not_wait_for_what_comes_to_that_key_since() {
+        let from = |old, new| (Arrival::MayBeLate, Digests { new, old });
+        // 7 waits behind a dead letter, 8 for the delete under 9
+        let (mut held, arriving) = (HeldKeys::new([7, 8]), HeldKeys::new([8]));
+        assert_eq!(held.wait_under(from(8, 1), &arriving), None);
+        assert!(!held.has(1));
+        // what is there already waits alone
+        assert_eq!(held.wait_under(from(2, 8), &arriving), Some(Digests { new: 8, old: 8 }));
+        assert!(!held.has(2));
+        assert_eq!(held.wait_under(from(7, 3), &arriving), Some(Digests { new: 3, old: 7 }));
+        assert_eq!(held.wait_under(from(3, 3), &arriving), Some(Digests { new: 3, old: 3 }));
+        // of a log in order one change is both
+        let in_order = (Arrival::InOrder, Digests { new: 4, old: 8 });
+        assert_eq!(held.wait_under(in_order, &arriving), Some(in_order.1));
+        assert!(held.has(4));
+    }
 
     #[test]
     fn a_change_of_a_waiting_key_takes_its_other_key_along() {

@@ -80,6 +80,7 @@ impl Pass<'_> {
         }
     }
 
+    /// Asks of all rows of a portion at once whether their delete was applied before it.
     async fn look_for_arrivals(&mut self, portion: &[Kept]) -> Result<()> {
         let come = portion.iter().filter(|kept| kept.comes_from.is_some());
         let places: Vec<Order> = come.map(|kept| kept.place).collect();
@@ -138,11 +139,11 @@ impl Pass<'_> {
             }
             // what is before it is applied first: the delete of its former key, and for those that come from it
             let alone = kept.comes_from.is_some();
-            if alone {
+            if alone && (self.left || self.has_come.contains(&kept.place)) {
                 self.merge(std::mem::take(&mut items), kept.mark.seq).await?;
-                if self.waits_for_delete(kept).await? {
-                    continue;
-                }
+            }
+            if alone && self.waits_for_delete(kept).await? {
+                continue;
             }
             let logs = self.sift.target.model.history.logs_events();
             let looked = self.sift.look(kept)?;
@@ -189,7 +190,7 @@ impl Pass<'_> {
     /// Sets a change aside whose key waits.
     fn sets_aside(&mut self, place: Order, digests: Digests) -> bool {
         let Sift { held, target, .. } = &mut self.sift;
-        let under = held.wait_under((target, digests), &self.arriving);
+        let under = held.wait_under((target.arrival, digests), &self.arriving);
         self.aside.extend(under.map(|digests| (place, digests)));
         under.is_some()
     }

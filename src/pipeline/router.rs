@@ -309,7 +309,7 @@ impl Router {
             return held.refuse_too_many(&target.model.table, self.held_at_most);
         }
         let keys = digests(target, event);
-        let aside = held.wait_under((target, keys), &arriving.keys);
+        let aside = held.wait_under((target.arrival, keys), &arriving.keys);
         match (refused, aside) {
             (_, Some(keys)) => window.set_aside(target, event, message, keys),
             (None, None) => return window.push(route, event, message),

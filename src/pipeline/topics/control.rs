@@ -43,8 +43,8 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How often events are forgotten that no later one can be compared with any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a service that ends when it has caught up waits for rows whose delete under another key has come: it is
-/// looked after them five times a second. Of some it may never come.
+/// How long a service that ends when it has caught up waits for rows that wait for a delete: they are looked after
+/// with each batch and once a second. Of some it may never come.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The controlling task.

@@ -98,7 +98,8 @@ impl Recording {
         for (topic, partitions) in &self.topics {
             let name = self.renamed(topic, load);
             if topics.partitions(&name).await.is_empty() {
-                topics.create(&name, *partitions).await;
+                // its records keep their times, and would be too old a week later
+                topics.create_with(&name, *partitions, &[("retention.ms", "-1")]).await;
             }
             names.push(name);
         }

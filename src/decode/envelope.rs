@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::beside::{NoRow, no_row};
+use super::fields::Text;
 use super::order::{Beside, Origin};
 use super::schemas::{Parts, Schemas};
 use super::semantic::Field;
@@ -134,12 +135,12 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     source: Option<Origin<'a>>,
     #[serde(borrow, default)]
-    op: Option<Cow<'a, str>>,
+    op: Option<Text<'a>>,
     #[serde(default)]
     transaction: Option<Transaction>,
     // a transaction's begin or end
     #[serde(borrow, default)]
-    status: Option<Cow<'a, str>>,
+    status: Option<Text<'a>>,
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
     #[serde(default)]
@@ -372,7 +373,7 @@ fn about_no_row(envelope: Envelope<'_>) -> Result<Told<'_>, Unreadable> {
         let id = serde_json::from_str(id.get()).map_err(|_| unreadable("its id is no text"))?;
         let tables = envelope.data_collections.unwrap_or_default();
         let tables = tables.into_iter().map(|table| (table.data_collection, table.event_count));
-        let events = envelope.event_count.filter(|_| status == "END");
+        let events = envelope.event_count.filter(|_| **status == *"END");
         return Ok(Told::Transaction(Boundary { id, events, tables: tables.collect() }));
     }
     let of_schema = envelope.ddl.is_some() || envelope.table_changes.is_some();

@@ -2,15 +2,25 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::plan::{Plan, Poison};
 
-/// A member's name, which mostly needs no copy.
-#[derive(serde::Deserialize)]
-pub(super) struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+/// A text of a record, which mostly needs no copy. An optional `Cow` would always get one: serde borrows a `Cow`
+/// only where it is the field itself.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Writes the cells of an object whose members come in the order of the plan; false where they do not.
 pub(super) struct RowWriter<'p, 'o> {
@@ -38,9 +48,9 @@ impl<'de> Visitor<'de> for &mut RowWriter<'_, '_> {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<bool, M::Error> {
         let mut in_order = true;
-        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+        while let Some(name) = map.next_key::<Text<'de>>()? {
             let expected = self.plan.fields.get(self.next).filter(|_| in_order);
-            let Some(field) = expected.filter(|field| field.name == name) else {
+            let Some(field) = expected.filter(|field| field.name == *name) else {
                 map.next_value::<IgnoredAny>()?;
                 // fields of others may stand behind, or between
                 in_order &= !self.plan.by_name.contains_key(&*name);

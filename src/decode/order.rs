@@ -6,11 +6,10 @@
 //!
 //! Source: Debezium documentation, `source` blocks of its Postgres and MySQL connectors.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::fields::Text;
 use crate::journey::{Mark, TopicRecord};
 use crate::names::fingerprint;
 use crate::position::Order;
@@ -22,15 +21,15 @@ const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 #[derive(Debug, Default, Deserialize)]
 pub struct Origin<'a> {
     #[serde(borrow, default)]
-    connector: Option<Cow<'a, str>>,
+    connector: Option<Text<'a>>,
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Text<'a>>,
     #[serde(borrow, default)]
-    db: Option<Cow<'a, str>>,
+    db: Option<Text<'a>>,
     #[serde(borrow, default)]
-    schema: Option<Cow<'a, str>>,
+    schema: Option<Text<'a>>,
     #[serde(borrow, default)]
-    table: Option<Cow<'a, str>>,
+    table: Option<Text<'a>>,
     #[serde(borrow, default)]
     sequence: Option<&'a RawValue>,
     #[serde(default)]
@@ -44,9 +43,9 @@ pub struct Origin<'a> {
     #[serde(default)]
     server_id: Option<i64>,
     #[serde(borrow, default)]
-    gtid: Option<Cow<'a, str>>,
+    gtid: Option<Text<'a>>,
     #[serde(borrow, default)]
-    file: Option<Cow<'a, str>>,
+    file: Option<Text<'a>>,
     #[serde(default)]
     pos: Option<i64>,
     #[serde(default)]
@@ -60,25 +59,25 @@ pub struct Origin<'a> {
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Beside<'a> {
     #[serde(rename = "__op", borrow, default)]
-    pub(super) op: Option<Cow<'a, str>>,
+    pub(super) op: Option<Text<'a>>,
     #[serde(rename = "__deleted", borrow, default)]
-    pub(super) deleted: Option<Cow<'a, str>>,
+    pub(super) deleted: Option<Text<'a>>,
     #[serde(rename = "__lsn", alias = "__source_lsn", default)]
     lsn: Option<i64>,
     #[serde(rename = "__sequence", alias = "__source_sequence", borrow, default)]
     sequence: Option<&'a RawValue>,
     #[serde(rename = "__table", alias = "__source_table", borrow, default)]
-    table: Option<Cow<'a, str>>,
+    table: Option<Text<'a>>,
     #[serde(rename = "__schema", alias = "__source_schema", borrow, default)]
-    schema: Option<Cow<'a, str>>,
+    schema: Option<Text<'a>>,
     #[serde(rename = "__name", alias = "__source_name", borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Text<'a>>,
     #[serde(rename = "__db", alias = "__source_db", borrow, default)]
-    db: Option<Cow<'a, str>>,
+    db: Option<Text<'a>>,
     #[serde(rename = "__txId", alias = "__source_txId", borrow, default)]
     transaction: Option<&'a RawValue>,
     #[serde(rename = "__file", alias = "__source_file", borrow, default)]
-    file: Option<Cow<'a, str>>,
+    file: Option<Text<'a>>,
     #[serde(rename = "__pos", alias = "__source_pos", default)]
     pos: Option<i64>,
     #[serde(rename = "__row", alias = "__source_row", default)]

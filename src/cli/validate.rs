@@ -22,7 +22,7 @@ impl Validate {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         println!(
             "files: {}, {}, {}",
-            count(spec.commons().count() + spec.http.len(), "connector"),
+            count(spec.commons().count() + spec.asked_count(), "connector"),
             count(spec.models.len(), "declared table"),
             count(spec.calendars.len(), "calendar")
         );

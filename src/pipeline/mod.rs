@@ -14,6 +14,7 @@ mod connector;
 mod control;
 mod core;
 mod cutting;
+mod databases;
 mod declared;
 mod differences;
 mod drain;

@@ -19,6 +19,9 @@ use crate::value::Row;
 /// So many bytes of rows go to the warehouse at once.
 const PORTION: usize = 4 << 20;
 
+/// The pace is looked to after so many bytes.
+const STEP: usize = 64 << 10;
+
 /// How fast the extracts of each connector read, all together.
 #[derive(Clone, Default)]
 pub(super) struct Rates(Arc<Mutex<HashMap<String, Arc<Pace>>>>);
@@ -87,8 +90,10 @@ impl TableReading<'_> {
             unpaced += cells.len();
             documents.write(Row::from_bytes(cells))?;
             gathered.push(&documents.key, &documents.after);
-            if gathered.weight() >= PORTION {
+            if unpaced >= STEP {
                 pace.keep(std::mem::take(&mut unpaced)).await;
+            }
+            if gathered.weight() >= PORTION {
                 gathered.page(warehouse).await?;
             }
         }

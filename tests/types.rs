@@ -495,9 +495,12 @@ fn every_type_as_an_extract_brings_it() {
         let extensions = "create extension citext; create extension ltree";
         site.shop(&format!("{extensions}; create extension hstore; {USER_TYPES}")).await;
         site.warehouse.batch_execute(extensions).await.unwrap();
-        site.shop(&wide.define("wide", "primary key")).await;
-        site.shop(&wide.insert("wide", 0)).await;
-        site.file("schemas/raw.yaml", "table: raw.wide\nfrom: shop.public.wide\nlayout: raw\n");
+        // two alike: one is mirrored, one is kept in raw
+        for table in ["wide", "events"] {
+            site.shop(&wide.define(table, "primary key")).await;
+            site.shop(&wide.insert(table, 0)).await;
+        }
+        site.file("schemas/raw.yaml", "table: raw.events\nfrom: shop.public.events\nlayout: raw\n");
         site.catch_up().await;
         let columns = "select quote_ident(attname), format_type(atttypid, atttypmod) from pg_attribute
                         where attrelid = 'cleansed.wide'::regclass and attnum > 0 and attname not like '\\_%'";
@@ -505,6 +508,8 @@ fn every_type_as_an_extract_brings_it() {
             "table: cleansed.brought\nfrom: copy.public.wide\nkey: [id]\ncolumns:\n".to_owned();
         for column in site.at_warehouse(columns).await {
             let (name, ty) = column.split_once('|').unwrap();
+            // which no file can name
+            let ty = if ty.contains('"') { ty.replace("\"char\"", "text") } else { ty.to_owned() };
             let _infallible = writeln!(declared, "  {name}: {{ type: '{ty}' }}");
         }
         site.file("schemas/brought.yaml", &declared);
@@ -538,9 +543,9 @@ fn every_type_as_an_extract_brings_it() {
                 (site.at_warehouse(&streamed).await, site.at_warehouse(&brought).await);
             assert!(streamed == brought, "{ty} in the table");
             let streamed = format!(
-                "select raw_data->'key', raw_data->'after'->'c{at}' from raw.wide order by 1, id"
+                "select raw_data->'key', raw_data->'after'->'c{at}' from raw.events order by 1, id"
             );
-            let brought = streamed.replace("raw.wide", "raw.copied");
+            let brought = streamed.replace("raw.events", "raw.copied");
             let (streamed, brought) =
                 (site.at_warehouse(&streamed).await, site.at_warehouse(&brought).await);
             assert!(streamed == brought, "{ty} in raw");

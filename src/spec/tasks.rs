@@ -13,7 +13,7 @@ use super::gates::{RawSelection, Selection, selection};
 use super::notices::{self, RawWebhook, Webhook};
 use super::order::in_order;
 use super::pattern::TablePattern;
-use super::scalar::{Identifier, Scalar};
+use super::scalar::{Identifier, Retries, Scalar};
 use super::script::{self, Script};
 use super::sensor::{self, RawSignal, Signal};
 use super::units::{LONGEST, Span};
@@ -197,18 +197,6 @@ pub(super) struct RawTask {
     soft_fail: Option<bool>,
     keep: Option<Given>,
     old: Option<Given>,
-}
-
-/// How often a task is tried again.
-struct Retries(u32);
-
-impl Scalar for Retries {
-    const REMEDY: &'static str = "write a whole number from 0 to 100";
-
-    fn read(text: &str) -> Result<Retries, String> {
-        let number = text.parse().ok().filter(|number| *number <= 100);
-        number.map(Retries).ok_or_else(|| format!("{text:?} is not a number that fits"))
-    }
 }
 
 pub(super) type Open<'o> = &'o dyn Fn(&str) -> std::io::Result<String>;

@@ -1,10 +1,13 @@
 //! Extracts of a Postgres without a stream: what a table has comes into raw and from there into declared tables, and
 //! leaves them again, once, whatever the source and the machine do meanwhile.
 
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use crate::extracts::{metered, waited};
 use crate::jobs::{ask, job};
-use crate::support::{Proxy, Site, block_on, signal};
+use crate::service::http;
+use crate::support::{Proxy, Site, block_on, end, signal};
 
 const RAW: &str = "table: raw.stg_users\nfrom: crm.public.users\nlayout: raw\n";
 
@@ -290,6 +293,14 @@ async fn begin(site: &Site, date: &str, failed: usize) {
     site.until("attempts that fail", &query).await;
 }
 
+/// What `validate --connect` says.
+async fn validate(site: &Site) -> (String, Option<i32>) {
+    let mut command = site.command(&["validate", "--connect"]);
+    let output = tokio::task::spawn_blocking(move || command.stdout(Stdio::piped()).output());
+    let output = output.await.unwrap().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), output.status.code())
+}
+
 async fn until_done(site: &Site, date: &str) {
     let query =
         format!("select bool_or(state = 'success') from audit.job_runs where ds = '{date}'");
@@ -362,7 +373,10 @@ fn what_the_source_lacks_is_told_and_tried_again_until_it_is_there() {
             site.shop(breaks).await;
             begin(&site, date, 2).await;
             let said = failures(&site).await;
+            let (validated, code) = validate(&site).await;
+            assert_eq!(code, Some(78), "{date}: {validated}");
             for word in words {
+                assert!(validated.contains(word), "{date}: no {word}: {validated}");
                 assert!(
                     said.iter().all(|said| said.contains(word)),
                     "{date}: no {word}: {said:#?}"
@@ -373,6 +387,9 @@ fn what_the_source_lacks_is_told_and_tried_again_until_it_is_there() {
             site.shop(&mends).await;
             until_done(&site, date).await;
             assert_same(&site, "dim_users", date).await;
+            let (validated, code) = validate(&site).await;
+            assert_eq!(code, Some(0), "{date}: {validated}");
+            assert!(validated.contains("public.users -> cleansed.dim_users"), "{validated}");
         }
         assert!(running.stop().await.is_ok());
     });
@@ -425,6 +442,35 @@ fn a_table_that_nothing_tells_apart_is_refused() {
         assert_eq!(run(&site, "2024-03-11").await, Ok(()));
         assert_same(&site, "dim_users", "by a key of its file").await;
         assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn rows_are_no_longer_and_come_no_faster_than_they_may() {
+    block_on(async {
+        let site = site("bounded", "snapshot: { max_rate: 1MiB }\n").await;
+        declare(&site, "dim_users", "");
+        etl(&site, ", retries: 0", &["dim_users"]);
+        let port = metered(&site, "max_row_bytes: 1MiB\n").await;
+        site.shop("alter table users alter column secret set storage external").await;
+        site.shop("update users set secret = repeat('s', 60000)").await;
+        let running = site.spawn(&["run"]);
+        let began = Instant::now();
+        assert_eq!(run(&site, "2024-03-10").await, Ok(()));
+        let (_, metrics) = http(port, "GET", "/metrics", "r3ad");
+        // 3 MB, of which a second's worth may be made up for
+        assert!(began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
+        assert!(waited(&metrics, "crm") > 1.0, "{metrics}");
+        site.shop("update users set secret = repeat('s', 1100000) where id = 7").await;
+        let said = run(&site, "2024-03-11").await.unwrap_err();
+        for word in ["more than max_row_bytes allows", "exclude of connectors/shop.yaml"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        let (_, metrics) = http(port, "GET", "/metrics", "r3ad");
+        let reached =
+            "siltstone_extract_limits_total{connector=\"crm\",limit=\"max_row_bytes\"} 1\n";
+        assert!(metrics.contains(reached), "{metrics}");
+        end(running);
     });
 }
 

@@ -3,11 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
+use super::inspect::Report;
+use crate::binding::bind;
+use crate::capture::bounds::Bounds;
 use crate::capture::catalog::{self, SourceTable};
+use crate::capture::preflight::Finding;
 use crate::capture::snapshot::{self, Part};
 use crate::error::{Error, Kind, Result};
 use crate::merge::{Gathered, RowDocuments};
@@ -48,23 +53,57 @@ pub(super) struct TableReading<'r> {
     /// which rows; none for all
     pub(super) condition: Option<String>,
     pub(super) rates: &'r Rates,
+    /// told of limits
+    pub(super) bounds: Bounds,
+}
+
+/// Looks at the tables of a connector without a stream that something is extracted of. Changes nothing.
+pub async fn inspect(spec: &Spec, database: &Database) -> Result<Report> {
+    let (rates, mut report) = (Rates::default(), Report::default());
+    let of_it = |model: &&Model| model.from.source == database.source;
+    for raw in spec.models.iter().filter(of_it).filter(|model| model.history == History::Raw) {
+        let (rates, bounds) = (&rates, Bounds::new(|_| {}));
+        let reading = TableReading { spec, database, raw, condition: None, rates, bounds };
+        // where one look fails the transaction is at an end
+        let mut source = reading.connect("siltstone validate").await?;
+        let under = snapshot::of_now(&mut source).await?;
+        let looked = async {
+            let relation = reading.shape(&under).await?.relation;
+            snapshot::is_readable(&under, &relation).await?;
+            let relation = Arc::new(relation);
+            let feeds = spec.models.iter().filter(|model| model.from == raw.from);
+            for model in feeds {
+                bind(0, &Arc::new(model.clone()), &relation, 0, false)?;
+                report.tables.push(format!("{} -> {}", raw.from.table, model.table));
+            }
+            Ok(())
+        };
+        if let Err(error) = looked.await.map_err(|error| reading.at_source(error)) {
+            let remedy = error.remedy_text().unwrap_or_default().to_owned();
+            report.findings.push(Finding { fatal: true, what: error.reason(), remedy });
+        }
+    }
+    Ok(report)
 }
 
 impl TableReading<'_> {
     /// Gathers the rows; with the shape that they have.
     pub(super) async fn all(&self, warehouse: &mut Session) -> Result<(Gathered, Relation)> {
-        let endpoint = self.database.rows_endpoint();
-        let source = connect(Side::Source, endpoint, "siltstone extract").await;
-        let mut source = source.map_err(|error| {
+        let mut source = self.connect("siltstone extract").await?;
+        let under = snapshot::of_now(&mut source).await?;
+        let gathered = self.read(&under, warehouse).await;
+        gathered.map_err(|error| self.at_source(error))
+    }
+
+    async fn connect(&self, application: &str) -> Result<Session> {
+        let source = connect(Side::Source, self.database.rows_endpoint(), application).await;
+        source.map_err(|error| {
             let remedy = match error.kind() {
                 Kind::Rights => "mend url, or the role that it names",
                 _ => "start the server, or mend url",
             };
             error.remedy(format!("{remedy}, in {}", self.database.file))
-        })?;
-        let under = snapshot::of_now(&mut source).await?;
-        let gathered = self.read(&under, warehouse).await;
-        gathered.map_err(|error| self.at_source(error))
+        })
     }
 
     async fn read(
@@ -91,18 +130,27 @@ impl TableReading<'_> {
             documents.write(Row::from_bytes(cells))?;
             gathered.push(&documents.key, &documents.after);
             if unpaced >= STEP {
-                pace.keep(std::mem::take(&mut unpaced)).await;
+                self.keep(&pace, std::mem::take(&mut unpaced)).await;
             }
             if gathered.weight() >= PORTION {
                 gathered.page(warehouse).await?;
             }
         }
-        pace.keep(unpaced).await;
+        self.keep(&pace, unpaced).await;
         gathered.page(warehouse).await?;
         let twice = gathered.settle(warehouse).await?;
         match twice {
             0 => Ok((gathered, relation)),
             _ => Err(self.no_key(&relation, twice)),
+        }
+    }
+
+    /// Keeps the pace.
+    async fn keep(&self, pace: &Pace, bytes: usize) {
+        if pace.rate().is_some() {
+            let began = Instant::now();
+            pace.keep(bytes).await;
+            self.bounds.waited(began.elapsed());
         }
     }
 
@@ -112,6 +160,7 @@ impl TableReading<'_> {
         if u64::try_from(cells.len()).is_ok_and(|length| length <= most) {
             return Ok(());
         }
+        self.bounds.reached("max_row_bytes");
         let (from, length) = (&self.raw.from, cells.len());
         let what = format!("a row of {from} has {length} bytes, more than max_row_bytes allows");
         Err(Error::new(Kind::Config, what).remedy(format!(

@@ -11,6 +11,7 @@ use super::drain::DAY;
 use super::extracted::{Ground, suit};
 use super::loads;
 use crate::capture::api::{Api, Paces};
+use crate::capture::bounds::{Bound, Bounds};
 use crate::capture::pages::{Answered, Pages};
 use crate::decode::{Documents, Wanted, read_answer};
 use crate::error::{Error, Kind, Result};
@@ -21,6 +22,7 @@ use crate::progress::extracts::{self, Brought, Portion};
 use crate::progress::schemas;
 use crate::relation::Relation;
 use crate::schedule::{About, Bringing, Brings, Hands};
+use crate::serve::Board;
 use crate::spec::{Asked, By, Condition, Http, HttpEndpoint, JsonPath, Model, Spec};
 use crate::warehouse::Fenced;
 
@@ -29,6 +31,8 @@ pub(super) struct Bringer {
     pub(super) files: watch::Receiver<Arc<Spec>>,
     pub(super) paces: Paces,
     pub(super) rates: Rates,
+    /// where limits are counted
+    pub(super) board: Board,
     pub(super) templates: Templates,
     pub(super) no_ddl: bool,
 }
@@ -60,6 +64,7 @@ impl Brings for Bringer {
                         raw,
                         condition: condition.map(|condition| condition.filled(fill)),
                         rates: &self.rates,
+                        bounds: self.bounds(&database.name),
                     };
                     let (gathered, relation) = reading.all(session).await?;
                     let shape = Some((database.name.as_str(), relation));
@@ -103,8 +108,9 @@ impl Bringer {
         about: &About,
     ) -> Result<(Gathered, Came<'c>)> {
         let endpoint = endpoint_of(http, raw)?;
-        let api = Api::new(Arc::new(http.clone()), self.paces.clone(), hands.clock.clone())?;
-        let reading = Reading { api, http, endpoint, about };
+        let (http_of, bounds) = (Arc::new(http.clone()), self.bounds(&http.name));
+        let api = Api::new(http_of, self.paces.clone(), hands.clock.clone(), bounds.clone())?;
+        let reading = Reading { api, http, endpoint, about, bounds };
         let (mut gathered, pages) = reading.all(session).await?;
         let twice = gathered.settle(session).await?;
         if twice > 0 {
@@ -112,6 +118,15 @@ impl Bringer {
             tracing::info!(%from, twice, "rows that moved while they were read came twice; the last counts");
         }
         Ok((gathered, Came { pages, shape: None, whole: false }))
+    }
+
+    /// Counts the limits that a connector's extracts come to.
+    fn bounds(&self, connector: &str) -> Bounds {
+        let (board, connector) = (self.board.clone(), connector.to_owned());
+        Bounds::new(move |bound| match bound {
+            Bound::Reached(limit) => board.extract_reached(&connector, limit),
+            Bound::Waited(wait) => board.extract_waited(&connector, wait),
+        })
     }
 
     fn ground<'g>(&self, spec: &'g Spec, hands: &'g Hands) -> Ground<'g> {
@@ -163,6 +178,7 @@ struct Reading<'r> {
     http: &'r Http,
     endpoint: &'r HttpEndpoint,
     about: &'r About,
+    bounds: Bounds,
 }
 
 impl Reading<'_> {
@@ -179,7 +195,8 @@ impl Reading<'_> {
             let number = pages.number();
             let place = format!("{}, page {number}", shown(&base));
             if number > u64::try_from(self.http.limits.pages).unwrap_or(u64::MAX) {
-                return Err(self.beyond(format!("{place} is more than limits.pages allows")));
+                let what = format!("{place} is more than limits.pages allows");
+                return Err(self.beyond("limits.pages", what));
             }
             let got = self.api.get(&url, &place).await?;
             let answered = self.take(&got.body, &place, &mut gathered)?;
@@ -190,9 +207,8 @@ impl Reading<'_> {
             let answered = Answered { next, ..answered };
             pages.take(&answered).map_err(|why| self.mended(format!("{place} {why}")))?;
             if pages.rows() > u64::try_from(self.http.limits.rows).unwrap_or(u64::MAX) {
-                return Err(
-                    self.beyond(format!("{place}: that is more rows than limits.rows allows"))
-                );
+                let what = format!("{place}: that is more rows than limits.rows allows");
+                return Err(self.beyond("limits.rows", what));
             }
         }
         Ok((gathered, i64::try_from(pages.number() - 1).unwrap_or(i64::MAX)))
@@ -220,7 +236,8 @@ impl Reading<'_> {
         Error::new(Kind::Config, what).remedy(remedy)
     }
 
-    fn beyond(&self, what: String) -> Error {
+    fn beyond(&self, limit: &'static str, what: String) -> Error {
+        self.bounds.reached(limit);
         let remedy = format!("ask for less at once, or raise it in {}", self.http.file);
         Error::new(Kind::Config, what).remedy(remedy)
     }

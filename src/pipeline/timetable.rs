@@ -179,6 +179,7 @@ impl Timetable {
                 files: self.files.clone(),
                 paces: self.paces.clone(),
                 rates: self.rates.clone(),
+                board: self.board.clone(),
                 templates: self.templates.clone(),
                 no_ddl: self.no_ddl,
             }),

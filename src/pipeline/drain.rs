@@ -195,7 +195,7 @@ impl Drain {
 
     /// Applies about `limit` changes, whole transactions only, or all that are left; removes them in
     /// the same transaction. Without a limit no change may be refused: whoever sends the next ones must
-    /// know before which keys wait.
+    /// know before which keys wait. It knows of those that came from other keys since (`Router`).
     pub(super) async fn run(
         &mut self,
         transaction: &Transaction<'_>,
@@ -205,7 +205,7 @@ impl Drain {
     ) -> Result<Drained> {
         let table = self.table().clone();
         let (held, points) = self.begin(transaction).await?;
-        let known = held.len();
+        let known = limit.is_none().then(|| held.clone());
         let mut pass = Pass {
             sift: Sift {
                 transaction,
@@ -238,8 +238,12 @@ impl Drain {
         pass.all(limit).await.map_err(|error| on_table(error, &table))?;
         let Pass { sift, standing, events, reached, offsets, aside, arriving, .. } = pass;
         let (begins_to_wait, arrived) = (pass.begins_to_wait, pass.arrived);
-        let refused = sift.held.len() > known + arriving.len();
-        if limit.is_none() && (refused || begins_to_wait) {
+        // whoever sends its changes knows of rows that wait for deletes, which it has sent itself
+        let known = known.map(|mut known| {
+            known.extend(&arriving);
+            known
+        });
+        if known.is_some_and(|known| !sift.held.are_among(&known)) {
             let what = "a key began to wait while its table was about to go on";
             return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
         }

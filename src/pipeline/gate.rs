@@ -133,7 +133,8 @@ impl Gate {
         }
     }
 
-    fn routing_changed(&self) -> bool {
+    /// Whether tables go on of which the open window does not know yet.
+    pub(super) fn routing_changed(&self) -> bool {
         self.flows.borrow().version != self.routing
     }
 

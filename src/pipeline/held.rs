@@ -25,10 +25,6 @@ impl HeldKeys {
         self.keys.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.keys.len()
-    }
-
     /// Whether a change must wait; then both its keys do from now on.
     pub(super) fn catches(&mut self, digests: Digests) -> bool {
         let caught = self.keys.contains(&digests.new) || self.keys.contains(&digests.old);

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::core::{Basis, CaughtUp, Core, Flows, writer};
-use super::drain::{self, Drain};
+use super::core::{CaughtUp, Core, Flows, writer};
+use super::drain;
+use super::draining::{Draining, at_work};
 use super::receipt::Receipt;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Advanced, Before, Held, Refused};
@@ -46,37 +47,9 @@ pub(super) struct Lane {
     kept_bytes: u64,
 }
 
-struct Draining {
-    drain: Drain,
-    /// the routing version from which on the table's changes come with the batches
-    live_from: Option<u64>,
-    /// nothing is left for it before the next batch, or until it may go on
-    rests: bool,
-    /// when it was refused something last, or began
-    troubled_at: Instant,
-}
-
-/// A table that was refused something goes on with the batches when this long nothing more was: each
-/// refusal among those begins the session anew.
-const CALM: Duration = Duration::from_secs(10);
-
 /// How often a table that rests is asked whether it may go on now: an idle source sends no batch that
 /// would ask it.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-
-impl Draining {
-    fn has_work(&self, stored: &Positions) -> bool {
-        self.live_from.is_none() && !self.rests && self.drain.may_begin(stored)
-    }
-
-    /// Whether its changes may come with the batches, as far as they are all applied.
-    fn may_go_on(&self, stored: &Positions, setup: &Basis) -> bool {
-        let calm = setup.until_caught_up || self.troubled_at.elapsed() >= CALM;
-        // a new session would read tables anew that are being read
-        let alone = calm && !setup.board.has_open_chunks();
-        self.drain.may_go_on(stored) && (alone || !self.drain.is_sifted())
-    }
-}
 
 /// The planner must not hash or sort a table because a staging table has no statistics. For the same
 /// reason its costs are far too high, and compiling a statement would take longer than running it.
@@ -124,7 +97,7 @@ impl Lane {
         loop {
             let lands = *landing.borrow_and_update();
             let stored = self.ledger.positions();
-            let drains = !lands && self.draining.iter().any(|table| table.has_work(&stored));
+            let drains = !lands && !at_work(&self.draining, &stored).is_empty();
             let rests = self.draining.iter().any(|table| table.rests);
             tokio::select! {
                 biased;
@@ -164,12 +137,7 @@ impl Lane {
             let (board, state) = (&self.shared.setup.board, State::CatchingUp.word());
             board.table_state(&table.target.model.table, state, None, None);
         }
-        self.draining.push(Draining {
-            drain: Drain::new(table),
-            live_from: None,
-            rests: false,
-            troubled_at: Instant::now(),
-        });
+        self.draining.push(Draining::new(table));
     }
 
     /// One warehouse transaction: the piece, and those behind it until a source commit ends one. False
@@ -270,7 +238,7 @@ impl Lane {
             if self.kept_bytes + more <= limit {
                 break;
             }
-            if !self.draining.iter().any(|table| table.has_work(&stored)) {
+            if at_work(&self.draining, &stored).is_empty() {
                 return Err(full(&self.shared).await);
             }
             self.drain_some().await?;
@@ -283,7 +251,7 @@ impl Lane {
     async fn too_large(&mut self, more: u64) -> Error {
         self.apply = Apply::new(self.shared.setup.templates.clone());
         let (before, stored) = (self.kept_bytes, self.ledger.positions());
-        while self.draining.iter().any(|table| table.has_work(&stored)) {
+        while !at_work(&self.draining, &stored).is_empty() {
             if let Err(error) = self.drain_some().await {
                 return error;
             }
@@ -304,7 +272,8 @@ impl Lane {
         let mut live = Vec::new();
         let Lane { shared, session, apply, ledger, draining, kept_bytes, .. } = self;
         let stored = ledger.positions();
-        for table in draining.iter_mut().filter(|table| table.has_work(&stored)) {
+        for at in at_work(draining, &stored) {
+            let Some(table) = draining.get_mut(at) else { continue };
             let begun =
                 Fenced::begin(session, &shared.fence, "drain", &shared.setup.durations).await?;
             if table.drain.is_idle(&begun, apply, shared).await? {

@@ -18,6 +18,7 @@ mod databases;
 mod declared;
 mod differences;
 mod drain;
+mod draining;
 mod dropped;
 mod extracted;
 mod extracts;

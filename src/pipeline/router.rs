@@ -52,6 +52,8 @@ struct Arriving {
     /// piece that takes them there
     since: Vec<(Digests, u64)>,
     asked: bool,
+    /// keys waited as the session began: what they waited for may have come when the one before ended
+    looks: bool,
 }
 
 /// A table that joins the routes.
@@ -122,20 +124,27 @@ impl Router {
         self.by_oid.remove(&relation.oid);
         self.sources.push(Source { oid: relation.oid, name: relation.table.clone(), waits: false });
         self.routes.push(Route { target, flow, floor });
+        let looks = !held.is_empty();
         self.held.push(held);
-        self.arriving.push(Arriving { keys: arriving, ..Arriving::default() });
+        self.arriving.push(Arriving { keys: arriving, looks, ..Arriving::default() });
     }
 
     /// The tables in which rows wait for the delete under their former key, and whose kept changes nobody
-    /// looks through: from now on somebody does. Pieces up to `done` are in the warehouse.
-    pub(super) fn ask_for_arrivals(&mut self, done: u64) -> Vec<CaughtUp> {
+    /// looks through: from now on somebody does. Pieces up to `done` are in the warehouse, and `settled` says that
+    /// of no table it was told, as they were not yet, that it goes on.
+    pub(super) fn ask_for_arrivals(&mut self, done: u64, settled: bool) -> Vec<CaughtUp> {
         let mut asked = Vec::new();
         let waiting = self.arriving.iter_mut().zip(&self.held);
         for (route, (arriving, held)) in self.routes.iter().zip(waiting) {
-            if arriving.asked || arriving.keys.is_empty() || route.flow == Flow::Hold {
+            if route.flow == Flow::Hold && settled {
+                // whoever goes through the kept changes from now on sees them
+                arriving.since.retain(|(_, piece)| *piece > done);
+            }
+            let looks = arriving.looks || !arriving.keys.is_empty();
+            if arriving.asked || !looks || route.flow == Flow::Hold {
                 continue;
             }
-            arriving.asked = true;
+            (arriving.asked, arriving.looks) = (true, false);
             arriving.since.retain(|(_, piece)| *piece > done);
             let table = CaughtUp::at(route.target.clone(), route.floor);
             asked.push(CaughtUp { flows: true, held: held.clone(), ..table });
@@ -289,6 +298,8 @@ impl Router {
             if let Some(old) = comes_from {
                 // the delete there may be of another partition, and is behind it then
                 window.note_origin(key_texts(target, old.row));
+                // it may be among what is left when the table goes on, and waits then
+                arriving.since.push((digests(target, event).alone(), self.piece));
             }
             return Ok(());
         }

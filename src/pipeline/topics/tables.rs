@@ -81,7 +81,7 @@ impl Tables {
         let behind: Vec<(TableName, i32)> = behind
             .into_iter()
             .filter(|record| {
-                self.flow(record) == Flow::Hold || self.arriving.contains_key(&record.table)
+                self.flow(record) == Flow::Hold || self.waiting.contains_key(&record.table)
             })
             .filter_map(|record| Some((record.source.clone()?, record.schema_id?)))
             .collect();

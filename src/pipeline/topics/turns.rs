@@ -214,8 +214,10 @@ impl Intake {
             });
         }
         self.settle_whole().await?;
+        // in this order: what is told of a table later was found with those pieces in the warehouse
         let done = self.progress.borrow().done;
-        for table in self.gate.router.ask_for_arrivals(done) {
+        let settled = !self.gate.routing_changed();
+        for table in self.gate.router.ask_for_arrivals(done, settled) {
             self.caught_up.send(table).await.map_err(|_| lane_is_gone())?;
         }
         Ok(())

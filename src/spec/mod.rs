@@ -40,6 +40,7 @@ mod paging;
 mod partition;
 mod pattern;
 mod quality;
+mod report;
 mod scalar;
 mod script;
 mod sensor;
@@ -84,6 +85,7 @@ pub use quality::{
     Bounds, CHECK_KINDS, Check, CheckKind, Freshness, Limits, Relationship, Season, Severity,
     Threshold, Volume,
 };
+pub use report::{Report, ReportForm};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;
 pub use settings::{Admin, Secret, Settings};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::jobs::{ask, job};
-use crate::support::{Api, Asked, Reply, Site, block_on, by_offset, signal};
+use crate::service::http;
+use crate::support::{Api, Asked, Proxy, Reply, Site, block_on, by_offset, end, signal};
 
 const RAW: &str = "table: raw.stg_products\nfrom: products-api.products\nlayout: raw\n";
 
@@ -268,6 +269,44 @@ fn requests_are_no_closer_than_the_rate_allows() {
         assert!(all >= Duration::from_millis(750), "five requests within {all:?}");
         assert!(running.stop().await.is_ok());
     });
+}
+
+#[test]
+fn limits_that_extracts_come_to_are_counted() {
+    block_on(async {
+        let api = Api::start(products(250)).await;
+        let site = site("extract_limits", &api, "rate: 10/s\nlimits: { rows: 150 }\n", "").await;
+        let port = metered(&site, "").await;
+        let running = site.spawn(&["run"]);
+        let said = run(&site, "2024-03-10").await.unwrap_err();
+        assert!(said.contains("more rows than limits.rows allows"), "{said}");
+        let (_, metrics) = http(port, "GET", "/metrics", "r3ad");
+        let reached =
+            "siltstone_extract_limits_total{connector=\"products-api\",limit=\"limits.rows\"} 1\n";
+        assert!(metrics.contains(reached), "{metrics}");
+        assert!(waited(&metrics, "products-api") > 0.05, "{metrics}");
+        end(running);
+    });
+}
+
+/// Lets a site's service tell its metrics; on which port.
+pub async fn metered(site: &Site, settings: &str) -> u16 {
+    let port = Proxy::free_port().await;
+    site.file(
+        "siltstone.yaml",
+        &format!(
+            "warehouse: {{ url: \"${{WAREHOUSE_URL}}\" }}\n\
+             admin: {{ listen: \"127.0.0.1:{port}\", token: s3cret, read_token: r3ad }}\n{settings}"
+        ),
+    );
+    port
+}
+
+/// How long extracts of a connector have waited for its rate.
+pub fn waited(metrics: &str, connector: &str) -> f64 {
+    let series = format!("siltstone_extract_waited_seconds_total{{connector=\"{connector}\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
+    line.map_or(0.0, |seconds| seconds.parse().unwrap())
 }
 
 #[test]

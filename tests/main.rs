@@ -15,6 +15,7 @@ mod alerts;
 mod alters;
 mod anew;
 mod compose;
+mod databases;
 mod dead_letters;
 mod debezium;
 mod drift;

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use siltstone::types::Builtin;
 
+use crate::jobs::{ask, job};
 use crate::support::{Site, block_on};
 
 /// A type and values of it, each an SQL expression that is assigned to a column of the type.
@@ -482,6 +483,74 @@ fn every_binary_type_in_every_way() {
 #[test]
 fn every_type_as_text_in_every_way() {
     block_on(every_way("astext", Wide::new([BINARY, TEXT].concat())));
+}
+
+/// Every type as an extract brings it, beside the stream: the same rows in the table and in raw.
+#[test]
+fn every_type_as_an_extract_brings_it() {
+    block_on(async {
+        let wide = Wide::new([BINARY, TEXT].concat());
+        let site = Site::new("extracted").await;
+        odd_settings(&site).await;
+        let extensions = "create extension citext; create extension ltree";
+        site.shop(&format!("{extensions}; create extension hstore; {USER_TYPES}")).await;
+        site.warehouse.batch_execute(extensions).await.unwrap();
+        // two alike: one is mirrored, one is kept in raw
+        for table in ["wide", "events"] {
+            site.shop(&wide.define(table, "primary key")).await;
+            site.shop(&wide.insert(table, 0)).await;
+        }
+        site.file("schemas/raw.yaml", "table: raw.events\nfrom: shop.public.events\nlayout: raw\n");
+        site.catch_up().await;
+        let columns = "select quote_ident(attname), format_type(atttypid, atttypmod) from pg_attribute
+                        where attrelid = 'cleansed.wide'::regclass and attnum > 0 and attname not like '\\_%'";
+        let mut declared =
+            "table: cleansed.brought\nfrom: copy.public.wide\nkey: [id]\ncolumns:\n".to_owned();
+        for column in site.at_warehouse(columns).await {
+            let (name, ty) = column.split_once('|').unwrap();
+            // which no file can name
+            let ty = if ty.contains('"') { ty.replace("\"char\"", "text") } else { ty.to_owned() };
+            let _infallible = writeln!(declared, "  {name}: {{ type: '{ty}' }}");
+        }
+        site.file("schemas/brought.yaml", &declared);
+        site.file(
+            "schemas/copied.yaml",
+            "table: raw.copied\nfrom: copy.public.wide\nlayout: raw\n",
+        );
+        site.file(
+            "connectors/copy.yaml",
+            "name: copy\nkind: postgres\nslot: none\nurl: \"${SHOP_URL}\"\ntables: [public.wide]\n",
+        );
+        job(
+            &site,
+            "etl",
+            "schedule: { cron: \"0 2 * * *\", interval: day }",
+            "  extract: { extract: copy.public.wide, into: raw.copied, retries: 0 }
+  load:    { load: cleansed.brought, depends_on: [extract], retries: 0 }",
+        );
+        let running = site.start();
+        let (said, code) = ask(&site, &["run", "etl", "--date", "2024-03-10", "--wait"]).await;
+        let why = site.at_warehouse("select error_message from audit.etl_logs").await;
+        assert_eq!(code, 0, "{said} {why:?}");
+        assert!(running.stop().await.is_ok());
+        site.shop(NO_PATH).await;
+        wide.assert_mirrored(&site, "wide", "by the stream").await;
+        for (at, (ty, _)) in wide.kinds.iter().enumerate() {
+            let streamed =
+                format!("select id, {} from cleansed.wide order by 1", shown(&format!("c{at}")));
+            let brought = streamed.replace("cleansed.wide", "cleansed.brought");
+            let (streamed, brought) =
+                (site.at_warehouse(&streamed).await, site.at_warehouse(&brought).await);
+            assert!(streamed == brought, "{ty} in the table");
+            let streamed = format!(
+                "select raw_data->'key', raw_data->'after'->'c{at}' from raw.events order by 1, id"
+            );
+            let brought = streamed.replace("raw.events", "raw.copied");
+            let (streamed, brought) =
+                (site.at_warehouse(&streamed).await, site.at_warehouse(&brought).await);
+            assert!(streamed == brought, "{ty} in raw");
+        }
+    });
 }
 
 /// Key types with values of which each two neighbours are different keys, and pairs of equal keys that

@@ -13,6 +13,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::de::IgnoredAny;
 
+use super::bounds::Bounds;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::spec::{Auth, Http};
@@ -73,11 +74,12 @@ pub struct Api {
     headers: HeaderMap,
     paces: Paces,
     clock: Clock,
+    bounds: Bounds,
 }
 
 impl Api {
     /// What asks an API.
-    pub fn new(http: Arc<Http>, paces: Paces, clock: Clock) -> Result<Api> {
+    pub fn new(http: Arc<Http>, paces: Paces, clock: Clock, bounds: Bounds) -> Result<Api> {
         // who asks is told to nobody else
         let builder = Client::builder()
             .connect_timeout(PATIENCE.0)
@@ -90,7 +92,7 @@ impl Api {
         let client =
             client.map_err(|error| Error::bug("no HTTP client can be made").because(error))?;
         let headers = headers(&http)?;
-        Ok(Api { http, client, headers, paces, clock })
+        Ok(Api { http, client, headers, paces, clock, bounds })
     }
 
     /// The URL of a path with its parameters.
@@ -109,6 +111,7 @@ impl Api {
         let mut attempt = 1;
         loop {
             let wait = self.paces.place(&self.http.source, self.http.every, Instant::now());
+            self.bounds.waited(wait);
             tokio::time::sleep(wait).await;
             let (why, asked) = match self.attempt(url, place).await {
                 Ok(got) => return Ok(got),
@@ -117,6 +120,7 @@ impl Api {
             };
             let wait = asked.unwrap_or(pause);
             if attempt >= ATTEMPTS || wait > LONGEST_WAIT {
+                self.bounds.reached("attempts");
                 let what = match asked.filter(|wait| *wait > LONGEST_WAIT) {
                     Some(wait) => {
                         format!("{place} {why}, and asks to be left alone for {} s", wait.as_secs())
@@ -180,6 +184,7 @@ impl Api {
                 Err(error) => return Err(Failure::Passing(chain(&error.without_url()), None)),
             }
             if u64::try_from(body.len()).unwrap_or(u64::MAX) > most {
+                self.bounds.reached("limits.page_bytes");
                 let what = format!("{place} has more than {most} bytes");
                 let remedy = format!(
                     "ask for fewer rows a page, or raise limits.page_bytes in {}",

@@ -66,6 +66,16 @@ pub async fn table(source: &impl GenericClient, oid: u32) -> Result<Option<Sourc
     Ok(read(source, Some(oid)).await?.pop())
 }
 
+/// What a name means at the source, be it a table or something else, if it means anything.
+pub async fn oid(source: &impl GenericClient, table: &TableName) -> Result<Option<u32>> {
+    let failed = |error| Error::source("looking for a table", error);
+    let query = "select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  where n.nspname = $1 and c.relname = $2
+                    and c.relkind in ('r', 'p', 'v', 'm', 'f')";
+    let row = source.query_opt(query, &[&table.schema, &table.name]).await.map_err(failed)?;
+    row.map(|row| row.try_get(0)).transpose().map_err(failed)
+}
+
 /// The types behind a Relation message's columns, in their order; a type that is gone is kept as text.
 pub async fn types(source: &impl GenericClient, wanted: &[(u32, i32)]) -> Result<Vec<ColumnType>> {
     let failed = |error| Error::source("reading its types", error);

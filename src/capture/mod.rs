@@ -13,6 +13,7 @@
 
 mod admin;
 pub mod api;
+pub mod bounds;
 pub mod brokers;
 pub mod catalog;
 pub mod condition;

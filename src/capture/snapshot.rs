@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{CopyOutStream, IsolationLevel, Transaction};
 
 use crate::error::{Error, Kind, Result};
+use crate::names::TableName;
 use crate::postgres::{Session, quote};
 use crate::relation::{Relation, Wire};
 use crate::value::{Cell, RowWriter};
@@ -15,20 +16,9 @@ use crate::value::{Cell, RowWriter};
 /// Opens a transaction that sees what an exported snapshot sees.
 pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transaction<'s>> {
     let failed = |error| Error::source("taking over a snapshot", error);
-    let transaction = source
-        .build_transaction()
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .read_only(true)
-        .start()
-        .await
-        .map_err(failed)?;
+    let transaction = begin(source).await.map_err(failed)?;
     let snapshot = quote::literal(snapshot);
-    // a policy on a table must make the read fail, not hide rows; bytes of no encoding are looked at by us
-    let set = format!(
-        "set transaction snapshot {snapshot}; set local row_security to off; \
-         select set_config('client_encoding', case current_setting('server_encoding') \
-                           when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end, true)"
-    );
+    let set = format!("set transaction snapshot {snapshot}; {FORM}");
     transaction.batch_execute(&set).await.map_err(|error| {
         // the connection that holds the snapshot is gone: another one will do
         let gone = error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE);
@@ -37,6 +27,25 @@ pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transa
     })?;
     Ok(transaction)
 }
+
+/// Opens a transaction that sees what was committed when it began to look, and nothing of what comes then.
+pub async fn of_now(source: &mut Session) -> Result<Transaction<'_>> {
+    let failed = |error| Error::source("taking a snapshot", error);
+    let transaction = begin(source).await.map_err(failed)?;
+    transaction.batch_execute(FORM).await.map_err(failed)?;
+    Ok(transaction)
+}
+
+async fn begin(source: &mut Session) -> Result<Transaction<'_>, tokio_postgres::Error> {
+    let transaction = source.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+    transaction.read_only(true).start().await
+}
+
+/// In which form rows come. A policy on a table must make the read fail, not hide rows; bytes of no encoding are
+/// looked at by us.
+const FORM: &str = "set local row_security to off; \
+    select set_config('client_encoding', case current_setting('server_encoding') \
+                      when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end, true)";
 
 /// Locks a table against being rewritten and checks that it was not, since the snapshot was taken: a
 /// rewritten table looks empty to an older snapshot (PostgreSQL documentation, "Caveats" of MVCC).
@@ -69,11 +78,15 @@ fn unreadable(doing: &str, relation: &Relation, error: tokio_postgres::Error) ->
     if !denied {
         return error;
     }
-    error.remedy(format!(
-        "grant select on {} to the connector's role; where the table has row security, alter role … \
-         bypassrls; then siltstone table resync",
-        quote::table(&relation.table)
-    ))
+    error.remedy(format!("{}; then siltstone table resync", right_to_read(&relation.table)))
+}
+
+/// What gives the right to read a table.
+pub fn right_to_read(table: &TableName) -> String {
+    let table = quote::table(table);
+    format!(
+        "grant select on {table} to the connector's role; where the table has row security, alter role … bypassrls"
+    )
 }
 
 /// The rows that are read of a table: all, or those that a condition names.

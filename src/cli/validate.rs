@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::Files;
 use crate::capture::preflight::Finding;
 use crate::error::Result;
-use crate::pipeline::{Report, inspect, inspect_topics};
+use crate::pipeline::{Report, inspect, inspect_database, inspect_topics};
 
 /// Checks the files; with --connect also the source and the warehouse.
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ impl Validate {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         println!(
             "files: {}, {}, {}",
-            count(spec.commons().count() + spec.http.len(), "connector"),
+            count(spec.commons().count() + spec.asked_count(), "connector"),
             count(spec.models.len(), "declared table"),
             count(spec.calendars.len(), "calendar")
         );
@@ -44,6 +44,10 @@ impl Validate {
         for connector in &spec.kafka {
             println!("{} ({}):", connector.name, connector.brokers);
             print(&inspect_topics(&spec, connector).await?);
+        }
+        for database in &spec.databases {
+            println!("{} ({}):", database.name, database.rows_endpoint().shown());
+            print(&inspect_database(&spec, database).await?);
         }
         Ok(if fatal { ExitCode::from(78) } else { ExitCode::SUCCESS })
     }

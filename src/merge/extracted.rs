@@ -29,6 +29,8 @@ pub struct Extract<'e> {
     pub as_of: Timestamp,
     /// The `ord` of those that are new or other than before.
     pub revision: i64,
+    /// The number of their shape in `audit.schemas`, where they are of a table.
+    pub schema: Option<i32>,
 }
 
 /// What became of the rows of an extract.
@@ -46,6 +48,7 @@ pub struct Replaced {
 pub struct Gathered {
     buffer: BytesMut,
     chunks: Vec<bytes::Bytes>,
+    weight: usize,
 }
 
 impl Gathered {
@@ -55,7 +58,7 @@ impl Gathered {
                     create temporary table siltstone_gathered (
                         n bigint generated always as identity, key jsonb not null, after jsonb not null)";
         session.batch_execute(make).await.map_err(failed)?;
-        Ok(Gathered { buffer: BytesMut::new(), chunks: Vec::new() })
+        Ok(Gathered { buffer: BytesMut::new(), chunks: Vec::new(), weight: 0 })
     }
 
     /// Takes a row by its documents; it is there once its page is.
@@ -71,9 +74,15 @@ impl Gathered {
             value.extend_from_slice(document);
             put_value(&mut self.buffer, &value);
         }
+        self.weight += key.len() + after.len();
         if self.buffer.len() >= CHUNK {
             self.chunks.push(self.buffer.split().freeze());
         }
+    }
+
+    /// How many bytes the rows have whose page is yet to come.
+    pub fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Brings the rows of a page to those before them.
@@ -84,6 +93,7 @@ impl Gathered {
         self.buffer.put_slice(&TRAILER);
         self.chunks.push(self.buffer.split().freeze());
         let chunks = std::mem::take(&mut self.chunks);
+        self.weight = 0;
         let transaction = session.transaction().await.map_err(failed)?;
         let copy = "copy pg_temp.siltstone_gathered (key, after) from stdin with (format binary)";
         let statement = transaction.prepare(copy).await.map_err(failed)?;
@@ -126,16 +136,16 @@ impl Gathered {
              select jsonb_build_object(
                         'op', 'r', 'key', g.key, 'before', null, 'after', g.after, 'unchanged', '[]'::jsonb,
                         'seq', $3::int8::text, 'ord', $4::int8, 'tx', null,
-                        'committed_at', $5::timestamptz::text, 'schema', null), $1::text, $2::text
+                        'committed_at', $5::timestamptz::text, 'schema', $6::int4), $1::text, $2::text
                from pg_temp.siltstone_gathered g
               where not exists (select from {table} t
                                  where t.source_system = $1 and t.load_id = $2
                                    and t.raw_data->'key' = g.key and t.raw_data->'after' = g.after)
               order by g.n"
         );
-        let Extract { load_id, seq, as_of, revision } = extract;
+        let Extract { load_id, seq, as_of, revision, schema } = extract;
         let written = transaction
-            .execute(&insert, &[source, load_id, seq, revision, as_of])
+            .execute(&insert, &[source, load_id, seq, revision, as_of, schema])
             .await
             .map_err(failed)?;
         let count = "select count(*) from pg_temp.siltstone_gathered";

@@ -13,11 +13,13 @@ mod deferred;
 mod define;
 mod differ;
 mod direct;
+mod documents;
 mod drift;
 mod emptied;
 mod evolve;
 mod extracted;
 mod fed;
+mod gone;
 mod late;
 mod leaves;
 mod pages;
@@ -42,10 +44,12 @@ pub use define::{
     define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement, order_index,
 };
 pub use differ::{Class, Lock, Step, differences, requirements};
+pub use documents::RowDocuments;
 pub use drift::{Change, Effect, compare, follow};
 pub use evolve::{Evolution, evolve};
 pub use extracted::{Extract, Gathered, Kept, Portioned, Replaced};
 pub use fed::{fed_no_more, fed_otherwise, feeds};
+pub use gone::Gone;
 pub use leaves::{Leaf, Leaves, absent, ahead, create as create_leaves};
 pub use pages::{Page, Pages};
 pub use reading::{

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::copy::{CHUNK, HEADER, TRAILER, put_value};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Folded, FoldedRow, Op, Target};
-use crate::relation::Wire;
+use crate::relation::{Column, Relation, Wire};
 use crate::types::{Builtin, write_text};
 use crate::value::{Cell, Row};
 
@@ -24,12 +24,10 @@ const JSONB_VERSION: u8 = 1;
 /// Encodes events, one after the other.
 pub(super) struct RawEncoder<'t> {
     target: &'t Target,
-    /// `"name":` of each column of the relation
-    names: Vec<Vec<u8>>,
+    members: Members,
     source: String,
     load_id: String,
     document: Vec<u8>,
-    text: Vec<u8>,
     buffer: BytesMut,
     chunks: Vec<Bytes>,
 }
@@ -47,21 +45,14 @@ pub(super) fn encode_raw(target: &Target, folded: &Folded, load_id: &str) -> Res
 impl<'t> RawEncoder<'t> {
     /// An encoder for events of `target`.
     pub(super) fn new(target: &'t Target, load_id: &str) -> RawEncoder<'t> {
-        let name = |name: &str| {
-            let mut quoted = Vec::new();
-            write_string(name.as_bytes(), &mut quoted);
-            quoted.push(b':');
-            quoted
-        };
         let mut buffer = BytesMut::with_capacity(CHUNK + CHUNK / 4);
         buffer.put_slice(HEADER);
         RawEncoder {
             target,
-            names: target.relation.columns.iter().map(|column| name(&column.name)).collect(),
+            members: Members::of(&target.relation, target.wires.clone()),
             source: target.model.from.source.clone(),
             load_id: load_id.to_owned(),
             document: vec![JSONB_VERSION],
-            text: Vec::new(),
             buffer,
             chunks: Vec::new(),
         }
@@ -158,46 +149,23 @@ impl<'t> RawEncoder<'t> {
                 self.document.push(b',');
             }
             first = false;
-            let name = self.names.get(column).map_or(&[][..], Vec::as_slice);
-            self.document.extend_from_slice(name.strip_suffix(b":").unwrap_or(name));
+            let name = self.members.name(column);
+            self.document.extend_from_slice(name);
         }
         self.document.push(b']');
     }
 
     fn write_member(&mut self, column: usize, cell: Cell<'_>) -> Result<()> {
-        if let Some(name) = self.names.get(column) {
-            self.document.extend_from_slice(name);
-        }
-        match (cell, self.target.wires.get(column)) {
-            (Cell::Null | Cell::Unchanged, _) => self.document.extend_from_slice(b"null"),
-            (Cell::Text(text), _) => write_string(text, &mut self.document),
-            (Cell::Binary(value), Some(Wire::Binary(builtin))) => {
-                self.text.clear();
-                write_text(*builtin, value, &mut self.text).map_err(|e| self.unreadable(e))?;
-                write_string(&self.text, &mut self.document);
-            }
-            (Cell::Binary(_), _) => {
-                return Err(Error::bug("a binary value arrived in a column announced as text"));
-            }
-        }
-        Ok(())
+        let written = self.members.write(column, cell, &mut self.document);
+        written.map_err(|error| error.on_table(self.target.model.table.to_string()))
     }
 
     fn write_timestamp(&mut self, micros: i64) -> Result<()> {
         const TIMESTAMPTZ: u32 = 1184;
-        self.text.clear();
-        if let Some(builtin) = Builtin::of(TIMESTAMPTZ) {
-            let written = write_text(builtin, &micros.to_be_bytes(), &mut self.text);
-            written.map_err(|error| self.unreadable(error))?;
-        }
-        write_string(&self.text, &mut self.document);
-        Ok(())
-    }
-
-    fn unreadable(&self, error: crate::types::BadBinary) -> Error {
-        Error::new(Kind::Poison, "a value cannot be read")
-            .on_table(self.target.model.table.to_string())
-            .because(error)
+        let wire = Builtin::of(TIMESTAMPTZ).map_or(Wire::Text, Wire::Binary);
+        let at = micros.to_be_bytes();
+        let written = self.members.write_value(wire, Cell::Binary(&at), &mut self.document);
+        written.map_err(|error| error.on_table(self.target.model.table.to_string()))
     }
 
     /// Takes what has been encoded so far, for a COPY that is fed piece by piece.
@@ -210,6 +178,59 @@ impl<'t> RawEncoder<'t> {
         self.buffer.put_slice(&TRAILER);
         self.chunks.push(self.buffer.freeze());
         self.chunks
+    }
+}
+
+/// Writes cells as members of a JSON object.
+pub(super) struct Members {
+    /// `"name":` of each column
+    names: Vec<Vec<u8>>,
+    wires: Vec<Wire>,
+    text: Vec<u8>,
+}
+
+impl Members {
+    /// Members for the columns of a relation, whose values arrive by `wires`.
+    pub(super) fn of(relation: &Relation, wires: Vec<Wire>) -> Members {
+        let name = |column: &Column| {
+            let mut quoted = Vec::new();
+            write_string(column.name.as_bytes(), &mut quoted);
+            quoted.push(b':');
+            quoted
+        };
+        Members { names: relation.columns.iter().map(name).collect(), wires, text: Vec::new() }
+    }
+
+    /// The name of a column, as a JSON string.
+    fn name(&self, column: usize) -> &[u8] {
+        let name = self.names.get(column).map_or(&[][..], Vec::as_slice);
+        name.strip_suffix(b":").unwrap_or(name)
+    }
+
+    /// Appends a column and its cell.
+    pub(super) fn write(&mut self, column: usize, cell: Cell<'_>, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(name) = self.names.get(column) {
+            out.extend_from_slice(name);
+        }
+        self.write_value(self.wires.get(column).copied().unwrap_or(Wire::Text), cell, out)
+    }
+
+    fn write_value(&mut self, wire: Wire, cell: Cell<'_>, out: &mut Vec<u8>) -> Result<()> {
+        match (cell, wire) {
+            (Cell::Null | Cell::Unchanged, _) => out.extend_from_slice(b"null"),
+            (Cell::Text(text), _) => write_string(text, out),
+            (Cell::Binary(value), Wire::Binary(builtin)) => {
+                self.text.clear();
+                write_text(builtin, value, &mut self.text).map_err(|error| {
+                    Error::new(Kind::Poison, "a value cannot be read").because(error)
+                })?;
+                write_string(&self.text, out);
+            }
+            (Cell::Binary(_), _) => {
+                return Err(Error::bug("a binary value arrived in a column announced as text"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,14 +1,17 @@
-//! An extract: what an endpoint tells of a stretch of time goes into its raw table, all of it in one transaction, in
-//! the place of what an attempt before brought of the same stretch. Nothing is written before the last page is there.
+//! An extract: what an endpoint tells of a stretch of time, or what a table has, goes into its raw table, all of it in
+//! one transaction, in the place of what an attempt before brought of the same stretch. Nothing is written before the
+//! last row is there.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::databases::{Rates, TableReading};
 use super::drain::DAY;
 use super::extracted::{Ground, suit};
 use super::loads;
 use crate::capture::api::{Api, Paces};
+use crate::capture::bounds::{Bound, Bounds};
 use crate::capture::pages::{Answered, Pages};
 use crate::decode::{Documents, Wanted, read_answer};
 use crate::error::{Error, Kind, Result};
@@ -16,14 +19,20 @@ use crate::merge::{Extract, Gathered, Templates};
 use crate::names::TableName;
 use crate::postgres::Session;
 use crate::progress::extracts::{self, Brought, Portion};
+use crate::progress::schemas;
+use crate::relation::Relation;
 use crate::schedule::{About, Bringing, Brings, Hands};
-use crate::spec::{By, Http, HttpEndpoint, JsonPath, Model, Spec};
+use crate::serve::Board;
+use crate::spec::{Asked, By, Condition, Http, HttpEndpoint, JsonPath, Model, Spec};
 use crate::warehouse::Fenced;
 
 /// Brings what the files say of sources without a stream.
 pub(super) struct Bringer {
     pub(super) files: watch::Receiver<Arc<Spec>>,
     pub(super) paces: Paces,
+    pub(super) rates: Rates,
+    /// where limits are counted
+    pub(super) board: Board,
     pub(super) templates: Templates,
     pub(super) no_ddl: bool,
 }
@@ -38,22 +47,31 @@ impl Brings for Bringer {
         &'a self,
         session: &'a mut Session,
         hands: &'a Hands,
-        raw: &'a TableName,
+        (raw, condition): (&'a TableName, Option<&'a Condition>),
         about: &'a About,
     ) -> Bringing<'a> {
         Box::pin(async move {
             let spec = self.files.borrow().clone();
-            let (raw, http, endpoint) = feeding(&spec, raw)?;
+            let (raw, asked) = feeding(&spec, raw)?;
             suit(session, raw, &self.ground(&spec, hands)).await?;
-            let api = Api::new(Arc::new(http.clone()), self.paces.clone(), hands.clock.clone())?;
-            let reading = Reading { api, http, endpoint, about };
-            let (mut gathered, pages) = reading.all(session).await?;
-            let twice = gathered.settle(session).await?;
-            if twice > 0 {
-                let from = &raw.from;
-                tracing::info!(%from, twice, "rows that moved while they were read came twice; the last counts");
-            }
-            keep(session, hands, (raw, about), (&gathered, pages)).await
+            let (gathered, came) = match asked {
+                Asked::Http(http) => self.pages(session, hands, (raw, http), about).await?,
+                Asked::Database(database) => {
+                    let fill = |variable| about.variable(variable);
+                    let reading = TableReading {
+                        spec: &spec,
+                        database,
+                        raw,
+                        condition: condition.map(|condition| condition.filled(fill)),
+                        rates: &self.rates,
+                        bounds: self.bounds(&database.name),
+                    };
+                    let (gathered, relation) = reading.all(session).await?;
+                    let shape = Some((database.name.as_str(), relation));
+                    (gathered, Came { pages: 1, shape, whole: condition.is_none() })
+                }
+            };
+            keep(session, hands, (raw, about), (&gathered, came)).await
         })
     }
 
@@ -66,12 +84,12 @@ impl Brings for Bringer {
     ) -> Bringing<'a> {
         Box::pin(async move {
             let spec = self.files.borrow().clone();
-            let (model, _, endpoint) = feeding(&spec, table)?;
+            let (model, asked) = feeding(&spec, table)?;
             suit(session, model, &self.ground(&spec, hands)).await?;
             let load = loads::Load {
                 spec: &spec,
                 model,
-                endpoint,
+                asked,
                 templates: &self.templates,
                 no_ddl: self.no_ddl,
             };
@@ -81,6 +99,36 @@ impl Brings for Bringer {
 }
 
 impl Bringer {
+    /// Reads all pages of an endpoint.
+    async fn pages<'c>(
+        &self,
+        session: &mut Session,
+        hands: &Hands,
+        (raw, http): (&Model, &Http),
+        about: &About,
+    ) -> Result<(Gathered, Came<'c>)> {
+        let endpoint = endpoint_of(http, raw)?;
+        let (http_of, bounds) = (Arc::new(http.clone()), self.bounds(&http.name));
+        let api = Api::new(http_of, self.paces.clone(), hands.clock.clone(), bounds.clone())?;
+        let reading = Reading { api, http, endpoint, about, bounds };
+        let (mut gathered, pages) = reading.all(session).await?;
+        let twice = gathered.settle(session).await?;
+        if twice > 0 {
+            let from = &raw.from;
+            tracing::info!(%from, twice, "rows that moved while they were read came twice; the last counts");
+        }
+        Ok((gathered, Came { pages, shape: None, whole: false }))
+    }
+
+    /// Counts the limits that a connector's extracts come to.
+    fn bounds(&self, connector: &str) -> Bounds {
+        let (board, connector) = (self.board.clone(), connector.to_owned());
+        Bounds::new(move |bound| match bound {
+            Bound::Reached(limit) => board.extract_reached(&connector, limit),
+            Bound::Waited(wait) => board.extract_waited(&connector, wait),
+        })
+    }
+
     fn ground<'g>(&self, spec: &'g Spec, hands: &'g Hands) -> Ground<'g> {
         Ground {
             fence: &hands.fence,
@@ -93,19 +141,30 @@ impl Bringer {
 }
 
 /// A table's declaration, and what feeds it.
-fn feeding<'s>(
-    spec: &'s Spec,
-    table: &TableName,
-) -> Result<(&'s Model, &'s Http, &'s HttpEndpoint)> {
+fn feeding<'s>(spec: &'s Spec, table: &TableName) -> Result<(&'s Model, Asked<'s>)> {
     let model = spec.models.iter().find(|model| model.table == *table);
-    let fed = model.and_then(|model| {
-        let http = spec.api(&model.from.source)?;
-        Some((model, http, http.endpoint(&model.from.table.name)?))
-    });
+    let fed = model.and_then(|model| Some((model, spec.asked(&model.from.source)?)));
     fed.ok_or_else(|| {
-        let what = format!("no file declares {table} any more, or no endpoint feeds it");
+        let what = format!("no file declares {table} any more, or nothing is extracted for it");
         Error::new(Kind::Config, what).remedy("put it back, or remove the task")
     })
+}
+
+/// An endpoint by what is fed by it.
+pub(super) fn endpoint_of<'s>(http: &'s Http, model: &Model) -> Result<&'s HttpEndpoint> {
+    http.endpoint(&model.from.table.name).ok_or_else(|| {
+        let what = format!("{} has no endpoint that feeds {}", http.file, model.table);
+        Error::new(Kind::Config, what).remedy("put it back, or remove the task")
+    })
+}
+
+/// How rows came.
+struct Came<'c> {
+    pages: i64,
+    /// the connector and the shape of rows of a table
+    shape: Option<(&'c str, Relation)>,
+    /// whether they are all rows that there are
+    whole: bool,
 }
 
 /// What a stretch of time is called.
@@ -119,6 +178,7 @@ struct Reading<'r> {
     http: &'r Http,
     endpoint: &'r HttpEndpoint,
     about: &'r About,
+    bounds: Bounds,
 }
 
 impl Reading<'_> {
@@ -135,7 +195,8 @@ impl Reading<'_> {
             let number = pages.number();
             let place = format!("{}, page {number}", shown(&base));
             if number > u64::try_from(self.http.limits.pages).unwrap_or(u64::MAX) {
-                return Err(self.beyond(format!("{place} is more than limits.pages allows")));
+                let what = format!("{place} is more than limits.pages allows");
+                return Err(self.beyond("limits.pages", what));
             }
             let got = self.api.get(&url, &place).await?;
             let answered = self.take(&got.body, &place, &mut gathered)?;
@@ -146,9 +207,8 @@ impl Reading<'_> {
             let answered = Answered { next, ..answered };
             pages.take(&answered).map_err(|why| self.mended(format!("{place} {why}")))?;
             if pages.rows() > u64::try_from(self.http.limits.rows).unwrap_or(u64::MAX) {
-                return Err(
-                    self.beyond(format!("{place}: that is more rows than limits.rows allows"))
-                );
+                let what = format!("{place}: that is more rows than limits.rows allows");
+                return Err(self.beyond("limits.rows", what));
             }
         }
         Ok((gathered, i64::try_from(pages.number() - 1).unwrap_or(i64::MAX)))
@@ -176,7 +236,8 @@ impl Reading<'_> {
         Error::new(Kind::Config, what).remedy(remedy)
     }
 
-    fn beyond(&self, what: String) -> Error {
+    fn beyond(&self, limit: &'static str, what: String) -> Error {
+        self.bounds.reached(limit);
         let remedy = format!("ask for less at once, or raise it in {}", self.http.file);
         Error::new(Kind::Config, what).remedy(remedy)
     }
@@ -204,7 +265,7 @@ async fn keep(
     session: &mut Session,
     hands: &Hands,
     (raw, about): (&Model, &About),
-    (gathered, pages): (&Gathered, i64),
+    (gathered, came): (&Gathered, Came<'_>),
 ) -> Result<u64> {
     let portion = portion(about);
     let transaction = Fenced::begin(session, &hands.fence, "extract", &hands.durations).await?;
@@ -213,14 +274,21 @@ async fn keep(
     let revision = before.map_or(0, |before| before.revision + 1);
     // a later stretch is newer, and the same one has the same order
     let seq = portion.end.as_microsecond();
-    let extract = Extract { load_id: &portion.load_id, seq, as_of: portion.end, revision };
+    let Came { pages, shape, whole } = came;
+    let schema = match &shape {
+        Some((connector, relation)) => {
+            Some(schemas::number(&*transaction, connector, relation).await?)
+        }
+        None => None,
+    };
+    let extract = Extract { load_id: &portion.load_id, seq, as_of: portion.end, revision, schema };
     let replaced = gathered.replace(&transaction, raw, &extract).await?;
     // one that finds what was there is none
     let revision = match before {
         Some(before) if replaced.written == 0 && replaced.removed == 0 => before.revision,
         _ => revision,
     };
-    let brought = Brought { revision, rows: replaced.rows, pages };
+    let brought = Brought { revision, rows: replaced.rows, pages, schema, whole };
     extracts::note_extract(&transaction, &raw.table, &portion, brought).await?;
     transaction.commit().await?;
     let (table, written, removed) = (&raw.table, replaced.written, replaced.removed);

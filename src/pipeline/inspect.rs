@@ -18,7 +18,7 @@ use crate::progress::tables;
 use crate::spec::{Connector, Kafka, Spec};
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Report {
     /// A line for each source table and what it feeds.
     pub tables: Vec<String>,

@@ -14,6 +14,7 @@ mod connector;
 mod control;
 mod core;
 mod cutting;
+mod databases;
 mod declared;
 mod differences;
 mod drain;
@@ -81,6 +82,7 @@ mod withheld;
 
 pub use books::{ask_for_letters, dead_letters_as_json};
 pub use checks::{Judge, zone};
+pub use databases::inspect as inspect_database;
 pub use declared::{TopicChange, TopicDifference, TopicPlan, plan_topics};
 pub use differences::{Difference, Plan};
 pub use inspect::{Report, inspect, inspect_source, inspect_topics};

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::alarms::Alarms;
 use super::books::WarehouseBooks;
 use super::core::Basis;
+use super::databases::Rates;
 use super::drain::DAY;
 use super::extracted::{Ground, suit};
 use super::fleet::Fleet;
@@ -179,6 +180,7 @@ impl Service {
             no_ddl: self.options.no_ddl,
             templates: self.options.templates.clone(),
             paces: Paces::default(),
+            rates: Rates::default(),
         };
         let alarms = Alarms {
             files: files.clone(),
@@ -373,7 +375,7 @@ impl Service {
 
 /// Says that there is nothing to run.
 fn name_idleness(spec: &Spec) {
-    if spec.commons().next().is_none() && spec.http.is_empty() {
+    if spec.commons().next().is_none() && spec.asked_count() == 0 {
         tracing::warn!("no connector is enabled: write connectors/NAME.yaml, and send SIGHUP");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::checks::Checker;
+use super::databases::Rates;
 use super::extracts::Bringer;
 use super::feeds::ByFiles;
 use super::leased::{Place, become_owner, keep_lease};
@@ -50,6 +51,8 @@ pub(super) struct Timetable {
     pub(super) templates: Templates,
     /// when each API may be asked again
     pub(super) paces: Paces,
+    /// how fast tables are read
+    pub(super) rates: Rates,
 }
 
 impl Timetable {
@@ -175,6 +178,8 @@ impl Timetable {
             brings: Arc::new(Bringer {
                 files: self.files.clone(),
                 paces: self.paces.clone(),
+                rates: self.rates.clone(),
+                board: self.board.clone(),
                 templates: self.templates.clone(),
                 no_ddl: self.no_ddl,
             }),

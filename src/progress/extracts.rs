@@ -26,6 +26,10 @@ pub struct Brought {
     pub rows: i64,
     /// How many pages they came in.
     pub pages: i64,
+    /// The number of their shape in `audit.schemas`, where they are of a table.
+    pub schema: Option<i32>,
+    /// Whether they are all that the source had, so that what they lack is gone.
+    pub whole: bool,
 }
 
 fn failed(error: tokio_postgres::Error) -> Error {
@@ -85,11 +89,17 @@ pub async fn brought(
     raw: &TableName,
     load_id: &str,
 ) -> Result<Option<Brought>> {
-    let query =
-        "select revision, rows, pages from audit.extracts where table_name = $1 and load_id = $2";
+    let query = "select revision, rows, pages, schema_id, whole
+                   from audit.extracts where table_name = $1 and load_id = $2";
     let row = client.query_opt(query, &[&raw.to_string(), &load_id]).await.map_err(failed)?;
     let brought = |row: tokio_postgres::Row| {
-        Ok(Brought { revision: row.try_get(0)?, rows: row.try_get(1)?, pages: row.try_get(2)? })
+        Ok(Brought {
+            revision: row.try_get(0)?,
+            rows: row.try_get(1)?,
+            pages: row.try_get(2)?,
+            schema: row.try_get(3)?,
+            whole: row.try_get(4)?,
+        })
     };
     row.map(brought).transpose().map_err(failed)
 }
@@ -102,16 +112,18 @@ pub async fn note_extract(
     brought: Brought,
 ) -> Result<()> {
     let upsert = "
-        insert into audit.extracts (table_name, load_id, interval_start, interval_end, revision, rows, pages)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into audit.extracts
+               (table_name, load_id, interval_start, interval_end, revision, rows, pages, schema_id, whole)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
             on conflict (table_name, load_id) do update
            set interval_start = excluded.interval_start, interval_end = excluded.interval_end,
                revision = excluded.revision, rows = excluded.rows, pages = excluded.pages,
-               extracted_at = now()";
+               schema_id = excluded.schema_id, whole = excluded.whole, extracted_at = now()";
     let Portion { load_id, start, end } = portion;
-    let Brought { revision, rows, pages } = brought;
+    let Brought { revision, rows, pages, schema, whole } = brought;
+    let table = raw.to_string();
     transaction
-        .execute(upsert, &[&raw.to_string(), load_id, start, end, &revision, &rows, &pages])
+        .execute(upsert, &[&table, load_id, start, end, &revision, &rows, &pages, &schema, &whole])
         .await
         .map_err(failed)?;
     Ok(())
@@ -122,18 +134,32 @@ pub async fn note_load(
     transaction: &Transaction<'_>,
     table: &TableName,
     portion: &Portion,
-    (revision, rows): (i64, i64),
+    (brought, rows): (Brought, i64),
 ) -> Result<()> {
     let upsert = "
-        insert into audit.loads (table_name, load_id, interval_start, interval_end, revision, rows)
-        values ($1, $2, $3, $4, $5, $6)
+        insert into audit.loads (table_name, load_id, interval_start, interval_end, revision, rows, whole)
+        values ($1, $2, $3, $4, $5, $6, $7)
             on conflict (table_name, load_id) do update
            set interval_start = excluded.interval_start, interval_end = excluded.interval_end,
-               revision = excluded.revision, rows = excluded.rows, loaded_at = now()";
+               revision = excluded.revision, rows = excluded.rows, whole = excluded.whole,
+               loaded_at = now()";
     let Portion { load_id, start, end } = portion;
+    let Brought { revision, whole, .. } = brought;
     transaction
-        .execute(upsert, &[&table.to_string(), load_id, start, end, &revision, &rows])
+        .execute(upsert, &[&table.to_string(), load_id, start, end, &revision, &rows, &whole])
         .await
         .map_err(failed)?;
     Ok(())
+}
+
+/// Whether all rows of a later interval were merged into a table.
+pub async fn is_whole_behind(
+    client: &impl GenericClient,
+    table: &TableName,
+    portion: &Portion,
+) -> Result<bool> {
+    let query = "select exists (select from audit.loads
+                                 where table_name = $1 and whole and interval_end > $2)";
+    let row = client.query_one(query, &[&table.to_string(), &portion.end]).await;
+    row.and_then(|row| row.try_get(0)).map_err(failed)
 }

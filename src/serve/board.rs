@@ -107,6 +107,16 @@ impl Board {
         self.metrics.jobs().task_failed(job, task);
     }
 
+    /// Notes that an extract of a connector failed at a limit, by the limit's name.
+    pub fn extract_reached(&self, connector: &str, limit: &str) {
+        self.metrics.jobs().extract_reached(connector, limit);
+    }
+
+    /// Notes that an extract of a connector waited for its rate.
+    pub fn extract_waited(&self, connector: &str, wait: Duration) {
+        self.metrics.jobs().extract_waited(connector, wait);
+    }
+
     /// Notes what a job has found of a check, by its table and name: the status, and the percent of complete rows.
     pub fn check_judged(&self, of: (&str, &str), status: &str, completeness: Option<f64>) {
         self.metrics.checks().judged([of.0, of.1], status == "FAIL", completeness);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 
 /// The states that a run ends in, each a series of `siltstone_job_run_state`.
 const STATES: [&str; 2] = ["success", "failed"];
@@ -13,6 +13,8 @@ pub(super) struct JobFamilies {
     runs: IntCounterVec,
     state: IntGaugeVec,
     failures: IntCounterVec,
+    limits: IntCounterVec,
+    waited: CounterVec,
 }
 
 /// A family whose name and labels are constants is always well-formed.
@@ -52,17 +54,31 @@ impl Default for JobFamilies {
                 "Attempts at a task that have failed",
                 ["job", "task"]
             ),
+            limits: family!(
+                IntCounterVec,
+                "siltstone_extract_limits_total",
+                "Extracts that failed at a limit: limits.pages, limits.rows, limits.page_bytes, attempts, max_row_bytes",
+                ["connector", "limit"]
+            ),
+            waited: family!(
+                CounterVec,
+                "siltstone_extract_waited_seconds_total",
+                "How long extracts waited for rate or snapshot.max_rate",
+                ["connector"]
+            ),
         }
     }
 }
 
 impl JobFamilies {
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 4] {
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 6] {
         [
             Box::new(self.took.clone()),
             Box::new(self.runs.clone()),
             Box::new(self.state.clone()),
             Box::new(self.failures.clone()),
+            Box::new(self.limits.clone()),
+            Box::new(self.waited.clone()),
         ]
     }
 
@@ -72,6 +88,14 @@ impl JobFamilies {
         for known in STATES {
             self.state.with_label_values(&[job, known]).set(i64::from(known == state));
         }
+    }
+
+    pub(super) fn extract_reached(&self, connector: &str, limit: &str) {
+        self.limits.with_label_values(&[connector, limit]).inc();
+    }
+
+    pub(super) fn extract_waited(&self, connector: &str, wait: Duration) {
+        self.waited.with_label_values(&[connector]).inc_by(wait.as_secs_f64());
     }
 
     pub(super) fn task_failed(&self, job: &str, task: &str) {

@@ -25,7 +25,7 @@ impl Files<'_> {
     /// Refuses files that contradict each other.
     pub(super) fn check(&self, spec: &Spec) -> Result<()> {
         self.connectors(spec)?;
-        self.apis(spec)?;
+        self.asked(spec)?;
         self.tables(spec)?;
         spec.marts.iter().try_for_each(|mart| self.mart(spec, mart))?;
         self.topics(spec)?;
@@ -193,8 +193,8 @@ impl Files<'_> {
     /// Refuses a table that no connector feeds, or not with all its columns.
     fn source(&self, spec: &Spec, model: &Model) -> Result<()> {
         let (file, from) = (model.declared_in.as_str(), &model.from);
-        if let Some(api) = spec.api(&from.source) {
-            return self.extracted_table(spec, model, api);
+        if let Some(asked) = spec.asked(&from.source) {
+            return self.extracted_table(spec, model, asked);
         }
         if from.is_endpoint() && !spec.rests(&from.source) {
             let remedy = "write source.schema.table, such as shop.public.users, where source is a connector's; \

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::common::{self, Common, RawCommon};
+use super::database::{self, Database};
 use super::file::{File, Given};
 use super::guard::RawGuard;
 use super::http::{self, Http};
@@ -116,6 +117,37 @@ struct RawPostgres {
     slot_hold_back: Option<Given>,
 }
 
+impl RawPostgres {
+    /// The fields of a connector without a stream.
+    fn without_stream(&self) -> database::Fields<'_> {
+        let snapshot = self.snapshot.as_ref();
+        let mut streams = vec![
+            ("target_schema", self.target_schema.is_some()),
+            ("publication", self.publication.is_some()),
+            ("new_tables", self.new_tables.is_some()),
+            ("truncate", self.truncate.is_some()),
+            ("adopt", self.adopt.is_some()),
+            ("guard", self.guard.is_some()),
+            ("wal", self.wal.is_some()),
+            ("dead_letters", self.dead_letters.is_some()),
+            ("slot_hold_back", self.slot_hold_back.is_some()),
+        ];
+        streams.extend(snapshot.into_iter().flat_map(RawSnapshot::of_streams));
+        database::Fields {
+            name: &self.name,
+            source: self.source.as_ref(),
+            url: &self.url,
+            tables: &self.tables,
+            exclude: &self.exclude,
+            snapshot,
+            streams,
+        }
+    }
+}
+
+/// What stands in the place of a slot's name where there is to be no stream.
+const NO_SLOT: &str = "none";
+
 pub(super) const URL: &str = "write postgres://user:password@host:port/database";
 
 /// A connector's file.
@@ -124,6 +156,8 @@ pub(super) enum Read {
     Disabled(Disabled),
     /// Logical replication.
     Postgres(Box<Connector>),
+    /// A Postgres without a stream.
+    Database(Box<Database>),
     /// Topics.
     Kafka(Box<Kafka>),
     /// An API.
@@ -143,7 +177,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Read> {
         return Ok(Read::Disabled(Disabled { name, source, slot }));
     }
     match file.text("kind", &head.kind)?.as_str() {
-        "postgres" => read_postgres(file).map(Box::new).map(Read::Postgres),
+        "postgres" => read_postgres(file),
         "kafka" => kafka::read(file).map(Box::new).map(Read::Kafka),
         "http" => http::read(file).map(Box::new).map(Read::Http),
         kind => {
@@ -153,8 +187,17 @@ pub(super) fn read(file: &File<'_>) -> Result<Read> {
     }
 }
 
-fn read_postgres(file: &File<'_>) -> Result<Connector> {
+fn read_postgres(file: &File<'_>) -> Result<Read> {
     let raw: RawPostgres = file.read()?;
+    match &raw.slot {
+        Some(slot) if file.text("slot", slot)? == NO_SLOT => {
+            database::read(file, &raw.without_stream()).map(Box::new).map(Read::Database)
+        }
+        _ => read_streamed(file, &raw).map(Box::new).map(Read::Postgres),
+    }
+}
+
+fn read_streamed(file: &File<'_>, raw: &RawPostgres) -> Result<Connector> {
     let shared = RawCommon {
         name: &raw.name,
         source: raw.source.as_ref(),

@@ -2,6 +2,7 @@
 //! stream feeds. Which of them there is something to wait for shows when all files are seen together.
 
 use super::check::Files;
+use super::condition::{self, Condition};
 use super::file::{File, Given, listed, nearest};
 use super::model::{History, SourceName};
 use super::tasks::TaskKind;
@@ -43,7 +44,7 @@ pub(super) fn load(file: &File<'_>, field: &str, given: Option<&Given>) -> Resul
 pub(super) fn extract(
     file: &File<'_>,
     field: &str,
-    (from, into): (Option<&Given>, Option<&Given>),
+    (from, into, condition): (Option<&Given>, Option<&Given>, Option<&Given>),
 ) -> Result<TaskKind> {
     let (extract, at) = (format!("{field}.extract"), format!("{field}.into"));
     let Some(into) = into else {
@@ -55,7 +56,10 @@ pub(super) fn extract(
     };
     // an endpoint of an API has two parts, a table of a source three
     let from = file.text(&extract, from)?;
-    Ok(TaskKind::Extract { from, into: file.parse(&at, into)? })
+    let condition = condition
+        .map(|given| condition::read(file, &format!("{field}.where"), given))
+        .transpose()?;
+    Ok(TaskKind::Extract { from, into: file.parse(&at, into)?, condition })
 }
 
 impl Files<'_> {
@@ -67,8 +71,9 @@ impl Files<'_> {
                 match &task.kind {
                     TaskKind::Refresh(marts) => self.marts_of(spec, job, &field, marts)?,
                     TaskKind::Load(table) => self.fed(spec, job, &field, table)?,
-                    TaskKind::Extract { from, into } => {
-                        self.extracted(spec, job, &field, (from, into))?;
+                    TaskKind::Extract { from, into, condition } => {
+                        let extract = (from.as_str(), into, condition.as_ref());
+                        self.extracted(spec, job, &field, extract)?;
                     }
                     TaskKind::Retention(retention) => {
                         self.kept(spec, job, &field, retention)?;
@@ -133,7 +138,7 @@ impl Files<'_> {
                 return refuse("it is a raw table", &remedy);
             }
             if spec.is_extracted(model) {
-                return self.load_of_api(spec, (job, field), model);
+                return self.load_of_asked(spec, (job, field), model);
             }
             return match spec.kafka.iter().any(|kafka| kafka.source == model.from.source) {
                 true => refuse(OF_TOPICS, kept),
@@ -163,7 +168,7 @@ impl Files<'_> {
         spec: &Spec,
         job: &Job,
         field: &str,
-        (from, into): (&str, &TableName),
+        (from, into, condition): (&str, &TableName, Option<&Condition>),
     ) -> Result<()> {
         let refuse = |below: &str, why: &str, remedy: &str| {
             Err(self.refuse(&job.file, &format!("{field}.{below}"), why, remedy))
@@ -176,14 +181,18 @@ impl Files<'_> {
         if spec.rests(source) {
             return Ok(());
         }
-        if let Some(api) = spec.api(source) {
-            return self.extract_of_api(spec, (job, field), (api, from, into));
+        if let Some(asked) = spec.asked(source) {
+            return self.extract_of_asked(spec, (job, field), asked, (from, into, condition));
+        }
+        if condition.is_some() {
+            let why = "a stream brings all rows of its tables";
+            return refuse("where", why, "remove the field");
         }
         let Some(connector) = spec.connectors.iter().find(|known| known.source == source) else {
-            let why = format!("{from}: no enabled connector streams {source}");
+            let why = format!("{from}: no enabled connector has the source {source}");
             let remedy = format!(
                 "add a connector of kind postgres or http with source: {source}; \
-                 a table of a Postgres without a stream is not extracted by this version"
+                 slot: none in one of kind postgres lets jobs read its tables without a stream"
             );
             return refuse("extract", &why, &remedy);
         };
@@ -194,7 +203,8 @@ impl Files<'_> {
         };
         if !connector.takes(&from.table) {
             let why = format!("{} does not take {}", connector.file, from.table);
-            let remedy = "add it to the connector's tables, or remove it from its exclude";
+            let remedy = "add it to the connector's tables, or remove it from its exclude; to read it without a stream, \
+                          add a connector with slot: none and a source of its own";
             return refuse("extract", &why, remedy);
         }
         self.to_raw_table(spec, (job, field), (&from, into))

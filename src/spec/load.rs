@@ -9,7 +9,9 @@ use super::alerts::{self, Alerts};
 use super::check::Files;
 use super::common::Common;
 use super::connector::{self, Connector, Disabled, Read};
+use super::database::Database;
 use super::env::Env;
+use super::extracts::Asked;
 use super::file::File;
 use super::http::Http;
 use super::jobs::{self, Job};
@@ -37,6 +39,8 @@ pub struct Spec {
     pub kafka: Vec<Kafka>,
     /// The enabled connectors of kind http.
     pub http: Vec<Http>,
+    /// The enabled connectors of kind postgres without a stream.
+    pub databases: Vec<Database>,
     /// The declared tables.
     pub models: Vec<Model>,
     /// The declared calendars.
@@ -73,7 +77,8 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
     let settings = settings::read(&open(root, &name, env)?, root)?;
     let found = found(root)?;
     let mut files = Vec::new();
-    let Sources { connectors, kafka, http, disabled } = read_sources(root, env, &mut files)?;
+    let Sources { connectors, kafka, http, databases, disabled } =
+        read_sources(root, env, &mut files)?;
     let (mut models, mut calendars, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     let below = |path: &str| fs::read_to_string(root.join(path));
     for path in files_below(root, Path::new("schemas"), &YAML)? {
@@ -99,6 +104,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Spec> {
         connectors,
         kafka,
         http,
+        databases,
         models,
         calendars,
         marts,
@@ -132,6 +138,7 @@ struct Sources {
     connectors: Vec<Connector>,
     kafka: Vec<Kafka>,
     http: Vec<Http>,
+    databases: Vec<Database>,
     disabled: Vec<Disabled>,
 }
 
@@ -144,6 +151,7 @@ fn read_sources<'e>(root: &Path, env: &'e Env, files: &mut Vec<File<'e>>) -> Res
             Read::Postgres(connector) => sources.connectors.push(*connector),
             Read::Kafka(connector) => sources.kafka.push(*connector),
             Read::Http(connector) => sources.http.push(*connector),
+            Read::Database(connector) => sources.databases.push(*connector),
         }
         files.push(file);
     }
@@ -198,17 +206,24 @@ impl Spec {
     pub(super) fn rests(&self, source: &str) -> bool {
         self.disabled.iter().any(|disabled| disabled.source == source)
             && self.commons().all(|common| common.source != source)
-            && self.api(source).is_none()
+            && self.asked(source).is_none()
     }
 
-    /// The API of a source, if it is one.
-    pub fn api(&self, source: &str) -> Option<&Http> {
-        self.http.iter().find(|http| http.source == source)
+    /// The source of this name, if it has no stream and jobs ask it.
+    pub fn asked(&self, source: &str) -> Option<Asked<'_>> {
+        let http = self.http.iter().find(|http| http.source == source).map(Asked::Http);
+        let database = || self.databases.iter().find(|database| database.source == source);
+        http.or_else(|| database().map(Asked::Database))
     }
 
     /// Whether tasks of jobs bring the rows of a declared table, and no stream does.
     pub fn is_extracted(&self, model: &Model) -> bool {
-        self.api(&model.from.source).is_some()
+        self.asked(&model.from.source).is_some()
+    }
+
+    /// How many connectors have no stream.
+    pub fn asked_count(&self) -> usize {
+        self.http.len() + self.databases.len()
     }
 }
 

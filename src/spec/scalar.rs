@@ -219,3 +219,15 @@ impl Scalar for Keep {
         Ok(Keep(Some(span)))
     }
 }
+
+/// How often a task is tried again.
+pub(super) struct Retries(pub(super) u32);
+
+impl Scalar for Retries {
+    const REMEDY: &'static str = "write a whole number from 0 to 100";
+
+    fn read(text: &str) -> Result<Retries, String> {
+        let number = text.parse().ok().filter(|number| *number <= 100);
+        number.map(Retries).ok_or_else(|| format!("{text:?} is not a number that fits"))
+    }
+}

@@ -36,6 +36,17 @@ pub(super) struct RawSnapshot {
     url: Option<Given>,
 }
 
+impl RawSnapshot {
+    /// Its fields that mean nothing without a stream, and whether each is there.
+    pub(super) fn of_streams(&self) -> [(&'static str, bool); 3] {
+        [
+            ("snapshot.mode", self.mode.is_some()),
+            ("snapshot.workers", self.workers.is_some()),
+            ("snapshot.max_size", self.max_size.is_some()),
+        ]
+    }
+}
+
 /// A size that is not exceeded, or `none` for no such size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtMost(pub Option<u64>);

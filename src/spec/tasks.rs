@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::backups::{self, Backup, Drill, RawBackup, RawDrill};
+use super::condition::Condition;
 use super::feeds;
 use super::file::{File, Given, NotYet, listed, nearest};
 use super::gates::{RawSelection, Selection, selection};
@@ -13,7 +14,7 @@ use super::notices::{self, RawWebhook, Webhook};
 use super::order::in_order;
 use super::pattern::TablePattern;
 use super::report::{self, Report};
-use super::scalar::{Identifier, Scalar};
+use super::scalar::{Identifier, Retries, Scalar};
 use super::script::{self, Script};
 use super::sensor::{self, RawSignal, Signal};
 use super::units::{LONGEST, Span};
@@ -89,6 +90,8 @@ pub enum TaskKind {
         from: String,
         /// The raw table.
         into: TableName,
+        /// Which rows, of a Postgres without a stream; none for all.
+        condition: Option<Condition>,
     },
     /// Tells channels of the run.
     Notify(Vec<String>),
@@ -175,6 +178,7 @@ pub(super) struct RawTask {
     command: Option<Vec<Given>>,
     extract: Option<Given>,
     into: Option<Given>,
+    r#where: Option<Given>,
     load: Option<Given>,
     refresh: Option<Vec<Given>>,
     checks: Option<RawSelection>,
@@ -197,18 +201,6 @@ pub(super) struct RawTask {
     soft_fail: Option<bool>,
     keep: Option<Given>,
     old: Option<Given>,
-}
-
-/// How often a task is tried again.
-struct Retries(u32);
-
-impl Scalar for Retries {
-    const REMEDY: &'static str = "write a whole number from 0 to 100";
-
-    fn read(text: &str) -> Result<Retries, String> {
-        let number = text.parse().ok().filter(|number| *number <= 100);
-        number.map(Retries).ok_or_else(|| format!("{text:?} is not a number that fits"))
-    }
 }
 
 pub(super) type Open<'o> = &'o dyn Fn(&str) -> std::io::Result<String>;
@@ -331,6 +323,7 @@ fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
         ("keep", raw.keep.is_some(), "partitions"),
         ("old", raw.old.is_some(), "partitions"),
         ("into", raw.into.is_some(), "extract"),
+        ("where", raw.r#where.is_some(), "extract"),
         ("audit", raw.audit.is_some(), "retention"),
     ];
     if let Some((name, _, of)) = only.iter().find(|(_, given, of)| *given && one != Some(of)) {
@@ -371,7 +364,10 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
         "command" => upkeep::command(file, &at("command"), raw.command.as_deref()),
         "refresh" => feeds::refresh(file, &at("refresh"), raw.refresh.as_deref()),
         "load" => feeds::load(file, &at("load"), raw.load.as_ref()),
-        "extract" => feeds::extract(file, field, (raw.extract.as_ref(), raw.into.as_ref())),
+        "extract" => {
+            let given = (raw.extract.as_ref(), raw.into.as_ref(), raw.r#where.as_ref());
+            feeds::extract(file, field, given)
+        }
         "notify" => notices::notify(file, &at("notify"), raw.notify.as_deref()),
         "report" => report::report(file, &at("report"), raw.report.as_ref()),
         "checks" => selection(file, &at("checks"), raw.checks.as_ref()),

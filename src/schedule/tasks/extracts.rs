@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Policy, Result};
 use crate::names::TableName;
 use crate::postgres::Session;
 use crate::schedule::attempt::Attempt;
-use crate::spec::Variable;
+use crate::spec::{Condition, Variable};
 
 /// What of time a task is about.
 #[derive(Clone, Debug)]
@@ -82,12 +82,12 @@ pub trait Brings: Send + Sync {
     /// Whether no stream feeds a table.
     fn brings(&self, table: &TableName) -> bool;
 
-    /// Brings what its source tells of a stretch of time into a raw table.
+    /// Brings what its source tells of a stretch of time into a raw table, or those rows that a condition names.
     fn extract<'a>(
         &'a self,
         session: &'a mut Session,
         hands: &'a Hands,
-        raw: &'a TableName,
+        wanted: (&'a TableName, Option<&'a Condition>),
         about: &'a About,
     ) -> Bringing<'a>;
 
@@ -101,9 +101,12 @@ pub trait Brings: Send + Sync {
     ) -> Bringing<'a>;
 }
 
-pub(super) async fn extract(work: &Work<'_>, raw: &TableName) -> Result<Outcome> {
+pub(super) async fn extract(
+    work: &Work<'_>,
+    wanted: (&TableName, Option<&Condition>),
+) -> Result<Outcome> {
     let (mut session, about) = (work.session().await?, About::of(work.attempt));
-    work.brought(work.hands.brings.extract(&mut session, work.hands, raw, &about)).await
+    work.brought(work.hands.brings.extract(&mut session, work.hands, wanted, &about)).await
 }
 
 pub(super) async fn load(work: &Work<'_>, table: &TableName) -> Result<Outcome> {
@@ -130,8 +133,8 @@ impl Work<'_> {
 
 fn is_lasting(error: &Error) -> bool {
     matches!(error.kind().policy(), Policy::Human | Policy::StopTable | Policy::Sift)
-        // a password may be on its way
-        && error.kind() != Kind::Rights
+        // a password, a right, or a table may be on its way
+        && !matches!(error.kind(), Kind::Rights | Kind::SourceLacks)
 }
 
 fn told(error: &Error) -> String {

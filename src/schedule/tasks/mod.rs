@@ -141,8 +141,8 @@ impl Work<'_> {
             TaskKind::Refresh(marts) => feeds::refresh(self, marts).await,
             TaskKind::Load(table) if self.brings(table) => extracts::load(self, table).await,
             TaskKind::Load(table) => feeds::load(self, table).await,
-            TaskKind::Extract { into, .. } if self.brings(into) => {
-                extracts::extract(self, into).await
+            TaskKind::Extract { into, condition, .. } if self.brings(into) => {
+                extracts::extract(self, (into, condition.as_ref())).await
             }
             TaskKind::Extract { into, .. } => feeds::extract(self, into).await,
             TaskKind::Notify(channels) => notices::notify(self, channels).await,

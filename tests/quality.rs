@@ -235,8 +235,12 @@ fn a_gate_stops_what_is_behind_it_and_never_the_stream() {
             "name: daily\nschedule: { cron: \"0 2 * * *\", timezone: UTC, interval: day }\ntasks:\n  \
              gate:  { checks: { tag: gate }, retry_delay: 100ms }\n  \
              marts: { sql: sql/jobs/marts.sql, depends_on: [gate] }\n  \
-             rest:  { checks: { tables: [\"cleansed.*\"], kinds: [not_null] }, depends_on: [gate], trigger_rule: all_done, allow_failure: true }\n",
+             rest:  { checks: { tables: [\"cleansed.*\"], kinds: [not_null] }, depends_on: [gate], trigger_rule: all_done, allow_failure: true }\n  \
+             told:  { report: \"reports/{ds}.md\", depends_on: [rest], trigger_rule: all_done }\n",
         );
+        let report = || {
+            std::fs::read_to_string(site.config().with_file_name("reports/2024-03-10.md")).unwrap()
+        };
         let service = site.start();
         site.until("streaming", "select count(*) = 3 from audit.tables where state = 'streaming'")
             .await;
@@ -248,7 +252,12 @@ fn a_gate_stops_what_is_behind_it_and_never_the_stream() {
         let states = "select task, state from audit.task_runs order by task";
         assert_eq!(
             site.at_warehouse(states).await,
-            ["gate|failed", "marts|upstream_failed", "rest|failed"]
+            ["gate|failed", "marts|upstream_failed", "rest|failed", "told|success"]
+        );
+        let told = report();
+        assert!(
+            told.contains("1 of 3 checks fail, 1 warn") && told.contains("| gate | failed |"),
+            "{told}"
         );
         // what was found is final
         let tried = "select count(*), max(error_message) like '1 of 3 checks fail%not_null(day)%' from audit.etl_logs where task_id = 'gate'";
@@ -270,6 +279,7 @@ fn a_gate_stops_what_is_behind_it_and_never_the_stream() {
         let (said, code) = say(&site, &run).await;
         assert_eq!(code, 0, "{said:?}");
         assert_eq!(site.at_warehouse("select ds from public.done").await, ["2024-03-10"]);
+        assert!(report().contains("0 of 3 checks fail, 1 warn"), "{}", report());
         service.stop().await.unwrap();
     });
 }

@@ -42,6 +42,7 @@ mod paging;
 mod partition;
 mod pattern;
 mod quality;
+mod report;
 mod scalar;
 mod script;
 mod sensor;
@@ -89,6 +90,7 @@ pub use quality::{
     Bounds, CHECK_KINDS, Check, CheckKind, Freshness, Limits, Relationship, Season, Severity,
     Threshold, Volume,
 };
+pub use report::{Report, ReportForm};
 pub use script::{Script, Statement, Variable};
 pub use sensor::Signal;
 pub use settings::{Admin, Secret, Settings};

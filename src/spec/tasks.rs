@@ -13,6 +13,7 @@ use super::gates::{RawSelection, Selection, selection};
 use super::notices::{self, RawWebhook, Webhook};
 use super::order::in_order;
 use super::pattern::TablePattern;
+use super::report::{self, Report};
 use super::scalar::{Identifier, Retries, Scalar};
 use super::script::{self, Script};
 use super::sensor::{self, RawSignal, Signal};
@@ -98,6 +99,8 @@ pub enum TaskKind {
     Webhook(Webhook),
     /// Judges checks.
     Checks(Selection),
+    /// Writes down what became of the run's tasks and checks.
+    Report(Report),
 }
 
 impl TaskKind {
@@ -120,6 +123,7 @@ impl TaskKind {
             TaskKind::Notify(_) => "notify",
             TaskKind::Webhook(_) => "webhook",
             TaskKind::Checks(_) => "checks",
+            TaskKind::Report(_) => "report",
         }
     }
 }
@@ -183,7 +187,7 @@ pub(super) struct RawTask {
     audit: Option<Given>,
     backup: Option<RawBackup>,
     restore_drill: Option<RawDrill>,
-    report: Option<NotYet>,
+    report: Option<Given>,
     notify: Option<Vec<Given>>,
     webhook: Option<RawWebhook>,
     depends_on: Option<Vec<Given>>,
@@ -284,10 +288,9 @@ pub(super) fn wait(
 /// The one thing that a task does, by its word; refuses two of them, and what belongs to another.
 fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
     let at = |below: &str| format!("{field}.{below}");
-    let to_come = [("enrich", &raw.enrich), ("report", &raw.report)];
-    if let Some((name, _)) = to_come.iter().find(|(_, given)| given.is_some()) {
+    if raw.enrich.is_some() {
         let why = "this version does not run such tasks yet";
-        return Err(file.refuse(&at(name), why, "remove the task"));
+        return Err(file.refuse(&at("enrich"), why, "remove the task"));
     }
     let kinds = [
         ("sql", raw.sql.is_some()),
@@ -306,6 +309,7 @@ fn word(file: &File<'_>, field: &str, raw: &RawTask) -> Result<&'static str> {
         ("notify", raw.notify.is_some()),
         ("webhook", raw.webhook.is_some()),
         ("checks", raw.checks.is_some()),
+        ("report", raw.report.is_some()),
     ];
     let mut given = kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
     let (one, other) = (given.next(), given.next());
@@ -365,6 +369,7 @@ fn kind(file: &File<'_>, field: &str, raw: &RawTask, open: Open<'_>) -> Result<T
             feeds::extract(file, field, given)
         }
         "notify" => notices::notify(file, &at("notify"), raw.notify.as_deref()),
+        "report" => report::report(file, &at("report"), raw.report.as_ref()),
         "checks" => selection(file, &at("checks"), raw.checks.as_ref()),
         _ => notices::webhook(file, &at("webhook"), raw.webhook.as_ref()),
     }

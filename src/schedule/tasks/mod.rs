@@ -9,6 +9,7 @@ mod feeds;
 mod notices;
 mod partitions;
 mod programs;
+mod report;
 mod retention;
 mod sensor;
 mod sql;
@@ -147,6 +148,7 @@ impl Work<'_> {
             TaskKind::Notify(channels) => notices::notify(self, channels).await,
             TaskKind::Webhook(webhook) => notices::webhook(self, webhook).await,
             TaskKind::Checks(selection) => checks::run(self, selection).await,
+            TaskKind::Report(report) => report::run(self, report).await,
         }
     }
 }

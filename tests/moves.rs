@@ -251,6 +251,34 @@ fn a_row_that_waits_for_ever_holds_up_no_other() {
 }
 
 #[test]
+fn what_waited_as_a_session_ended_is_looked_after_by_the_next_one() {
+    block_on(async {
+        let mut moves = Moves::new("moves_left").await;
+        assert_eq!(moves.rows_behind(vec![record("c", 1, None, 110)]).await, "1v110");
+        moves.run += 1;
+        connect(&moves.site, &moves.mock, moves.run);
+        let running = moves.site.start();
+        let two = vec![without_value(2, 1, 210), record("u", 2, None, 220)];
+        moves.mock.topics().write(two).await;
+        let all_wait = "select count(*) = 4 from audit.pending where waits";
+        moves.site.until("both wait, of two tables", all_wait).await;
+        running.stop().await.unwrap();
+        // it had come and was applied; what was behind it would have been next
+        let come = "delete from audit.pending where comes_from is not null";
+        moves.site.warehouse.batch_execute(come).await.unwrap();
+        moves.run += 1;
+        connect(&moves.site, &moves.mock, moves.run);
+        let running = moves.site.start();
+        for table in ["t", "t_versions_current"] {
+            let row =
+                format!("select exists (select from cleansed.{table} where id = 2 and v = 'v220')");
+            moves.site.until("it waits no more", &row).await;
+        }
+        running.stop().await.unwrap();
+    });
+}
+
+#[test]
 fn a_row_that_has_left_before_its_key_was_taken_again_ends_then() {
     block_on(async {
         let mut moves = Moves::new("left_late").await;

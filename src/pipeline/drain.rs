@@ -238,15 +238,7 @@ impl Drain {
         pass.all(limit).await.map_err(|error| on_table(error, &table))?;
         let Pass { sift, standing, events, reached, offsets, aside, arriving, .. } = pass;
         let (begins_to_wait, arrived) = (pass.begins_to_wait, pass.arrived);
-        // whoever sends its changes knows of rows that wait for deletes, which it has sent itself
-        let known = known.map(|mut known| {
-            known.extend(&arriving);
-            known
-        });
-        if known.is_some_and(|known| !sift.held.are_among(&known)) {
-            let what = "a key began to wait while its table was about to go on";
-            return Err(Error::new(Kind::Poison, what).on_table(table.to_string()));
-        }
+        refuse_unheard(known, (&sift.held, &arriving), &table)?;
         sift.held.refuse_too_many(&table, shared.connector().held_keys)?;
         let (applied, altered, refused) = (sift.applied, sift.altered, sift.dead > 0);
         let mut bytes = 0;
@@ -285,6 +277,22 @@ impl Drain {
         (self.after, self.offsets) = (Order { seq: -1, ord: -1 }, BTreeMap::new());
         (self.held, self.arriving, self.stirred) = (None, HeldKeys::default(), false);
     }
+}
+
+/// Refuses that a key waits of which whoever sends the table's changes has not heard. It knows of rows that wait for
+/// deletes, for it has sent them itself.
+fn refuse_unheard(
+    known: Option<HeldKeys>,
+    (held, arriving): (&HeldKeys, &HeldKeys),
+    table: &TableName,
+) -> Result<()> {
+    let Some(mut known) = known else { return Ok(()) };
+    known.extend(arriving);
+    if held.are_among(&known) {
+        return Ok(());
+    }
+    let what = "a key began to wait while its table was about to go on";
+    Err(Error::new(Kind::Poison, what).on_table(table.to_string()))
 }
 
 /// A failure of this table's changes is this table's.

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod alarms;
+mod arriving;
 mod asked;
 mod awaited;
 mod books;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::arriving::Arriving;
 use super::core::{CaughtUp, Core};
 use super::follow::permitted;
 use super::held::{HeldKeys, comes_unfinished, refuse_truncate};
@@ -42,18 +43,6 @@ struct Source {
     name: TableName,
     /// it is held, and goes on by being read: what comes until then need not be kept
     waits: bool,
-}
-
-/// The keys of rows that came from another key before the delete there.
-#[derive(Default)]
-struct Arriving {
-    keys: HeldKeys,
-    /// those that may not have been in the warehouse when the kept changes were last asked for, with the
-    /// piece that takes them there
-    since: Vec<(Digests, u64)>,
-    asked: bool,
-    /// keys waited as the session began: what they waited for may have come when the one before ended
-    looks: bool,
 }
 
 /// A table that joins the routes.
@@ -124,9 +113,8 @@ impl Router {
         self.by_oid.remove(&relation.oid);
         self.sources.push(Source { oid: relation.oid, name: relation.table.clone(), waits: false });
         self.routes.push(Route { target, flow, floor });
-        let looks = !held.is_empty();
+        self.arriving.push(Arriving::new(arriving, !held.is_empty()));
         self.held.push(held);
-        self.arriving.push(Arriving { keys: arriving, looks, ..Arriving::default() });
     }
 
     /// The tables in which rows wait for the delete under their former key, and whose kept changes nobody
@@ -136,16 +124,15 @@ impl Router {
         let mut asked = Vec::new();
         let waiting = self.arriving.iter_mut().zip(&self.held);
         for (route, (arriving, held)) in self.routes.iter().zip(waiting) {
-            if route.flow == Flow::Hold && settled {
-                // whoever goes through the kept changes from now on sees them
-                arriving.since.retain(|(_, piece)| *piece > done);
-            }
-            let looks = arriving.looks || !arriving.keys.is_empty();
-            if arriving.asked || !looks || route.flow == Flow::Hold {
+            if route.flow == Flow::Hold {
+                if settled {
+                    arriving.settle(done);
+                }
                 continue;
             }
-            (arriving.asked, arriving.looks) = (true, false);
-            arriving.since.retain(|(_, piece)| *piece > done);
+            if !arriving.asks(done) {
+                continue;
+            }
             let table = CaughtUp::at(route.target.clone(), route.floor);
             asked.push(CaughtUp { flows: true, held: held.clone(), ..table });
         }
@@ -298,8 +285,7 @@ impl Router {
             if let Some(old) = comes_from {
                 // the delete there may be of another partition, and is behind it then
                 window.note_origin(key_texts(target, old.row));
-                // it may be among what is left when the table goes on, and waits then
-                arriving.since.push((digests(target, event).alone(), self.piece));
+                arriving.note_kept(digests(target, event).alone(), self.piece);
             }
             return Ok(());
         }
@@ -314,13 +300,12 @@ impl Router {
                 return window.push(route, event, message);
             }
             held.add(alone);
-            arriving.keys.add(alone);
-            arriving.since.push((alone, self.piece));
+            arriving.note(alone, self.piece);
             window.await_delete(target, event, message, (alone, key_texts(target, old.row)));
             return held.refuse_too_many(&target.model.table, self.held_at_most);
         }
         let keys = digests(target, event);
-        let aside = held.wait_under((target.arrival, keys), &arriving.keys);
+        let aside = held.wait_under((target.arrival, keys), arriving.keys());
         match (refused, aside) {
             (_, Some(keys)) => window.set_aside(target, event, message, keys),
             (None, None) => return window.push(route, event, message),
@@ -347,14 +332,8 @@ impl Router {
         let CaughtUp { target, floor, held, arriving, .. } = table;
         if let Some(keys) = self.held.get_mut(target.index) {
             keys.clone_from(held);
-            // those that came meanwhile wait as well
             if let Some(known) = self.arriving.get_mut(target.index) {
-                known.keys.clone_from(arriving);
-                known.asked = false;
-                for (digests, _) in &known.since {
-                    keys.add(*digests);
-                    known.keys.add(*digests);
-                }
+                known.go_on(arriving, keys);
             }
         }
         if let Some(route) = self.routes.get_mut(target.index) {

@@ -4,6 +4,8 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use siltstone::postgres::{Side, connect};
+
 use crate::extracts::{metered, waited};
 use crate::jobs::{ask, job};
 use crate::service::http;
@@ -392,6 +394,57 @@ fn what_the_source_lacks_is_told_and_tried_again_until_it_is_there() {
             assert!(validated.contains("public.users -> cleansed.dim_users"), "{validated}");
         }
         assert!(running.stop().await.is_ok());
+    });
+}
+
+#[test]
+fn a_table_that_another_one_takes_the_place_of_is_read_again() {
+    block_on(async {
+        let site = site("extract_swapped", "").await;
+        declare(&site, "dim_users", "");
+        etl(&site, "", &["dim_users"]);
+        let running = site.start();
+        run(&site, "2024-03-09").await.unwrap();
+        assert_same(&site, "dim_users", "before").await;
+        // a migration: the new table has all rows, of which a snapshot from before sees none
+        let migration = connect(Side::Source, &site.source_endpoint, "test").await.unwrap();
+        let swap = "set search_path to public; begin; alter table users rename to old_users; create table users (like old_users including all);
+                    insert into users select * from old_users";
+        migration.batch_execute(swap).await.unwrap();
+        begin(&site, "2024-03-10", 0).await;
+        let waits = "select exists (select from pg_stat_activity where application_name = 'siltstone extract'
+                                       and datname = current_database() and wait_event_type = 'Lock')";
+        while site.at_source(waits).await != ["t"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        migration.batch_execute("commit").await.unwrap();
+        until_done(&site, "2024-03-10").await;
+        assert_same(&site, "dim_users", "behind the migration").await;
+        assert_eq!(site.at_warehouse("select count(*) from cleansed.dim_users").await, ["50"]);
+        let told = failures(&site).await;
+        assert!(
+            told.iter().any(|why| why.contains("was rewritten as its reading began")),
+            "{told:?}"
+        );
+        running.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn rows_that_retention_carried_are_brought_anew_by_their_date() {
+    block_on(async {
+        let site = site("extract_carried", "").await;
+        declare(&site, "dim_users", "");
+        etl(&site, "", &["dim_users"]);
+        let running = site.start();
+        run(&site, "2024-03-10").await.unwrap();
+        let carry = "update raw.stg_users set raw_data = raw_data || '{\"carried\": true}' where id % 2 = 0";
+        site.warehouse.batch_execute(carry).await.unwrap();
+        run(&site, "2024-03-10").await.unwrap();
+        let counted = "select count(*), count(*) filter (where raw_data->>'carried' is null) from raw.stg_users";
+        assert_eq!(site.at_warehouse(counted).await, ["50|50"]);
+        assert_same(&site, "dim_users", "again").await;
+        running.stop().await.unwrap();
     });
 }
 

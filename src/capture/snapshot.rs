@@ -48,7 +48,8 @@ const FORM: &str = "set local row_security to off; \
                       when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end, true)";
 
 /// Locks a table against being rewritten and checks that it was not, since the snapshot was taken: a
-/// rewritten table looks empty to an older snapshot (PostgreSQL documentation, "Caveats" of MVCC).
+/// rewritten table looks empty to an older snapshot (PostgreSQL documentation, "Caveats" of MVCC). So does one that
+/// was made and filled since, and has taken the table's name or a place among its leaves meanwhile.
 /// Returns whether the snapshot may be used for it.
 pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> Result<bool> {
     let failed =
@@ -60,10 +61,13 @@ pub async fn is_readable(transaction: &Transaction<'_>, relation: &Relation) -> 
     let row = transaction
         .query_opt(
             "select coalesce(bool_and(c.relfilenode is not distinct from pg_relation_filenode(c.oid)), true)
+                    and to_regclass($2::text)::oid is not distinct from $1::oid
+                    and not exists (select from pg_partition_tree($1) leaf
+                                     where not exists (select from pg_class c where c.oid = leaf.relid))
                from pg_class c
               where c.relkind = 'r'
                 and (c.oid = $1 or c.oid in (select relid from pg_partition_tree($1)))",
-            &[&relation.oid],
+            &[&relation.oid, &quote::table(&relation.table)],
         )
         .await
         .map_err(failed)?;

@@ -126,8 +126,9 @@ impl Gathered {
         let remove = format!(
             "delete from {table} t
               where t.source_system = $1 and t.load_id = $2
-                and not exists (select from pg_temp.siltstone_gathered g
-                                 where g.key = t.raw_data->'key' and g.after = t.raw_data->'after')"
+                and (t.raw_data->>'carried' is not null
+                     or not exists (select from pg_temp.siltstone_gathered g
+                                     where g.key = t.raw_data->'key' and g.after = t.raw_data->'after'))"
         );
         let removed =
             transaction.execute(&remove, &[source, &extract.load_id]).await.map_err(failed)?;

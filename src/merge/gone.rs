@@ -65,7 +65,8 @@ fn told(model: &Model, raw: &Model, load_id: &str) -> String {
     )
 }
 
-/// Gathers the keys of what is current and older than the reading and that it does not have.
+/// Gathers the keys of what is current and older than the reading and that it does not have. Both sides are whole
+/// tables: the merges' own plans, row by row, would take the product of the two.
 fn lacking(model: &Model, order: Order) -> String {
     let (table, newest) = match model.history {
         History::Versions => (model.current_leaf(), "t._last_seq, t._last_ord"),
@@ -78,10 +79,12 @@ fn lacking(model: &Model, order: Order) -> String {
     let (key, same, table) = (key.join(", "), same.join(" and "), quote::table(&table));
     let Order { seq, ord } = order;
     format!(
-        "create temporary table siltstone_gone on commit drop as
+        "set local enable_hashjoin to on;
+         create temporary table siltstone_gone on commit drop as
          select {key} from {table} t
           where ({newest}) < ({seq}, {ord}){soft}
-            and not exists (select from pg_temp.siltstone_told s where {same})"
+            and not exists (select from pg_temp.siltstone_told s where {same});
+         set local enable_hashjoin to off"
     )
 }
 

@@ -151,10 +151,9 @@ impl Drain {
             // what is put among the kept changes from now on is not looked for
             self.since = Some(turns::changed_at(transaction, &table).await?);
         }
-        let held = match self.held.take() {
-            Some(held) => held,
-            None => HeldKeys::new(dead_letters::keys(transaction, &table).await?),
-        };
+        // letters may have come since
+        let mut held = HeldKeys::new(dead_letters::keys(transaction, &table).await?);
+        held.extend(&self.held.take().unwrap_or_default());
         let points = match self.points.take() {
             Some(points) => points,
             None => {
@@ -204,8 +203,9 @@ impl Drain {
         limit: Option<u64>,
     ) -> Result<Drained> {
         let table = self.table().clone();
+        let heard = self.held.clone();
         let (held, points) = self.begin(transaction).await?;
-        let known = limit.is_none().then(|| held.clone());
+        let known = heard.filter(|_| limit.is_none());
         let mut pass = Pass {
             sift: Sift {
                 transaction,

@@ -300,6 +300,10 @@ impl Lane {
             self.shared.flows.send_modify(|flows: &mut Flows| {
                 flows.version += 1;
                 let version = flows.version;
+                // the last word on a table is enough: nobody goes through it again before that was heard
+                let is_over =
+                    |old: &CaughtUp| live.iter().any(|it| it.target.index == old.target.index);
+                flows.live.retain(|(_, old)| !is_over(old));
                 flows.live.extend(live.into_iter().map(|table| (version, table)));
             });
         }

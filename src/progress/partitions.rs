@@ -96,12 +96,15 @@ pub async fn set(
 }
 
 /// Forgets events of a table that no later one can be compared with any more, up to a number of them; how
-/// many there were.
+/// many there were. A delete stays for which a row waits under another key.
 pub async fn forget_quiet(transaction: &Transaction<'_>, table: &str, horizon: f64) -> Result<u64> {
     const AT_MOST: i64 = 20_000;
     let statement = "delete from audit.quiet where ctid in (
-                         select ctid from audit.quiet
-                          where table_name = $1 and noted_at < now() - make_interval(secs => $2)
+                         select q.ctid from audit.quiet q
+                          where q.table_name = $1 and q.noted_at < now() - make_interval(secs => $2)
+                            and not exists (select from audit.pending p
+                                             where p.table_name = $1 and p.comes_from is not null
+                                               and (p.event_seq, p.event_ord) = (q.seq, q.ord))
                           limit $3)";
     transaction
         .execute(statement, &[&table, &horizon, &AT_MOST])

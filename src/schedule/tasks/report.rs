@@ -1,7 +1,8 @@
 //! Writes down, for people to read, what became of a run's tasks and of the checks that they judged.
 //!
-//! Reads control tables only, never a row of anybody's table. The file is written under another name and renamed
-//! then: who opens it sees a whole one. The same run, and another one of its date, writes it anew.
+//! Reads control tables only, never a row of anybody's table; a reason is told as the task gave it. The file is
+//! written under another name and renamed then: who opens it sees a whole one. The same run, and another one of its
+//! date, writes it anew.
 
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use siltstone::demo::cluster::Cluster;
 use siltstone::postgres::{Session, Side, connect};
@@ -261,10 +261,9 @@ fn a_standby_that_is_behind_away_or_in_conflict_is_waited_for() {
         let reading = "select count(*) > 0 from pg_stat_activity where application_name = \
             'siltstone snapshot' and query like 'copy%' and datname = current_database()";
         let session = at(&standby, &database).await;
-        for _ in 0..600 {
-            if session.query_one(reading, &[]).await.unwrap().get(0) {
-                break;
-            }
+        let started = Instant::now();
+        while !session.query_one(reading, &[]).await.unwrap().get::<_, bool>(0) {
+            assert!(started.elapsed() < Duration::from_secs(150), "nothing is read at the standby");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         site.shop("delete from big where id % 3 = 0").await;

@@ -63,9 +63,11 @@ async fn hit(site: &Site, owner: &Child, (moment, with): (Moment, &str)) {
         }
         Moment::Copying => {
             for attempt in 0..20 {
+                // wide rows: what the sockets' buffers take at once is a small part of a batch, so that a COPY
+                // lasts for as long as its rows are sent
                 site.shop(&format!(
-                    "insert into bulk select {attempt} * 200000 + i + (select count(*) from bulk), 'v'
-                       from generate_series(1, 200000) i on conflict do nothing"
+                    "insert into bulk select {attempt} * 40000 + i + (select count(*) from bulk), repeat('v', 1900)
+                       from generate_series(1, 40000) i on conflict do nothing"
                 ))
                 .await;
                 // the machine may be too busy to see it

@@ -17,7 +17,8 @@ use crate::spec::Env;
 use site::Site;
 
 /// What is measured of a Postgres source.
-pub const NAMES: [&str; 6] = ["snapshot", "stream", "versions", "raw", "facts", "freshness"];
+pub const NAMES: [&str; 7] =
+    ["snapshot", "stream", "versions", "raw", "facts", "freshness", "marts"];
 
 /// What is measured of topics.
 pub const TOPIC_NAMES: [&str; 5] = topics::NAMES;
@@ -98,8 +99,10 @@ pub async fn run(options: &Options, env: &Env, say: Say<'_>) -> Result<()> {
             kinds::run(&site, options, kind, say).await?;
         }
     }
-    if options.wants("freshness") {
-        freshness::run(&site, options, say).await?;
+    for probe in &freshness::PROBES_OF {
+        if options.wants(probe.name()) {
+            probe.run(&site, options, say).await?;
+        }
     }
     Ok(())
 }

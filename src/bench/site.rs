@@ -96,6 +96,17 @@ impl Installation<'_> {
         done.map_err(|error| Error::source("the bench's own statements", error))
     }
 
+    /// Runs statements at the warehouse.
+    pub(super) async fn at_target(&self, statements: &str) -> Result<()> {
+        let done = self.target.batch_execute(statements).await;
+        done.map_err(|error| Error::warehouse("the bench's own statements", error))
+    }
+
+    /// Declares a mart.
+    pub(super) fn mart(&self, name: &str, text: &str) -> Result<()> {
+        self.folder.write(&format!("sql/marts/{name}.sql"), text)
+    }
+
     /// Writes a backlog of `changes`, ten a transaction. Returns the query that tells whether all of it
     /// is applied: by the stored position, which is committed with the rows.
     pub(super) async fn backlog(&self, changes: u64, rows: u64) -> Result<String> {
@@ -115,8 +126,7 @@ impl Installation<'_> {
     /// Lets go of what the next measurement must not pay for.
     pub(super) async fn settle(&self) -> Result<()> {
         self.at_source("checkpoint").await?;
-        let done = self.target.batch_execute("checkpoint").await;
-        done.map_err(|error| Error::warehouse("a checkpoint", error))
+        self.at_target("checkpoint").await
     }
 
     /// Drops the slots of this source: they would keep the log for nobody.

@@ -23,7 +23,7 @@ pub(super) struct Bench {
     /// How many events the backlog of a topic has.
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// Measures only this: snapshot, stream, versions, raw, facts or freshness; of topics json, plain,
+    /// Measures only this: snapshot, stream, versions, raw, facts, freshness or marts; of topics json, plain,
     /// upserts, members or latency.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,

@@ -9,9 +9,9 @@ use jiff::tz::TimeZone;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 use crate::quality::{self, Occasion, Status, Verdict};
-use crate::schedule::{Gate, Judged, JudgesChecks, Judging};
+use crate::schedule::{Gate, Judged, JudgesChecks, Judging, Restored};
 use crate::serve::Board;
-use crate::spec::{Check, Mart, Spec};
+use crate::spec::{Check, CheckKind, Mart, Spec};
 use crate::warehouse::{Durations, Fence, Fenced};
 
 /// How long one check may take.
@@ -35,12 +35,8 @@ impl Judge<'_> {
     /// Judges a check and notes the verdict.
     pub async fn judge(&self, session: &mut Session, check: &Check) -> Result<Verdict> {
         let started = Instant::now();
-        let left = self.until.map_or(LONGEST, |until| until.saturating_duration_since(started));
-        if left.is_zero() {
-            return Err(Error::new(Kind::Busy, "there is no time left for the other checks"));
-        }
+        let limit = left(self.until)?;
         let mart = self.marts.iter().find(|mart| mart.table == check.table);
-        let limit = left.min(LONGEST);
         let verdict = quality::judge(session, (check, mart), &self.occasion, limit).await?;
         let transaction = Fenced::begin(session, self.fence, "check", self.durations).await?;
         let told = (&verdict, started.elapsed());
@@ -103,16 +99,55 @@ impl JudgesChecks for Checker {
                     verdict.status.word(),
                     verdict.completeness,
                 );
-                judged.all += 1;
-                let Verdict { status, expected, actual, description, .. } = verdict;
-                let told = description.unwrap_or_else(|| format!("{actual}, not {expected}"));
-                match status {
-                    Status::Pass => {}
-                    Status::Warn => tracing::warn!(table, check = name, "{told}"),
-                    Status::Fail => judged.failed.push(format!("{table}: {name}: {told}")),
-                }
+                add(&mut judged, check, verdict);
             }
             Ok(judged)
         })
+    }
+
+    fn judge_restored<'j>(
+        &'j self,
+        session: &'j mut Session,
+        restored: Restored<'j>,
+    ) -> Judging<'j> {
+        let Restored { tables, taken_at, day, until } = restored;
+        let zone = self.zone.clone();
+        let occasion = Occasion { date: day, until: taken_at, since: None, zone, run: None };
+        let meant = move |check: &&Check| {
+            let of_its_age = matches!(check.kind, CheckKind::Freshness(_) | CheckKind::Volume(_));
+            !of_its_age && tables.iter().any(|pattern| pattern.matches(&check.table))
+        };
+        Box::pin(async move {
+            let mut judged = Judged::default();
+            for check in self.checks.iter().filter(meant) {
+                let limit = left(Some(until))?;
+                let mart = self.marts.iter().find(|mart| mart.table == check.table);
+                let verdict = quality::judge(session, (check, mart), &occasion, limit).await?;
+                add(&mut judged, check, verdict);
+            }
+            Ok(judged)
+        })
+    }
+}
+
+/// How long a check may take; fails where no time is left.
+fn left(until: Option<Instant>) -> Result<Duration> {
+    let left = until.map_or(LONGEST, |until| until.saturating_duration_since(Instant::now()));
+    match left.is_zero() {
+        true => Err(Error::new(Kind::Busy, "there is no time left for the other checks")),
+        false => Ok(left.min(LONGEST)),
+    }
+}
+
+/// Adds a verdict to what was found.
+fn add(judged: &mut Judged, check: &Check, verdict: Verdict) {
+    judged.all += 1;
+    let (table, name) = (&check.table, check.name.as_str());
+    let Verdict { status, expected, actual, description, .. } = verdict;
+    let told = description.unwrap_or_else(|| format!("{actual}, not {expected}"));
+    match status {
+        Status::Pass => {}
+        Status::Warn => tracing::warn!(%table, check = name, "{told}"),
+        Status::Fail => judged.failed.push(format!("{table}: {name}: {told}")),
     }
 }

@@ -24,5 +24,5 @@ pub use listed::{jobs_as_json, runs_as_json};
 pub use runner::{Attempted, Ended, Runner, Watcher};
 pub use tasks::{
     About, Asking, Bringing, Brings, Feeds, Gate, Hands, Judged, JudgesChecks, Judging, LogEnd,
-    MakesLeaves, Making, MartStands, Posting, TaskTold, Telling, Tells, Told,
+    MakesLeaves, Making, MartStands, Posting, Restored, TaskTold, Telling, Tells, Told,
 };

@@ -4,13 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::{Hands, Outcome, Work};
 use crate::error::{Error, Result};
 use crate::postgres::Session;
 use crate::schedule::calendar::Stretch;
-use crate::spec::{Selection, Variable};
+use crate::spec::{Selection, TablePattern, Variable};
 
 /// Which checks are judged, for which run.
 pub struct Gate<'g> {
@@ -28,6 +29,18 @@ pub struct Gate<'g> {
     pub until: Instant,
 }
 
+/// A backup that was restored, whose checks are judged.
+pub struct Restored<'c> {
+    /// The tables whose checks are.
+    pub tables: &'c [TablePattern],
+    /// When it was taken.
+    pub taken_at: Timestamp,
+    /// The run's day.
+    pub day: Date,
+    /// When it must be done.
+    pub until: Instant,
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Judged {
@@ -40,10 +53,18 @@ pub struct Judged {
 /// What will have been found.
 pub type Judging<'j> = Pin<Box<dyn Future<Output = Result<Judged>> + Send + 'j>>;
 
-/// Judges checks and notes what it finds.
+/// Judges checks.
 pub trait JudgesChecks: Send + Sync {
-    /// Judges those of a gate, one after the other.
+    /// Judges those of a gate, one after the other, and notes what it finds.
     fn judge<'j>(&'j self, session: &'j mut Session, gate: Gate<'j>) -> Judging<'j>;
+
+    /// Judges those of the tables of a backup, and notes nothing. Not how fresh they are, nor whether as much came as ever:
+    /// that would be of its age.
+    fn judge_restored<'j>(
+        &'j self,
+        session: &'j mut Session,
+        restored: Restored<'j>,
+    ) -> Judging<'j>;
 }
 
 /// How many that fail are named.

@@ -1,5 +1,5 @@
 //! Tries the newest backup: its files are what they were, a server of its own comes up with it on this machine, and
-//! tables have the rows that were backed up. The server listens at a socket in a folder that goes with it; it ends
+//! tables have the rows that were backed up and pass their checks. The server listens at a socket in a folder that goes with it; it ends
 //! with its attempt, also where the service is killed, and what is left of its folder then goes with the next try.
 //! Never touches the warehouse.
 
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::backup::{DUMP, Manifest, backups, digest};
 use super::command::{ended, kept};
 use super::programs;
+use super::restored::judged;
 use super::{Outcome, Work};
 use crate::error::{Error, Kind, Result};
 use crate::names::fingerprint;
@@ -23,9 +24,6 @@ use crate::spec::Drill;
 
 /// Nobody asks at a port: the number names the socket.
 const PORT: u16 = 5432;
-
-/// Tables that are named where they are not as they were.
-const NAMED: usize = 5;
 
 pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
     let began = Instant::now();
@@ -39,7 +37,7 @@ pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
     let server = prepared(&scratch, &path, &manifest).await?;
     let mut serving = Box::pin(ended(server, &stop));
     let tried = tokio::select! {
-        tried = tried(&scratch, (&path, &manifest), drill) => tried,
+        tried = tried(work, &scratch, (&path, &manifest), drill) => tried,
         () = work.given_up.notified() => {
             Err(Error::new(Kind::Cancelled, "the attempt was given up"))
         }
@@ -51,9 +49,9 @@ pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
     stop.notify_one();
     // it ends within seconds
     drop(tokio::time::timeout(Duration::from_secs(7), serving).await);
-    let rows = tried?;
+    let (rows, checks) = tried?;
     let took = began.elapsed().as_secs_f64();
-    tracing::info!("{} was restored and its rows counted in {took:.1} s", path.display());
+    tracing::info!(rows, checks, "{} was restored and looked at in {took:.1} s", path.display());
     Ok(Outcome::Done(Some(rows)))
 }
 
@@ -274,21 +272,23 @@ async fn unpack(scratch: &Scratch, backup: &Path) -> Result<()> {
     scratch.own_all(&data)
 }
 
-/// Waits for the server, fills it where it is empty, and counts; how many rows there are.
+/// Waits for the server, fills it where it is empty, and looks at it; how many rows there are, and how many checks
+/// were judged.
 async fn tried(
+    work: &Work<'_>,
     scratch: &Scratch,
     (backup, manifest): (&Path, &Manifest),
     drill: &Drill,
-) -> Result<u64> {
+) -> Result<(u64, usize)> {
     let host = scratch.path.display().to_string();
     let is_dump = manifest.kind == "dump";
     let (user, first) = match is_dump {
         true => ("postgres", "postgres"),
         false => (manifest.user.as_str(), manifest.database.as_str()),
     };
-    let session = ready(&Endpoint::from_parts(&host, PORT, first, user)).await?;
+    let mut session = ready(&Endpoint::from_parts(&host, PORT, first, user)).await?;
     if !is_dump {
-        return compared(&session, manifest, drill).await;
+        return judged(work, &mut session, manifest, drill).await;
     }
     let failed = |error| Error::warehouse("making the database that is tried", error);
     // initdb has made one of that name
@@ -312,8 +312,8 @@ async fn tried(
     command.arg("--dbname").arg(&manifest.database);
     command.envs(endpoint.libpq("siltstone drill"));
     finished(command, "pg_restore").await?;
-    let session = ready(&endpoint).await?;
-    compared(&session, manifest, drill).await
+    let mut session = ready(&endpoint).await?;
+    judged(work, &mut session, manifest, drill).await
 }
 
 /// Connects, as soon as the server takes it; the attempt's time is its limit.
@@ -325,42 +325,4 @@ async fn ready(endpoint: &Endpoint) -> Result<Session> {
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
-}
-
-/// Counts the rows of tables and compares them with what was backed up. A copy has what was written while it was
-/// made as well: of its tables only one that is empty now and was not tells of a loss.
-async fn compared(session: &Session, manifest: &Manifest, drill: &Drill) -> Result<u64> {
-    let meant = |name: &str| {
-        name.parse().is_ok_and(|name| drill.compare.iter().any(|pattern| pattern.matches(&name)))
-    };
-    if !manifest.rows.iter().any(|(name, _)| meant(name)) {
-        let what = "the backup has none of the tables that compare means";
-        return Err(Error::new(Kind::Config, what).remedy("mend the patterns of compare"));
-    }
-    let (mut rows, mut wrong) = (0, Vec::new());
-    for (name, had) in manifest.rows.iter().filter(|(name, _)| meant(name)) {
-        let table = name.parse().map(|table| quote::table(&table)).unwrap_or_default();
-        let counted = session.query_one(&format!("select count(*) from {table}"), &[]).await;
-        let counted: Result<i64, _> = counted.and_then(|row| row.try_get(0));
-        match counted {
-            Ok(has) if has == *had || manifest.kind == "base" && (has > 0 || *had == 0) => {
-                rows += u64::try_from(has).unwrap_or(0);
-            }
-            Ok(has) => wrong.push(format!("{name} has {has} rows of {had}")),
-            Err(error) => {
-                let said = error.as_db_error().map(|error| error.message().to_owned());
-                wrong.push(format!("{name}: {}", said.unwrap_or_else(|| error.to_string())));
-            }
-        }
-    }
-    if wrong.is_empty() {
-        return Ok(rows);
-    }
-    let more = match wrong.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(", and {more} more"),
-    };
-    wrong.truncate(NAMED);
-    let what = format!("the backup does not restore: {}{more}", wrong.join("; "));
-    Err(Error::new(Kind::Differs, what).remedy("make another backup, and keep older ones"))
 }

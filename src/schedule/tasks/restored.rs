@@ -1,0 +1,91 @@
+//! What a backup holds, as a server has it that came up with it: the rows of its tables, and what their checks say of
+//! them. Never asks the warehouse.
+
+use std::time::Duration;
+
+use jiff::civil::Date;
+
+use super::Work;
+use super::backup::Manifest;
+use super::checks::{Judged, Restored};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::{Session, quote};
+use crate::spec::{Drill, Variable};
+
+/// Tables and checks that are named where they are not as they should be.
+const NAMED: usize = 5;
+
+/// Compares rows and judges checks; how many rows and checks there are.
+pub(super) async fn judged(
+    work: &Work<'_>,
+    session: &mut Session,
+    manifest: &Manifest,
+    drill: &Drill,
+) -> Result<(u64, usize)> {
+    let rows = compared(session, manifest, drill).await?;
+    let day = work.attempt.variable(Variable::Ds).parse::<Date>();
+    let day = day.map_err(|error| Error::bug("a run has no day").because(error))?;
+    // time is left to say what was found, and to end the server
+    let time = work.attempt.task.timeout.saturating_sub(Duration::from_secs(10));
+    let restored = Restored {
+        tables: &drill.compare,
+        taken_at: manifest.started_at,
+        day,
+        until: work.started.checked_add(time).unwrap_or(work.started),
+    };
+    let Judged { all, failed } = work.hands.checks.judge_restored(session, restored).await?;
+    if failed.is_empty() {
+        return Ok((rows, all));
+    }
+    let what = format!(
+        "the backup restores, but {} of {all} checks fail on it: {}",
+        failed.len(),
+        first(failed)
+    );
+    let remedy = "see whether they fail on the warehouse, too (siltstone check list); if not, make another backup, \
+                  and keep older ones";
+    Err(Error::new(Kind::Differs, what).remedy(remedy))
+}
+
+/// The first of what is wrong, and how many more there are.
+fn first(mut wrong: Vec<String>) -> String {
+    let more = match wrong.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    wrong.truncate(NAMED);
+    format!("{}{more}", wrong.join("; "))
+}
+
+/// Counts the rows of tables and compares them with what was backed up. A copy has what was written while it was
+/// made as well: of its tables only one that is empty now and was not tells of a loss.
+async fn compared(session: &Session, manifest: &Manifest, drill: &Drill) -> Result<u64> {
+    let meant = |name: &str| {
+        name.parse().is_ok_and(|name| drill.compare.iter().any(|pattern| pattern.matches(&name)))
+    };
+    if !manifest.rows.iter().any(|(name, _)| meant(name)) {
+        let what = "the backup has none of the tables that compare means";
+        return Err(Error::new(Kind::Config, what).remedy("mend the patterns of compare"));
+    }
+    let (mut rows, mut wrong) = (0, Vec::new());
+    for (name, had) in manifest.rows.iter().filter(|(name, _)| meant(name)) {
+        let table = name.parse().map(|table| quote::table(&table)).unwrap_or_default();
+        let counted = session.query_one(&format!("select count(*) from {table}"), &[]).await;
+        let counted: Result<i64, _> = counted.and_then(|row| row.try_get(0));
+        match counted {
+            Ok(has) if has == *had || manifest.kind == "base" && (has > 0 || *had == 0) => {
+                rows += u64::try_from(has).unwrap_or(0);
+            }
+            Ok(has) => wrong.push(format!("{name} has {has} rows of {had}")),
+            Err(error) => {
+                let said = error.as_db_error().map(|error| error.message().to_owned());
+                wrong.push(format!("{name}: {}", said.unwrap_or_else(|| error.to_string())));
+            }
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(rows);
+    }
+    let what = format!("the backup does not restore: {}", first(wrong));
+    Err(Error::new(Kind::Differs, what).remedy("make another backup, and keep older ones"))
+}

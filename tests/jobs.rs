@@ -13,21 +13,21 @@ use crate::support::{Dice, Site, block_on, signal};
 
 /// A clock that a test turns.
 #[derive(Clone)]
-struct Hand(Arc<AtomicI64>);
+pub struct Hand(Arc<AtomicI64>);
 
 impl Hand {
-    fn at(text: &str) -> Hand {
+    pub fn at(text: &str) -> Hand {
         let hand = Hand(Arc::default());
         hand.turn(text);
         hand
     }
 
-    fn turn(&self, text: &str) {
+    pub fn turn(&self, text: &str) {
         let at: Timestamp = text.parse().unwrap();
         self.0.store(at.as_microsecond(), Ordering::SeqCst);
     }
 
-    fn clock(&self) -> Clock {
+    pub fn clock(&self) -> Clock {
         let at = self.0.clone();
         Clock::of(move || Timestamp::from_microsecond(at.load(Ordering::SeqCst)).unwrap())
     }

@@ -14,6 +14,7 @@ mod adopt;
 mod alerts;
 mod alters;
 mod anew;
+mod archive;
 mod compose;
 mod databases;
 mod dead_letters;

@@ -8,7 +8,7 @@ use crate::marts::{self, assert_rebuilt};
 use crate::support::{Dice, Posts, Site, block_on};
 
 /// The last message of a job's attempts, and their states.
-async fn attempts(site: &Site, job: &str) -> Vec<String> {
+pub async fn attempts(site: &Site, job: &str) -> Vec<String> {
     let query = format!(
         "select task_id, status, coalesce(records_processed::text, '-'), coalesce(error_message, '')
            from audit.etl_logs where dag_id = '{job}' order by log_id"
@@ -277,7 +277,7 @@ fn what_retention_drops_is_carried_on_once_where_it_is_the_newest() {
 }
 
 /// Whether this machine has the programs that back a server up; says loudly where it has not.
-async fn has_programs(site: &Site) -> bool {
+pub async fn has_programs(site: &Site) -> bool {
     let major =
         site.at_warehouse("select current_setting('server_version_num')::int / 10000").await;
     let major: u32 = major[0].parse().unwrap();
@@ -296,7 +296,7 @@ async fn has_programs(site: &Site) -> bool {
 }
 
 /// The names in a folder below the root.
-fn names(site: &Site, folder: &str) -> Vec<String> {
+pub fn names(site: &Site, folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(site.config().with_file_name(folder)).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

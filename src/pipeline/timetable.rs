@@ -1,6 +1,7 @@
 //! The schedule's place in the service: one instance owns it, the others stand by. Whatever goes wrong here
 //! stops no connector: it is said, and tried again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use crate::merge::{Leaves, Templates, absent, ahead, create_leaves};
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::requests::{self, JOBS, Request, Verb};
 use crate::schedule::{
-    Attempted, Hands, MakesLeaves, Making, Runner, Watcher, Wish, carry_out, note_run,
+    Attempted, Hands, MakesLeaves, Making, Runner, Watcher, WatchesArchives, Wish, carry_out,
+    forget_archives, keep_archives, note_run,
 };
 use crate::serve::Board;
 use crate::spec::{Model, Spec};
@@ -60,12 +62,20 @@ impl Timetable {
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut pause = PAUSES.0;
         loop {
+            let endpoint = self.files.borrow().settings.warehouse.clone();
+            let forgotten = async {
+                forget_archives(endpoint, BTreeSet::new()).await;
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
+                biased;
                 // without jobs there is nothing to own
                 there = self.files.wait_for(|spec| !spec.jobs.is_empty()) => {
                     if there.is_err() { return }
                 }
                 _ = stop.wait_for(|stop| *stop) => return,
+                // what archives of before have left
+                () = forgotten => {}
             }
             match self.session(stop.clone()).await {
                 Ok(()) if *stop.borrow() => return,
@@ -102,9 +112,12 @@ impl Timetable {
         let lease = connect(Side::Warehouse, &endpoint, "siltstone scheduler").await?;
         register(&lease, &fence).await?;
         tracing::info!("runs the jobs");
+        let watcher = Arc::new(OnBoard(self.board.clone(), self.events.clone()));
+        let archives = keep_archives(self.files.clone(), endpoint, watcher);
         let worked = tokio::select! {
             worked = self.work(&mut session, &fence, &mut stop) => worked,
             lost = keep_lease(&lease, &fence) => lost,
+            () = archives => Ok(()),
         };
         if worked.is_ok() {
             fence.release(&lease, false).await?;
@@ -247,6 +260,12 @@ impl Watcher for OnBoard {
     fn attempted(&self, attempt: &Attempted<'_>) {
         let Attempted { job, task, number, run, took, failed } = *attempt;
         self.1.task(job, task, (&format!("{run} {number}"), took, failed));
+    }
+}
+
+impl WatchesArchives for OnBoard {
+    fn behind(&self, folder: &str, bytes: i64) {
+        self.0.archive_behind(folder, bytes);
     }
 }
 

@@ -112,6 +112,11 @@ impl Board {
         self.metrics.jobs().extract_reached(connector, limit);
     }
 
+    /// How many bytes of the warehouse server's log are not in an archive yet.
+    pub fn archive_behind(&self, folder: &str, bytes: i64) {
+        self.metrics.jobs().archive_behind(folder, bytes);
+    }
+
     /// Notes that an extract of a connector waited for its rate.
     pub fn extract_waited(&self, connector: &str, wait: Duration) {
         self.metrics.jobs().extract_waited(connector, wait);

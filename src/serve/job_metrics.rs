@@ -15,6 +15,7 @@ pub(super) struct JobFamilies {
     failures: IntCounterVec,
     limits: IntCounterVec,
     waited: CounterVec,
+    archive: IntGaugeVec,
 }
 
 /// A family whose name and labels are constants is always well-formed.
@@ -66,12 +67,18 @@ impl Default for JobFamilies {
                 "How long extracts waited for rate or snapshot.max_rate",
                 ["connector"]
             ),
+            archive: family!(
+                IntGaugeVec,
+                "siltstone_wal_archive_behind_bytes",
+                "Bytes of the warehouse server's log that its archive has not got yet",
+                ["folder"]
+            ),
         }
     }
 }
 
 impl JobFamilies {
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 6] {
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 7] {
         [
             Box::new(self.took.clone()),
             Box::new(self.runs.clone()),
@@ -79,6 +86,7 @@ impl JobFamilies {
             Box::new(self.failures.clone()),
             Box::new(self.limits.clone()),
             Box::new(self.waited.clone()),
+            Box::new(self.archive.clone()),
         ]
     }
 
@@ -96,6 +104,10 @@ impl JobFamilies {
 
     pub(super) fn extract_waited(&self, connector: &str, wait: Duration) {
         self.waited.with_label_values(&[connector]).inc_by(wait.as_secs_f64());
+    }
+
+    pub(super) fn archive_behind(&self, folder: &str, bytes: i64) {
+        self.archive.with_label_values(&[folder]).set(bytes);
     }
 
     pub(super) fn task_failed(&self, job: &str, task: &str) {

@@ -1,13 +1,15 @@
 //! Tasks that make backups, and those that try them.
 
 use std::path::{Component, Path};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::file::{File, Given};
 use super::pattern::TablePattern;
 use super::scalar::Scalar;
-use super::tasks::TaskKind;
+use super::tasks::{TaskKind, wait};
+use super::units::Span;
 use crate::error::Result;
 
 /// A backup.
@@ -19,6 +21,8 @@ pub struct Backup {
     pub folder: String,
     /// How many are kept.
     pub keep: usize,
+    /// The folder of the root that has the log of the server from the oldest copy on.
+    pub wal: Option<String>,
 }
 
 /// What of the warehouse a backup is.
@@ -37,6 +41,10 @@ pub struct Drill {
     pub folder: String,
     /// The tables whose rows are counted.
     pub compare: Vec<TablePattern>,
+    /// The folder of the root that has the log which is replayed.
+    pub wal: Option<String>,
+    /// How long before now that ends; all of it where none is given.
+    pub ago: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +53,7 @@ pub(super) struct RawBackup {
     dump: Option<Given>,
     base: Option<Given>,
     keep: Option<Given>,
+    wal: Option<Given>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +61,8 @@ pub(super) struct RawBackup {
 pub(super) struct RawDrill {
     from: Given,
     compare: Option<Vec<Given>>,
+    wal: Option<Given>,
+    ago: Option<Given>,
 }
 
 /// How many backups are kept.
@@ -79,11 +90,19 @@ pub(super) fn backup(file: &File<'_>, field: &str, raw: Option<&RawBackup>) -> R
             return Err(file.refuse(field, "it does not say what is backed up", remedy));
         }
     };
-    Ok(TaskKind::Backup(Backup {
-        kind,
-        folder: folder(file, &below, given)?,
-        keep: file.parse_or(&at("keep"), raw.keep.as_ref(), KEEP)?.0,
-    }))
+    let wal = raw.wal.as_ref().map(|given| folder(file, &at("wal"), given)).transpose()?;
+    let folder = folder(file, &below, given)?;
+    if let (Some(given), BackupKind::Dump) = (&raw.wal, kind) {
+        let why = "a dump has no use for the server's log";
+        let remedy = "write base in place of dump, or remove the field";
+        return Err(file.refuse_given(&at("wal"), given, why, remedy));
+    }
+    if let Some(given) = raw.wal.as_ref().filter(|_| wal.as_ref() == Some(&folder)) {
+        let why = "the copies lie there";
+        return Err(file.refuse_given(&at("wal"), given, why, "name another folder"));
+    }
+    let keep = file.parse_or(&at("keep"), raw.keep.as_ref(), KEEP)?.0;
+    Ok(TaskKind::Backup(Backup { kind, folder, keep, wal }))
 }
 
 /// Reads which backups a task tries.
@@ -95,7 +114,16 @@ pub(super) fn drill(file: &File<'_>, field: &str, raw: Option<&RawDrill>) -> Res
     if compare.is_empty() {
         compare.extend("*.*".parse::<TablePattern>());
     }
-    Ok(TaskKind::RestoreDrill(Drill { folder: folder(file, &at("from"), &raw.from)?, compare }))
+    let wal = raw.wal.as_ref().map(|given| folder(file, &at("wal"), given)).transpose()?;
+    let ago =
+        raw.ago.as_ref().map(|given| wait(file, &at("ago"), Some(given), Span(Duration::ZERO)));
+    let ago = ago.transpose()?;
+    if let Some(given) = raw.ago.as_ref().filter(|_| wal.is_none()) {
+        let why = "only the server's log tells what was when";
+        return Err(file.refuse_given(&at("ago"), given, why, "add wal, or remove the field"));
+    }
+    let folder = folder(file, &at("from"), &raw.from)?;
+    Ok(TaskKind::RestoreDrill(Drill { folder, compare, wal, ago }))
 }
 
 /// A folder below the root.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::archive;
 use super::command::{ended, kept};
 use super::programs::{self, Program};
 use super::{Outcome, Work, tables};
@@ -42,6 +43,9 @@ pub(super) struct Manifest {
     pub(super) run: i64,
     pub(super) started_at: Timestamp,
     pub(super) ended_at: Timestamp,
+    /// the segment of the server's log that a copy needs first
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wal_from: Option<String>,
     /// rows of each table: of a dump those that it has, of a copy those that were there as it began
     pub(super) rows: Vec<(String, i64)>,
     pub(super) files: Vec<Kept>,
@@ -77,6 +81,15 @@ pub(super) async fn run(work: &Work<'_>, backup: &Backup) -> Result<Outcome> {
     let ours = format!(".{word}-{}.{}.", attempt.job, attempt.task.name);
     let partial = folder.join(format!("{ours}{}-{}", attempt.run, attempt.number));
     prepare(&folder, &ours, &partial).map_err(|error| unwritten(&folder, error))?;
+    let wal_from = match backup.kind {
+        BackupKind::Dump => None,
+        // the checkpoint that a copy begins with is behind it
+        BackupKind::Base => {
+            let asked = "select pg_walfile_name(pg_current_wal_lsn())";
+            let row = session.query_one(asked, &[]).await.map_err(reading)?;
+            Some(row.try_get(0).map_err(reading)?)
+        }
+    };
     let (ran, rows) = make(work, &mut session, (backup.kind, &program, &partial)).await?;
     if let Some(outcome) = ran {
         return Ok(outcome);
@@ -93,17 +106,19 @@ pub(super) async fn run(work: &Work<'_>, backup: &Backup) -> Result<Outcome> {
         run: attempt.run,
         started_at: began,
         ended_at: hands.clock.now(),
+        wal_from,
         rows,
         files: Vec::new(),
     };
     let named = folder.join(format!("{word}-{}", began.strftime("%Y%m%dT%H%M%SZ")));
     let keep = backup.keep;
+    let archive = backup.wal.as_ref().map(|wal| hands.root.join(wal));
     let shown = named.clone();
     let kept = tokio::task::spawn_blocking(move || -> std::io::Result<u64> {
         manifest.files = files(&partial)?;
         finish(&partial, &named, &manifest)?;
         // the new one is whole, and another attempt would only make one more
-        if let Err(error) = forget(&folder, &manifest, keep) {
+        if let Err(error) = forget(&folder, &manifest, (keep, archive.as_deref())) {
             tracing::warn!(%error, "backups beyond keep cannot be removed from {}", folder.display());
         }
         Ok(manifest.files.iter().map(|file| file.bytes).sum())
@@ -286,16 +301,29 @@ pub(super) fn backups(folder: &Path) -> std::io::Result<Vec<(PathBuf, Manifest)>
     Ok(found)
 }
 
-/// Removes backups of the same kind and database beyond those that are kept.
-fn forget(folder: &Path, manifest: &Manifest, keep: usize) -> std::io::Result<()> {
+/// Removes backups of the same kind and database beyond those that are kept, and what of the archive is before them.
+fn forget(
+    folder: &Path,
+    manifest: &Manifest,
+    (keep, archive): (usize, Option<&Path>),
+) -> std::io::Result<()> {
     let alike = |(_, other): &(PathBuf, Manifest)| {
         other.kind == manifest.kind && other.database == manifest.database
     };
-    for (path, _) in backups(folder)?.into_iter().filter(alike).skip(keep) {
+    let (mut oldest, mut kept) = (None, 0);
+    for (path, other) in backups(folder)?.into_iter().filter(alike) {
+        if kept < keep {
+            (oldest, kept) = (other.wal_from, kept + 1);
+            continue;
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let gone = folder.join(format!(".gone-{name}"));
         fs::rename(&path, &gone)?;
         fs::remove_dir_all(&gone)?;
     }
-    Ok(())
+    match (archive.filter(|archive| archive.is_dir()), oldest) {
+        (Some(archive), Some(first)) => archive::forget(archive, &first).map(drop),
+        // of a copy of an older version it is not known what it needs
+        _ => Ok(()),
+    }
 }

@@ -9,13 +9,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
+use super::archive;
 use super::backup::{DUMP, Manifest, backups, digest};
 use super::command::{ended, kept};
 use super::programs;
-use super::restored::judged;
+use super::restored::{judged, reached};
 use super::{Outcome, Work};
 use crate::error::{Error, Kind, Result};
 use crate::names::fingerprint;
@@ -30,14 +32,16 @@ pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
     let folder = work.hands.root.join(&drill.folder);
     // the next one finds what this one may leave behind
     let seed = format!("{} {}.{}", folder.display(), work.attempt.job, work.attempt.task.name);
-    let (path, manifest) = blocking(move || newest(&folder)).await?;
+    let until = drill.ago.and_then(|ago| work.hands.clock.now().checked_sub(ago).ok());
+    let (path, manifest) = blocking(move || newest(&folder, until)).await?;
     let name = format!("siltstone-drill-{:016x}", fingerprint(seed.as_bytes()));
     let scratch = blocking(move || Scratch::make(name)).await?;
     let stop = Notify::new();
-    let server = prepared(&scratch, &path, &manifest).await?;
+    let archive = drill.wal.as_ref().map(|wal| work.hands.root.join(wal));
+    let (server, newest) = prepared(&scratch, (&path, &manifest), (archive, until)).await?;
     let mut serving = Box::pin(ended(server, &stop));
     let tried = tokio::select! {
-        tried = tried(work, &scratch, (&path, &manifest), drill) => tried,
+        tried = tried(work, &scratch, (&path, &manifest), (drill, newest)) => tried,
         () = work.given_up.notified() => {
             Err(Error::new(Kind::Cancelled, "the attempt was given up"))
         }
@@ -68,11 +72,14 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
     }
 }
 
-/// The newest backup of a folder, whose files are as its manifest says.
-fn newest(folder: &Path) -> Result<(PathBuf, Manifest)> {
-    let found = backups(folder).map_err(at(folder))?.into_iter().next();
+/// The newest backup of a folder that was whole at a time, whose files are as its manifest says.
+fn newest(folder: &Path, until: Option<Timestamp>) -> Result<(PathBuf, Manifest)> {
+    let was_there = |manifest: &Manifest| until.is_none_or(|until| manifest.ended_at <= until);
+    let mut found = backups(folder).map_err(at(folder))?.into_iter();
+    let found = found.find(|(_, manifest)| was_there(manifest));
     let (path, manifest) = found.ok_or_else(|| {
-        Error::new(Kind::Config, format!("no whole backup lies in {}", folder.display()))
+        let when = until.map_or(String::new(), |until| format!(" that was made before {until}"));
+        Error::new(Kind::Config, format!("no whole backup{when} lies in {}", folder.display()))
             .remedy("let a task of backup make one there")
     })?;
     for file in &manifest.files {
@@ -193,8 +200,13 @@ fn broken_off(ended: std::io::Result<Option<(std::process::ExitStatus, String)>>
     }
 }
 
-/// Makes the data folder of a server, and the command that starts it.
-async fn prepared(scratch: &Scratch, backup: &Path, manifest: &Manifest) -> Result<Command> {
+/// Makes the data folder of a server, and the command that starts it; with the log of an archive the newest segment
+/// that it has to come to.
+async fn prepared(
+    scratch: &Scratch,
+    (backup, manifest): (&Path, &Manifest),
+    (archive, until): (Option<PathBuf>, Option<Timestamp>),
+) -> Result<(Command, Option<String>)> {
     let major = manifest.server_version / 10_000;
     let is_dump = manifest.kind == "dump";
     let server = programs::find("postgres", major, !is_dump).await?;
@@ -214,6 +226,13 @@ async fn prepared(scratch: &Scratch, backup: &Path, manifest: &Manifest) -> Resu
         finished(scratch.command(&words), "initdb").await?;
     } else {
         unpack(scratch, backup).await?;
+    }
+    let mut newest = None;
+    if let Some(archive) = archive.as_deref().filter(|_| !is_dump) {
+        newest = replay(scratch, (archive, manifest)).await?;
+    }
+    if !is_dump {
+        scratch.own_all(&data)?;
     }
     let settings = scratch.path.join("postgresql.conf");
     let access = scratch.path.join("hba.conf");
@@ -243,7 +262,42 @@ async fn prepared(scratch: &Scratch, backup: &Path, manifest: &Manifest) -> Resu
         "max_logical_replication_workers=0".to_owned(),
     ];
     words.extend(given.into_iter().flat_map(|given| ["-c".to_owned(), given]));
-    Ok(scratch.command(&words))
+    if archive.is_some() {
+        words.extend(recovery(until).into_iter().flat_map(|given| ["-c".to_owned(), given]));
+    }
+    // behind another moment than the last one nobody knows where in the log it is
+    Ok((scratch.command(&words), newest.filter(|_| until.is_none())))
+}
+
+/// Lays the log of an archive out and lets the server go through it; the newest segment.
+async fn replay(
+    scratch: &Scratch,
+    (archive, manifest): (&Path, &Manifest),
+) -> Result<Option<String>> {
+    let first = manifest.wal_from.clone().ok_or_else(|| {
+        let what = "the copy was made by a version that did not note which log it needs";
+        Error::new(Kind::Config, what).remedy("make another one")
+    })?;
+    let (from, data) = (archive.to_owned(), scratch.data());
+    blocking(move || {
+        fs::write(data.join("recovery.signal"), "").map_err(at(&data))?;
+        archive::lay_out(&from, &first, &data.join("pg_wal")).map_err(at(&from))
+    })
+    .await
+}
+
+/// How far the server goes, and that nobody gets in before.
+fn recovery(until: Option<Timestamp>) -> Vec<String> {
+    let mut given = vec![
+        // all that there is lies where it looks by itself
+        "restore_command=false".to_owned(),
+        "hot_standby=off".to_owned(),
+        "recovery_target_action=promote".to_owned(),
+    ];
+    // it does not take every form of a time here
+    let written = |until: Timestamp| until.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string();
+    given.extend(until.map(|until| format!("recovery_target_time={}", written(until))));
+    given
 }
 
 /// Unpacks the copy of a server.
@@ -269,7 +323,7 @@ async fn unpack(scratch: &Scratch, backup: &Path) -> Result<()> {
         let what = format!("{} has tablespaces, which a drill does not restore", backup.display());
         return Err(Error::new(Kind::Config, what).remedy("try a dump instead"));
     }
-    scratch.own_all(&data)
+    Ok(())
 }
 
 /// Waits for the server, fills it where it is empty, and looks at it; how many rows there are, and how many checks
@@ -278,7 +332,7 @@ async fn tried(
     work: &Work<'_>,
     scratch: &Scratch,
     (backup, manifest): (&Path, &Manifest),
-    drill: &Drill,
+    (drill, newest): (&Drill, Option<String>),
 ) -> Result<(u64, usize)> {
     let host = scratch.path.display().to_string();
     let is_dump = manifest.kind == "dump";
@@ -288,6 +342,7 @@ async fn tried(
     };
     let mut session = ready(&Endpoint::from_parts(&host, PORT, first, user)).await?;
     if !is_dump {
+        reached(&session, newest.as_deref()).await?;
         return judged(work, &mut session, manifest, drill).await;
     }
     let failed = |error| Error::warehouse("making the database that is tried", error);

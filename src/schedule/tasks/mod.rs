@@ -1,5 +1,6 @@
 //! What tasks do, one file a kind, and the limits that all have: time, and being given up.
 
+mod archive;
 mod backup;
 mod checks;
 mod command;
@@ -32,6 +33,7 @@ use crate::names::TableName;
 use crate::postgres::{Canceller, Endpoint, Session, Side, connect};
 use crate::spec::{Model, TablePattern, TaskKind};
 use crate::warehouse::{Durations, Fence, register};
+pub use archive::{WatchesArchives, forget_archives, keep_archives};
 pub use checks::{Gate, Judged, JudgesChecks, Judging, Restored};
 pub use extracts::{About, Bringing, Brings};
 pub use feeds::{Asking, Feeds, LogEnd, MartStands};

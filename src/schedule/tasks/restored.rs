@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::civil::Date;
 
 use super::Work;
+use super::archive;
 use super::backup::Manifest;
 use super::checks::{Judged, Restored};
 use crate::error::{Error, Kind, Result};
@@ -45,6 +46,29 @@ pub(super) async fn judged(
     let remedy = "see whether they fail on the warehouse, too (siltstone check list); if not, make another backup, \
                   and keep older ones";
     Err(Error::new(Kind::Differs, what).remedy(remedy))
+}
+
+/// Refuses an archive that has a gap: the server has gone through its log up to there, and not to the newest segment.
+pub(super) async fn reached(session: &Session, newest: Option<&str>) -> Result<()> {
+    let Some(newest) = newest else { return Ok(()) };
+    let failed = |error| Error::warehouse("asking how far the log was replayed", error);
+    let asked = "select pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8, pg_last_wal_replay_lsn()::text,
+                        pg_size_bytes(current_setting('wal_segment_size'))";
+    let row = session.query_one(asked, &[]).await.map_err(failed)?;
+    let at: Option<i64> = row.try_get(0).map_err(failed)?;
+    let (shown, bytes): (Option<String>, i64) =
+        (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+    let begins = archive::begins(newest, bytes);
+    if at >= begins {
+        tracing::info!("the log was replayed up to {}", shown.unwrap_or_default());
+        return Ok(());
+    }
+    let what = format!(
+        "the archive of the log has a gap: it was replayed up to {}, and its newest segment is {newest}",
+        shown.as_deref().unwrap_or("nowhere")
+    );
+    Err(Error::new(Kind::Differs, what)
+        .remedy("make another copy (backup: { base: … }): from it on the archive is whole"))
 }
 
 /// The first of what is wrong, and how many more there are.

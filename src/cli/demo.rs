@@ -1,9 +1,11 @@
 //! `siltstone demo`: two throw-away Postgres clusters, a shop with live traffic, the service between
 //! them, and a proof of equality at the end. Leaves nothing behind.
 
+mod jobs;
 mod kafka;
 mod rest;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use crate::pipeline::{Options, Service};
 use crate::postgres::{Session, Side, connect};
 use crate::serve::{self, Board, Phase as Doing};
 use crate::spec::{Env, Span, load};
+use jobs::Jobs;
 use kafka::Road;
 use rest::Rest;
 
@@ -119,6 +122,8 @@ impl Demo {
             },
             started,
             rates: Rates::default(),
+            programs: warehouse.bin_dir().to_owned(),
+            jobs: None,
         };
         let code = stage.play(&mut screen, self.lasts, stop, end_service).await;
         drop((road, source, warehouse));
@@ -179,6 +184,10 @@ struct Stage {
     view: View,
     started: Instant,
     rates: Rates,
+    /// where the warehouse's programs are
+    programs: PathBuf,
+    /// once the stream goes on
+    jobs: Option<Jobs>,
 }
 
 /// What was counted when rates were last taken.
@@ -232,6 +241,7 @@ impl Stage {
             }
             if self.view.phase == Phase::Streaming {
                 let since = *since_snapshot.get_or_insert_with(Instant::now);
+                self.look_after_jobs().await?;
                 if lasts.is_some_and(|Span(lasts)| since.elapsed() >= lasts) {
                     break;
                 }
@@ -256,9 +266,11 @@ impl Stage {
             started: self.started,
             rates: self.rates,
             transactions: counts.transactions,
+            jobs: self.jobs,
         };
         let under_traffic = rest.view.clone();
         rest.drain(screen).await?;
+        let went_well = rest.run_jobs(screen).await?;
         rest.view.source_transactions = under_traffic.source_transactions;
         rest.view.applied_rows = under_traffic.applied_rows;
         rest.view.versions_added = under_traffic.versions_added;
@@ -274,8 +286,18 @@ impl Stage {
                 counts.transactions, counts.changes, counts.rolled_back
             ),
         )?;
-        let passed = verdict && in_time;
+        let passed = verdict && went_well && in_time;
         Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(65) })
+    }
+
+    async fn look_after_jobs(&mut self) -> Result<()> {
+        if self.jobs.is_none() {
+            self.jobs = Some(Jobs::of(&self.service.spec, &self.programs).await?);
+        }
+        let Some(jobs) = &mut self.jobs else { return Ok(()) };
+        jobs.look().await?;
+        self.view.jobs = Some(jobs.shown.clone());
+        Ok(())
     }
 
     async fn why_ended(self) -> Error {

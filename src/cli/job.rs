@@ -104,10 +104,7 @@ impl Job {
         };
         known(&spec, &job)?;
         let runs = matches!(verb, JobVerb::Run(_));
-        let wish = serde_json::to_string(&Wish { job, verb })
-            .map_err(|error| Error::bug("a wish is no JSON").because(error))?;
-        let about = About { argument: Argument::Job(&wish), ..About::default() };
-        let id = requests::ask(&*warehouse, Verb::Job, requests::JOBS, &about).await?;
+        let id = ask(&warehouse, Wish { job, verb }).await?;
         let answered = wait_for(&warehouse, &[id], wait).await?;
         if !(runs && wait && answered == ExitCode::SUCCESS) {
             return Ok(answered);
@@ -120,6 +117,14 @@ impl Job {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
+}
+
+/// Writes down what is asked; the request's number.
+pub(super) async fn ask(warehouse: &Session, wish: Wish) -> Result<i64> {
+    let wish = serde_json::to_string(&wish)
+        .map_err(|error| Error::bug("a wish is no JSON").because(error))?;
+    let about = About { argument: Argument::Job(&wish), ..About::default() };
+    requests::ask(&**warehouse, Verb::Job, requests::JOBS, &about).await
 }
 
 fn known(spec: &Spec, job: &str) -> Result<()> {

@@ -180,7 +180,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Init(init) => init.run(&files).await,
         Verb::Validate(validate) => validate.run(&files).await,
         Verb::Verify(verify) => verify.run(&files).await,
-        Verb::Demo(demo) => demo.run(&files).await,
+        Verb::Demo(demo) => Box::pin(demo.run(&files)).await,
         Verb::Bench(bench) => bench.run(&files).await,
         Verb::Plan(plan) => plan.run(&files).await,
         Verb::Apply(apply) => apply.run(&files).await,

@@ -24,6 +24,8 @@ pub struct View {
     pub versions_added: u64,
     /// How the marts follow, where there are some.
     pub marts: Option<Marts>,
+    /// What became of the jobs, where there are some.
+    pub jobs: Option<Jobs>,
     /// Transactions that were tried again.
     pub retries: u64,
     /// What a person should know, one sentence each.
@@ -112,6 +114,19 @@ pub struct Marts {
     pub different: Option<u64>,
 }
 
+/// What became of the jobs, each of which runs once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// How many there are.
+    pub count: u64,
+    /// How many went well.
+    pub well: u64,
+    /// Those that failed.
+    pub failed: Vec<String>,
+    /// The one that runs.
+    pub runs: Option<String>,
+}
+
 /// What comparing source and warehouse has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
@@ -157,6 +172,9 @@ pub fn render(view: &View, width: usize) -> Vec<String> {
     if let Some(marts) = view.marts {
         lines.extend(wrapped("marts", &following(marts), width));
     }
+    if let Some(jobs) = &view.jobs {
+        lines.extend(wrapped("jobs", &run_once(jobs), width));
+    }
     if let Phase::Verified(verdict) = &view.phase {
         lines.extend(verified(verdict, width));
     }
@@ -184,6 +202,8 @@ pub fn render_plain(view: &View) -> String {
             }
             parts.extend(rates);
             parts.extend(view.marts.map(|marts| format!("marts {}", following(marts).join(GAP))));
+            let jobs = view.jobs.as_ref().map(run_once);
+            parts.extend(jobs.map(|jobs| format!("jobs {}", jobs.join(GAP))));
         }
     }
     parts.join(GAP)
@@ -218,12 +238,22 @@ fn following(marts: Marts) -> Vec<String> {
         0 => "all equal a full rebuild".to_owned(),
         _ => format!("{} of them differ from a full rebuild", grouped(different)),
     });
-    let mut parts = vec![
-        format!("{} of {} fresh", grouped(marts.fresh), grouped(marts.count)),
-        format!("{} behind", time(marts.milliseconds)),
-        format!("{} rows written", grouped(marts.written)),
-    ];
+    // while rows come all the time, none ever has all of them
+    let behind = match marts.fresh == marts.count {
+        true => format!("{} have all rows", grouped(marts.count)),
+        false => format!("{} at most {} behind", grouped(marts.count), time(marts.milliseconds)),
+    };
+    let mut parts = vec![behind, format!("{} rows written", grouped(marts.written))];
     parts.extend(compared);
+    parts
+}
+
+fn run_once(jobs: &Jobs) -> Vec<String> {
+    let mut parts = vec![format!("{} of {} went well", grouped(jobs.well), grouped(jobs.count))];
+    if !jobs.failed.is_empty() {
+        parts.push(format!("failed: {}", jobs.failed.join(", ")));
+    }
+    parts.extend(jobs.runs.as_ref().map(|job| format!("{job} runs")));
     parts
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::verify::add;
+use super::jobs::Jobs;
 use super::{FRAME, Rates, draw, marts, say};
 use crate::demo::screen::{Lag, Phase, Verdict, View};
 use crate::demo::terminal::Screen;
@@ -29,6 +30,7 @@ pub(super) struct Rest {
     pub(super) rates: Rates,
     /// how many the source had
     pub(super) transactions: u64,
+    pub(super) jobs: Option<Jobs>,
 }
 
 impl Rest {
@@ -86,6 +88,19 @@ impl Rest {
             }
         }
         Ok(())
+    }
+
+    /// Lets the jobs that have not run yet run; whether all went well.
+    pub(super) async fn run_jobs(&mut self, screen: &mut Screen) -> Result<bool> {
+        let from = Instant::now();
+        let Some(mut jobs) = self.jobs.take() else { return Ok(true) };
+        while !jobs.have_run() && from.elapsed() < DRAINED_WITHIN {
+            jobs.look().await?;
+            self.view.jobs = Some(jobs.shown.clone());
+            self.show(screen)?;
+            tokio::time::sleep(FRAME).await;
+        }
+        Ok(jobs.have_run() && jobs.shown.failed.is_empty())
     }
 
     /// Draws how far it is.

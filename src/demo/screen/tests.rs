@@ -20,13 +20,22 @@ fn streaming() -> View {
 fn marts_have_a_line() {
     let marts = Marts { count: 4, fresh: 3, milliseconds: 210, written: 5_120, different: None };
     let shown = text(&View { marts: Some(marts), ..streaming() }, 100);
-    assert!(
-        shown.ends_with("marts      3 of 4 fresh   210 ms behind   5,120 rows written"),
-        "{shown}"
-    );
+    assert!(shown.ends_with("marts      4 at most 210 ms behind   5,120 rows written"), "{shown}");
+    let all = text(&View { marts: Some(Marts { fresh: 4, ..marts }), ..streaming() }, 100);
+    assert!(all.ends_with("marts      4 have all rows   5,120 rows written"), "{all}");
     let marts = Marts { different: Some(0), ..marts };
     let shown = render_plain(&View { marts: Some(marts), ..streaming() });
     assert!(shown.ends_with("rows written   all equal a full rebuild"), "{shown}");
+}
+
+#[test]
+fn jobs_have_a_line() {
+    let jobs = Jobs { count: 6, well: 2, failed: Vec::new(), runs: Some("marts".to_owned()) };
+    let shown = text(&View { jobs: Some(jobs.clone()), ..streaming() }, 100);
+    assert!(shown.ends_with("jobs       2 of 6 went well   marts runs"), "{shown}");
+    let jobs = Jobs { well: 5, failed: vec!["marts".to_owned()], runs: None, ..jobs };
+    let shown = render_plain(&View { jobs: Some(jobs), ..streaming() });
+    assert!(shown.ends_with("jobs 5 of 6 went well   failed: marts"), "{shown}");
 }
 
 fn text(view: &View, width: usize) -> String {

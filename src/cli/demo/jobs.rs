@@ -1,0 +1,68 @@
+//! One run of each job of the files, one after the other, while the stream goes on.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use super::super::job::ask;
+use crate::demo::screen::Jobs as Shown;
+use crate::error::Result;
+use crate::postgres::{Session, Side, connect};
+use crate::schedule::{JobVerb, Wish, run_of};
+use crate::spec::{Spec, TaskKind};
+
+/// What others wait for comes before them, and a backup before it is tried.
+const FIRST: [&str; 5] =
+    ["source_systems_sync", "etl_daily", "data_quality", "marts", "maintenance"];
+
+/// The jobs of a demo.
+pub(super) struct Jobs {
+    warehouse: Session,
+    waiting: VecDeque<String>,
+    /// the one that runs, and the request that asks for it
+    open: Option<(String, i64)>,
+    pub(super) shown: Shown,
+}
+
+impl Jobs {
+    /// Those of the files, but for the ones that need programs which the folder of the cluster's has not.
+    pub(super) async fn of(spec: &Spec, programs: &Path) -> Result<Jobs> {
+        let warehouse =
+            connect(Side::Warehouse, &spec.settings.warehouse, "siltstone demo").await?;
+        let has_programs = programs.join("pg_dump").is_file();
+        let needs =
+            |kind: &TaskKind| matches!(kind, TaskKind::Backup(_) | TaskKind::RestoreDrill(_));
+        let runs = spec
+            .jobs
+            .iter()
+            .filter(|job| has_programs || !job.tasks.iter().any(|task| needs(&task.kind)));
+        let mut names: Vec<String> = runs.map(|job| job.name.clone()).collect();
+        let place = |name: &String| FIRST.iter().position(|first| first == name);
+        names.sort_by_key(|name| place(name).unwrap_or(FIRST.len()));
+        let shown =
+            Shown { count: u64::try_from(names.len()).unwrap_or(u64::MAX), ..Shown::default() };
+        Ok(Jobs { warehouse, waiting: names.into(), open: None, shown })
+    }
+
+    /// Looks how the one that runs is, and asks for the next one where it has ended.
+    pub(super) async fn look(&mut self) -> Result<()> {
+        if let Some((name, request)) = &self.open {
+            let Some(state) = run_of(&*self.warehouse, *request).await? else { return Ok(()) };
+            match state.as_str() {
+                "success" => self.shown.well += 1,
+                _ => self.shown.failed.push(name.clone()),
+            }
+            self.open = None;
+        }
+        self.shown.runs = self.waiting.pop_front();
+        if let Some(job) = self.shown.runs.clone() {
+            let wish = Wish { job: job.clone(), verb: JobVerb::Run(None) };
+            self.open = Some((job, ask(&self.warehouse, wish).await?));
+        }
+        Ok(())
+    }
+
+    /// Whether each has run.
+    pub(super) fn have_run(&self) -> bool {
+        self.open.is_none() && self.waiting.is_empty()
+    }
+}

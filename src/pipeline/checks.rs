@@ -114,7 +114,9 @@ impl JudgesChecks for Checker {
         let zone = self.zone.clone();
         let occasion = Occasion { date: day, until: taken_at, since: None, zone, run: None };
         let meant = move |check: &&Check| {
-            let of_its_age = matches!(check.kind, CheckKind::Freshness(_) | CheckKind::Volume(_));
+            let of_its_age = matches!(check.kind, CheckKind::Freshness(_) | CheckKind::Volume(_))
+                || check.of_run
+                || check.grace.is_some();
             !of_its_age && tables.iter().any(|pattern| pattern.matches(&check.table))
         };
         Box::pin(async move {

@@ -1,7 +1,6 @@
 //! The schedule's place in the service: one instance owns it, the others stand by. Whatever goes wrong here
 //! stops no connector: it is said, and tried again.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +21,8 @@ use crate::merge::{Leaves, Templates, absent, ahead, create_leaves};
 use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::progress::requests::{self, JOBS, Request, Verb};
 use crate::schedule::{
-    Attempted, Hands, MakesLeaves, Making, Runner, Watcher, WatchesArchives, Wish, carry_out,
-    forget_archives, keep_archives, note_run,
+    Attempted, Hands, MakesLeaves, Making, Runner, Watcher, WatchesArchives, Wish, archives_left,
+    carry_out, keep_archives, note_run,
 };
 use crate::serve::Board;
 use crate::spec::{Model, Spec};
@@ -63,10 +62,6 @@ impl Timetable {
         let mut pause = PAUSES.0;
         loop {
             let endpoint = self.files.borrow().settings.warehouse.clone();
-            let forgotten = async {
-                forget_archives(endpoint, BTreeSet::new()).await;
-                std::future::pending::<()>().await;
-            };
             tokio::select! {
                 biased;
                 // without jobs there is nothing to own
@@ -74,8 +69,8 @@ impl Timetable {
                     if there.is_err() { return }
                 }
                 _ = stop.wait_for(|stop| *stop) => return,
-                // what archives of before have left
-                () = forgotten => {}
+                // what archives of before have left goes with the place
+                () = archives_left(&endpoint) => {}
             }
             match self.session(stop.clone()).await {
                 Ok(()) if *stop.borrow() => return,
@@ -113,7 +108,7 @@ impl Timetable {
         register(&lease, &fence).await?;
         tracing::info!("runs the jobs");
         let watcher = Arc::new(OnBoard(self.board.clone(), self.events.clone()));
-        let archives = keep_archives(self.files.clone(), endpoint, watcher);
+        let archives = keep_archives(self.files.clone(), (endpoint, fence.clone()), watcher);
         let worked = tokio::select! {
             worked = self.work(&mut session, &fence, &mut stop) => worked,
             lost = keep_lease(&lease, &fence) => lost,

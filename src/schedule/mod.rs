@@ -25,5 +25,5 @@ pub use runner::{Attempted, Ended, Runner, Watcher};
 pub use tasks::{
     About, Asking, Bringing, Brings, Feeds, Gate, Hands, Judged, JudgesChecks, Judging, LogEnd,
     MakesLeaves, Making, MartStands, Posting, Restored, TaskTold, Telling, Tells, Told,
-    WatchesArchives, forget_archives, keep_archives,
+    WatchesArchives, archives_left, keep_archives,
 };

@@ -1,10 +1,13 @@
 //! Tasks that make backups, and those that try them.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::Spec;
+use super::check::Files;
 use super::file::{File, Given};
 use super::pattern::TablePattern;
 use super::scalar::Scalar;
@@ -129,10 +132,39 @@ pub(super) fn drill(file: &File<'_>, field: &str, raw: Option<&RawDrill>) -> Res
 /// A folder below the root.
 fn folder(file: &File<'_>, field: &str, given: &Given) -> Result<String> {
     let path = file.text(field, given)?;
-    let mut parts = Path::new(&path).components();
-    if path.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+    let parts: Option<Vec<&str>> = Path::new(&path)
+        .components()
+        .map(|part| match part {
+            Component::Normal(part) => part.to_str(),
+            _ => None,
+        })
+        .collect();
+    // however it is written, it is one folder
+    let Some(parts) = parts.filter(|parts| !parts.is_empty()) else {
         let why = format!("{path:?} is not a folder below the one of siltstone.yaml");
         return Err(file.refuse_given(field, given, &why, "write one, such as backups"));
+    };
+    Ok(parts.join("/"))
+}
+
+impl Files<'_> {
+    /// Refuses an archive of the log that two folders of copies have: each would let go what the other needs.
+    pub(super) fn archives(&self, spec: &Spec) -> Result<()> {
+        let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+        for job in &spec.jobs {
+            for task in &job.tasks {
+                let TaskKind::Backup(Backup { folder, wal: Some(wal), .. }) = &task.kind else {
+                    continue;
+                };
+                let copies = known.entry(wal).or_insert(folder);
+                if copies != folder {
+                    let field = format!("tasks.{}.backup.wal", task.name);
+                    let why = format!("{wal} goes back as far as the copies in {copies} need it");
+                    let remedy = "name the same folder of copies, or another one for the log";
+                    return Err(self.refuse(&job.file, &field, &why, remedy));
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(path)
 }

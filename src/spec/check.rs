@@ -33,6 +33,7 @@ impl Files<'_> {
         self.notices(spec)?;
         self.feeds(spec)?;
         self.quality(spec)?;
+        self.archives(spec)?;
         self.masks(&spec.models, spec.settings.mask_key.as_ref())?;
         spec.models.iter().try_for_each(|model| self.source(spec, model))
     }

@@ -7,6 +7,7 @@ use super::super::job::ask;
 use crate::demo::screen::Jobs as Shown;
 use crate::error::Result;
 use crate::postgres::{Session, Side, connect};
+use crate::progress::requests;
 use crate::schedule::{JobVerb, Wish, run_of};
 use crate::spec::{Spec, TaskKind};
 
@@ -46,10 +47,19 @@ impl Jobs {
     /// Looks how the one that runs is, and asks for the next one where it has ended.
     pub(super) async fn look(&mut self) -> Result<()> {
         if let Some((name, request)) = &self.open {
-            let Some(state) = run_of(&*self.warehouse, *request).await? else { return Ok(()) };
-            match state.as_str() {
-                "success" => self.shown.well += 1,
-                _ => self.shown.failed.push(name.clone()),
+            let answered = requests::answered(&*self.warehouse, *request).await?;
+            let state = match answered {
+                // such as one whose run is not over
+                Some((false, why)) => {
+                    tracing::warn!("{why}");
+                    Some("refused".to_owned())
+                }
+                _ => run_of(&*self.warehouse, *request).await?,
+            };
+            match state.as_deref() {
+                None => return Ok(()),
+                Some("success") => self.shown.well += 1,
+                Some(_) => self.shown.failed.push(name.clone()),
             }
             self.open = None;
         }

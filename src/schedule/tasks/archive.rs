@@ -2,10 +2,11 @@
 //! owns the schedule, and a slot makes the server keep what is not written yet. Copies of the server
 //! (`backup: { base: … }`) and the archive together restore any moment from the oldest copy on.
 //!
-//! What is older than the oldest copy goes as a new copy is made, never before. Never reads a record of the log.
+//! What is older than the oldest copy goes as a new copy is made, never before. An archive that does not go on, for
+//! the server has not kept what comes next, begins anew, and what it had is set aside. Never reads a record of the log.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use tokio::task::JoinSet;
 
 use super::command::{ended, kept};
 use super::programs;
+use super::segments::set_aside;
 use crate::error::{Error, Kind, Result};
 use crate::names::fingerprint;
-use crate::postgres::{Endpoint, Session, Side, connect, quote};
+use crate::postgres::{Endpoint, Session, Side, connect};
 use crate::spec::{Spec, TaskKind};
+use crate::warehouse::{Fence, register};
 
 /// How often it is looked how far the archive is behind.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -27,19 +30,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The first and the longest pause behind a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// The length of a segment's name: timeline, and its number in two parts, in hexadecimal.
-const NAME: usize = 24;
-
 /// Told how many bytes of the server's log are not in an archive yet.
 pub trait WatchesArchives: Send + Sync {
     /// Of the archive in a folder of the root.
     fn behind(&self, folder: &str, bytes: i64);
 }
 
-/// Keeps the archives that the files ask for, until it is dropped.
+/// Keeps the archives that the files ask for, until it is dropped: as long as the place that `fence` is of is ours.
 pub async fn keep_archives(
     mut files: watch::Receiver<Arc<Spec>>,
-    endpoint: Endpoint,
+    (endpoint, fence): (Endpoint, Fence),
     watcher: Arc<dyn WatchesArchives>,
 ) {
     let mut known = None;
@@ -51,7 +51,7 @@ pub async fn keep_archives(
             // a program that is dropped ends, and its slot is free a moment later
             at_work.shutdown().await;
             known = Some(wanted.clone());
-            at_work.spawn(forget_archives(endpoint.clone(), wanted.clone()));
+            at_work.spawn(forget_slots((endpoint.clone(), fence.clone()), wanted.clone()));
             for folder in wanted {
                 let (root, endpoint) = (spec.root.clone(), endpoint.clone());
                 at_work.spawn(keep(root, folder, endpoint, watcher.clone()));
@@ -86,10 +86,35 @@ async fn session(endpoint: &Endpoint) -> Result<Session> {
     connect(Side::Warehouse, endpoint, "siltstone archive").await
 }
 
-/// Drops the slots of archives that no file asks for, as soon as they are free: they would fill the server's disk.
-pub async fn forget_archives(endpoint: Endpoint, wanted: BTreeSet<String>) {
+/// Waits for slots of archives that no file asks for any more; for ever where there are none.
+pub async fn archives_left(endpoint: &Endpoint) {
     loop {
-        match forget_slots(&endpoint, &wanted).await {
+        match left(endpoint, &[]).await {
+            Ok(left) if left.is_empty() => std::future::pending::<()>().await,
+            Ok(_) => return,
+            Err(error) => tracing::debug!("looking for slots of archives: {}", error.reason()),
+        }
+        tokio::time::sleep(PAUSES.1).await;
+    }
+}
+
+/// The slots beside those of these names, and whether each is in use.
+async fn left(endpoint: &Endpoint, wanted: &[String]) -> Result<Vec<(String, bool)>> {
+    let session = session(endpoint).await?;
+    let failed = |error| Error::warehouse("looking for slots of archives", error);
+    let found = "select slot_name::text, active from pg_replication_slots
+                  where slot_type = 'physical' and starts_with(slot_name::text, $1)
+                    and slot_name::text <> all ($2)";
+    let rows = session.query(found, &[&ours(endpoint), &wanted]).await.map_err(failed)?;
+    let slot = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    rows.iter().map(slot).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Drops the slots of archives that no file asks for, as soon as they are free: they would fill the server's disk.
+async fn forget_slots((endpoint, fence): (Endpoint, Fence), wanted: BTreeSet<String>) {
+    let wanted: Vec<String> = wanted.iter().map(|folder| slot(&endpoint, folder)).collect();
+    loop {
+        match drop_slots((&endpoint, &fence), &wanted).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => {
@@ -101,22 +126,19 @@ pub async fn forget_archives(endpoint: Endpoint, wanted: BTreeSet<String>) {
 }
 
 /// Whether none is left.
-async fn forget_slots(endpoint: &Endpoint, wanted: &BTreeSet<String>) -> Result<bool> {
+async fn drop_slots((endpoint, fence): (&Endpoint, &Fence), wanted: &[String]) -> Result<bool> {
     let session = session(endpoint).await?;
-    let wanted: Vec<String> = wanted.iter().map(|folder| slot(endpoint, folder)).collect();
-    let failed = |error| Error::warehouse("looking for slots of archives", error);
-    let found = "select slot_name::text, active from pg_replication_slots
-                  where slot_type = 'physical' and starts_with(slot_name::text, $1)
-                    and slot_name::text <> all ($2)";
+    // whoever takes the place over ends it
+    register(&session, fence).await?;
     let mut none = true;
-    for row in session.query(found, &[&ours(endpoint), &wanted]).await.map_err(failed)? {
-        let name: String = row.try_get(0).map_err(failed)?;
-        if row.try_get(1).map_err(failed)? {
+    for (name, active) in left(endpoint, wanted).await? {
+        if active {
             none = false;
             continue;
         }
         let drop = "select pg_drop_replication_slot($1::text)";
-        session.execute(drop, &[&name]).await.map_err(failed)?;
+        let dropped = session.execute(drop, &[&name]).await;
+        dropped.map_err(|error| Error::warehouse("dropping the slot of an archive", error))?;
         tracing::info!(slot = name, "no file asks for an archive by it any more: it is dropped");
     }
     Ok(none)
@@ -168,20 +190,20 @@ async fn receive(root: &Path, folder: &str, endpoint: &Endpoint) -> Result<()> {
     };
     let make = "select pg_create_physical_replication_slot($1, true)
                  where not exists (select from pg_replication_slots where slot_name = $1)";
-    session.execute(make, &[&slot]).await.map_err(failed)?;
-    let version = "select current_setting('server_version_num')::int4, \
-                          coalesce((select wal_status = 'lost' from pg_replication_slots where slot_name = $1), false)";
-    let row = session.query_one(version, &[&slot]).await.map_err(failed)?;
+    if session.execute(make, &[&slot]).await.map_err(failed)? > 0 {
+        // nothing has kept what lies between: it would go on from there, and not from the slot
+        set_aside(&path).map_err(unwritten)?;
+    }
+    let asked = "select current_setting('server_version_num')::int4, \
+                        coalesce((select wal_status = 'lost' from pg_replication_slots where slot_name = $1), false)";
+    let row = session.query_one(asked, &[&slot]).await.map_err(failed)?;
     let version: i32 = row.try_get(0).map_err(failed)?;
     if row.try_get(1).map_err(failed)? {
-        let what = format!(
-            "the server has removed log that {folder} has not got yet: the archive has a gap"
-        );
-        return Err(Error::new(Kind::SourceLacks, what).remedy(format!(
-            "move the files of {folder} elsewhere, select pg_drop_replication_slot({}), then make a copy \
-             (backup: {{ base: … }}) from which the new archive goes on",
-            quote::literal(&slot)
-        )));
+        let drop = "select pg_drop_replication_slot($1::text)";
+        session.execute(drop, &[&slot]).await.map_err(failed)?;
+        let what =
+            "the server has removed log that the archive has not got: the archive begins anew";
+        return Err(Error::new(Kind::SourceLacks, what).remedy(COPY_AGAIN));
     }
     drop(session);
     let program = programs::find("pg_receivewal", version / 10_000, false).await?;
@@ -195,7 +217,7 @@ async fn receive(root: &Path, folder: &str, endpoint: &Endpoint) -> Result<()> {
         "--synchronous".to_owned(),
     ];
     let mut command = kept(&words);
-    command.current_dir(root).envs(endpoint.libpq("siltstone archive"));
+    command.current_dir(root).envs(endpoint.libpq("siltstone archive")).env("LC_ALL", "C");
     let ended = ended(command, &Notify::new()).await;
     let what = format!("{} ended", program.path.display());
     let why = match ended {
@@ -203,8 +225,22 @@ async fn receive(root: &Path, folder: &str, endpoint: &Endpoint) -> Result<()> {
         Ok(None) => String::new(),
         Err(error) => error.to_string(),
     };
+    if NOT_THERE.iter().any(|gap| why.contains(gap)) {
+        set_aside(&path).map_err(unwritten)?;
+        let what = format!(
+            "the server has not the log that the archive goes on with ({why}): it begins anew"
+        );
+        return Err(Error::new(Kind::SourceLacks, what).remedy(COPY_AGAIN));
+    }
     Err(Error::new(Kind::SourceAway, format!("{what}: {why}")))
 }
+
+/// What makes an archive whole that has begun anew.
+const COPY_AGAIN: &str =
+    "make a copy (a task with backup: { base: … }): from it on the archive is whole";
+
+/// What the server says of a place that it has not: behind a gap, and as one that was restored.
+const NOT_THERE: [&str; 2] = ["has already been removed", "is not in this server's history"];
 
 /// Tells how far the archive is behind, until that cannot be asked.
 async fn look(folder: &str, endpoint: &Endpoint, watcher: &dyn WatchesArchives) -> Result<()> {
@@ -220,97 +256,5 @@ async fn look(folder: &str, endpoint: &Endpoint, watcher: &dyn WatchesArchives) 
             watcher.behind(folder, bytes);
         }
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// A segment's place in the log, whatever its timeline.
-fn number(name: &str) -> Option<(u32, u32)> {
-    let hex = name.len() == NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let part = |from: usize| u32::from_str_radix(name.get(from..from + 8)?, 16).ok();
-    if hex { part(8).zip(part(16)) } else { None }
-}
-
-/// Removes the segments before one; how many there were.
-pub(super) fn forget(folder: &Path, first: &str) -> std::io::Result<usize> {
-    let Some(first) = number(first) else { return Ok(0) };
-    let mut gone = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if number(&name).is_some_and(|number| number < first) {
-            fs::remove_file(entry.path())?;
-            gone += 1;
-        }
-    }
-    Ok(gone)
-}
-
-/// Puts the segments from one on where a server finds them that comes up with a copy, and the last one that was not
-/// received whole. Returns the name of the newest whole one.
-pub(super) fn lay_out(folder: &Path, first: &str, into: &Path) -> std::io::Result<Option<String>> {
-    let first = number(first);
-    let mut newest: Option<String> = None;
-    let mut partial = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(whole) = name.strip_suffix(".partial") {
-            if number(whole).is_some() {
-                partial.push((entry.path(), whole.to_owned()));
-            }
-        } else if number(&name).is_some_and(|number| Some(number) >= first) {
-            fs::copy(entry.path(), into.join(&name))?;
-            newest = newest.max(Some(name));
-        } else if name.ends_with(".history") {
-            fs::copy(entry.path(), into.join(&name))?;
-        }
-    }
-    for (path, whole) in partial {
-        // what the copy brought of it itself may reach further than what was received
-        if !into.join(&whole).exists() {
-            fs::copy(path, into.join(&whole))?;
-        }
-    }
-    Ok(newest)
-}
-
-/// Where a segment begins in the log, where each has so many bytes.
-pub(super) fn begins(segment: &str, bytes: i64) -> Option<i64> {
-    let (high, low) = number(segment)?;
-    i64::from(low).checked_mul(bytes)?.checked_add(i64::from(high) << 32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_are_known_by_their_names() {
-        assert_eq!(number("000000010000000A000000FE"), Some((10, 254)));
-        let none =
-            ["00000002.history", "000000010000000A000000FE.partial", "000000010000000A000000FG"];
-        assert_eq!(none.map(number), [None; 3]);
-        assert_eq!(begins("000000010000000A00000002", 16 << 20), Some((10 << 32) + (2 << 24)));
-    }
-
-    #[test]
-    fn what_is_before_the_oldest_copy_goes() {
-        let folder = tempfile::tempdir().unwrap();
-        let (old, kept) = ("000000010000000000000009", "00000002000000000000000A");
-        let others = ["00000002.history", "00000002000000000000000B.partial", "notes"];
-        for name in [old, kept].into_iter().chain(others) {
-            fs::write(folder.path().join(name), name).unwrap();
-        }
-        assert_eq!(forget(folder.path(), kept).unwrap(), 1);
-        assert!(!folder.path().join(old).exists());
-        let into = tempfile::tempdir().unwrap();
-        let newest = lay_out(folder.path(), kept, into.path()).unwrap();
-        assert_eq!(newest.as_deref(), Some(kept));
-        let mut names: Vec<_> = fs::read_dir(into.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["00000002.history", kept, "00000002000000000000000B"]);
     }
 }

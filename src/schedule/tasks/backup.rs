@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::archive;
 use super::command::{ended, kept};
 use super::programs::{self, Program};
+use super::segments;
 use super::{Outcome, Work, tables};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, quote};
@@ -310,10 +310,10 @@ fn forget(
     let alike = |(_, other): &(PathBuf, Manifest)| {
         other.kind == manifest.kind && other.database == manifest.database
     };
-    let (mut oldest, mut kept) = (None, 0);
+    let mut kept = Vec::new();
     for (path, other) in backups(folder)?.into_iter().filter(alike) {
-        if kept < keep {
-            (oldest, kept) = (other.wal_from, kept + 1);
+        if kept.len() < keep {
+            kept.push(other.wal_from);
             continue;
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -321,9 +321,10 @@ fn forget(
         fs::rename(&path, &gone)?;
         fs::remove_dir_all(&gone)?;
     }
-    match (archive.filter(|archive| archive.is_dir()), oldest) {
-        (Some(archive), Some(first)) => archive::forget(archive, &first).map(drop),
+    let first = segments::oldest(kept.iter().map(Option::as_deref));
+    match archive.filter(|archive| archive.is_dir()).zip(first) {
+        Some((archive, first)) => segments::forget(archive, first).map(drop),
         // of a copy of an older version it is not known what it needs
-        _ => Ok(()),
+        None => Ok(()),
     }
 }

@@ -58,8 +58,8 @@ pub trait JudgesChecks: Send + Sync {
     /// Judges those of a gate, one after the other, and notes what it finds.
     fn judge<'j>(&'j self, session: &'j mut Session, gate: Gate<'j>) -> Judging<'j>;
 
-    /// Judges those of the tables of a backup, and notes nothing. Not how fresh they are, nor whether as much came as ever:
-    /// that would be of its age.
+    /// Judges those of the tables of a backup, and notes nothing. Not those that go by when rows came (freshness,
+    /// volume, `scope: run`, `grace`): they would tell of its age.
     fn judge_restored<'j>(
         &'j self,
         session: &'j mut Session,

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, lchown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,12 @@ use jiff::Timestamp;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
-use super::archive;
 use super::backup::{DUMP, Manifest, backups, digest};
 use super::command::{ended, kept};
 use super::programs;
 use super::restored::{judged, reached};
+use super::scratch::{Scratch, at};
+use super::segments::{LaidOut, lay_out};
 use super::{Outcome, Work};
 use crate::error::{Error, Kind, Result};
 use crate::names::fingerprint;
@@ -33,7 +34,8 @@ pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
     // the next one finds what this one may leave behind
     let seed = format!("{} {}.{}", folder.display(), work.attempt.job, work.attempt.task.name);
     let until = drill.ago.and_then(|ago| work.hands.clock.now().checked_sub(ago).ok());
-    let (path, manifest) = blocking(move || newest(&folder, until)).await?;
+    let replays = drill.wal.is_some();
+    let (path, manifest) = blocking(move || newest(&folder, (replays, until))).await?;
     let name = format!("siltstone-drill-{:016x}", fingerprint(seed.as_bytes()));
     let scratch = blocking(move || Scratch::make(name)).await?;
     let stop = Notify::new();
@@ -46,8 +48,7 @@ pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
             Err(Error::new(Kind::Cancelled, "the attempt was given up"))
         }
         ended = &mut serving => {
-            let what = "the server that the backup is tried in has ended";
-            return Err(Error::new(Kind::Config, what).because(broken_off(ended)));
+            return Err(gave_up(broken_off(ended)));
         }
     };
     stop.notify_one();
@@ -59,6 +60,18 @@ pub(super) async fn run(work: &Work<'_>, drill: &Drill) -> Result<Outcome> {
     Ok(Outcome::Done(Some(rows)))
 }
 
+/// Why the server that is tried has ended by itself.
+fn gave_up(why: Error) -> Error {
+    if why.to_string().contains("recovery ended before configured recovery target was reached") {
+        let what = "the archive of the log does not reach the moment that is asked for: it has a gap, or ends before";
+        return Error::new(Kind::Differs, what)
+            .because(why)
+            .remedy("see what the service says of its archive, then make another copy");
+    }
+    let what = "the server that the backup is tried in has ended";
+    Error::new(Kind::Config, what).because(why)
+}
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -66,15 +79,16 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| Error::bug("a drill broke off").because(error))?
 }
 
-fn at(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-    move |error| {
-        Error::new(Kind::Config, format!("{} cannot be used", path.display())).because(error)
-    }
-}
-
-/// The newest backup of a folder that was whole at a time, whose files are as its manifest says.
-fn newest(folder: &Path, until: Option<Timestamp>) -> Result<(PathBuf, Manifest)> {
-    let was_there = |manifest: &Manifest| until.is_none_or(|until| manifest.ended_at <= until);
+/// The newest backup of a folder that was whole at a time, whose files are as its manifest says; where log is
+/// replayed on it, a copy.
+fn newest(
+    folder: &Path,
+    (replays, until): (bool, Option<Timestamp>),
+) -> Result<(PathBuf, Manifest)> {
+    let was_there = |manifest: &Manifest| {
+        (!replays || manifest.kind == "base")
+            && until.is_none_or(|until| manifest.ended_at <= until)
+    };
     let mut found = backups(folder).map_err(at(folder))?.into_iter();
     let found = found.find(|(_, manifest)| was_there(manifest));
     let (path, manifest) = found.ok_or_else(|| {
@@ -93,92 +107,6 @@ fn newest(folder: &Path, until: Option<Timestamp>) -> Result<(PathBuf, Manifest)
         }
     }
     Ok((path, manifest))
-}
-
-/// The folder of a server that is tried out.
-struct Scratch {
-    path: PathBuf,
-    /// as whom it runs, where we are root, which Postgres refuses
-    account: Option<(u32, u32)>,
-}
-
-impl Scratch {
-    /// Makes it, where an earlier try may have left its own.
-    fn make(name: String) -> Result<Scratch> {
-        let path = std::env::temp_dir().join(name);
-        let made = || -> std::io::Result<()> {
-            match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            fs::DirBuilder::new().mode(0o700).create(&path)
-        };
-        made().map_err(at(&path))?;
-        let account = account().map_err(at(&path))?;
-        let scratch = Scratch { path, account };
-        scratch.own(&scratch.path)?;
-        Ok(scratch)
-    }
-
-    /// Gives a file to the server.
-    fn own(&self, path: &Path) -> Result<()> {
-        match self.account {
-            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(at(path)),
-            None => Ok(()),
-        }
-    }
-
-    /// Gives a folder with all that it holds to the server.
-    fn own_all(&self, path: &Path) -> Result<()> {
-        let Some((uid, gid)) = self.account else { return Ok(()) };
-        let mut left = vec![path.to_owned()];
-        while let Some(path) = left.pop() {
-            lchown(&path, Some(uid), Some(gid)).map_err(at(&path))?;
-            if fs::symlink_metadata(&path).map_err(at(&path))?.is_dir() {
-                for entry in fs::read_dir(&path).map_err(at(&path))? {
-                    left.push(entry.map_err(at(&path))?.path());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A program that runs as the server does.
-    fn command(&self, words: &[String]) -> Command {
-        let mut command = kept(words);
-        command.current_dir(&self.path);
-        if let Some((uid, gid)) = self.account {
-            command.uid(uid).gid(gid);
-        }
-        command
-    }
-
-    fn data(&self) -> PathBuf {
-        self.path.join("data")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!("{} stays until the next drill: {error}", self.path.display());
-        }
-    }
-}
-
-/// As whom a server runs where we are root.
-fn account() -> std::io::Result<Option<(u32, u32)>> {
-    if fs::metadata("/proc/self")?.uid() != 0 {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd")?;
-    let of = |name: &str| {
-        let mut fields =
-            users.lines().find(|line| line.split(':').next() == Some(name))?.split(':');
-        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
-    };
-    let found = of("postgres").or_else(|| of("nobody"));
-    found.map(Some).ok_or_else(|| std::io::Error::other("there is neither postgres nor nobody"))
 }
 
 /// Runs a program to its end.
@@ -206,7 +134,7 @@ async fn prepared(
     scratch: &Scratch,
     (backup, manifest): (&Path, &Manifest),
     (archive, until): (Option<PathBuf>, Option<Timestamp>),
-) -> Result<(Command, Option<String>)> {
+) -> Result<(Command, Option<LaidOut>)> {
     let major = manifest.server_version / 10_000;
     let is_dump = manifest.kind == "dump";
     let server = programs::find("postgres", major, !is_dump).await?;
@@ -220,7 +148,8 @@ async fn prepared(
             "--username=postgres".to_owned(),
             "--auth=trust".to_owned(),
             format!("--encoding={}", manifest.encoding),
-            "--locale=C".to_owned(),
+            // what letters are is then as it mostly is there
+            format!("--locale={}", if manifest.encoding == "UTF8" { "C.UTF-8" } else { "C" }),
             "--no-sync".to_owned(),
         ];
         finished(scratch.command(&words), "initdb").await?;
@@ -229,7 +158,7 @@ async fn prepared(
     }
     let mut newest = None;
     if let Some(archive) = archive.as_deref().filter(|_| !is_dump) {
-        newest = replay(scratch, (archive, manifest)).await?;
+        newest = Some(replay(scratch, (archive, manifest)).await?);
     }
     if !is_dump {
         scratch.own_all(&data)?;
@@ -252,6 +181,7 @@ async fn prepared(
         "fsync=off".to_owned(),
         "ssl=off".to_owned(),
         "logging_collector=off".to_owned(),
+        "lc_messages=C".to_owned(),
         "shared_preload_libraries=".to_owned(),
         // what the backed up server may have had
         "max_prepared_transactions=100".to_owned(),
@@ -270,10 +200,7 @@ async fn prepared(
 }
 
 /// Lays the log of an archive out and lets the server go through it; the newest segment.
-async fn replay(
-    scratch: &Scratch,
-    (archive, manifest): (&Path, &Manifest),
-) -> Result<Option<String>> {
+async fn replay(scratch: &Scratch, (archive, manifest): (&Path, &Manifest)) -> Result<LaidOut> {
     let first = manifest.wal_from.clone().ok_or_else(|| {
         let what = "the copy was made by a version that did not note which log it needs";
         Error::new(Kind::Config, what).remedy("make another one")
@@ -281,7 +208,12 @@ async fn replay(
     let (from, data) = (archive.to_owned(), scratch.data());
     blocking(move || {
         fs::write(data.join("recovery.signal"), "").map_err(at(&data))?;
-        archive::lay_out(&from, &first, &data.join("pg_wal")).map_err(at(&from))
+        let laid_out = lay_out(&from, &first, &data.join("pg_wal")).map_err(at(&from))?;
+        laid_out.ok_or_else(|| {
+            let what = format!("{} has nothing of the log from the copy on", from.display());
+            Error::new(Kind::Differs, what)
+                .remedy("see what the service says of its archive, then make another copy")
+        })
     })
     .await
 }
@@ -332,7 +264,7 @@ async fn tried(
     work: &Work<'_>,
     scratch: &Scratch,
     (backup, manifest): (&Path, &Manifest),
-    (drill, newest): (&Drill, Option<String>),
+    (drill, newest): (&Drill, Option<LaidOut>),
 ) -> Result<(u64, usize)> {
     let host = scratch.path.display().to_string();
     let is_dump = manifest.kind == "dump";
@@ -342,7 +274,7 @@ async fn tried(
     };
     let mut session = ready(&Endpoint::from_parts(&host, PORT, first, user)).await?;
     if !is_dump {
-        reached(&session, newest.as_deref()).await?;
+        reached(&session, newest.as_ref(), work.hands.clock.now()).await?;
         return judged(work, &mut session, manifest, drill).await;
     }
     let failed = |error| Error::warehouse("making the database that is tried", error);

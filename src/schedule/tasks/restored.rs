@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Work;
-use super::archive;
 use super::backup::Manifest;
 use super::checks::{Judged, Restored};
+use super::segments::{LaidOut, begins};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Session, quote};
 use crate::spec::{Drill, Variable};
@@ -48,9 +49,16 @@ pub(super) async fn judged(
     Err(Error::new(Kind::Differs, what).remedy(remedy))
 }
 
-/// Refuses an archive that has a gap: the server has gone through its log up to there, and not to the newest segment.
-pub(super) async fn reached(session: &Session, newest: Option<&str>) -> Result<()> {
-    let Some(newest) = newest else { return Ok(()) };
+/// An archive that has got nothing for so long does not go on: the service itself writes all the time.
+const SILENT_FOR: SignedDuration = SignedDuration::from_mins(15);
+
+/// Refuses an archive that has a gap, by how far the server has gone through it, and one that does not go on.
+pub(super) async fn reached(
+    session: &Session,
+    laid_out: Option<&LaidOut>,
+    now: Timestamp,
+) -> Result<()> {
+    let Some(LaidOut { newest, received }) = laid_out else { return Ok(()) };
     let failed = |error| Error::warehouse("asking how far the log was replayed", error);
     let asked = "select pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::int8, pg_last_wal_replay_lsn()::text,
                         pg_size_bytes(current_setting('wal_segment_size'))";
@@ -58,17 +66,22 @@ pub(super) async fn reached(session: &Session, newest: Option<&str>) -> Result<(
     let at: Option<i64> = row.try_get(0).map_err(failed)?;
     let (shown, bytes): (Option<String>, i64) =
         (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
-    let begins = archive::begins(newest, bytes);
-    if at >= begins {
-        tracing::info!("the log was replayed up to {}", shown.unwrap_or_default());
-        return Ok(());
+    let shown = shown.unwrap_or_else(|| "nowhere".to_owned());
+    let remedy = "see what the service says of its archive, then make another copy (backup: { base: … }): from it on \
+                  the archive is whole";
+    if at < begins(newest, bytes) {
+        let what = format!(
+            "the archive of the log has a gap: it was replayed up to {shown}, and its newest segment is {newest}"
+        );
+        return Err(Error::new(Kind::Differs, what).remedy(remedy));
     }
-    let what = format!(
-        "the archive of the log has a gap: it was replayed up to {}, and its newest segment is {newest}",
-        shown.as_deref().unwrap_or("nowhere")
-    );
-    Err(Error::new(Kind::Differs, what)
-        .remedy("make another copy (backup: { base: … }): from it on the archive is whole"))
+    let received = Timestamp::try_from(*received).unwrap_or(Timestamp::UNIX_EPOCH);
+    if now.duration_since(received) > SILENT_FOR {
+        let what = format!("the archive has got nothing of the log since {received}");
+        return Err(Error::new(Kind::Differs, what).remedy(remedy));
+    }
+    tracing::info!("the log was replayed up to {shown}");
+    Ok(())
 }
 
 /// The first of what is wrong, and how many more there are.
@@ -82,7 +95,8 @@ fn first(mut wrong: Vec<String>) -> String {
 }
 
 /// Counts the rows of tables and compares them with what was backed up. A copy has what was written while it was
-/// made as well: of its tables only one that is empty now and was not tells of a loss.
+/// made as well: of its tables only one that is empty now and was not tells of a loss; and where log was replayed
+/// behind it, only one that cannot be read.
 async fn compared(session: &Session, manifest: &Manifest, drill: &Drill) -> Result<u64> {
     let meant = |name: &str| {
         name.parse().is_ok_and(|name| drill.compare.iter().any(|pattern| pattern.matches(&name)))
@@ -99,6 +113,10 @@ async fn compared(session: &Session, manifest: &Manifest, drill: &Drill) -> Resu
         match counted {
             Ok(has) if has == *had || manifest.kind == "base" && (has > 0 || *had == 0) => {
                 rows += u64::try_from(has).unwrap_or(0);
+            }
+            // it may well have been emptied meanwhile
+            Ok(has) if drill.wal.is_some() => {
+                tracing::warn!("{name} has {has} rows, and had {had}");
             }
             Ok(has) => wrong.push(format!("{name} has {has} rows of {had}")),
             Err(error) => {

@@ -58,6 +58,7 @@ pub fn bind(
             feeds,
             limits: Vec::new(),
             arrival: Arrival::default(),
+            seen: None,
         },
         unfed,
         untaken,

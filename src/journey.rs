@@ -10,6 +10,7 @@
 mod held;
 mod op;
 mod record;
+mod seen;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::value::Row;
 pub use held::{Digests, Held, Letter, Refused, read_headers, written_headers};
 pub use op::Op;
 pub use record::{RawRecord, TopicRecord};
+pub use seen::{Seen, Sight};
 
 /// The transaction a change belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub struct Target {
     pub limits: Vec<(usize, Limit)>,
     /// In which order its changes come.
     pub arrival: Arrival,
+    /// What its rows have of them, where they were read again while topics feed it.
+    pub seen: Option<Arc<Seen>>,
 }
 
 /// In which order the changes of a table come.
@@ -104,7 +108,8 @@ impl Target {
     /// The target, standing as another one of its table did.
     #[must_use]
     pub fn standing_as(self, other: &Target) -> Target {
-        Target { arrival: other.arrival, ..self }.with_limits(other.limits.clone())
+        let seen = other.seen.clone();
+        Target { arrival: other.arrival, seen, ..self }.with_limits(other.limits.clone())
     }
 
     /// The target with other limits, but for those that the source has too.

@@ -66,6 +66,10 @@ pub struct Order {
 }
 
 impl Order {
+    /// Of a row that was read for a table that topics feed: before every change that a topic can tell. Which of
+    /// those are in the row is not a matter of order.
+    pub const BEFORE_TOPICS: Order = Order { seq: 0, ord: -1 };
+
     /// The order of a row read under a snapshot whose consistent point is `as_of`: before every
     /// commit that may start exactly there.
     pub fn of_snapshot(as_of: Lsn) -> Order {

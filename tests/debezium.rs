@@ -47,7 +47,7 @@ columns:
 ";
 
 /// Random changes in transactions of one to six statements; `$1` of them, beginning with the seed.
-fn changes(transactions: u32, seed: u32) -> String {
+pub fn changes(transactions: u32, seed: u32) -> String {
     format!(
         "do $$
         declare t int; s int; k bigint; r int;
@@ -93,18 +93,18 @@ fn changes(transactions: u32, seed: u32) -> String {
 }
 
 /// A site whose topics Debezium writes.
-struct Live {
-    site: Site,
+pub struct Live {
+    pub site: Site,
     kafka: &'static Kafka,
     slot: String,
     /// where its topics are read last
     brokers: RefCell<String>,
     /// more lines of the connector's file
-    more: &'static str,
+    pub more: &'static str,
 }
 
 impl Live {
-    async fn new(kafka: &'static Kafka, name: &str) -> Live {
+    pub async fn new(kafka: &'static Kafka, name: &str) -> Live {
         Live::with(kafka, name, TABLES).await
     }
 
@@ -118,7 +118,7 @@ impl Live {
     }
 
     /// What Debezium is told.
-    fn configuration(&self) -> String {
+    pub fn configuration(&self) -> String {
         let database = self.site.source_endpoint.database();
         let changes = [
             ("slot.name", self.slot.as_str()),
@@ -129,7 +129,7 @@ impl Live {
     }
 
     /// The files that read the topics of a broker into a schema.
-    fn files(&self, brokers: &str, schema: &str) {
+    pub fn files(&self, brokers: &str, schema: &str) {
         let (name, url) = (&self.site.name, "\"${SHOP_URL}\"");
         self.brokers.replace(brokers.to_owned());
         self.site.file(
@@ -144,7 +144,7 @@ impl Live {
         );
     }
 
-    fn declare(&self, source: &str, schema: &str) {
+    pub fn declare(&self, source: &str, schema: &str) {
         let declared = |table: &str, text: &str| {
             let text = format!("table: {schema}.{table}{}", text.replace("SOURCE", source));
             self.site.file(&format!("schemas/{schema}_{table}.yaml"), &text);
@@ -166,7 +166,7 @@ impl Live {
     }
 
     /// Source and warehouse are equal, soon.
-    async fn assert_equal(&self) {
+    pub async fn assert_equal(&self) {
         // what Debezium has yet to send is not to be taken for equal
         self.site.shop("insert into orders values (-1, -1, 0, null)").await;
         self.site
@@ -207,6 +207,11 @@ impl Live {
             "select c::text from topics.clicks c order by who, _seq, _ord",
             "select q::text from audit.quiet q where table_name = 'topics.clicks' order by key, seq, ord",
             "select p::text from audit.progress p",
+            "select p.table_name, p.seq, p.ord, p.event_seq, p.event_ord, p.xid, p.waits, p.comes_from, p.key_hash,
+                    p.old_key_hash, substring(p.event from 1 for 1) from audit.pending p",
+            "select q.key, q.seq, q.ord, q.op, q.row is null, q.noted_at from audit.quiet q
+              where q.table_name = 'topics.users'",
+            "select u.id, u._seq, u._ord from topics.users u order by u.id",
             "select t::text from audit.tables t",
             "select d::text from audit.dead_letters d order by id limit 20",
         ] {
@@ -216,7 +221,7 @@ impl Live {
         }
     }
 
-    async fn drop_slot(&self) {
+    pub async fn drop_slot(&self) {
         for _ in 0..100 {
             let drop = format!(
                 "select pg_drop_replication_slot(slot_name) from pg_replication_slots \
@@ -299,10 +304,10 @@ fn both_routes_end_alike() {
 }
 
 /// A service in a process of its own.
-struct Member(Child);
+pub struct Member(Child);
 
 impl Member {
-    fn of(site: &Site) -> Member {
+    pub fn of(site: &Site) -> Member {
         Member(site.spawn(&["run"]))
     }
 
@@ -311,7 +316,7 @@ impl Member {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    fn end(mut self, signal: &str) {
+    pub fn end(mut self, signal: &str) {
         self.signal(signal);
         self.0.wait().unwrap();
     }

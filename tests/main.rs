@@ -47,6 +47,7 @@ mod poison;
 mod quality;
 mod races;
 mod ranges;
+mod readagain;
 mod readings;
 mod rebuild;
 mod recordings;

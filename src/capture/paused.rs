@@ -106,7 +106,7 @@ struct Exported {
 impl Exported {
     fn held(self, reader: Session) -> Created {
         let Exported { consistent_point, snapshot, taken_at } = self;
-        Created { consistent_point, snapshot, taken_at, _held: Box::new(reader) }
+        Created { begun: Lsn(0), consistent_point, snapshot, taken_at, _held: Box::new(reader) }
     }
 }
 

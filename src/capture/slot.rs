@@ -168,6 +168,9 @@ pub(super) async fn next_xid(source: &Session) -> Result<i64> {
 /// A slot that was made, and the snapshot of exactly its starting point. The snapshot lives as long
 /// as the connection is left alone.
 pub struct Created {
+    /// Where the log was before it was made. A transaction that is open at its point has begun to write since: the
+    /// making waits for all others.
+    pub begun: Lsn,
     /// Where the slot starts.
     pub consistent_point: Lsn,
     /// The exported snapshot, for SET TRANSACTION SNAPSHOT.
@@ -193,9 +196,10 @@ pub async fn create(
         (false, true) => Lasts::Failover,
         (false, false) => Lasts::Here,
     };
+    let begun = end_of_log(source).await?;
     let (consistent_point, snapshot) = make(&mut connection, name, lasts).await?;
     let taken_at = now(source).await?;
-    Ok(Created { consistent_point, snapshot, taken_at, _held: Box::new(connection) })
+    Ok(Created { begun, consistent_point, snapshot, taken_at, _held: Box::new(connection) })
 }
 
 /// How long a slot is there.
@@ -254,6 +258,15 @@ pub(super) async fn make(
         }
         _ => Err(Error::bug("the source answered the creation of a slot with something else")),
     }
+}
+
+/// How far the source's log was written.
+async fn end_of_log(source: &Session) -> Result<Lsn> {
+    let failed = |error| Error::source("asking for the end of its log", error);
+    let query = "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+                              else pg_current_wal_insert_lsn() end - '0/0')::int8";
+    let row = source.query_one(query, &[]).await.map_err(failed)?;
+    row.try_get(0).map(Lsn::from_i64).map_err(failed)
 }
 
 /// The source's clock, in microseconds since 2000-01-01 UTC.

@@ -8,7 +8,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{CopyOutStream, IsolationLevel, Transaction};
 
 use crate::error::{Error, Kind, Result};
+use crate::journey::Seen;
 use crate::names::TableName;
+use crate::position::Lsn;
 use crate::postgres::{Session, quote};
 use crate::relation::{Relation, Wire};
 use crate::value::{Cell, RowWriter};
@@ -26,6 +28,18 @@ pub async fn under<'s>(source: &'s mut Session, snapshot: &str) -> Result<Transa
         if gone { error.with_kind(Kind::SourceAway) } else { error }
     })?;
     Ok(transaction)
+}
+
+/// What the snapshot of a transaction has seen that was `taken_at` a time of the source's clock; `log` is where the log
+/// was before, and its point.
+pub async fn seen(transaction: &Transaction<'_>, log: (Lsn, Lsn), taken_at: i64) -> Result<Seen> {
+    let failed = |error| Error::source("asking what a snapshot has seen", error);
+    let query = "select pg_snapshot_xmax(s)::text::int8,
+                        array(select open::text::int8 from pg_snapshot_xip(s) open)
+                   from pg_current_snapshot() s";
+    let row = transaction.query_one(query, &[]).await.map_err(failed)?;
+    let open: Vec<i64> = row.try_get(1).map_err(failed)?;
+    Ok(Seen::new(log, taken_at, (row.try_get(0).map_err(failed)?, &open)))
 }
 
 /// Opens a transaction that sees what was committed when it began to look, and nothing of what comes then.

@@ -244,7 +244,7 @@ async fn by_slot(
     if !recovers {
         return Err(promoted());
     }
-    Ok(Created { consistent_point, snapshot, taken_at, _held: Box::new(walsender) })
+    Ok(Created { begun: Lsn(0), consistent_point, snapshot, taken_at, _held: Box::new(walsender) })
 }
 
 /// Lets the source write which transactions are open, again and again: a slot at a standby waits for

@@ -89,7 +89,7 @@ fn cast(declared: &str) -> ColumnType {
 }
 
 /// The type whose binary form a type has that is known by this name.
-fn family(base: &str) -> Option<u32> {
+pub(super) fn family(base: &str) -> Option<u32> {
     Some(match base {
         "boolean" | "bool" => 16,
         "bytea" => 17,
@@ -115,7 +115,7 @@ fn family(base: &str) -> Option<u32> {
 }
 
 /// The name of a type without its schema, and its modifier.
-fn split_type(declared: &str) -> (&str, Option<&str>) {
+pub(super) fn split_type(declared: &str) -> (&str, Option<&str>) {
     // hstore of an extension that is not on the search path
     let declared = match declared.split_once('.') {
         Some((schema, name)) if !schema.contains(['(', ' ']) => name.trim_matches('"'),

@@ -11,6 +11,7 @@
     )
 )]
 
+mod alike;
 mod answer;
 mod beside;
 mod composite;
@@ -31,6 +32,7 @@ mod transaction;
 mod veil;
 mod written;
 
+pub use alike::{not_told, read_as_told};
 pub use answer::{Answer, Documents, Wanted, read_answer};
 pub use document::{Image, Layout};
 pub use envelope::{Boundary, Form, RowChange, Shapes, Told, Topic, Unreadable};

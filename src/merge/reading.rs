@@ -31,6 +31,8 @@ pub struct Point {
     pub as_of: Lsn,
     /// When it was taken, microseconds since 2000-01-01 UTC by the source's clock.
     pub taken_at: i64,
+    /// The order that its rows get.
+    pub order: Order,
 }
 
 /// Encodes the rows of a snapshot, one after the other.
@@ -58,7 +60,7 @@ impl<'t> Reading<'t> {
     /// A reading of `target`'s rows, on the way that was chosen for it.
     pub fn new(target: &'t Target, point: Point, way: &Way) -> Reading<'t> {
         let nothing = Span { start: 0, end: 0 };
-        let order = Order::of_snapshot(point.as_of);
+        let order = point.order;
         let template = FoldedRow {
             op: Op::Read,
             key: nothing,
@@ -228,7 +230,7 @@ pub async fn merge(
     if !fresh && target.model.history == History::Bag {
         merge.execute(transaction, "clear", &[]).await?;
     } else if !fresh && deletes {
-        let order = Order::of_snapshot(point.as_of);
+        let order = point.order;
         let at = from_postgres_micros(point.taken_at);
         let ends = stretch.map(|stretch| [&stretch.lower, &stretch.upper]);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&order.seq, &at];
@@ -251,7 +253,7 @@ pub async fn rebase(
     transaction: &Transaction<'_>,
     templates: &Templates,
     target: &Arc<Target>,
-    as_of: Lsn,
+    point: Point,
 ) -> Result<()> {
     let model = &target.model;
     if !matches!(model.history, History::Versions | History::Overwrite) {
@@ -260,7 +262,7 @@ pub async fn rebase(
     let stage = Staging::quoted(&Shape::of(target));
     let form = Form { stage, guard: false, dated: false, chains: false, range: None };
     let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
-    let seq = Order::of_snapshot(as_of).seq;
+    let seq = point.order.seq;
     if model.history == History::Versions || model.has_locator() {
         merge.execute(transaction, "rebase", &[&seq]).await?;
     }

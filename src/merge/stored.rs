@@ -7,6 +7,7 @@ use tokio_postgres::{Column, GenericClient};
 use super::define::index_statement;
 use crate::error::{Error, Result};
 use crate::names::TableName;
+use crate::position::Lsn;
 use crate::postgres::quote;
 use crate::spec::{History, Model};
 use crate::types::Builtin;
@@ -88,6 +89,18 @@ pub async fn count_rows(client: &impl GenericClient, model: &Model) -> Result<u6
     let rows: i64 =
         client.query_one(&query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?;
     Ok(u64::try_from(rows).unwrap_or(0))
+}
+
+/// The place in its source's log of a row that stands at `point` or behind it, if a table has one.
+pub async fn beyond(client: &impl GenericClient, model: &Model, point: Lsn) -> Result<Option<Lsn>> {
+    let table = &model.table;
+    let failed = |error| Error::warehouse(format!("looking how far {table} has come"), error);
+    let quoted = quote::table(table);
+    let query = format!(
+        "select greatest(t._seq, t._ord) from {quoted} t where t._seq >= $1 or t._ord >= $1 limit 1"
+    );
+    let row = client.query_opt(&query, &[&point.as_i64()]).await.map_err(failed)?;
+    row.map(|row| row.try_get(0).map(Lsn::from_i64)).transpose().map_err(failed)
 }
 
 /// How many rows a table has, its leaves included, as the planner knows; 0 where there is none.

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
+use super::core::Core;
 use super::shared::Shared;
 use crate::capture::slot::{self, Awaited};
 use crate::error::Result;
@@ -58,12 +59,12 @@ async fn awaited(shared: &Shared) -> Result<Option<Awaited>> {
 
 /// Notes why tables wait, or that they do so no more.
 pub(super) async fn tell(
-    shared: &Shared,
+    core: &Core,
     tables: &[String],
     why: Option<(&str, Option<&str>)>,
 ) -> Result<()> {
-    let Shared { core, setup, .. } = shared;
-    let mut side = shared.side_session().await;
+    let setup = &core.setup;
+    let mut side = core.side_session().await;
     let transaction =
         Fenced::begin(side.session_mut(), &core.fence, "wait", &setup.durations).await?;
     let told = waiting::wait_for(&*transaction, tables, why).await?;

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::error::SqlState;
 
+use super::core::Core;
 use super::cutting::{Job, cut_all};
 use super::note::Then;
 use super::parts::give_up;
@@ -98,6 +99,7 @@ async fn round(
             again: again.clone(),
             failed: failed.clone(),
             done: done.clone(),
+            begun: created.begun,
             as_of: created.consistent_point,
             taken_at: created.taken_at,
             snapshot: created.snapshot.clone(),
@@ -134,6 +136,8 @@ pub(super) struct Worker {
     again: Jobs,
     failed: Failed,
     done: mpsc::Sender<CaughtUp>,
+    /// where the log was before the snapshot was taken
+    pub(super) begun: Lsn,
     pub(super) as_of: Lsn,
     pub(super) taken_at: i64,
     snapshot: String,
@@ -151,6 +155,7 @@ impl Worker {
             let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
             // a transaction a table: the source's own DDL waits for one table at most
             let read = match snapshot::under(&mut source, &self.snapshot).await {
+                Ok(under) if self.shared.topics => self.refill(&under, &mut warehouse, &job).await,
                 Ok(under) => match &job.chunk.condition {
                     None => self.read(&under, &mut warehouse, &job).await,
                     Some(text) => self.read_part(&under, &mut warehouse, (&job, text)).await,
@@ -202,7 +207,9 @@ impl Worker {
             {
                 self.again.lock().await.push_back(job);
             }
-            Err(error) if stops_a_table(&error) => stop(&self.shared, &job, &error).await?,
+            Err(error) if stops_a_table(&error) => {
+                stop(&self.shared, &job.target.model.table, &error).await?;
+            }
             Err(error) if self.shared.waits_for(&error) => {
                 self.again.lock().await.push_back(job);
                 *self.failed.lock().await = Some(error);
@@ -238,16 +245,24 @@ pub(super) fn stops_a_table(error: &Error) -> bool {
     matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights)
 }
 
-/// The table stops; its chunk stays open and its changes are kept, and the others are read.
-pub(super) async fn stop(shared: &Shared, job: &Job, error: &Error) -> Result<()> {
-    let table = &job.target.model.table;
+/// The table stops and its changes are kept, and the others are read. Its chunk stays open, but of topics: there it
+/// misses nothing of what was, and whoever lets it go on would have it refused again.
+pub(super) async fn stop(shared: &Core, table: &TableName, error: &Error) -> Result<()> {
     let reason = error.reason();
     let resync = format!("siltstone table resync {table:#}");
-    let remedy = error.remedy_text().unwrap_or(&resync);
+    let mut remedy = error.remedy_text().unwrap_or(&resync).to_owned();
+    let rows = shared.reads_rows();
+    if !rows && !remedy.contains("table resume") {
+        remedy += &format!("; siltstone table resume {table:#} goes on without its being read");
+    }
     tracing::error!(%table, reason, remedy, "the table stops");
-    shared.define(&[], table, Then::Stop { reason: &reason, remedy, unread: false }).await?;
+    let then = match rows {
+        true => Then::Stop { reason: &reason, remedy: &remedy, unread: false },
+        false => Then::Refuse { reason: &reason, remedy: &remedy },
+    };
+    shared.define(&[], table, then).await?;
     let board = &shared.setup.board;
-    board.table_state(table, State::Stopped.word(), Some(&reason), Some(remedy));
+    board.table_state(table, State::Stopped.word(), Some(&reason), Some(&remedy));
     Ok(())
 }
 

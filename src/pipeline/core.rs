@@ -1,8 +1,8 @@
 //! What the tasks of one connector's session share, whatever the connector reads from.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, watch};
 use tokio_postgres::Transaction;
@@ -64,6 +64,8 @@ pub(super) struct Core {
     pub(super) binary: bool,
     pub(super) extensions: HashSet<String>,
     reads: Reads,
+    /// the first table whose topics tell columns that its rows were read without, in the shape that has those too
+    pub(super) untold: OnceLock<(TableName, Relation)>,
     /// the session for short transactions beside the apply lane
     side: Mutex<SideSession>,
     pub(super) flows: watch::Sender<Flows>,
@@ -167,6 +169,7 @@ impl Core {
             binary,
             extensions,
             reads,
+            untold: OnceLock::new(),
             side: Mutex::new(SideSession { session, leaves: Leaves::default() }),
             flows: watch::Sender::new(Flows::default()),
             awaited: watch::Sender::new(Lsn(0)),
@@ -317,6 +320,11 @@ impl Core {
 }
 
 impl Core {
+    /// Whether the connector reads the rows that were there before, as topics do not.
+    pub(super) fn reads_rows(&self) -> bool {
+        self.reads.rows
+    }
+
     /// The stored position that gaps are named by; zero before the first.
     pub(super) async fn stored(&self, transaction: &Transaction<'_>) -> Result<Lsn> {
         self.reads.stored(transaction).await

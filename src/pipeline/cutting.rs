@@ -93,7 +93,7 @@ pub(super) async fn cut_all(
         let cut = match cut(shared, (&source, &mut warehouse), job.clone()).await {
             Ok(cut) => cut,
             Err(error) if stops_a_table(&error) => {
-                stop(shared, &job, &error).await?;
+                stop(shared, &job.target.model.table, &error).await?;
                 continue;
             }
             Err(error) if shared.waits_for(&error) => {
@@ -115,7 +115,7 @@ async fn cut(
     (source, warehouse): (&Session, &mut Session),
     job: Job,
 ) -> Result<Vec<Job>> {
-    if job.chunk.range.is_some() || job.chunk.condition.is_some() {
+    if job.chunk.range.is_some() || job.chunk.condition.is_some() || shared.topics {
         return Ok(vec![job]);
     }
     match ranges_of(shared, (source, warehouse), &job).await? {

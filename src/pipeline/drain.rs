@@ -234,6 +234,7 @@ impl Drain {
             arriving: HeldKeys::default(),
             begins_to_wait: false,
             arrived: false,
+            told: HashSet::new(),
         };
         pass.all(limit).await.map_err(|error| on_table(error, &table))?;
         let Pass { sift, standing, events, reached, offsets, aside, arriving, .. } = pass;

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::core::{Core, Flows};
 use super::guard::{Guard, ignores_truncate};
 use super::router::Router;
+use super::untold::refuse_untold;
 use crate::decode::Memory;
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
-use crate::journey::{Before, ChangeEvent, Flow, Mark, Route, Stretch};
+use crate::journey::{Before, ChangeEvent, Flow, Mark, Op, Route, Stretch};
 use crate::merge::{Piece, encode_batch};
 use crate::position::Order;
 use crate::relation::Relation;
@@ -224,6 +225,10 @@ impl Gate {
             if self.router.route(*at).is_some_and(same) {
                 continue;
             }
+            // of those that are kept it is seen when they are applied
+            if let Some(route) = self.router.route(*at).filter(|route| route.flow == Flow::Live) {
+                refuse_untold(&self.shared, &route.target, relation)?;
+            }
             let shared = self.shared.clone();
             if let Some(reshape) = self.router.reshape(*at, relation, &shared).await? {
                 if self.window.has_rows() {
@@ -250,7 +255,8 @@ impl Gate {
                 self.window.push(&route, event, message)?;
                 continue;
             }
-            if event.order.seq < route.floor || ignores_truncate(&self.shared, &route.target) {
+            let in_rows = event.order.seq < route.floor || self.router.has(*at, event)?;
+            if in_rows || ignores_truncate(&self.shared, &route.target) {
                 continue;
             }
             self.router.refuse_truncate(*at)?;
@@ -282,7 +288,8 @@ impl Gate {
             let Some(route) = self.router.route(*at).cloned() else { continue };
             let model = &route.target.model;
             let nothing = model.history == History::Raw || !(later || model.is_read_without_key());
-            if nothing || route.flow == Flow::Hold || seq < route.floor {
+            let in_rows = || route.target.has(Order { seq, ord: -1 }, mark, Op::Read);
+            if nothing || route.flow == Flow::Hold || seq < route.floor || in_rows()? {
                 continue;
             }
             if self.window.has_rows() {

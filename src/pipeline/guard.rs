@@ -84,6 +84,10 @@ impl Guard {
     ) -> Result<Vec<(usize, u64)>> {
         let mut many = Vec::new();
         for at in routes {
+            if router.has(*at, event)? {
+                router.route(*at).into_iter().for_each(|route| shared.count_stale(&route.target));
+                continue;
+            }
             router.push(*at, event, message, window)?;
             let live = |route: &&Route| route.flow == Flow::Live && event.order.seq >= route.floor;
             let Some(route) = router.route(*at).filter(live) else { continue };

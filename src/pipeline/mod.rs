@@ -56,6 +56,7 @@ mod points;
 mod rebuild;
 mod recall;
 mod receipt;
+mod refill;
 mod refused;
 mod remask;
 mod reread;
@@ -79,6 +80,7 @@ mod timetable;
 mod told;
 mod topics;
 mod unseen;
+mod untold;
 mod wall;
 mod withheld;
 

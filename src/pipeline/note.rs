@@ -6,6 +6,7 @@ use super::core::Reads;
 use crate::error::Result;
 use crate::merge;
 use crate::names::TableName;
+use crate::position::Lsn;
 use crate::progress::feeds::{self, Feeder};
 use crate::progress::holds::{self, Hold};
 use crate::progress::parts::{self, What};
@@ -43,6 +44,8 @@ pub(super) enum Then<'a> {
     Wait { reason: &'a str, remedy: &'a str },
     /// It cannot go on; `unread` if a change is lost but for its being read again.
     Stop { reason: &'a str, remedy: &'a str, unread: bool },
+    /// It cannot be read again: what it has goes on, once a human has seen why.
+    Refuse { reason: &'a str, remedy: &'a str },
     /// It refuses a row, which is looked for; where its rows are being read, it stops.
     Sift { reason: &'a str, remedy: &'a str },
     /// It has the shape of this number now.
@@ -108,6 +111,7 @@ impl Then<'_> {
                 }
                 tables::set(transaction, table, state, Some(reason), Some(remedy)).await?;
             }
+            Then::Refuse { reason, remedy } => refuse(transaction, table, (reason, remedy)).await?,
             Then::Wait { reason, remedy } => {
                 let waits = (tables::State::Stopped, Some(Hold::Locked));
                 holds::set(transaction, table, waits, Some(reason), Some(remedy)).await?;
@@ -127,6 +131,22 @@ impl Then<'_> {
         }
         Ok(())
     }
+}
+
+/// Takes back that a table of topics is read again. Its changes were kept since it was asked for: it misses nothing
+/// but what was lost before.
+async fn refuse(
+    transaction: &Transaction<'_>,
+    table: &TableName,
+    (reason, remedy): (&str, &str),
+) -> Result<()> {
+    let state = tables::State::Stopped;
+    let Some(lost) = chunks::withdraw(transaction, &table.to_string()).await?.lost else {
+        return tables::set(transaction, table, state, Some(reason), Some(remedy)).await;
+    };
+    tables::name_gap(transaction, table, Lsn(0), &lost).await?;
+    let reason = format!("{lost}; and {reason}");
+    tables::set(transaction, table, state, Some(&reason), Some(remedy)).await
 }
 
 async fn shelve(

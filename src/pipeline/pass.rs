@@ -47,6 +47,8 @@ pub(super) struct Pass<'w> {
     pub(super) begins_to_wait: bool,
     /// whether one was applied
     pub(super) arrived: bool,
+    /// the shapes that tell no column which its rows were read without
+    pub(super) told: HashSet<i32>,
 }
 
 impl Pass<'_> {
@@ -125,7 +127,7 @@ impl Pass<'_> {
             if self.sift.shared.numbers().is_some() {
                 self.offsets.insert(kept.place.seq, kept.place.ord);
             }
-            if kept.order.seq < self.floor && !kept.was_read() {
+            if !kept.was_read() && (kept.order.seq < self.floor || self.has(kept).await?) {
                 continue;
             }
             // rows that were read overrule the stored ones, and are merged apart

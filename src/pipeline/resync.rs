@@ -12,7 +12,7 @@ use super::recall::raw_of;
 use super::resolve::{feeders, resolve};
 use super::shared::{Setup, was_read};
 use super::tables::Planned;
-use super::topics::not_read_again;
+use super::topics::{not_read, not_read_again};
 use crate::binding::bind;
 use crate::capture::catalog::{self, SourceTable};
 use crate::error::{Error, Kind, Result};
@@ -24,7 +24,7 @@ use crate::progress::parts::What;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::State;
 use crate::progress::{chunks, forget, holds, parts, tables};
-use crate::spec::Spec;
+use crate::spec::{Model, Spec};
 use crate::warehouse::{Fence, Fenced};
 
 /// Every table is read again under a new slot. Where nobody asked for it by a request, a table that is
@@ -125,17 +125,20 @@ impl Control {
     }
 }
 
-/// Refuses, where it is asked, to read again what cannot be read: of topics nothing, and no rows by a
-/// condition that does not fit, as far as that can be told without the service.
+/// Refuses, where it is asked, to read again what cannot be read: of topics what their source does not have, and no
+/// rows by a condition that does not fit, as far as that can be told without the service.
 pub async fn check_resync(
     spec: &Spec,
     (verb, connector): (Verb, &str),
     table: Option<&TableName>,
     condition: Option<&str>,
 ) -> Result<()> {
-    if spec.kafka.iter().any(|known| known.name == connector) {
+    if let Some(kafka) = spec.kafka.iter().find(|known| known.name == connector) {
         let whose = table.map_or_else(|| connector.to_owned(), ToString::to_string);
-        let refused = not_read_again(verb, &whose);
+        let model = table.and_then(|table| spec.models.iter().find(|model| model.table == *table));
+        let whole = |model: &Model| not_read(&model.table, model.history);
+        let refused = not_read_again(kafka, verb, &whose)
+            .or_else(|| model.filter(|_| verb == Verb::Resync).and_then(whole));
         return refused.map_or(Ok(()), |why| Err(Error::new(Kind::Usage, why)));
     }
     match (condition, table) {

@@ -264,6 +264,19 @@ impl Router {
         self.routes.get(at)
     }
 
+    /// Whether the rows of a route's table have a change already. Of a table on hold that is seen when its kept
+    /// changes are applied.
+    pub(super) fn has(&self, at: usize, event: &ChangeEvent<'_>) -> Result<bool> {
+        let live = self.routes.get(at).filter(|route| route.flow == Flow::Live);
+        live.map_or(Ok(false), |route| route.target.has(event.order, event.mark, event.op))
+    }
+
+    /// The target of a table.
+    pub(super) fn target(&self, table: &TableName) -> Option<Arc<Target>> {
+        let mut targets = self.routes.iter().map(|route| &route.target);
+        targets.find(|target| target.model.table == *table).cloned()
+    }
+
     /// Takes a change to where its route leads; or among the kept ones, where its key waits.
     pub(super) fn push(
         &mut self,

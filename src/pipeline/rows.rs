@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::journey::{Applied, Target};
 use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
 use crate::names::TableName;
+use crate::position::Order;
 use crate::postgres::Session;
 use crate::progress::chunks::{self, Range};
 use crate::relation::{Relation, Wire};
@@ -56,7 +57,8 @@ impl Worker {
         let (shared, chunk) = (&*self.shared, &job.chunk);
         let name = &job.target.model.table;
         let Some(now) = self.shape(under, job).await? else { return Ok(Read::Later) };
-        let point = Point { as_of: self.as_of, taken_at: self.taken_at };
+        let order = Order::of_snapshot(self.as_of);
+        let point = Point { as_of: self.as_of, taken_at: self.taken_at, order };
         let transaction =
             Fenced::begin(warehouse, &shared.fence, "snapshot", &shared.setup.durations).await?;
         let relation = Arc::new(now.relation.clone());
@@ -97,7 +99,7 @@ impl Worker {
             let statements = [fitted.key.as_slice(), &fitted.last].concat();
             ddl(&transaction, &statements).await.map_err(failed)?;
             if !fresh {
-                rebase(&transaction, templates, &target, self.as_of).await?;
+                rebase(&transaction, templates, &target, point).await?;
             }
             let floor = chunks::close(&transaction, name, target.schema_id).await?.as_i64();
             read = Read::All(CaughtUp::at(target.clone(), floor));
@@ -107,7 +109,7 @@ impl Worker {
         Ok(read)
     }
 
-    fn tell(&self, job: &Job, applied: &Applied, last: bool) {
+    pub(super) fn tell(&self, job: &Job, applied: &Applied, last: bool) {
         let (board, table) = (&self.shared.setup.board, &job.chunk.table);
         let rows = job.rows.load(Ordering::Relaxed);
         board.rows_read(table, rows, if last { rows } else { job.source.estimated_rows });
@@ -118,7 +120,7 @@ impl Worker {
     }
 
     /// Brings the rows over, to the staging table or straight into their own.
-    async fn copy(
+    pub(super) async fn copy(
         &self,
         under: &Transaction<'_>,
         transaction: &Transaction<'_>,

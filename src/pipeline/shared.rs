@@ -76,6 +76,12 @@ pub(super) struct Shared {
     pub(super) core: Arc<Core>,
     pub(super) setup: Setup,
     pub(super) source: Source,
+    /// whether the rows that are read have binary form
+    pub(super) binary: bool,
+    /// whether topics bring the changes of what is read
+    pub(super) topics: bool,
+    /// which of its connector's readings it is, by which temporary slots are named
+    pub(super) reading: String,
 }
 
 impl Deref for Shared {
@@ -95,7 +101,31 @@ impl Shared {
     ) -> Result<Shared> {
         let reads = Reads::of(&setup.connector);
         let core = Arc::new(Core::open(setup.basis.clone(), fence, binary, reads).await?);
-        Ok(Shared { core, setup, source })
+        let reading = core.fence.epoch().to_string();
+        Ok(Shared { core, setup, source, binary, topics: false, reading })
+    }
+
+    /// What it takes to read rows for a connector of topics: `connector` is their source. They are read as text,
+    /// for a topic tells nothing of the types by which a source writes binary forms.
+    pub(super) fn of_topics(
+        core: Arc<Core>,
+        (connector, source): (Connector, Source),
+        reading: String,
+    ) -> Shared {
+        let setup = Setup {
+            basis: core.setup.clone(),
+            connector: Arc::new(connector),
+            epoch: Arc::default(),
+            slots: Arc::from([]),
+            disabled: Arc::from([]),
+            landing: watch::Sender::new(false),
+            wal_step: WalStep::default(),
+            stored: Arc::default(),
+            slot_dropped: Arc::default(),
+            quota: Arc::new(Quota::new(0)),
+            whole: Arc::default(),
+        };
+        Shared { core, setup, source, binary: false, topics: true, reading }
     }
 
     pub(super) fn connector(&self) -> &Connector {

@@ -50,7 +50,7 @@ impl<'s> Origin<'s> {
     /// A snapshot that lives as long as its connection, and its point.
     pub(super) async fn snapshot(&mut self, left: &[Job]) -> Result<Created> {
         let connector = self.shared.connector();
-        let suffix = format!("_read_{}_{}", self.shared.fence.epoch(), self.attempt);
+        let suffix = format!("_read_{}_{}", self.shared.reading, self.attempt);
         self.attempt += 1;
         self.asked = SOURCE;
         let name = shortened(&connector.slot, &suffix);
@@ -107,9 +107,11 @@ fn names(left: &[Job]) -> Vec<String> {
 }
 
 impl Shared {
-    /// Whether an error is one of the standby that rows are read from, which is waited for.
+    /// Whether an error is one of a server that rows are read from and that no stream needs, which is waited for:
+    /// a standby, or the source of what topics tell.
     pub(super) fn waits_for(&self, error: &Error) -> bool {
-        self.connector().snapshot.standby.is_some() && error.kind() == Kind::SourceAway
+        let beside = self.topics || self.connector().snapshot.standby.is_some();
+        beside && error.kind() == Kind::SourceAway
     }
 
     /// What came of reading rows: where replay has cancelled it, the standby is waited for; where a page or

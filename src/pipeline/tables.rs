@@ -251,6 +251,7 @@ async fn fresh(shared: &Shared, fed: &Fed, model: &Arc<Model>, index: usize) -> 
         was_read: !reads,
         made_for: None,
         feeds: Some(feeds(model)),
+        seen: None,
     };
     make(shared, &target, &mut record, true).await?;
     Ok(Planned { target: Arc::new(target), source: fed.source.clone(), record })

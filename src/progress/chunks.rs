@@ -105,40 +105,58 @@ pub async fn open_table(
 pub async fn ask_for_reading(transaction: &Transaction<'_>, table: &TableName) -> Result<()> {
     let failed = |error| Error::warehouse(format!("noting that {table} is to be read"), error);
     let name = table.to_string();
-    let (fresh, empties) = withdraw(transaction, &name).await?;
+    let Withdrawn { fresh, empties, lost } = withdraw(transaction, &name).await?;
     transaction
         .execute(
             "insert into audit.snapshot_chunks
-                    (connector, table_name, source_table, state, fresh, empties)
-             select connector, table_name, source_table, 'open', $2 or state = 'snapshotting', $3
+                    (connector, table_name, source_table, state, fresh, empties, lost)
+             select connector, table_name, source_table, 'open', $2 or state = 'snapshotting', $3, $4
                from audit.tables where table_name = $1",
-            &[&name, &fresh, &empties],
+            &[&name, &fresh, &empties, &lost],
         )
         .await
         .map_err(failed)?;
     Ok(())
 }
 
-/// Takes back what is yet to be read of a table. Returns whether those were its first rows, and whether
-/// some of them are in.
-pub(super) async fn withdraw(transaction: &Transaction<'_>, name: &str) -> Result<(bool, bool)> {
+/// Notes what was lost of a table's topics that is made good once its rows are in.
+pub async fn note_lost(transaction: &Transaction<'_>, table: &TableName, lost: &str) -> Result<()> {
+    let statement =
+        "update audit.snapshot_chunks set lost = $2 where table_name = $1 and state = 'open'";
+    let done = transaction.execute(statement, &[&table.to_string(), &lost]).await;
+    done.map(|_| ()).map_err(|error| Error::warehouse(format!("noting what {table} lost"), error))
+}
+
+/// What was yet to be read of a table.
+pub struct Withdrawn {
+    /// Whether those were its first rows.
+    pub fresh: bool,
+    /// Whether some of them are in.
+    pub empties: bool,
+    /// What was lost that they would have made good.
+    pub lost: Option<String>,
+}
+
+/// Takes back what is yet to be read of a table.
+pub async fn withdraw(transaction: &Transaction<'_>, name: &str) -> Result<Withdrawn> {
     let failed = |error| Error::warehouse(format!("noting what is not read of {name}"), error);
     lock(transaction, name).await?;
     let row = transaction
         .query_one(
             "with gone as (delete from audit.snapshot_chunks
                             where table_name = $1 and state <> 'done'
-                        returning fresh, empties or (fresh and state = 'loaded') as empties, request),
+                        returning fresh, empties or (fresh and state = 'loaded') as empties, request, lost),
                   told as (update audit.requests r
                               set state = 'failed', answered_at = now(),
                                   answer = 'all of ' || $1 || ' is read again before it was done'
                              from gone where r.id = gone.request and r.state = 'taken')
-             select coalesce(bool_or(fresh), false), coalesce(bool_or(empties), false) from gone",
+             select coalesce(bool_or(fresh), false), coalesce(bool_or(empties), false), max(lost) from gone",
             &[&name],
         )
         .await
         .map_err(failed)?;
-    Ok((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?))
+    let (fresh, empties) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    Ok(Withdrawn { fresh, empties, lost: row.try_get(2).map_err(failed)? })
 }
 
 /// Whoever changes a table's chunks holds its row: two that are the last ones see each other.
@@ -239,23 +257,7 @@ pub async fn close(
 ) -> Result<Lsn> {
     let failed = |error| Error::warehouse(format!("noting that {table} was read"), error);
     let name = table.to_string();
-    transaction
-        .execute(
-            "delete from audit.snapshot_chunks where table_name = $1 and state = 'done'",
-            &[&name],
-        )
-        .await
-        .map_err(failed)?;
-    let row = transaction
-        .query_one(
-            "with done as (update audit.snapshot_chunks set state = 'done', changed_at = now()
-                            where table_name = $1 returning as_of)
-             select min(as_of) from done",
-            &[&name],
-        )
-        .await
-        .map_err(failed)?;
-    let floor: i64 = row.try_get(0).map_err(failed)?;
+    let floor = finish(transaction, table).await?;
     transaction
         .execute(
             "update audit.tables
@@ -291,6 +293,29 @@ pub async fn close(
         .await
         .map_err(failed)?;
     Ok(Lsn::from_i64(floor))
+}
+
+/// All of a table's chunks are done together; returns the oldest point of their snapshots.
+pub(super) async fn finish(transaction: &Transaction<'_>, table: &TableName) -> Result<i64> {
+    let failed = |error| Error::warehouse(format!("noting that {table} was read"), error);
+    let name = table.to_string();
+    transaction
+        .execute(
+            "delete from audit.snapshot_chunks where table_name = $1 and state = 'done'",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
+    let row = transaction
+        .query_one(
+            "with done as (update audit.snapshot_chunks set state = 'done', changed_at = now()
+                            where table_name = $1 returning as_of)
+             select min(as_of) from done",
+            &[&name],
+        )
+        .await
+        .map_err(failed)?;
+    row.try_get(0).map_err(failed)
 }
 
 /// The ranges of a table's last reading, each with the point of its snapshot, where those differ: a crash

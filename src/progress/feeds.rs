@@ -78,7 +78,8 @@ pub async fn feeders(
     Ok(found)
 }
 
-/// Notes what feeds a table from now on, `known` until now; of a new table nothing was. The database holds who was
+/// Notes what feeds a table from now on, `known` until now; of a new table nothing was. What its rows have of the
+/// changes of one topic says nothing of another's. The database holds who was
 /// first: it fails where another one feeds it by now, as another member of the group may have made it just now.
 pub async fn claim(
     transaction: &Transaction<'_>,
@@ -89,7 +90,8 @@ pub async fn claim(
     let new = Feeder { table: by.table.clone(), topic: String::new(), source: String::new() };
     let known = known.unwrap_or(&new);
     let statement = "update audit.tables set source_table = $2, source_topic = $3, source_name = $4,
-                            schema_id = case source_table when $2 then schema_id end
+                            schema_id = case source_table when $2 then schema_id end,
+                            seen = case when source_table = $2 and source_topic in ('', $3) then seen end
                       where table_name = $1
                         and (source_table, source_topic, source_name) in (($2, $3, $4), ($5, $6, $7))";
     let name = table.to_string();
@@ -114,7 +116,7 @@ pub async fn release(
     connector: &str,
     table: &TableName,
 ) -> Result<()> {
-    let statement = "update audit.tables set source_topic = '', source_name = ''
+    let statement = "update audit.tables set source_topic = '', source_name = '', seen = null
                       where table_name = $1 and connector <> $2";
     let done = transaction.execute(statement, &[&table.to_string(), &connector]).await;
     done.map(|_| ()).map_err(|error| Error::warehouse(format!("taking over {table}"), error))

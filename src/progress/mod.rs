@@ -30,6 +30,7 @@ pub mod poison;
 pub mod requests;
 pub mod resting;
 pub mod schemas;
+pub mod seen;
 pub mod source_leaves;
 pub mod standing;
 mod store;

@@ -10,7 +10,7 @@ use futures_util::SinkExt;
 use tokio_postgres::{GenericClient, Transaction};
 
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Digests, Held, Letter, Mark};
+use crate::journey::{Digests, Held, Letter, Mark, Op};
 use crate::names::TableName;
 use crate::position::Order;
 
@@ -41,6 +41,11 @@ impl Kept {
         self.place.ord < 0
     }
 
+    /// What happened, as far as its message tells.
+    pub fn op(&self) -> Op {
+        op_of(&self.message)
+    }
+
     /// Whether it is the delete of a row that goes on under another key.
     pub fn leaves(&self) -> bool {
         self.message.first() == Some(&b'l')
@@ -63,6 +68,16 @@ impl Kept {
             comes_from: change.comes_from.clone(),
             message: change.message.clone(),
         }
+    }
+}
+
+/// What happened by the message in which it is kept: a row that was read, or any other change.
+pub(super) fn op_of(message: &[u8]) -> Op {
+    match message.first() {
+        Some(b'r') => Op::Read,
+        Some(b'T') => Op::Truncate,
+        Some(b'D' | b'l') => Op::Delete,
+        _ => Op::Update,
     }
 }
 

@@ -1,9 +1,12 @@
 //! What each warehouse table is doing, and what is yet to be read for it.
 
+use std::sync::Arc;
+
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::holds::{self, Hold};
 use crate::error::{Error, Result};
+use crate::journey::Seen;
 use crate::names::TableName;
 use crate::position::Lsn;
 
@@ -83,6 +86,8 @@ pub struct TableRecord {
     pub made_for: Option<String>,
     /// What feeds its columns, if that was noted.
     pub feeds: Option<String>,
+    /// What its rows have of the changes that topics tell, if they were read again.
+    pub seen: Option<Arc<Seen>>,
 }
 
 /// Reads a connector's tables.
@@ -124,7 +129,7 @@ async fn read_some(
                                where c.table_name = t.table_name and c.state = 'done'
                                  and to_jsonb(c) ->> 'condition' is not null), 0),
                     to_jsonb(t) ->> 'feeds', to_jsonb(t) ->> 'hold',
-                    coalesce((to_jsonb(t) ->> 'made')::boolean, true)
+                    coalesce((to_jsonb(t) ->> 'made')::boolean, true), to_jsonb(t) ->> 'seen'
                from audit.tables t
               where t.connector = $1 and ($2::text is null or t.table_name = $2)",
             &[&connector, &only.map(TableName::to_string)],
@@ -138,6 +143,8 @@ async fn read_some(
         let strange = || Error::bug(format!("audit.tables has a strange row for {name:?}"));
         let source: String = row.try_get(8).map_err(failed)?;
         let hold: Option<String> = row.try_get(13).map_err(failed)?;
+        let seen: Option<String> = row.try_get(15).map_err(failed)?;
+        let seen = seen.map(|seen| serde_json::from_str(&seen)).transpose();
         records.push(TableRecord {
             source: source.parse().ok(),
             table: name.parse().map_err(|_| strange())?,
@@ -153,6 +160,7 @@ async fn read_some(
             joins: Lsn::from_i64(row.try_get(11).map_err(failed)?),
             feeds: row.try_get(12).map_err(failed)?,
             made: row.try_get(14).map_err(failed)?,
+            seen: seen.map_err(|_| strange())?.map(Arc::new),
             hold: hold.as_deref().map(|word| Hold::of(word).ok_or_else(strange)).transpose()?,
         });
     }
@@ -173,7 +181,7 @@ pub async fn add(
              values ($1, $2, $3, 'streaming', $4, $5)
              on conflict (table_name) do update
              set connector = excluded.connector, source_table = excluded.source_table,
-                 schema_id = excluded.schema_id, made = excluded.made",
+                 schema_id = excluded.schema_id, made = excluded.made, seen = null",
             &[&table.to_string(), &connector, &source_table.to_string(), &schema_id, &made],
         )
         .await

@@ -51,6 +51,21 @@ impl Deref for Connector {
 }
 
 impl Connector {
+    /// The source of a connector of topics, where its file says where that is: rows are read there, and nothing is
+    /// replicated.
+    pub fn of_rows(kafka: &Kafka) -> Option<Connector> {
+        Some(Connector {
+            common: kafka.common.clone(),
+            endpoint: kafka.endpoint.clone()?,
+            tables: Vec::new(),
+            slot: default_slot(&kafka.name),
+            publication: String::new(),
+            snapshot: Snapshot::default(),
+            slot_hold_back: None,
+            wal: Wal::default(),
+        })
+    }
+
     /// Whether a source table belongs to this connector.
     pub fn takes(&self, table: &TableName) -> bool {
         self.tables.iter().any(|pattern| pattern.matches(table))

@@ -41,7 +41,7 @@ pub struct Kafka {
     pub atomic: bool,
     /// Where dead letters are sent beside `audit.dead_letters`.
     pub dead_letter_topic: Option<String>,
-    /// Where `verify` finds the source.
+    /// Where the source is, for `verify` and for tables that are read again.
     pub endpoint: Option<Endpoint>,
 }
 
@@ -142,6 +142,8 @@ pub enum OffsetLost {
     Stop,
     /// It goes on with the first record that is there.
     Earliest,
+    /// So it does, and the tables that the topic feeds are read again from their source.
+    Resync,
 }
 
 #[derive(Deserialize)]
@@ -233,7 +235,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Kafka> {
         format,
         properties: properties(file, &raw.properties)?,
         start: start(file, &raw)?,
-        offset_lost: offset_lost(file, &raw)?,
+        offset_lost: offset_lost(file, &raw, format)?,
         types: raw.types.as_ref().map_or(Ok(Types::default()), |raw| types(file, raw))?,
         atomic: raw.atomic == Some(true),
         dead_letter_topic: dead_letter_topic(file, &raw, &topics)?,
@@ -285,18 +287,20 @@ fn start(file: &File<'_>, raw: &RawKafka) -> Result<StartAt> {
     })
 }
 
-fn offset_lost(file: &File<'_>, raw: &RawKafka) -> Result<OffsetLost> {
+fn offset_lost(file: &File<'_>, raw: &RawKafka, format: Format) -> Result<OffsetLost> {
     let choices = ["stop", "earliest", "resync"];
+    let refuse = |why: &str, remedy: &str| Err(file.refuse("offset_lost", why, remedy));
     match file.choice("offset_lost", raw.offset_lost.as_ref(), &choices)? {
         "earliest" => Ok(OffsetLost::Earliest),
-        "resync" => {
-            let remedy = "write stop, or earliest and let Debezium read the tables again";
-            Err(file.refuse(
-                "offset_lost",
-                "this version does not read topics' tables by itself yet",
-                remedy,
-            ))
-        }
+        "resync" if raw.url.is_none() => refuse(
+            "resync reads tables from their source, and nothing says where that is",
+            "write url, the source's own, beside it; or stop or earliest",
+        ),
+        "resync" if format == Format::FlatJson => refuse(
+            "flattened records do not tell the transactions by which rows that are read go with them",
+            "write stop or earliest",
+        ),
+        "resync" => Ok(OffsetLost::Resync),
         _ => Ok(OffsetLost::Stop),
     }
 }

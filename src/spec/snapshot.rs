@@ -71,20 +71,19 @@ impl FromStr for AtMost {
     }
 }
 
+impl Default for Snapshot {
+    fn default() -> Snapshot {
+        const WORKERS: usize = 2;
+        Snapshot { initial: true, workers: WORKERS, max_rate: None, max_size: None, standby: None }
+    }
+}
+
 /// Reads the field.
 pub(super) fn read(file: &File<'_>, raw: Option<&RawSnapshot>) -> Result<Snapshot> {
-    const WORKERS: usize = 2;
-    let Some(raw) = raw else {
-        return Ok(Snapshot {
-            initial: true,
-            workers: WORKERS,
-            max_rate: None,
-            max_size: None,
-            standby: None,
-        });
-    };
+    let default = Snapshot::default();
+    let Some(raw) = raw else { return Ok(default) };
     let mode = file.choice("snapshot.mode", raw.mode.as_ref(), &["initial", "none"])?;
-    let workers = file.parse_or("snapshot.workers", raw.workers.as_ref(), WORKERS)?;
+    let workers = file.parse_or("snapshot.workers", raw.workers.as_ref(), default.workers)?;
     if let Some(given) = raw.workers.as_ref().filter(|_| !(1..=16).contains(&workers)) {
         let why = format!("{workers} tables cannot be read at once");
         return Err(file.refuse_given("snapshot.workers", given, &why, "write 1 to 16"));

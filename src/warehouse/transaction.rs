@@ -52,6 +52,18 @@ impl<'s> Fenced<'s> {
         Ok(Fenced { transaction, name, started, durations: durations.clone() })
     }
 
+    /// Fences an open transaction that has written to temporary tables alone: it holds up nobody before.
+    pub async fn of(
+        transaction: Transaction<'s>,
+        fence: &Fence,
+        name: &'static str,
+        durations: &Durations,
+    ) -> Result<Fenced<'s>> {
+        let started = Instant::now();
+        fence.hold(&transaction).await?;
+        Ok(Fenced { transaction, name, started, durations: durations.clone() })
+    }
+
     /// Commits. A failure leaves it open whether it was committed: the stored position tells.
     pub async fn commit(self) -> Result<()> {
         let Fenced { transaction, name, started, durations } = self;

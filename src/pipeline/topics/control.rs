@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::TopicSetup;
+use super::asking::{ask, not_read_again};
 use super::rest::Rest;
 use super::waits::Waits;
 use super::whole::Awaited;
@@ -54,6 +56,8 @@ pub(super) struct Control {
     member: Arc<Member>,
     states: HashMap<TableName, State>,
     rest: Rest,
+    /// whether this member reads tables again
+    reads: Arc<AtomicBool>,
     /// where the partitions of topics end that rest
     ends_at_rest: watch::Receiver<Positions>,
     waits: Waits,
@@ -64,12 +68,12 @@ impl Control {
         setup: &TopicSetup,
         shared: &Arc<Core>,
         member: &Arc<Member>,
-        (states, rest): (HashMap<TableName, State>, Rest),
+        (states, rest, reads): (HashMap<TableName, State>, Rest, Arc<AtomicBool>),
         (ends_at_rest, awaited): (watch::Receiver<Positions>, watch::Receiver<Option<Awaited>>),
     ) -> Control {
         let (setup, shared, member) = (setup.clone(), shared.clone(), member.clone());
         let waits = Waits::of(awaited);
-        Control { setup, shared, member, states, rest, ends_at_rest, waits }
+        Control { setup, shared, member, states, rest, reads, ends_at_rest, waits }
     }
 
     /// Runs until something asks for a new session, or everything up to `ends` is caught up where that was
@@ -137,7 +141,8 @@ impl Control {
     }
 
     fn all_caught_up(&self) -> bool {
-        !self.states.values().any(|state| *state == State::CatchingUp)
+        let behind = |state: &State| matches!(state, State::CatchingUp | State::Resyncing);
+        !self.states.values().any(behind)
     }
 
     /// Whether somebody else has held a table, let one go on or put kept changes before it; or wants the
@@ -151,7 +156,11 @@ impl Control {
             let now = record.state;
             let before = self.states.insert(record.table, now).unwrap_or(State::Streaming);
             let held = |state| matches!(state, State::Paused | State::Stopped);
-            if held(before) != held(now) || (before == State::Streaming && now == State::CatchingUp)
+            // who reads begins anew when all is read
+            let read = |state| state == State::Resyncing && !self.reads.load(Ordering::SeqCst);
+            if held(before) != held(now)
+                || read(before) != read(now)
+                || (before == State::Streaming && now == State::CatchingUp)
             {
                 return Ok(true);
             }
@@ -218,6 +227,7 @@ impl Control {
                     }
                     true
                 }
+                Verb::Resync => ask(&self.setup, warehouse, &request).await?,
                 _ => self.of_tables(warehouse, &request).await?,
             };
         }
@@ -233,7 +243,8 @@ impl Control {
         }
         let connector = &self.shared.connector().name;
         let whose = request.table.as_ref().map_or_else(|| connector.clone(), ToString::to_string);
-        let (done, answer) = match not_read_again(request.verb, &whose) {
+        let connector_file = &self.setup.connector;
+        let (done, answer) = match not_read_again(connector_file, request.verb, &whose) {
             Some(why) => (false, why),
             None => {
                 let records = tables::read(&*transaction, connector).await?;
@@ -249,28 +260,6 @@ impl Control {
         transaction.commit().await?;
         tracing::info!(done, "{answer}");
         Ok(done)
-    }
-}
-
-/// Why nothing of `whose` is read again, a table or a connector; none where something else is asked. A topic
-/// cannot be asked for rows. What raw keeps of topics is every delivery, in the order in which it came: late
-/// and doubled ones would have to be told apart anew.
-pub(in super::super) fn not_read_again(verb: Verb, whose: &str) -> Option<String> {
-    let read = |how: &str| {
-        format!(
-            "the rows of {whose} come by topics: let Debezium read them again, by an incremental snapshot \
-             (its signal execute-snapshot{how})"
-        )
-    };
-    match verb {
-        Verb::Resync => Some(read("")),
-        Verb::ResyncWhere => Some(read(" with additional-conditions")),
-        Verb::Rebuild => Some(format!(
-            "{whose} is fed by topics, whose raw tables keep every delivery: nothing is rebuilt from those \
-             yet. {}",
-            read("")
-        )),
-        _ => None,
     }
 }
 

@@ -13,8 +13,19 @@ pub(super) enum Why {
     Lost(String),
     /// So many of its records cannot be read.
     Unread(u64),
-    /// So much is kept, and the table keeps more: it is held, or keys of it wait.
-    NoRoom { table: TableName, held: bool, kept: u64, limit: u64 },
+    /// So much is kept, and the table keeps more.
+    NoRoom { table: TableName, keeps: Keeps, kept: u64, limit: u64 },
+}
+
+/// Why a table keeps changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeps {
+    /// It is stopped or paused.
+    Held,
+    /// Its rows are read again: it goes on by itself.
+    Read,
+    /// Keys of it wait.
+    Keys,
 }
 
 /// What is known of a topic.
@@ -22,8 +33,8 @@ pub(super) enum Why {
 pub(super) struct Stuck {
     /// what its records feed
     pub(super) tables: BTreeSet<TableName>,
-    /// one of them that is stopped or paused
-    pub(super) held: Option<TableName>,
+    /// one of them that is stopped or paused, or is read again
+    pub(super) held: Option<(TableName, bool)>,
     /// the one with the most changes that wait behind others, and their bytes
     pub(super) waits: Option<(u64, TableName)>,
     pub(super) unread: u64,
@@ -67,9 +78,12 @@ impl Facts {
     /// Why a topic is one of those that fill what may be kept; one of which `least` bytes wait does.
     fn fills(&self, stuck: &Stuck, least: u64) -> Option<Why> {
         let waits = stuck.waits.as_ref().filter(|(bytes, _)| *bytes >= least);
-        let table = stuck.held.as_ref().or(waits.map(|(_, table)| table))?;
-        let (table, held) = (table.clone(), stuck.held.is_some());
-        Some(Why::NoRoom { table, held, kept: self.kept, limit: self.limit })
+        let held = stuck.held.as_ref().map(|(table, is_read)| match is_read {
+            true => (table, Keeps::Read),
+            false => (table, Keeps::Held),
+        });
+        let (table, keeps) = held.or(waits.map(|(_, table)| (table, Keeps::Keys)))?;
+        Some(Why::NoRoom { table: table.clone(), keeps, kept: self.kept, limit: self.limit })
     }
 
     /// What is to rest where there is no room at all: the topics of held tables, else the one of which most waits.
@@ -108,18 +122,26 @@ impl Facts {
                     ),
                 )
             }
-            Why::NoRoom { table, held, kept, limit } => (
+            Why::NoRoom { table, keeps, kept, limit } => (
                 format!(
                     "the topic {topic} rests, its records stay in Kafka: {kept} bytes of changes are kept \
                      of at most {limit} (pending.max_bytes), and {table} {}",
-                    if *held { "takes none" } else { "has keys that wait" }
+                    match keeps {
+                        Keeps::Held => "takes none",
+                        Keeps::Read => "is being read again",
+                        Keeps::Keys => "has keys that wait",
+                    }
                 ),
-                match held {
-                    true => format!(
+                match keeps {
+                    Keeps::Held => format!(
                         "siltstone why {table:#}, mend it and siltstone table resume {table:#}; or raise \
                          pending.max_bytes"
                     ),
-                    false => format!(
+                    Keeps::Read => format!(
+                        "nothing, as long as the topic keeps its records: it goes on when {table:#} is read; or raise \
+                         pending.max_bytes"
+                    ),
+                    Keeps::Keys => format!(
                         "siltstone dead-letter list {table:#}, replay or drop them; or raise pending.max_bytes"
                     ),
                 },
@@ -160,11 +182,14 @@ mod tests {
 
     #[test]
     fn a_topic_whose_table_takes_nothing_rests_while_there_is_little_room() {
-        let held = |kept| facts(kept, Stuck { held: Some(table()), ..Stuck::default() });
-        let at = |kept| (rests(&held(kept), false), rests(&held(kept), true));
-        assert_eq!(at(399), (false, false));
-        assert_eq!(at(400), (false, true), "it goes on resting, and does not begin to");
-        assert_eq!(at(600), (true, true));
+        for is_read in [false, true] {
+            let held = Stuck { held: Some((table(), is_read)), ..Stuck::default() };
+            let held = |kept| facts(kept, held.clone());
+            let at = |kept| (rests(&held(kept), false), rests(&held(kept), true));
+            assert_eq!(at(399), (false, false));
+            assert_eq!(at(400), (false, true), "it goes on resting, and does not begin to");
+            assert_eq!(at(600), (true, true));
+        }
         assert!(!rests(&facts(700, Stuck::default()), true), "its table takes all");
         let waits = |bytes| facts(700, Stuck { waits: Some((bytes, table())), ..Stuck::default() });
         assert!(!rests(&waits(99), false), "it is not what fills the room");
@@ -180,12 +205,23 @@ mod tests {
             of.fullest(&before).into_keys().collect()
         };
         assert_eq!(names(&of, &[]), ["s.public.t"]);
-        of.topics.insert("s.public.v".to_owned(), Stuck { held: Some(table()), ..waits });
+        let held = Some((table(), false));
+        of.topics.insert("s.public.v".to_owned(), Stuck { held, ..waits });
         assert_eq!(names(&of, &[]), ["s.public.v"]);
         assert_eq!(names(&of, &["s.public.v"]), ["s.public.t"]);
         assert_eq!(names(&of, &["s.public.v", "s.public.t"]), [""; 0]);
         of.kept = 300;
         assert_eq!(names(&of, &[]), [""; 0], "a single batch is too large");
+    }
+
+    #[test]
+    fn a_table_that_is_read_goes_on_by_itself() {
+        let stuck = Stuck { held: Some((table(), true)), ..Stuck::default() };
+        let facts = facts(790, stuck);
+        let why = facts.fullest(&BTreeSet::new()).remove("s.public.t").unwrap();
+        let told = facts.told("s.public.t", &why);
+        assert!(told.reason.ends_with("and cleansed.t is being read again"), "{}", told.reason);
+        assert!(told.remedy.starts_with("nothing"), "{}", told.remedy);
     }
 
     #[test]

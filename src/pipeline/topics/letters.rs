@@ -129,17 +129,28 @@ pub(super) fn nameless(
         attnums: 0,
         filenode: 0,
     };
-    Arc::new(Target {
-        index: 0,
-        model: Arc::new(model),
-        relation: Arc::new(relation),
-        schema_id: 0,
+    Arc::new(unbound(0, &Arc::new(model), &Arc::new(relation), 0))
+}
+
+/// A target by which changes are kept, and nothing else.
+pub(super) fn unbound(
+    index: usize,
+    model: &Arc<Model>,
+    relation: &Arc<Relation>,
+    schema_id: i32,
+) -> Target {
+    Target {
+        index,
+        model: model.clone(),
+        relation: relation.clone(),
+        schema_id,
         key: Vec::new(),
         wires: Vec::new(),
         feeds: Vec::new(),
         limits: Vec::new(),
         arrival: Arrival::MayBeLate,
-    })
+        seen: None,
+    }
 }
 
 /// The place and the transaction of a record that tells neither.

@@ -5,6 +5,7 @@
 //! that nobody can read is set aside with its bytes.
 
 mod again;
+mod asking;
 mod checks;
 mod control;
 mod intake;
@@ -13,6 +14,7 @@ mod letters;
 mod outlet;
 mod places;
 mod plans;
+mod reading;
 mod rest;
 mod retention;
 mod session;
@@ -36,8 +38,8 @@ use crate::capture::topics::Member;
 use crate::error::{Kind, Result};
 use crate::spec::{Kafka, Topics};
 
+pub(super) use asking::{not_read, not_read_again};
 pub(super) use checks::inspect;
-pub(super) use control::not_read_again;
 pub(super) use session::run;
 
 /// What a connector of topics is run with, from session to session.

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::TopicSetup;
+use super::asking::{Missed, go_on_behind};
 use super::checks::matched;
 use crate::capture::brokers::Brokers;
 use crate::capture::topics::{Assignment, Member, Partition};
@@ -16,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 use crate::progress::partitions::{self, Stored};
 use crate::progress::resting;
-use crate::spec::{OffsetLost, StartAt};
+use crate::spec::{Kafka, OffsetLost, StartAt};
 use crate::warehouse::{Fence, Fenced};
 
 /// A partition that is read.
@@ -40,7 +41,8 @@ pub(super) struct Place {
 
 /// What to do where records are gone before they were read.
 pub(super) const READ_AGAIN: &str = "let Debezium read the tables again (an incremental or a new snapshot), and set \
-     offset_lost: earliest in the connector's file to go on with what is there";
+     offset_lost: earliest in the connector's file to go on with what is there; or set offset_lost: resync, with the \
+     url of the source, from which its tables are read again then";
 
 /// Finds the place of every partition, and notes those that are new.
 pub(super) async fn find(
@@ -60,7 +62,7 @@ pub(super) async fn find(
         assignment.partitions.iter().map(|partition| partition.topic.clone()).collect();
     let ids = member.topic_ids(topics.into_iter().collect()).await?;
     let ids = known_or_new(ids, assignment, &stored)?;
-    let mut places = Vec::new();
+    let (mut places, mut missed) = (Vec::new(), Vec::new());
     for partition in &assignment.partitions {
         let name = partition.name();
         let (first, end) = member.watermarks(partition).await?;
@@ -70,9 +72,17 @@ pub(super) async fn find(
             Some(known) => {
                 let rests = resting.contains(&*partition.topic);
                 let of = (&*name, known, id, (first, end));
-                let (at, lost) = go_on(setup, (&mut *warehouse, fence), of, rests).await?;
-                gone = lost;
-                at
+                match go_on(setup, (&mut *warehouse, fence), of, rests).await? {
+                    Goes::On(at) => at,
+                    Goes::Nowhere(at, lost) => {
+                        gone = Some(lost);
+                        at
+                    }
+                    Goes::Behind(at, lost) => {
+                        missed.push(Missed { partition: partition.clone(), at, what: lost });
+                        continue;
+                    }
+                }
             }
             None => {
                 // also with start: latest all of it was written since
@@ -88,6 +98,19 @@ pub(super) async fn find(
         let lost = gone;
         places.push(Place { partition, name, number, offset, memory, system_id, end, lost });
     }
+    if !missed.is_empty() {
+        return Err(go_on_behind(setup, (warehouse, fence), &missed).await?);
+    }
+    refuse_others(connector, assignment, &stored)?;
+    Ok(places)
+}
+
+/// With `atomic: true` no other member may have a partition of the same topics.
+fn refuse_others(
+    connector: &Kafka,
+    assignment: &Assignment,
+    stored: &HashMap<String, Stored>,
+) -> Result<()> {
     let is_of_ours = |name: &&String| {
         let of = |partition: &Partition| name.starts_with(&format!("{}/", partition.topic));
         assignment.partitions.iter().any(of)
@@ -101,7 +124,7 @@ pub(super) async fn find(
         return Err(Error::new(Kind::Busy, what)
             .remedy(format!("run one process for {}, or set atomic: false", connector.name)));
     }
-    Ok(places)
+    Ok(())
 }
 
 /// Stores the ends of all partitions that there are, whoever is given them, before any record is read: by what
@@ -134,30 +157,41 @@ async fn begin_at_ends(
     Ok(())
 }
 
-/// Where a partition goes on that is known; and how it lost that, where the others are not to be stopped for it,
-/// as its topic `rests`.
+/// Where a partition goes on that is known.
+enum Goes {
+    On(Stored),
+    /// As its topic rests, the others are not to be stopped for how it lost that.
+    Nowhere(Stored, String),
+    /// It has lost what was before: its tables are to be read again.
+    Behind(Stored, String),
+}
+
+/// Finds out where a partition goes on that is known, and whether its topic `rests`.
 async fn go_on(
     setup: &TopicSetup,
     to: (&mut Session, &Fence),
     (name, known, id, ends): (&str, Stored, &str, (i64, i64)),
     rests: bool,
-) -> Result<(Stored, Option<String>)> {
+) -> Result<Goes> {
     let policy = setup.connector.offset_lost;
     let lost = lost(name, &known, ends, id);
     if lost.is_some() && rests && policy == OffsetLost::Stop {
         // by which topic it was that it lost its offset is known as long as it has
-        return Ok((known, lost));
+        return Ok(Goes::Nowhere(known, lost.unwrap_or_default()));
     }
+    let system_id = if id.is_empty() { known.system_id.clone() } else { id.to_owned() };
     let position = match lost {
         None => known.position,
+        Some(what) if policy == OffsetLost::Resync => {
+            return Ok(Goes::Behind(Stored { position: ends.0, system_id, ..known }, what));
+        }
         Some(what) => resume(policy, name, what, ends.0)?,
     };
-    let system_id = if id.is_empty() { known.system_id.clone() } else { id.to_owned() };
     let new = Stored { position, system_id, ..known.clone() };
     if new != known {
         note(setup, to, name, &new).await?;
     }
-    Ok((new, None))
+    Ok(Goes::On(new))
 }
 
 /// The ids of the topics. Where nobody tells them, none may have been told before.

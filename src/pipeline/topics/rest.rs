@@ -80,8 +80,9 @@ async fn gather(
             .filter(|record| record.source.as_ref().is_some_and(|source| fed.contains(&source)));
         for record in of {
             stuck.tables.insert(record.table.clone());
-            if record.is_held() {
-                stuck.held.get_or_insert_with(|| record.table.clone());
+            let is_read = record.state == State::Resyncing;
+            if record.is_held() || is_read {
+                stuck.held.get_or_insert_with(|| (record.table.clone(), is_read));
             }
         }
         if stuck.tables.is_empty() {
@@ -94,7 +95,7 @@ async fn gather(
 }
 
 /// The source table that a topic's name says.
-fn named(connector: &Kafka, topic: &str) -> TableName {
+pub(super) fn named(connector: &Kafka, topic: &str) -> TableName {
     let form = match connector.format {
         Format::DebeziumJson => Form::Envelope,
         Format::FlatJson => Form::Flat,

@@ -12,11 +12,13 @@ use tokio::time::Instant;
 
 use super::TopicSetup;
 use super::again;
+use super::asking::read_untold;
 use super::control::{Control, carry_out_first};
 use super::intake::Partition;
 use super::outlet::send_letters;
 use super::places::{self, Place};
 use super::plans::Topics;
+use super::reading::Reading as Rows;
 use super::rest::{self, Rest};
 use super::retention;
 use super::sources::left_out;
@@ -28,6 +30,7 @@ use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::fold::Window;
 use crate::journey::Stretch;
+use crate::merge::Piece;
 use crate::position::Positions;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::wanted::{self, Wanted};
@@ -192,6 +195,7 @@ async fn as_owner(
             let found = rest::make_room(setup, &shared, &all).await?;
             if found { Ok(End::Restart) } else { Err(error) }
         }
+        Err(error) if error.kind() == Kind::Reread => read_untold(setup, &shared, &error).await,
         Err(error) => hold_table(&shared, error).await,
         Ok(ended) => {
             // whoever is given a partition next need not end our sessions
@@ -227,19 +231,17 @@ async fn run_tasks(
     let mut topics = Topics::new(connector, &places);
     let partitions = partitions(&reading, &places, &mut topics)?;
     topics.know_unread(&rest.unread);
-    let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
-    let window = Window::new(limits(&setup.settings));
-    let reach = Reach::new(stretches, record_position);
     let (stop_intake, stop_watched) = watch::channel(false);
     let (awaited, awaited_watched) = watch::channel(None);
     let (ends_told, ends_watched) = watch::channel(at(&resting, |place| place.end));
     let whole = whole(connector, (&places, &resting), &rest);
-    let known = (tables.states(), rest);
+    let rows = Rows::of(setup, shared, (&tables, &router)).await?;
+    let known = (tables.states(), rest, rows.reads());
     let control = Control::new(setup, shared, member, known, (ends_watched, awaited_watched));
     let intake = Intake {
         shared: shared.clone(),
         connector: connector.clone(),
-        gate: Gate::new(shared.clone(), router, window, work, reach),
+        gate: gate(shared, (router, work), &places),
         tables,
         reading,
         partitions,
@@ -266,23 +268,36 @@ async fn run_tasks(
     tasks.spawn(async move { Ended::Other(control.run(warehouse, watched, ends).await) });
     let kept = retention::look_after(setup.clone(), member.clone(), resting, ends_told);
     tasks.spawn(async move { Ended::Other(kept.await) });
-    spawn_beside(&mut tasks, (setup, shared), member.given(), assignment);
+    spawn_beside(&mut tasks, (setup, shared), (member, assignment), (rows, stop.clone()));
     let end = wait(&mut tasks, stop, stop_intake).await;
     tasks.shutdown().await;
     end
 }
 
-/// The tasks that neither read nor apply.
+/// The tasks that neither take records nor apply them.
 fn spawn_beside(
     tasks: &mut JoinSet<Ended>,
     (setup, shared): (&TopicSetup, &Arc<Core>),
-    given: watch::Receiver<Assignment>,
-    assignment: Assignment,
+    (member, assignment): (&Arc<Member>, Assignment),
+    (rows, stop): (Rows, watch::Receiver<bool>),
 ) {
+    tasks.spawn(async move { Ended::Other(rows.run(stop).await) });
+    let given = member.given();
     tasks.spawn(send_letters(setup.connector.clone(), shared.clone()));
     tasks.spawn(async move { Ended::Other(until_other(given, &assignment).await) });
     let shared = shared.clone();
     tasks.spawn(async move { Ended::Other(owner::keep_lease(&shared.setup, &shared.fence).await) });
+}
+
+/// The gate in front of a lane that `work` goes to.
+fn gate(
+    shared: &Arc<Core>,
+    (router, work): (Router, mpsc::Sender<Piece>),
+    places: &[Place],
+) -> Gate {
+    let stretches = places.iter().map(|place| (place.name.clone(), place.offset));
+    let window = Window::new(limits(&shared.setup.settings));
+    Gate::new(shared.clone(), router, window, work, Reach::new(stretches, record_position))
 }
 
 /// Each partition at a position.

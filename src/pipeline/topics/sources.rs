@@ -62,6 +62,7 @@ impl Tables {
                 tracing::info!(table = %target, was, now, "what fed it is gone: it is fed under another name");
             }
             self.goes_on_by(&target, table, by);
+            self.refuse_unread(&target, &known, by)?;
         }
         Ok(())
     }
@@ -77,6 +78,19 @@ impl Tables {
             && before.is_some_and(|before| before.table != by.table)
         {
             (record.source, record.schema_id) = (Some(table.clone()), None);
+        }
+    }
+
+    /// What its rows have of the changes of the former topic is no more noted: a new session takes that up.
+    fn refuse_unread(&self, target: &TableName, known: &Feeder, by: &Feeder) -> Result<()> {
+        let elsewhere =
+            known.table != by.table || !(known.topic.is_empty() || known.topic == by.topic);
+        match self.records.get(target) {
+            Some(record) if elsewhere && record.seen.is_some() => {
+                let what = format!("{target} is fed from elsewhere from now on");
+                Err(Error::new(Kind::Busy, what))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -29,6 +29,8 @@ use super::super::held::HeldKeys;
 use super::super::note::Then;
 use super::super::resolve::models_of;
 use super::super::router::{Entry, Router};
+use super::super::untold::refuse_untold;
+use super::letters::unbound;
 use super::sources::Rival;
 use super::unplanned::remedy_of;
 use crate::position::Positions;
@@ -134,6 +136,9 @@ impl Tables {
                 Err(error) => return Err(error),
             };
             let table = &model.table;
+            if state == State::Streaming {
+                refuse_untold(&self.shared, &target, relation)?;
+            }
             let keys = |of: &HashMap<TableName, Vec<i64>>| {
                 HeldKeys::new(of.get(table).cloned().unwrap_or_default())
             };
@@ -238,7 +243,12 @@ impl Tables {
             };
         }
         let schema_id = shared.number_shape(relation).await?;
-        let evolution = evolve(model, &standing, relation, &shared.extensions);
+        // what nobody has asked the warehouse for yet is added to it
+        let mut there = (**model).clone();
+        if model.mirrored {
+            there.columns.retain(|column| standing.has(&column.name));
+        }
+        let evolution = evolve(&Arc::new(there), &standing, relation, &shared.extensions);
         if let Some((why, remedy)) = evolution.stop {
             return Err(Error::new(Kind::TableStops, why).remedy(remedy));
         }
@@ -258,7 +268,8 @@ impl Tables {
             })?;
         }
         let bound = bind(index, &evolution.model, relation, schema_id, shared.binary)?;
-        Ok((bound.target.with_limits(standing.limits(&evolution.model)), record.state))
+        let target = Target { seen: record.seen, ..bound.target };
+        Ok((target.with_limits(standing.limits(&evolution.model)), record.state))
     }
 
     /// A table that is new: it is made, or one of its name is taken.
@@ -382,19 +393,4 @@ fn added<'a>(
 
 fn stops(error: &Error) -> bool {
     matches!(error.kind(), Kind::TableStops | Kind::Poison | Kind::Rights)
-}
-
-/// A target by which changes are kept, and nothing else.
-fn unbound(index: usize, model: &Arc<Model>, relation: &Arc<Relation>, schema_id: i32) -> Target {
-    Target {
-        index,
-        model: model.clone(),
-        relation: relation.clone(),
-        schema_id,
-        key: Vec::new(),
-        wires: Vec::new(),
-        feeds: Vec::new(),
-        limits: Vec::new(),
-        arrival: Arrival::MayBeLate,
-    }
 }

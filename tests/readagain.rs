@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
 use siltstone::postgres::{Session, Side, connect};
 
 use crate::debezium::{Live, Member, changes};
-use crate::support::{Site, block_on, kafka, own_connect};
+use crate::support::{Mock, Record, Site, block_on, kafka, own_connect};
 
 /// Rows that nothing of the topics would mend: wrong, missing, and one too many.
 const SPOIL: &str = "
@@ -71,6 +72,8 @@ fn write(site: &Site) -> (Arc<AtomicBool>, tokio::task::JoinHandle<u32>) {
             written += u32::from(session.batch_execute(&changes(20, seed)).await.is_ok());
             // it is a thousandth of what the generator takes
             seed = seed % 999 + 1;
+            // not more than a slow machine applies beside
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         written
     });
@@ -405,4 +408,221 @@ async fn asked_for_another_one_meanwhile(site: &Site) {
         until_read(site, table, before).await;
         until_streaming(site, table).await;
     }
+}
+
+/// A change of the row `id` as Debezium tells it with its schema, at a place of the log of the source.
+fn change(topic: &str, (id, v): (i64, &str), place: i64) -> Record {
+    let id_field = json!({ "type": "int64", "optional": false, "field": "id" });
+    let row = json!({ "type": "struct", "field": "after", "optional": true, "fields": [
+        id_field, { "type": "string", "optional": true, "field": "v" },
+    ]});
+    let table = topic.rsplit('.').next().unwrap();
+    let value = json!({
+        "schema": { "type": "struct", "fields": [row] },
+        "payload": {
+            "op": "u", "before": null, "after": { "id": id, "v": v }, "ts_ms": 1,
+            "source": {
+                "connector": "postgresql", "schema": "public", "table": table, "txId": 7,
+                "lsn": place, "sequence": format!("[\"{}\",\"{place}\"]", place - 1), "ts_ms": 1,
+            },
+        },
+    });
+    let key = json!({
+        "schema": { "type": "struct", "fields": [id_field] }, "payload": { "id": id },
+    });
+    Record::new(topic, &key.to_string(), &value.to_string())
+}
+
+/// A site of tables `a` and `b`, each with a row and a topic that tells it, at places behind those of its source's log.
+async fn told_by_hand(mock: &Mock, name: &str, place: i64, fields: &str) -> Site {
+    let site = Site::new(name).await;
+    site.shop("create table a (id bigint primary key, v text); insert into a values (1, 'one')")
+        .await;
+    site.shop("create table b (id bigint primary key, v text); insert into b values (1, 'one')")
+        .await;
+    for topic in [A, B] {
+        mock.create(topic, 1);
+        mock.topics().write(vec![change(topic, (1, "one"), place)]).await;
+    }
+    read_by_hand(mock, &site, fields);
+    site
+}
+
+/// Its files, as those of a group that nobody was in before.
+fn read_by_hand(mock: &Mock, site: &Site, fields: &str) {
+    let fields = format!("url: \"${{SHOP_URL}}\"\n{fields}");
+    site.topics(&mock.address(), "\"shop.*\"", &fields);
+}
+
+const A: &str = "shop.public.a";
+const B: &str = "shop.public.b";
+
+async fn end_of_log(site: &Site) -> i64 {
+    let end = "select (pg_current_wal_insert_lsn() - '0/0')::int8";
+    site.at_source(end).await[0].parse().unwrap()
+}
+
+async fn rows(site: &Site, table: &str) -> Vec<String> {
+    site.at_warehouse(&format!("select id, v from cleansed.{table} order by id")).await
+}
+
+/// A server whose log counts from lower than its predecessor's did: nothing of it is newer than what is stored, until
+/// somebody says that it is.
+#[test]
+fn readagain_from_a_server_whose_log_is_lower() {
+    block_on(async {
+        let (mock, former) = (Mock::start(), 1 << 50);
+        let site = told_by_hand(&mock, "lower", former, "").await;
+        let running = site.start();
+        let there = |rows: u32| format!("select count(*) = {rows} from cleansed.a");
+        site.until("its row is there", &there(1)).await;
+        // its own changes count as late ones
+        site.shop("insert into a values (2, 'two'); update a set v = 'new' where id = 1").await;
+        let place = end_of_log(&site).await;
+        mock.topics().write(vec![change(A, (1, "new"), place), change(A, (2, "two"), place)]).await;
+        site.until("what is new is there", &there(2)).await;
+        assert_eq!(rows(&site, "a").await, ["1|one", "2|two"]);
+        let stopped = "select state = 'stopped' from audit.tables where table_name = 'cleansed.a'";
+        assert_eq!(resync(&site, "cleansed.a", &[]).0, 0);
+        site.until("it stops", stopped).await;
+        let [_, reason, remedy] = &site.state("cleansed.a").await[..] else { panic!() };
+        assert!(reason.contains("and the table has changes of 40000/0"), "{reason}");
+        assert_eq!(rows(&site, "a").await, ["1|one", "2|two"]);
+        // as it is told
+        let (_, remedy) = remedy.split_once("have all rows count as older: ").unwrap();
+        let (statement, _) = remedy.split_once(';').unwrap();
+        site.warehouse.batch_execute(statement).await.unwrap();
+        assert_eq!(resync(&site, "cleansed.a", &[]).0, 0);
+        until_read(&site, "cleansed.a", "").await;
+        until_streaming(&site, "cleansed.a").await;
+        assert_eq!(rows(&site, "a").await, ["1|new", "2|two"]);
+        // what it tells once more is in the rows, and what is new is newer
+        site.shop("update a set v = 'newer' where id = 2").await;
+        let behind = end_of_log(&site).await;
+        let told = vec![
+            change(A, (1, "stale"), place),
+            change(A, (2, "newer"), behind),
+            change(A, (3, "three"), behind),
+        ];
+        mock.topics().write(told).await;
+        site.until("they are there", &there(3)).await;
+        assert_eq!(rows(&site, "a").await, ["1|new", "2|newer", "3|three"]);
+        running.stop().await.unwrap();
+    });
+}
+
+/// While a table waits for being read its changes fill what may be kept: its topic rests until it is read.
+#[test]
+fn readagain_while_nothing_more_may_be_kept() {
+    block_on(async {
+        let mock = Mock::start();
+        let site = told_by_hand(&mock, "fullread", 1_000, "").await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\" }\nadmin: { listen: \"127.0.0.1:0\" }\n\
+             batch: { max_rows: 10 }\npending: { max_bytes: 100KiB }\n",
+        );
+        let running = site.start();
+        for table in ["a", "b"] {
+            site.until("its row is there", &format!("select count(*) = 1 from cleansed.{table}"))
+                .await;
+        }
+        let open = Open::new(&site, "insert into a values (2, 'open')").await;
+        assert_eq!(resync(&site, "cleansed.a", &[]).0, 0);
+        open.is_awaited(&site).await;
+        let wide = "x".repeat(1_000);
+        let behind = end_of_log(&site).await + (1 << 40);
+        let changes = |topic: &str, ids: std::ops::Range<i64>| -> Vec<Record> {
+            ids.map(|id| change(topic, (id, &wide), behind + id)).collect()
+        };
+        mock.topics().write(changes(A, 10..400)).await;
+        let rests =
+            "select reason like '%cleansed.a is being read again' and remedy like 'nothing, %'
+                       from audit.resting where topic = 'shop.public.a'";
+        site.until("its topic rests", rests).await;
+        mock.topics().write(changes(B, 10..200)).await;
+        site.until("the other one goes on", "select count(*) = 191 from cleansed.b").await;
+        let kept = "select sum(bytes) <= 100 * 1024 from audit.pending";
+        assert_eq!(site.at_warehouse(kept).await, ["t"]);
+        open.is_awaited(&site).await;
+        open.commit().await;
+        until_read(&site, "cleansed.a", "").await;
+        site.until("all is there", "select count(*) = 392 from cleansed.a").await;
+        site.until("nothing rests", "select count(*) = 0 from audit.resting").await;
+        until_streaming(&site, "cleansed.a").await;
+        assert_eq!(site.at_warehouse("select count(*) from audit.pending").await, ["0"]);
+        running.stop().await.unwrap();
+    });
+}
+
+/// A member that finds that records are lost while another one has taken its partition, and read on, puts nothing back.
+#[test]
+fn readagain_is_not_asked_by_who_has_lost_its_partition() {
+    block_on(async {
+        let mock = Mock::start();
+        let site = told_by_hand(&mock, "outrun", 1_000, "offset_lost: resync\n").await;
+        site.catch_up().await;
+        let stored = "select position from audit.progress where partition = 'shop.public.a/0'";
+        assert_eq!(site.at_warehouse(stored).await, ["1"]);
+        // it is behind the end of what is there
+        let lose = "update audit.progress set position = 9 where partition = 'shop.public.a/0'";
+        site.warehouse.batch_execute(lose).await.unwrap();
+        read_by_hand(&mock, &site, "offset_lost: resync\n");
+        let halt = site.another_session().await;
+        halt.batch_execute("begin; lock table audit.resting in access exclusive mode")
+            .await
+            .unwrap();
+        let running = site.start();
+        let waits = "select exists (select from pg_locks
+                                     where not granted and relation = 'audit.resting'::regclass)";
+        site.until("it has read where it is, and waits", waits).await;
+        let other =
+            "update audit.epoch set epoch = epoch + 1 where starts_with(resource, 'connector:');
+                     update audit.progress set position = 1 where partition = 'shop.public.a/0'";
+        site.warehouse.batch_execute(other).await.unwrap();
+        halt.batch_execute("rollback").await.unwrap();
+        mock.topics().write(vec![change(A, (2, "two"), 2_000)]).await;
+        site.until("it goes on", "select count(*) = 2 from cleansed.a").await;
+        assert_eq!(site.at_warehouse(stored).await, ["2"]);
+        let asked = "select count(*) from audit.snapshot_chunks";
+        assert_eq!(site.at_warehouse(asked).await, ["0"]);
+        running.stop().await.unwrap();
+    });
+}
+
+/// A request that has all members begin anew is carried out also where one long transaction follows the other.
+#[test]
+fn readagain_is_begun_between_long_transactions() {
+    block_on(async {
+        let mock = Mock::start();
+        let site = told_by_hand(&mock, "longones", 1_000, "").await;
+        site.file(
+            "siltstone.yaml",
+            "warehouse: { url: \"${WAREHOUSE_URL}\" }\nadmin: { listen: \"127.0.0.1:0\" }\n\
+             batch: { max_rows: 1 }\n",
+        );
+        let running = site.start();
+        for table in ["a", "b"] {
+            site.until("its row is there", &format!("select count(*) = 1 from cleansed.{table}"))
+                .await;
+        }
+        let slow = "create function slow() returns trigger language plpgsql as
+                    $$ begin perform pg_sleep(3); return null; end $$;
+                    create trigger slow after insert on cleansed.b for each row execute function slow()";
+        site.warehouse.batch_execute(slow).await.unwrap();
+        let behind = end_of_log(&site).await + (1 << 40);
+        let changes = (2..40).map(|id| change(B, (id, "slow"), behind + id)).collect();
+        mock.topics().write(changes).await;
+        site.until("it is at it", "select count(*) = 2 from cleansed.b").await;
+        assert_eq!(resync(&site, "cleansed.a", &[]).0, 0);
+        site.until("it is begun", "select count(*) = 0 from audit.requests where state = 'open'")
+            .await;
+        let few = "select count(*) <= 4 from cleansed.b";
+        assert_eq!(site.at_warehouse(few).await, ["t"]);
+        until_read(&site, "cleansed.a", "").await;
+        site.warehouse.batch_execute("drop trigger slow on cleansed.b").await.unwrap();
+        until_streaming(&site, "cleansed.a").await;
+        site.until("the others are there", "select count(*) = 39 from cleansed.b").await;
+        running.stop().await.unwrap();
+    });
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Transaction;
 
 use super::TopicSetup;
+use super::anew::{begin_anew, insists, wish};
 use super::rest::named;
 use crate::capture::topics::Partition;
 use crate::decode::Memory;
@@ -21,7 +22,7 @@ use crate::progress::partitions::{self, Stored};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{self, State, TableRecord};
 use crate::spec::{Format, History, Kafka, Model};
-use crate::warehouse::{Fence, interrupt};
+use crate::warehouse::Fence;
 
 use super::super::asked;
 use super::super::core::Core;
@@ -79,12 +80,23 @@ pub(in super::super) fn not_read(table: &TableName, history: History) -> Option<
     ))
 }
 
-/// Has tables read again as it was asked; true where a new session takes that up.
+/// Has tables read again as it was asked; true where a new session takes that up. Where a member is at a long
+/// transaction the request stays open, and is tried again.
 pub(super) async fn ask(
     setup: &TopicSetup,
     warehouse: &mut Session,
     request: &Request,
 ) -> Result<bool> {
+    match try_ask(setup, warehouse, request).await {
+        Err(error) if error.kind() == Kind::Busy => {
+            wish(warehouse, setup).await?;
+            Ok(false)
+        }
+        asked => asked,
+    }
+}
+
+async fn try_ask(setup: &TopicSetup, warehouse: &mut Session, request: &Request) -> Result<bool> {
     let connector = &setup.connector;
     let failed = |error| Error::warehouse("noting what is read again", error);
     let transaction = warehouse.transaction().await.map_err(failed)?;
@@ -109,11 +121,7 @@ pub(super) async fn ask(
         }
     }
     if !meant.is_empty() {
-        match begin_anew(&transaction, &connector.name, None).await {
-            // it stays open, and is tried again
-            Err(error) if error.kind() == Kind::Busy => return Ok(false),
-            begun => begun?,
-        }
+        begin_anew(&transaction, &connector.name, None).await?;
     }
     for table in &meant {
         let why = format!("{ASKED}: it is read in one piece, and anew if its member begins anew");
@@ -138,6 +146,19 @@ pub(super) struct Missed {
 /// Lets partitions go on with what is there, and has the tables that they feed read again, in one transaction with
 /// which every member begins anew: the answer is the error that ends the session. A table that cannot be read stops.
 pub(super) async fn go_on_behind(
+    setup: &TopicSetup,
+    (warehouse, fence): (&mut Session, &Fence),
+    missed: &[Missed],
+) -> Result<Error> {
+    loop {
+        match try_to_go_on(setup, (&mut *warehouse, fence), missed).await {
+            Err(error) if error.kind() == Kind::Busy && insists(warehouse, setup).await? => {}
+            ended => return ended,
+        }
+    }
+}
+
+async fn try_to_go_on(
     setup: &TopicSetup,
     (warehouse, fence): (&mut Session, &Fence),
     missed: &[Missed],
@@ -181,8 +202,21 @@ pub(super) async fn read_untold(setup: &TopicSetup, core: &Core, error: &Error) 
         None => None,
     };
     let mut side = core.side_session().await;
-    let transaction = side.session_mut().transaction().await.map_err(failed)?;
-    begin_anew(&transaction, name, Some(&core.fence)).await?;
+    let transaction = loop {
+        let transaction = side.session_mut().transaction().await.map_err(failed)?;
+        match begin_anew(&transaction, name, Some(&core.fence)).await {
+            Err(error) if error.kind() == Kind::Busy => {
+                drop(transaction);
+                if !insists(side.session(), setup).await? {
+                    return Err(error);
+                }
+            }
+            begun => {
+                begun?;
+                break transaction;
+            }
+        }
+    };
     if let Some(record) = tables::read_one(&transaction, name, &table).await? {
         if let Some(number) = shape {
             tables::set_schema(&transaction, &table, number).await?;
@@ -239,26 +273,6 @@ fn fed_by<'r>(
     let has_told = memory.streamed || memory.read != 0 || memory.server.is_some();
     let alone = !fed.is_empty() && fed.iter().all(|record| is_named(record));
     Ok(if has_told && !alone { records.iter().collect() } else { fed })
-}
-
-/// Lets every member of a connector's group begin anew, and fails as busy where one is at a long transaction: until it
-/// has ended nobody could take over anything in the warehouse.
-async fn begin_anew(
-    transaction: &Transaction<'_>,
-    connector: &str,
-    fence: Option<&Fence>,
-) -> Result<()> {
-    let failed = |error| Error::warehouse("letting all members begin anew", error);
-    // whoever takes over waits for half a second. A partition that somebody takes for the first time just now has no
-    // line yet
-    const ALONE: &str =
-        "set local lock_timeout to '200ms'; lock table audit.epoch in share row exclusive mode";
-    transaction.batch_execute(ALONE).await.map_err(failed)?;
-    if let Some(fence) = fence {
-        fence.hold(transaction).await?;
-    }
-    interrupt(transaction, &format!("connector:{connector}")).await.map_err(failed)?;
-    transaction.batch_execute("set local lock_timeout to default").await.map_err(failed)
 }
 
 /// What a table is: as its file says, or as it was mirrored.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::TopicSetup;
+use super::anew::is_wished;
 use super::asking::{ask, not_read_again};
 use super::rest::Rest;
 use super::waits::Waits;
@@ -146,10 +147,13 @@ impl Control {
     }
 
     /// Whether somebody else has held a table, let one go on or put kept changes before it; or wants the
-    /// connector to rest.
+    /// connector to rest, or all members to begin anew.
     async fn has_changed(&mut self, warehouse: &Session) -> Result<bool> {
         let connector = &self.shared.connector().name;
         if wanted::read(&**warehouse, connector).await? != Wanted::Running {
+            return Ok(true);
+        }
+        if !self.reads.load(Ordering::SeqCst) && is_wished(warehouse, connector).await? {
             return Ok(true);
         }
         for record in tables::read(&**warehouse, connector).await? {

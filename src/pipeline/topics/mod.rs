@@ -5,6 +5,7 @@
 //! that nobody can read is set aside with its bytes.
 
 mod again;
+mod anew;
 mod asking;
 mod checks;
 mod control;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::TopicSetup;
 use super::again;
+use super::anew::give_way;
 use super::asking::read_untold;
 use super::control::{Control, carry_out_first};
 use super::intake::Partition;
@@ -84,6 +85,7 @@ pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool
             return Ok(end);
         }
     }
+    give_way(setup, &mut warehouse, stop.clone()).await?;
     let member = setup.member().await?;
     let assignment = match given(setup, &member, stop.clone()).await {
         Ok(Some(assignment)) => assignment,

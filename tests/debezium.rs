@@ -178,12 +178,16 @@ impl Live {
         // it has overtaken what other partitions are yet to bring
         self.until_read().await;
         self.site.shop("delete from orders where id = -1").await;
+        // what Connect tells again may have a table sifted
+        let all_go_on = "select not exists (select from audit.tables where state = 'catching_up')";
+        self.site.until("no table is looked through", all_go_on).await;
         let (code, text) = self.verify();
         if code != 0 {
             self.show().await;
         }
         assert_eq!(code, 0, "{text}");
-        let letters = "select count(*) from audit.dead_letters";
+        // those of rows that a test has spoilt are settled by their being read again
+        let letters = "select count(*) from audit.dead_letters where state <> 'read'";
         assert_eq!(self.site.at_warehouse(letters).await, ["0"]);
     }
 

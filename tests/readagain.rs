@@ -40,12 +40,13 @@ impl Open {
         self.session.batch_execute("commit").await.unwrap();
     }
 
-    /// Waits until a slot that is being made waits for it.
+    /// Waits until a slot that is being made waits for it: one of this test, for those of all others do so, too.
     async fn is_awaited(&self, site: &Site) {
         let query = format!(
             "select exists (select from pg_locks l join pg_stat_activity a using (pid)
                              where l.locktype = 'transactionid' and not l.granted
-                               and a.backend_type = 'walsender' and l.transactionid = '{}'::xid)",
+                               and a.backend_type = 'walsender' and a.datname = current_database()
+                               and l.transactionid = '{}'::xid)",
             self.xid
         );
         for _ in 0..2_400 {

@@ -247,7 +247,8 @@ fn a_merge_that_takes_long_keeps_the_connection() {
             seed += 1;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let waits = "select count(*) > 0 from pg_locks where not granted";
+        let waits = "select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid)
+            where not l.granted and a.datname = current_database()";
         assert_eq!(site.at_warehouse(waits).await, ["t"], "no merge waited");
         assert_eq!(site.at_source(walsender).await, before, "the source gave it up");
         site.warehouse.batch_execute("commit").await.unwrap();

@@ -4,6 +4,8 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 use crate::support::{Dice, Site, block_on, is_full};
 
 const ITEMS: &str = "create table items (id bigint primary key, kind text not null, n int not null, day date not null, bio text);
@@ -483,7 +485,10 @@ fn a_rebuilding_that_is_killed_in_the_middle_is_done_again() {
                 "update cleansed.{table} set n = -1 where item_id % 2 = 0 and {}",
                 if table == "dim_items" { "is_current" } else { "true" }
             );
-            site.warehouse.batch_execute(&damage).await.unwrap();
+            // a merge of what came before may be at these rows just now, in another order
+            while let Err(error) = site.warehouse.batch_execute(&damage).await {
+                assert_eq!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED), "{error}");
+            }
             let hold =
                 format!("begin; select from cleansed.{table} where item_id = 290 for update");
             site.shop("insert into items values (290, 'again', 1, '2024-01-01', 'x') on conflict do nothing").await;

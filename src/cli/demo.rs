@@ -292,7 +292,7 @@ impl Stage {
 
     async fn look_after_jobs(&mut self) -> Result<()> {
         if self.jobs.is_none() {
-            self.jobs = Some(Jobs::of(&self.service.spec, &self.programs).await?);
+            self.jobs = Some(Jobs::of(&self.service.spec, &self.programs, &self.shop).await?);
         }
         let Some(jobs) = &mut self.jobs else { return Ok(()) };
         jobs.look().await?;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::command::{ended, kept};
 use super::programs;
-use super::segments::set_aside;
+use super::segments::{lacks, set_aside};
 use crate::error::{Error, Kind, Result};
 use crate::names::fingerprint;
 use crate::postgres::{Endpoint, Session, Side, connect};
@@ -225,7 +225,9 @@ async fn receive(root: &Path, folder: &str, endpoint: &Endpoint) -> Result<()> {
         Ok(None) => String::new(),
         Err(error) => error.to_string(),
     };
-    if NOT_THERE.iter().any(|gap| why.contains(gap)) {
+    let kept = kept_from(endpoint, &slot).await?;
+    let is_gap = kept.is_some_and(|(first, bytes)| lacks(&path, &first, bytes).unwrap_or(false));
+    if is_gap || why.contains(OTHER_LOG) {
         set_aside(&path).map_err(unwritten)?;
         let what = format!(
             "the server has not the log that the archive goes on with ({why}): it begins anew"
@@ -239,8 +241,18 @@ async fn receive(root: &Path, folder: &str, endpoint: &Endpoint) -> Result<()> {
 const COPY_AGAIN: &str =
     "make a copy (a task with backup: { base: … }): from it on the archive is whole";
 
-/// What the server says of a place that it has not: behind a gap, and as one that was restored.
-const NOT_THERE: [&str; 2] = ["has already been removed", "is not in this server's history"];
+/// What a server says that was restored, or promoted, behind another place in its log; where it speaks English.
+const OTHER_LOG: &str = "is not in this server's history";
+
+/// The first segment that the server keeps for a slot, and how long segments are.
+async fn kept_from(endpoint: &Endpoint, slot: &str) -> Result<Option<(String, i64)>> {
+    let asked =
+        "select pg_walfile_name(restart_lsn), pg_size_bytes(current_setting('wal_segment_size'))
+                   from pg_replication_slots where slot_name = $1 and restart_lsn is not null";
+    let failed = |error| Error::warehouse("asking what its slot keeps", error);
+    let row = session(endpoint).await?.query_opt(asked, &[&slot]).await.map_err(failed)?;
+    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose().map_err(failed)
+}
 
 /// Tells how far the archive is behind, until that cannot be asked.
 async fn look(folder: &str, endpoint: &Endpoint, watcher: &dyn WatchesArchives) -> Result<()> {

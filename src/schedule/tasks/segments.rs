@@ -23,6 +23,14 @@ pub(super) fn set_aside(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether something is missing between what an archive has and a segment, where each has so many bytes.
+pub(super) fn lacks(folder: &Path, kept: &str, bytes: i64) -> std::io::Result<bool> {
+    let newest = logs(folder)?.into_iter().max_by_key(|name| reached_by(name));
+    // of one that is not whole all is asked for once more
+    let next = newest.and_then(|newest| begins(&newest, bytes)).map(|begins| begins + bytes);
+    Ok(next.zip(begins(kept, bytes)).is_some_and(|(next, kept)| next < kept))
+}
+
 /// What a folder begins with that has what was set aside.
 const ASIDE: &str = "until-";
 
@@ -187,8 +195,18 @@ mod tests {
         for name in names {
             fs::write(folder.path().join(name), name).unwrap();
         }
+        let lacks = |kept: &str| lacks(folder.path(), kept, 16 << 20).unwrap();
+        assert!(!lacks(names[1].trim_end_matches(PARTIAL)), "the one that is not whole is there");
+        assert!(lacks("00000001000000000000000B"));
+        fs::rename(folder.path().join(names[1]), folder.path().join("00000001000000000000000A"))
+            .unwrap();
+        assert!(!lacks("00000001000000000000000B"));
+        assert!(lacks("00000001000000000000000C"));
+        fs::rename(folder.path().join("00000001000000000000000A"), folder.path().join(names[1]))
+            .unwrap();
         set_aside(folder.path()).unwrap();
         assert_eq!(logs(folder.path()).unwrap(), Vec::<String>::new());
+        assert!(!lacks("00000001000000000000000C"), "there is nothing yet");
         let aside = folder.path().join("until-00000001000000000000000A.partial");
         assert_eq!(fs::read_dir(aside).unwrap().count(), 2);
     }

@@ -288,3 +288,24 @@ fn a_row_that_has_left_before_its_key_was_taken_again_ends_then() {
         assert_eq!(moves.versions().await, ["1|200", "1|~"]);
     });
 }
+
+/// Connect tells again what it had told before it crashed.
+#[test]
+fn a_row_that_goes_round_keeps_its_value_where_its_records_come_again() {
+    block_on(async {
+        let mut moves = Moves::new("moves_round").await;
+        assert_eq!(moves.rows_behind(vec![record("c", 1, None, 110)]).await, "1v110");
+        let there = || vec![record("d", 1, Some(3), 210), without_value(3, 1, 210)];
+        assert_eq!(moves.rows_behind(there()).await, "3v110");
+        let mut round = there();
+        round.extend([record("d", 3, Some(1), 310), without_value(1, 3, 310)]);
+        let told = "select max(changed_at)::text from audit.tables";
+        let before = moves.site.at_warehouse(told).await;
+        assert_eq!(moves.rows_behind(round).await, "1v110");
+        // no table had to look for what it could not apply
+        assert_eq!(moves.site.at_warehouse(told).await, before);
+        let mut again = there();
+        again.extend([record("d", 3, Some(1), 310), without_value(1, 3, 310)]);
+        assert_eq!(moves.rows_behind(again).await, "1v110");
+    });
+}

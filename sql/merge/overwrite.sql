@@ -18,6 +18,17 @@ update {{ stage }} s
  where s._op = 'l' and s._keep is not null{{ not_older() }}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
+-- statement: fill_left_own
+-- The same of one that came from another key in the batch, where records come again: it is stored where it came to.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ table }} t
+ where s._op = 'l' and s._keep is not null and s.o0 is not null{{ not_older() }}
+   and {{ same_key() }}
+
 {% endif -%}
 -- statement: fill
 -- A row that moved from another key takes its unchanged columns from there, before anything is

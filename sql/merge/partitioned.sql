@@ -32,6 +32,16 @@ select s.ctid::text, {% if locator %}{{ day("l." ~ partition.name) }}{% else %}{
 {%- endif %}
  where s._op = 'l' and s._keep is not null
 
+-- statement: locate_left_own
+-- The same of rows that came from another key in the batch, where records come again: they are stored where they came
+-- to.
+select s.ctid::text, {% if locator %}{{ day("l." ~ partition.name) }}{% else %}{{ day(partition.value) }}{% endif %}, 'kept'
+  from {{ stage }} s
+{%- if locator %}
+  join {{ locator }} l on {{ same_key("l") }}
+{%- endif %}
+ where s._op = 'l' and s._keep is not null and s.o0 is not null
+
 {% endif -%}
 -- statement: locate
 -- The staged rows that need something done in the leaf where their old row is: `stale` (a newer row
@@ -89,6 +99,17 @@ update {{ stage }} s
  where s.ctid = any ($1::text[]::tid[]){{ not_older("t") }}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
+{% if topics -%}
+-- statement: fill_left_own
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _keep = null
+  from {{ leaf }} t
+ where s.ctid = any ($1::text[]::tid[]){{ not_older("t") }} and {{ same_key("t") }}
+
+{% endif -%}
 -- statement: delete
 {% if soft -%}
 -- whoever reads the table again only finds that the row is gone, not when it went

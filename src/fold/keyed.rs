@@ -130,7 +130,12 @@ impl Keyed {
         if moved && event.op == Op::Update && !self.ignore_deletes {
             self.put(event, &scratch.old_key, State::of(None));
         }
-        let origin = origin.filter(|span| self.folded.bytes(*span) != scratch.key);
+        let origin = match origin.filter(|span| self.folded.bytes(*span) == scratch.key) {
+            None => origin,
+            // round to the key that it had first: where records come again it may be stored under the one before
+            Some(_) if left.is_some() && moved => Some(self.keep(&scratch.old_key)),
+            Some(_) => None,
+        };
         self.put(event, &scratch.key, State { origin, image: Some(&scratch.image) });
         Ok(())
     }

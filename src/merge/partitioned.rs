@@ -76,6 +76,10 @@ impl Merge {
         for (leaf, rows) in &self.by_leaf(&left)?.fill {
             self.in_leaf(transaction, "fill", *leaf, rows).await?;
         }
+        let own = self.query(transaction, "locate_left_own", &[]).await?;
+        for (leaf, rows) in &self.by_leaf(&own)?.fill {
+            self.in_leaf(transaction, "fill_left_own", *leaf, rows).await?;
+        }
         Ok(())
     }
 

@@ -173,11 +173,14 @@ impl Merge {
         if !self.may_be_late() {
             return Ok(());
         }
-        let model = &self.target.model;
+        let model = self.target.model.clone();
         if model.history == History::Overwrite && model.partition.is_some() {
             self.fill_left(transaction).await?;
         } else {
             self.execute(transaction, "fill_left", &[]).await?;
+            if model.history == History::Overwrite {
+                self.execute(transaction, "fill_left_own", &[]).await?;
+            }
         }
         self.execute(transaction, "remember_gone", &[]).await?;
         Ok(())

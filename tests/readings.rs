@@ -82,7 +82,7 @@ fn what_a_table_of_events_missed_while_it_was_locked_is_a_gap() {
         let name = &site.name;
         site.shop(&format!("alter publication \"siltstone_{name}\" drop table log")).await;
         site.shop("insert into log values (2)").await;
-        let missed = site.at_source("select (pg_current_wal_lsn() - '0/0')::int8").await.remove(0);
+        let missed = log_end(&site).await;
         let session =
             async |name| connect(Side::Source, &site.source_endpoint, name).await.unwrap();
         let reader = session("a reader").await;
@@ -100,18 +100,53 @@ fn what_a_table_of_events_missed_while_it_was_locked_is_a_gap() {
         flows(&site, 1).await;
         reader.batch_execute("commit").await.unwrap();
         waiting.await.unwrap();
-        let back = "select state <> 'paused' from audit.tables where table_name = 'cleansed.log'";
-        site.until("it is back", back).await;
-        site.shop("insert into log values (3)").await;
         site.until("it goes on", STREAMS).await;
+        site.shop("insert into log values (3)").await;
         site.until("the next", "select count(*) = 2 from cleansed.log").await;
         assert!(running.stop().await.is_ok());
-        let told = format!(
-            "select bool_or(after_seq < {missed} and until_seq >= {missed}) from audit.gaps"
-        );
-        assert_eq!(site.at_warehouse(&told).await, ["t"]);
+        assert!(is_told(&site, &missed).await);
         let ids = "select string_agg(id::text, ' ' order by id) from cleansed.log";
         assert_eq!(site.at_warehouse(ids).await, ["1 3"]);
+    });
+}
+
+async fn log_end(site: &Site) -> String {
+    site.at_source("select (pg_current_wal_lsn() - '0/0')::int8").await.remove(0)
+}
+
+/// Whether a position is in a gap that is told.
+async fn is_told(site: &Site, seq: &str) -> bool {
+    let told = format!("select bool_or(after_seq < {seq} and until_seq >= {seq}) from audit.gaps");
+    site.at_warehouse(&told).await == ["t"]
+}
+
+/// The stream tells a table from the moment it is published: a gap that ended where the stream stood would leave out
+/// what was written between the two.
+#[test]
+fn a_gap_ends_where_the_table_is_published() {
+    block_on(async {
+        let site = Site::new("gapend").await;
+        site.shop("create table log (id int primary key); insert into log values (1)").await;
+        let file = "table: cleansed.log\nfrom: shop.public.log\nhistory: append\nkey: [id]\ncolumns:\n  id: { type: integer }\n";
+        site.file("schemas/log.yaml", file);
+        site.catch_up().await;
+        let name = &site.name;
+        site.shop(&format!("alter publication \"siltstone_{name}\" drop table log")).await;
+        let writer = connect(Side::Source, &site.source_endpoint, "a vacuum").await.unwrap();
+        let lock = "begin; lock public.log in share update exclusive mode";
+        writer.batch_execute(lock).await.unwrap();
+        let running = site.start();
+        site.until("it is noted", "select count(*) > 0 from audit.gaps").await;
+        site.shop("insert into log values (2)").await;
+        let missed = log_end(&site).await;
+        writer.batch_execute("commit").await.unwrap();
+        site.until("it goes on", STREAMS).await;
+        site.shop("insert into log values (3)").await;
+        site.until("the next", "select count(*) = 2 from cleansed.log").await;
+        assert!(running.stop().await.is_ok());
+        assert!(is_told(&site, &missed).await);
+        let open = "select count(*) from audit.gaps where until_seq is null";
+        assert_eq!(site.at_warehouse(open).await, ["0"]);
     });
 }
 

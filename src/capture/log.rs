@@ -27,4 +27,13 @@ impl LogEnd {
         let position = Lsn::from_i64(row.try_get(1).map_err(failed)?);
         Ok(LogEnd { position, at: row.try_get(0).map_err(failed)? })
     }
+
+    /// The end as it is written, flushed or not: all that was committed before is below it, also by sessions that do
+    /// not wait for the disk.
+    pub async fn written(source: &impl GenericClient) -> Result<Lsn> {
+        let failed = |error| Error::source("asking for the end of its log", error);
+        let query = "select (pg_current_wal_insert_lsn() - '0/0')::int8";
+        let row = source.query_one(query, &[]).await.map_err(failed)?;
+        row.try_get(0).map(Lsn::from_i64).map_err(failed)
+    }
 }

@@ -15,9 +15,9 @@ use crate::error::Result;
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::Session;
-use crate::progress::chunks;
 use crate::progress::source_leaves::{self, Known};
 use crate::progress::tables::{self, State};
+use crate::progress::{chunks, gaps};
 use crate::spec::{Deletes, Truncates};
 use crate::warehouse::Fenced;
 
@@ -179,7 +179,7 @@ async fn act(
     let resync = format!("siltstone table resync {name:#}");
     match (went, came) {
         (_, Some(came)) if events => {
-            tables::name_gap(transaction, name, stored, came).await?;
+            gaps::name(transaction, name, (stored, Some(stored)), came).await?;
             tracing::warn!(table = %name, "{came}: they are no events; a gap in audit.gaps");
             return Ok(false);
         }

@@ -32,7 +32,7 @@ use crate::postgres::Session;
 use crate::progress::dead_letters;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{State, TableRecord};
-use crate::progress::{chunks, pending, tables};
+use crate::progress::{chunks, gaps, pending, tables};
 use crate::serve::Phase;
 use crate::spec::Connector;
 use crate::warehouse::Fenced;
@@ -340,7 +340,7 @@ impl Control {
             Verb::Pause | Verb::Resume => asked::hold_or_let_go(transaction, verb, record).await,
             Verb::Resync if has_events => {
                 let now = self.shared.stored(transaction).await?;
-                tables::note_gap(transaction, table, (now, Some(now)), "table resync").await?;
+                gaps::note(transaction, table, (now, Some(now)), "table resync").await?;
                 Ok((true, format!("{table} keeps its events; a gap is noted in audit.gaps")))
             }
             _ => {

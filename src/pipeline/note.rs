@@ -10,7 +10,7 @@ use crate::position::Lsn;
 use crate::progress::feeds::{self, Feeder};
 use crate::progress::holds::{self, Hold};
 use crate::progress::parts::{self, What};
-use crate::progress::{chunks, tables};
+use crate::progress::{chunks, gaps, tables};
 use crate::spec::Model;
 
 /// What is noted of a table beside its definition.
@@ -36,7 +36,7 @@ pub(super) enum Then<'a> {
     ReadAnew,
     /// Nothing feeds it: should it be fed again, its rows are to be read.
     Shelve { reason: &'a str, remedy: Option<&'a str>, again: bool },
-    /// It goes on with the changes from now on; what it missed is named.
+    /// It goes on with the changes from where it is published on (`Start::end_gaps`); what it missed is named.
     Gap,
     /// The same for a table that still has kept changes before it.
     NameGap,
@@ -98,11 +98,11 @@ impl Then<'_> {
             }
             Then::NameGap => {
                 let now = reads.stored(transaction).await?;
-                tables::name_gap(transaction, table, now, "it was not published").await?;
+                gaps::name(transaction, table, (now, None), "it was not published").await?;
             }
             Then::Gap => {
                 let now = reads.stored(transaction).await?;
-                tables::note_gap(transaction, table, (now, Some(now)), "nothing fed it").await?;
+                gaps::note(transaction, table, (now, None), "nothing fed it").await?;
             }
             Then::Stop { reason, remedy, unread } => {
                 let state = tables::State::Stopped;
@@ -144,7 +144,7 @@ async fn refuse(
     let Some(lost) = chunks::withdraw(transaction, &table.to_string()).await?.lost else {
         return tables::set(transaction, table, state, Some(reason), Some(remedy)).await;
     };
-    tables::name_gap(transaction, table, Lsn(0), &lost).await?;
+    gaps::name(transaction, table, (Lsn(0), Some(Lsn(0))), &lost).await?;
     let reason = format!("{lost}; and {reason}");
     tables::set(transaction, table, state, Some(&reason), Some(remedy)).await
 }

@@ -14,7 +14,7 @@ use crate::journey::{ChangeEvent, OldRow, Op, Target};
 use crate::merge::{Change, Extent, Recalled, compare, foreign_column, has_older};
 use crate::position::{Lsn, Order};
 use crate::progress::tables::State;
-use crate::progress::{dead_letters, parts, schemas, tables};
+use crate::progress::{dead_letters, gaps, parts, schemas, tables};
 use crate::relation::{Column, Fill, Relation};
 use crate::spec::{Deletes, History, Model};
 use crate::value::Row;
@@ -57,7 +57,7 @@ impl Recall {
             Some(record) => return Err(refused(format!("it is {}", record.state.word()))),
             None => return Err(refused("nothing feeds it yet".to_owned())),
         }
-        if let Some(gap) = parts::gap(reading, &raw.table).await? {
+        if let Some(gap) = gaps::first(reading, &raw.table).await? {
             return Err(refused(format!("it lacks what came {gap}")));
         }
         let (open, lost) = dead_letters::settled(reading, &raw.table).await?;

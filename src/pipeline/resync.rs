@@ -23,7 +23,7 @@ use crate::postgres::{Session, Side, connect};
 use crate::progress::parts::What;
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::State;
-use crate::progress::{chunks, forget, holds, parts, tables};
+use crate::progress::{chunks, forget, gaps, holds, parts, tables};
 use crate::spec::{Model, Spec};
 use crate::warehouse::{Fence, Fenced};
 
@@ -45,7 +45,7 @@ pub(super) async fn resync_all(
         let (reason, remedy) = (record.reason.as_deref(), record.remedy.as_deref());
         match setup.logs_events(table) && was_read(connector, record) {
             true => {
-                tables::note_gap(&transaction, table, (stored, None), why).await?;
+                gaps::note(&transaction, table, (stored, None), why).await?;
                 match stays {
                     true => {
                         let held = (record.state, record.hold);

@@ -9,14 +9,14 @@ use super::awaited::telling;
 use super::resolve::Resolved;
 use super::shared::{Setup, Shared, writer};
 use super::tables::Planned;
-use crate::capture::preflight;
 use crate::capture::replication::{self, StreamOptions};
 use crate::capture::slot::{self, Created, Stored, System};
 use crate::capture::walsender::Walsender;
+use crate::capture::{LogEnd, preflight};
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::postgres::Session;
-use crate::progress::{self, Checkpoint};
+use crate::progress::{self, Checkpoint, gaps};
 use crate::warehouse::Fenced;
 
 /// Looks for the place to go on from.
@@ -42,7 +42,9 @@ impl Start<'_> {
         let there = slot::inspect(self.source, name).await?;
         match (record, stored) {
             (Some(record), Some(stored)) if record.ready && record.slot == *name => {
-                self.go_on(walsender, &system, stored, there).await
+                let found = self.go_on(walsender, &system, stored, there).await?;
+                self.end_gaps(warehouse).await?;
+                Ok(found)
             }
             (Some(record), None) if record.ready && record.slot == *name => {
                 Err(lost("the stored position is gone, but not the note of its slot"))
@@ -68,6 +70,20 @@ impl Start<'_> {
                 self.begin(walsender, &system, warehouse, planned).await
             }
         }
+    }
+
+    /// Ends the gaps that were noted before the publications held their tables. By now they do, or the table is
+    /// shelved: what the stream does not tell was written before the end of the log as it is now.
+    async fn end_gaps(&self, warehouse: &mut Session) -> Result<()> {
+        let connector = self.shared.connector();
+        if !gaps::is_any_open(&**warehouse, &connector.name).await? {
+            return Ok(());
+        }
+        let until = LogEnd::written(&**self.source).await?;
+        let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
+        let transaction = Fenced::begin(warehouse, fence, "gap", durations).await?;
+        gaps::end(&transaction, &connector.name, until).await?;
+        transaction.commit().await
     }
 
     async fn go_on(
@@ -150,7 +166,7 @@ impl Start<'_> {
             let name = &table.record.table;
             progress::tables::set_floor(&*transaction, name, checkpoint.lsn()).await?;
         }
-        progress::tables::end_gaps(&transaction, &connector.name, checkpoint.lsn()).await?;
+        gaps::end(&transaction, &connector.name, checkpoint.lsn()).await?;
         progress::record_ready(&transaction, &connector.name, &connector.slot).await?;
         transaction.commit().await?;
         Ok((checkpoint, Some(created)))

@@ -18,6 +18,7 @@ pub mod chunks;
 pub mod dead_letters;
 pub mod extracts;
 pub mod feeds;
+pub mod gaps;
 pub mod held_back;
 pub mod holds;
 pub mod leaves;

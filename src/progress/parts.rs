@@ -74,17 +74,6 @@ pub async fn first_rows(client: &impl GenericClient, raw: &TableName) -> Result<
     row.try_get(0).map_err(failed)
 }
 
-/// The first stretch of the log that a table never saw, for people, if there is one.
-pub async fn gap(client: &impl GenericClient, table: &TableName) -> Result<Option<String>> {
-    let failed = |error| Error::warehouse(format!("reading the gaps of {table}"), error);
-    let query =
-        "select concat('from ', '0/0'::pg_lsn + after_seq, ' to ', '0/0'::pg_lsn + until_seq,
-                               ' (', reason, ')')
-                   from audit.gaps where table_name = $1 order by id limit 1";
-    let row = client.query_opt(query, &[&table.to_string()]).await.map_err(failed)?;
-    row.map(|row| row.try_get(0).map_err(failed)).transpose()
-}
-
 /// The part's rows are among the kept changes: the table goes on with those, once the stream has come to
 /// `as_of`. Returns its floor; none where the part is not asked for any more.
 pub async fn load(

@@ -291,7 +291,16 @@ impl Site {
         let kept = "select table_name, seq, ord, event_seq, event_ord, waits, key_hash, old_key_hash, comes_from
                       from audit.pending order by seq, ord limit 50";
         let kept = self.at_warehouse(kept).await;
-        panic!("{what}: not within five minutes; tables: {tables:#?}; kept: {kept:#?}");
+        let requests =
+            self.at_warehouse("select r from audit.requests r order by id desc limit 5").await;
+        let sessions =
+            "select application_name, state, wait_event_type, wait_event, left(query, 80)
+                          from pg_stat_activity where datname = current_database()";
+        let sessions = self.at_warehouse(sessions).await;
+        panic!(
+            "{what}: not within five minutes; tables: {tables:#?}; kept: {kept:#?}; requests: {requests:#?}; \
+             sessions: {sessions:#?}"
+        );
     }
 
     /// A table's state, reason and remedy.

@@ -16,11 +16,11 @@ use crate::merge::Standing;
 use crate::names::TableName;
 use crate::position::Lsn;
 use crate::postgres::Session;
-use crate::progress::chunks;
 use crate::progress::feeds::{self, Feeder};
 use crate::progress::partitions::{self, Stored};
 use crate::progress::requests::{self, Request, Verb};
 use crate::progress::tables::{self, State, TableRecord};
+use crate::progress::{chunks, gaps};
 use crate::spec::{Format, History, Kafka, Model};
 use crate::warehouse::Fence;
 
@@ -183,7 +183,10 @@ async fn try_to_go_on(
         match read_once_more(setup, &transaction, (record, what)).await? {
             true => chunks::note_lost(&transaction, &record.table, what).await?,
             // it goes on only with what it has lost
-            false => tables::name_gap(&transaction, &record.table, Lsn(0), what).await?,
+            false => {
+                let lost = (Lsn(0), Some(Lsn(0)));
+                gaps::name(&transaction, &record.table, lost, what).await?;
+            }
         }
     }
     transaction.commit().await.map_err(failed)?;

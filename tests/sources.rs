@@ -1,5 +1,5 @@
 //! Two sources that would become one: source tables of one name, of other schemas or servers. And what is read of
-//! topics with `start: latest`.
+//! topics: with `start: latest`, and up to an end that is no record.
 
 use serde_json::json;
 use siltstone::error::Kind;
@@ -294,5 +294,32 @@ fn latest_is_decided_once_for_all_partitions() {
         site.catch_up().await;
         assert_eq!(rows(&site, "t").await, "1a 2b");
         assert_eq!(rows(&site, "later").await, "7c");
+    });
+}
+
+/// Behind each transaction of a producer stands a marker of Kafka's own, which nobody is given.
+#[test]
+fn all_is_read_where_a_transaction_is_the_last() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let topics = kafka.topics().await;
+        let topic = "marked.public.things";
+        topics.create(topic, 1).await;
+        let site = Site::new("marked").await;
+        site.topics(topics.brokers(), &format!("\"{topic}\""), "");
+        let stored =
+            "select position from audit.progress where partition = 'marked.public.things/0'";
+        topics.transact("marked", vec![change(topic, 1, "a", 100)], true).await;
+        site.catch_up().await;
+        assert_eq!(site.at_warehouse(stored).await, ["2"]);
+        topics.transact("marked", vec![change(topic, 1, "b", 200)], false).await;
+        topics.transact("marked", vec![change(topic, 2, "c", 300)], true).await;
+        site.catch_up().await;
+        assert_eq!(rows(&site, "things").await, "1a 2c");
+        assert_eq!(site.at_warehouse(stored).await, ["6"]);
+        // and what comes behind the markers is the next
+        topics.put(change(topic, 2, "d", 400)).await;
+        site.catch_up().await;
+        assert_eq!(rows(&site, "things").await, "1a 2d");
     });
 }

@@ -75,6 +75,7 @@ impl Member {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
             .set("queued.max.messages.kbytes", kilobytes.to_string());
         let context = Group {
             name: connector.group.clone(),
@@ -117,7 +118,7 @@ impl Member {
         &self.group.told
     }
 
-    /// The first and the end offset of a partition. Asks a broker.
+    /// The first offset of a partition, and the end of what is committed in it. Asks a broker.
     pub async fn watermarks(&self, partition: &Partition) -> Result<(i64, i64)> {
         let (consumer, asked) = (self.consumer.clone(), partition.clone());
         let answer = tokio::task::spawn_blocking(move || {
@@ -267,6 +268,8 @@ pub enum Next<'q> {
     Record(Record<'q>),
     /// Nothing yet.
     Nothing,
+    /// Nothing up to the end that the partition had when it was fetched.
+    End,
 }
 
 impl Queue {
@@ -278,6 +281,7 @@ impl Queue {
         match self.queue.poll(Duration::ZERO) {
             None => Ok(Next::Nothing),
             Some(Ok(message)) => Ok(Next::Record(Record { message: Fetched::Now(message) })),
+            Some(Err(KafkaError::PartitionEOF(_))) => Ok(Next::End),
             Some(Err(error)) => Err(self.failed(error)),
         }
     }

@@ -95,9 +95,13 @@ pub async fn set(
     Ok(())
 }
 
-/// Forgets events of a table that no later one can be compared with any more, up to a number of them; how
-/// many there were. A delete stays for which a row waits under another key.
-pub async fn forget_quiet(transaction: &Transaction<'_>, table: &str, horizon: f64) -> Result<u64> {
+/// Forgets events of a table that no later one can be compared with any more, up to a number of them; whether
+/// there may be more. A delete stays for which a row waits under another key.
+pub async fn forget_quiet(
+    transaction: &Transaction<'_>,
+    table: &str,
+    horizon: f64,
+) -> Result<bool> {
     const AT_MOST: i64 = 20_000;
     let statement = "delete from audit.quiet where ctid in (
                          select q.ctid from audit.quiet q
@@ -106,8 +110,7 @@ pub async fn forget_quiet(transaction: &Transaction<'_>, table: &str, horizon: f
                                              where p.table_name = $1 and p.comes_from is not null
                                                and (p.event_seq, p.event_ord) = (q.seq, q.ord))
                           limit $3)";
-    transaction
-        .execute(statement, &[&table, &horizon, &AT_MOST])
-        .await
-        .map_err(|error| Error::warehouse("forgetting old events", error))
+    let forgot = transaction.execute(statement, &[&table, &horizon, &AT_MOST]).await;
+    let forgot = forgot.map_err(|error| Error::warehouse("forgetting old events", error))?;
+    Ok(i64::try_from(forgot).is_ok_and(|forgot| forgot >= AT_MOST))
 }

@@ -91,12 +91,17 @@ impl TopicPattern {
         if self.is_exact() {
             return self.0.clone();
         }
+        // Kafka's own topics (`__consumer_offsets`) are no tables
+        let (not_kafkas, rest) = match self.0.strip_prefix('*') {
+            Some(rest) => ("([^_].*|_[^_].*|_?)", rest),
+            None => ("", self.0.as_str()),
+        };
         let escaped = |character: char| match character {
             '*' => ".*".to_owned(),
             '.' | '-' => format!("[{character}]"),
             other => other.to_string(),
         };
-        format!("^{}$", self.0.chars().map(escaped).collect::<String>())
+        format!("^{not_kafkas}{}$", rest.chars().map(escaped).collect::<String>())
     }
 
     /// Whether it means this topic.
@@ -316,4 +321,18 @@ fn properties(file: &File<'_>, raw: &BTreeMap<String, Given>) -> Result<BTreeMap
         properties.insert(name.clone(), Secret::new(file.text(&field, given)?));
     }
     Ok(properties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_never_means_kafkas_own_topics() {
+        let subscription = |text: &str| TopicPattern(text.to_owned()).subscription();
+        assert_eq!(subscription("shop.public.users"), "shop.public.users");
+        assert_eq!(subscription("shop.*"), "^shop[.].*$");
+        assert_eq!(subscription("*"), "^([^_].*|_[^_].*|_?)$");
+        assert_eq!(subscription("*.users"), "^([^_].*|_[^_].*|_?)[.]users$");
+    }
 }

@@ -46,6 +46,9 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How often events are forgotten that no later one can be compared with any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
+/// How long that may take of each table. A table with 10,000 deletes a second needs 30 parts of 20,000 a minute.
+const FORGET_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a service that ends when it has caught up waits for rows that wait for a delete: they are looked after
 /// with each batch and once a second. Of some it may never come.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(2);
@@ -206,9 +209,14 @@ impl Control {
         let (fence, durations) = (&self.shared.fence, &self.shared.setup.durations);
         for table in self.states.keys() {
             let lateness = self.shared.setup.lateness(table);
-            let transaction = Fenced::begin(warehouse, fence, "forget", durations).await?;
-            partitions::forget_quiet(&transaction, &table.to_string(), lateness).await?;
-            transaction.commit().await?;
+            let since = Instant::now();
+            // as many as have come in a minute, but requests are waited for no longer
+            let mut more = true;
+            while more && since.elapsed() < FORGET_WITHIN {
+                let transaction = Fenced::begin(warehouse, fence, "forget", durations).await?;
+                more = partitions::forget_quiet(&transaction, &table.to_string(), lateness).await?;
+                transaction.commit().await?;
+            }
         }
         Ok(())
     }

@@ -24,6 +24,8 @@ pub(super) struct Partition {
     number: i64,
     pub(super) memory: Memory,
     pub(super) topic: usize,
+    /// where it ended when the session began
+    pub(super) end: i64,
     /// what is next waits for more to be known than was by this version
     pub(super) waits: Option<u64>,
 }
@@ -33,7 +35,7 @@ impl Partition {
     pub(super) fn new(at: usize, place: &places::Place, topics: &mut Topics) -> Partition {
         let topic = topics.place(&place.partition.topic);
         let (number, memory) = (place.number, place.memory.clone());
-        Partition { at, number, memory, topic, waits: None }
+        Partition { at, number, memory, topic, end: place.end, waits: None }
     }
 }
 
@@ -57,8 +59,7 @@ impl Here<'_> {
     ) -> Result<Step> {
         let longest = self.shared.setup.settings.max_row_bytes;
         if let Some(why) = letters::too_long(record, longest) {
-            self.bury(record, partition, (&why, None)).await?;
-            return Ok(Step::Taken);
+            return self.bury_unread(record, partition, &why).await;
         }
         let Some((_, topic, _)) = self.topics.topics.get_mut(partition.topic) else {
             return Err(Error::bug("a partition of a topic that is not read"));
@@ -67,11 +68,22 @@ impl Here<'_> {
             Ok(Told::Change(change)) => self.change(record, partition, &change).await,
             Ok(Told::Transaction(boundary)) => self.bound(partition, &boundary),
             Ok(Told::Nothing) => Ok(Step::Taken),
-            Err(unreadable) => {
-                self.bury(record, partition, (&unreadable.to_string(), None)).await?;
-                Ok(Step::Taken)
-            }
+            Err(unreadable) => self.bury_unread(record, partition, &unreadable.to_string()).await,
         }
+    }
+
+    /// Sets a record aside of which nobody knows what it tells: it may stand for an event that is waited for.
+    async fn bury_unread(
+        &mut self,
+        record: &TopicRecord<'_>,
+        partition: &Partition,
+        why: &str,
+    ) -> Result<Step> {
+        if let Some(whole) = &mut *self.whole {
+            whole.note_unread();
+        }
+        self.bury(record, partition, (why, None)).await?;
+        Ok(Step::Taken)
     }
 
     /// Takes the begin or the end of a transaction.
@@ -237,9 +249,6 @@ impl Here<'_> {
         partition: &Partition,
         (why, order): (&str, Option<Order>),
     ) -> Result<()> {
-        if let Some(whole) = &mut *self.whole {
-            whole.note_unread();
-        }
         self.topics.count_unread(partition.topic, 1);
         let Some((_, topic, last)) = self.topics.topics.get(partition.topic) else { return Ok(()) };
         let (table, fed) = (topic.table().clone(), last.clone());

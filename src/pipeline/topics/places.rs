@@ -101,7 +101,7 @@ pub(super) async fn find(
     if !missed.is_empty() {
         return Err(go_on_behind(setup, (warehouse, fence), &missed).await?);
     }
-    refuse_others(connector, assignment, &stored)?;
+    refuse_others(connector, assignment, (&stored, &ids))?;
     Ok(places)
 }
 
@@ -109,13 +109,21 @@ pub(super) async fn find(
 fn refuse_others(
     connector: &Kafka,
     assignment: &Assignment,
-    stored: &HashMap<String, Stored>,
+    (stored, ids): (&HashMap<String, Stored>, &HashMap<String, String>),
 ) -> Result<()> {
-    let is_of_ours = |name: &&String| {
-        let of = |partition: &Partition| name.starts_with(&format!("{}/", partition.topic));
+    // those of a former topic that had more of them are nobody's
+    let is_former = |known: &Stored, topic: &str| {
+        let is = ids.get(topic).filter(|id| !id.is_empty());
+        !known.system_id.is_empty() && is.is_some_and(|id| *id != known.system_id)
+    };
+    let is_of_ours = |(name, known): &(&String, &Stored)| {
+        let of = |partition: &Partition| {
+            name.starts_with(&format!("{}/", partition.topic))
+                && !is_former(known, &partition.topic)
+        };
         assignment.partitions.iter().any(of)
     };
-    let other = stored.keys().filter(is_of_ours).min();
+    let other = stored.iter().filter(is_of_ours).map(|(name, _)| name).min();
     if let Some(other) = other.filter(|_| connector.atomic) {
         let what = format!(
             "atomic: true needs all partitions in one process, and another member of the group {} has {other}",

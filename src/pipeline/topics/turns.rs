@@ -114,6 +114,11 @@ impl Intake {
             let record = match next {
                 Next::Record(record) => record,
                 Next::Nothing => break,
+                Next::End => {
+                    // more may have come behind it, of which nobody tells us again
+                    self.reach_end(at);
+                    continue;
+                }
             };
             let mut here = Here {
                 shared: &self.shared,
@@ -148,6 +153,15 @@ impl Intake {
             }
         }
         Ok(taken)
+    }
+
+    /// All is read that a partition had as the session began. Its end may lie behind the last record: where a
+    /// transactional producer writes, markers of Kafka's own are there, which nobody is given.
+    fn reach_end(&mut self, at: usize) {
+        let end = self.partitions.get(at).map_or(0, |partition| partition.end);
+        if let Some(stretch) = self.gate.reach.stretches.get_mut(at) {
+            stretch.until = stretch.until.max(end);
+        }
     }
 
     fn whole_is_complete(&self) -> bool {

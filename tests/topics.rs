@@ -194,6 +194,28 @@ fn topics_without_a_file_or_a_broker_are_said() {
     });
 }
 
+/// A name that is written wrong is no reason to be silent.
+#[test]
+fn a_service_whose_topics_are_not_there_says_so() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let topics = kafka.topics().await;
+        let site = site("misspelt", topics.brokers(), "\"misspelt.public.*\"", "").await;
+        let running = site.start();
+        site.until("it says so", "select count(*) = 1 from audit.standing").await;
+        let (code, said) = run(&site, &["status"]);
+        assert_eq!(code, Some(75), "{said}");
+        assert_said(
+            &said,
+            &["waiting for", "there is no topic misspelt.public.*", "remedy: start Debezium"],
+        );
+        topics.create("misspelt.public.things", 1).await;
+        site.until("it is read", "select count(*) = 1 from audit.progress").await;
+        site.until("it says nothing more", "select count(*) = 0 from audit.standing").await;
+        assert!(running.stop().await.is_ok());
+    });
+}
+
 const HISTORY: &str = "from: shop.public.users\nhistory: versions\nkey: [id]\ncolumns:\n\
                        \x20 id: { type: bigint }\n\x20 name: { type: text }\n";
 

@@ -281,6 +281,10 @@ async fn values(client: &impl GenericClient, id: i64) -> Result<Map<String, Valu
     let Some((schema_id, binary, message)) = dead_letters::event(client, id).await? else {
         return Ok(values);
     };
+    if message.is_empty() {
+        // nobody could read what its record tells
+        return Ok(values);
+    }
     let Some(relation) = schemas::read(client, &[schema_id]).await?.into_values().next() else {
         return Ok(values);
     };

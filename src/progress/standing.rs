@@ -37,7 +37,7 @@ pub struct LeftOut {
     pub remedy: Option<String>,
 }
 
-/// Notes why a connector does not work, unless another instance than `owner` has it.
+/// Notes why a connector does not work, unless another instance than `owner` has it, or a partition of it.
 pub async fn tell(
     client: &impl GenericClient,
     (connector, owner): (&str, &str),
@@ -49,8 +49,9 @@ pub async fn tell(
             "insert into audit.standing (connector, state, reason, remedy)
              select $1, $3, $4, $5
               where not exists (select from audit.owner
-                                 where resource = 'connector:' || $1 and owner <> $2
-                                   and lease_until > clock_timestamp())
+                                 where (resource = 'connector:' || $1
+                                        or starts_with(resource, 'connector:' || $1 || ':'))
+                                   and owner <> $2 and lease_until > clock_timestamp())
              on conflict (connector) do update
              set state = excluded.state, reason = excluded.reason, remedy = excluded.remedy,
                  since = case standing.state when excluded.state then standing.since

@@ -33,6 +33,12 @@ pub(super) async fn at_start(
     Ok(findings)
 }
 
+/// Of a connector that is given nothing to read: that none of its topics is there, where that is so.
+pub(super) async fn nothing_there(connector: &Kafka) -> Result<Option<Finding>> {
+    let all = Brokers::of(connector)?.topics().await?;
+    Ok(missing(connector, &all).into_iter().find(|finding| finding.fatal))
+}
+
 /// What `validate --connect` says of a connector.
 pub(in super::super) async fn inspect(spec: &Spec, connector: &Kafka) -> Result<Report> {
     let brokers = Brokers::of(connector)?;

@@ -25,7 +25,7 @@ use super::retention;
 use super::sources::left_out;
 use super::tables::Tables;
 use super::turns::Intake;
-use super::waits::is_reached;
+use super::waits::{NOT_YET, is_reached, nothing_given};
 use super::whole::Whole;
 use crate::capture::topics::{Assignment, Member, Reading};
 use crate::error::{Error, Kind, Result};
@@ -34,6 +34,7 @@ use crate::journey::Stretch;
 use crate::merge::Piece;
 use crate::position::Positions;
 use crate::postgres::{Session, Side, connect};
+use crate::progress::standing::Standing;
 use crate::progress::wanted::{self, Wanted};
 use crate::progress::{Checkpoint, Ledger};
 use crate::serve::Phase;
@@ -61,8 +62,11 @@ const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// How long a member whose partition another one has taken waits to be told so by the group.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
-/// How often a member that was given nothing says why.
+/// How often a member that was given nothing looks why.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it says so, in the log and for `siltstone status`.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs a session.
 pub(in super::super) async fn run(setup: &TopicSetup, stop: watch::Receiver<bool>) -> Result<End> {
@@ -124,6 +128,8 @@ async fn given(
 ) -> Result<Option<Assignment>> {
     let mut given = member.given();
     let since = Instant::now();
+    // a group that answers soon needs no words
+    let mut told_at = since;
     loop {
         let now = given.borrow_and_update().clone();
         if !now.partitions.is_empty() {
@@ -135,17 +141,27 @@ async fn given(
         // of a group that has spoken to us we are a member, whatever a broker says; and it may take its time
         let waited_for = if told.is_refusal() { REFUSED_FOR } else { AWAY_FOR };
         let is_stranger = now.version == 0 && since.elapsed() >= waited_for && !is_reached(member);
-        let (reason, remedy) = match failure {
+        let failure = match failure {
             Some(refusal) if is_stranger && setup.until_caught_up && told.is_refusal() => {
                 let kind =
                     if refusal.kind() == Kind::Rights { Kind::Rights } else { Kind::SourceLacks };
                 return Err(refusal.with_kind(kind));
             }
-            Some(failure) if is_stranger && !setup.until_caught_up => return Err(failure),
-            Some(failure) => (failure.reason(), failure.remedy_text().map(str::to_owned)),
-            None => (format!("the group {group} has given no partitions yet"), None),
+            Some(failure) if is_stranger && !setup.until_caught_up => {
+                return Err(nothing_given(setup, failure).await);
+            }
+            Some(failure) => failure,
+            None => Error::new(Kind::Busy, NOT_YET),
         };
+        let is_long = told_at.elapsed() >= TELL_EVERY;
+        let failure = if is_long { nothing_given(setup, failure).await } else { failure };
+        let (reason, remedy) = (failure.reason(), failure.remedy_text().map(str::to_owned));
         setup.board.phase(Phase::Standby, Some(&reason), remedy.as_deref());
+        if is_long {
+            told_at = Instant::now();
+            tracing::info!(remedy, "waiting: {reason}");
+            standing::tell(setup, Standing::Waiting, &failure).await;
+        }
         if setup.until_caught_up && since.elapsed() >= GIVEN_WITHIN {
             let what = format!("nothing to read after {} s: {reason}", GIVEN_WITHIN.as_secs());
             return Err(Error::new(Kind::SourceLacks, what).remedy(remedy.unwrap_or_else(|| {

@@ -7,9 +7,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::TopicSetup;
+use super::checks::nothing_there;
 use super::whole::Awaited;
 use crate::capture::topics::Member;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::postgres::Session;
 use crate::progress::standing::{self, Standing};
 use crate::serve::Phase;
@@ -22,6 +23,26 @@ const TOLD_EVERY: Duration = Duration::from_secs(20);
 
 /// Brokers that do not answer for shorter than that are only changing places.
 const AWAY_FOR: Duration = Duration::from_secs(10);
+
+/// What is said of a member that is given nothing, as long as nobody knows more.
+pub(super) const NOT_YET: &str = "the group has given no partitions yet";
+
+/// Why a member is given nothing, where that is known better than by its `failure`: brokers only say that they do not
+/// know a topic.
+pub(super) async fn nothing_given(setup: &TopicSetup, failure: Error) -> Error {
+    if let Ok(Some(none)) = nothing_there(&setup.connector).await {
+        return Error::new(failure.kind(), none.what).remedy(none.remedy);
+    }
+    if failure.kind() != Kind::Busy {
+        return failure;
+    }
+    let group = &setup.connector.group;
+    let what = format!(
+        "{NOT_YET}: other members of {group} have them, or had them and ended without leaving it, and it waits for \
+         those until session.timeout.ms is over (45 s by default)"
+    );
+    Error::new(Kind::Busy, what)
+}
 
 /// What is waited for, and what to do.
 type Wait = (String, String);

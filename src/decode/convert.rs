@@ -13,6 +13,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::value::RawValue;
 
 use super::composite::{array, bits, geometry, hstore, point};
+use super::placeholder::Placeholder;
 use super::semantic::{Encoding, Semantic, plain_type};
 use super::times::{date, time_of_day, timestamp, to_micros, zoned_time};
 use crate::types::{interval_of_iso, numeric_of_text, numeric_of_unscaled, uuid_of_text};
@@ -21,55 +22,6 @@ pub(super) const DAY: i64 = 86_400_000_000;
 
 /// Why a value is none of its column's.
 pub(super) type Mismatch = String;
-
-/// What stands in the place of a value that was not sent, in the forms that it takes.
-#[derive(Clone, Debug)]
-pub(super) struct Placeholder {
-    text: String,
-    base64: String,
-    /// its bytes as the numbers of an array
-    numbers: String,
-}
-
-impl Placeholder {
-    pub(super) fn new(text: &str) -> Placeholder {
-        let numbers: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
-        Placeholder {
-            text: text.to_owned(),
-            base64: STANDARD.encode(text),
-            numbers: numbers.join(","),
-        }
-    }
-
-    /// Whether a JSON value is the placeholder.
-    pub(super) fn is(&self, semantic: &Semantic, raw: &str) -> bool {
-        let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
-        match (semantic, inner) {
-            (Semantic::Bytes(_) | Semantic::Unknown | Semantic::Bits(_), Some(inner)) => {
-                inner == self.text || inner == self.base64
-            }
-            (_, Some(inner)) => inner == self.text,
-            (Semantic::Array(_), None) => {
-                let inner = raw.strip_prefix('[').and_then(|raw| raw.strip_suffix(']'));
-                let inner = inner.map(str::trim).unwrap_or_default();
-                let plain = inner.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-                plain == Some(&self.text)
-                    || plain == Some(&self.base64)
-                    || inner.len() >= self.numbers.len()
-                        && inner.split(',').map(str::trim).eq(self.numbers.split(','))
-            }
-            (Semantic::Map, None) => {
-                let inner = raw.strip_prefix('{').and_then(|raw| raw.strip_suffix('}'));
-                let mut parts = inner.unwrap_or_default().splitn(2, ':').map(str::trim);
-                let is = |part: Option<&str>| {
-                    part.is_some_and(|part| part.trim_matches('"') == self.text)
-                };
-                is(parts.next()) && is(parts.next())
-            }
-            _ => false,
-        }
-    }
-}
 
 /// Appends the cell of a JSON value; `binary` says whether its column travels in binary form.
 pub(super) fn write_cell(
@@ -110,7 +62,11 @@ pub(super) fn write_cell(
 }
 
 /// The value in the binary form of the type that its semantic stands for.
-fn write_binary(semantic: &Semantic, raw: &str, out: &mut Vec<u8>) -> Result<(), Mismatch> {
+pub(super) fn write_binary(
+    semantic: &Semantic,
+    raw: &str,
+    out: &mut Vec<u8>,
+) -> Result<(), Mismatch> {
     match semantic {
         Semantic::Bool => out.push(u8::from(boolean(raw)?)),
         Semantic::Int2 => out.extend(integer::<i16>(raw)?.to_be_bytes()),

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::convert::{Placeholder, write_cell};
+use super::convert::write_cell;
 use super::declared::of_type;
+use super::placeholder::Placeholder;
 use super::plan::{Poison, column, oid};
 use super::semantic::{Semantic, is_binary};
 use crate::relation::{Identity, Relation};
@@ -19,7 +20,6 @@ pub struct Extracted {
     /// The shape as everything behind knows it: the table's columns, by the names of the fields that feed them.
     pub relation: Arc<Relation>,
     fields: Vec<Field>,
-    placeholder: Placeholder,
 }
 
 #[derive(Debug)]
@@ -37,8 +37,6 @@ impl Extracted {
             time: TimeMode::IsoString,
             binary: BinaryMode::Base64,
             interval: IntervalMode::String,
-            // which no JSON has as it is
-            placeholder: "\0".to_owned(),
             ..Types::default()
         };
         let (mut columns, mut fields) = (Vec::new(), Vec::<Field>::new());
@@ -61,8 +59,7 @@ impl Extracted {
             attnums: 0,
             filenode: 0,
         };
-        let placeholder = Placeholder::new(&types.placeholder);
-        Ok(Extracted { relation: Arc::new(relation), fields, placeholder })
+        Ok(Extracted { relation: Arc::new(relation), fields })
     }
 
     /// Appends the cells of a row; a field that it does not have is NULL.
@@ -70,7 +67,7 @@ impl Extracted {
         for field in &self.fields {
             match row.get(&field.name) {
                 Some(Value::String(text)) => field
-                    .write(text, &self.placeholder, out)
+                    .write(text, out)
                     .map_err(|why| Poison(format!("its {} {why}", field.name)))?,
                 _ => out.push(b'n'),
             }
@@ -80,12 +77,8 @@ impl Extracted {
 }
 
 impl Field {
-    fn write(
-        &self,
-        text: &str,
-        placeholder: &Placeholder,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
+    fn write(&self, text: &str, out: &mut Vec<u8>) -> Result<(), String> {
+        let placeholder = &Placeholder::none();
         let bare = match self.semantic {
             Semantic::Bool => true,
             Semantic::Array(_) | Semantic::Map | Semantic::Vector => is_json(text)?,
@@ -182,6 +175,7 @@ mod tests {
             ("jsonb", "\"x\"", "\"x\""),
             ("text[]", "[\"a\",\"b\"]", "{\"a\",\"b\"}"),
             ("bigint[]", "[1,2]", "{\"1\",\"2\"}"),
+            ("bigint[]", "[0]", "{\"0\"}"),
             ("inet", "10.0.0.1", "10.0.0.1"),
         ];
         for (ty, text, expected) in cases {

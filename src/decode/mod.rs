@@ -23,6 +23,7 @@ mod extracted;
 mod fields;
 mod order;
 mod pgoutput;
+mod placeholder;
 mod plan;
 mod schemas;
 mod semantic;

@@ -12,12 +12,13 @@ use hashbrown::HashMap;
 use serde::de::{DeserializeSeed, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::convert::{Placeholder, text_of, write_cell};
+use super::convert::{text_of, write_cell};
 use super::declared::{fitted, of_type};
 use super::envelope::{Form, RowChange, Topic};
 use super::fields::RowWriter;
 use super::order::Place;
 use super::pgoutput::{LEFT, MOVED, READ};
+use super::placeholder::Placeholder;
 use super::semantic::{Field, Semantic, is_binary, of_field};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{ChangeEvent, OldRow, Op};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::convert::Placeholder;
 use super::envelope::{Form, RowChange, Told, Topic};
+use super::placeholder::Placeholder;
 use super::semantic::{Field, Semantic, of_field};
 use crate::journey::{Op, TopicRecord};
 use crate::names::TableName;

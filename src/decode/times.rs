@@ -47,7 +47,7 @@ pub(super) fn time_of_day(unit: Unit, raw: &str) -> Result<i64, Mismatch> {
     micros.filter(|micros| (0..=DAY).contains(micros)).ok_or_else(|| mismatch("a time of day"))
 }
 
-/// The microseconds by which Debezium tells an infinite timestamp.
+/// The microseconds by which Debezium tells an infinite timestamp, as a count or as the date that they are.
 pub(super) const INFINITE_MICROS: (i64, i64) =
     (9_223_372_036_825_200_000, -9_223_372_036_832_400_000);
 
@@ -59,22 +59,28 @@ pub(super) fn timestamp(unit: Unit, raw: &str) -> Result<i64, Mismatch> {
             "-infinity" => Ok(i64::MIN),
             text => {
                 let micros = epoch_micros_of_iso(text).ok_or_else(|| mismatch("a timestamp"))?;
-                in_range(micros)
+                infinite(Unit::Micros, micros).map_or_else(|| in_range(micros), Ok)
             }
         };
     }
     let count = integer::<i64>(raw)?;
-    let infinite = |micros: i64| match unit {
-        Unit::Millis => micros / 1_000,
-        Unit::Micros | Unit::Nanos => micros,
+    infinite(unit, count).map_or_else(|| in_range(to_micros(unit, count)?), Ok)
+}
+
+/// Postgres' own form of an infinite timestamp, where a count tells one.
+fn infinite(unit: Unit, count: i64) -> Option<i64> {
+    let is = |micros: i64, bound: i64| match unit {
+        Unit::Millis => count == micros / 1_000,
+        Unit::Micros => count == micros,
+        // the bounds themselves; before 3.6 what is left of too many microseconds as they overflow: half a
+        // minute from 1970
+        Unit::Nanos => count == bound || count == micros.wrapping_mul(1_000),
     };
-    if count == infinite(INFINITE_MICROS.0) {
-        return Ok(i64::MAX);
+    match () {
+        () if is(INFINITE_MICROS.0, i64::MAX) => Some(i64::MAX),
+        () if is(INFINITE_MICROS.1, i64::MIN) => Some(i64::MIN),
+        () => None,
     }
-    if count == infinite(INFINITE_MICROS.1) {
-        return Ok(i64::MIN);
-    }
-    in_range(to_micros(unit, count)?)
 }
 
 pub(super) fn in_range(micros: i64) -> Result<i64, Mismatch> {
@@ -86,4 +92,30 @@ pub(super) fn zoned_time(text: &str) -> Result<(i64, i32), Mismatch> {
     let time = micros_of_iso_time(text);
     let west = time.and_then(|(micros, east)| Some((micros, i32::try_from(-east).ok()?)));
     west.ok_or_else(|| mismatch("a time with a zone"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn infinity_is_told_in_every_time_precision_mode() {
+        // PostgresTemporalPrecisionHandlingIT of Debezium has these
+        let told = [
+            (Unit::Millis, "9223372036825200", "-9223372036832400"),
+            (Unit::Micros, "9223372036825200000", "-9223372036832400000"),
+            (Unit::Nanos, "9223372036854775807", "-9223372036854775808"),
+            (Unit::Nanos, "-29575808000", "22375808000"),
+            (Unit::Micros, "\"+294247-01-10T04:00:25.2Z\"", "\"-290308-12-21T19:59:27.6Z\""),
+            (Unit::Micros, "\"infinity\"", "\"-infinity\""),
+        ];
+        for (unit, last, first) in told {
+            assert_eq!(timestamp(unit, last), Ok(i64::MAX), "{last}");
+            assert_eq!(timestamp(unit, first), Ok(i64::MIN), "{first}");
+        }
+        // a value of its own right next to them
+        let near = timestamp(Unit::Micros, "\"+294247-01-10T04:00:25.3Z\"").unwrap();
+        assert!(near < i64::MAX);
+        assert!(timestamp(Unit::Nanos, "-29575807000").unwrap() < 0);
+    }
 }

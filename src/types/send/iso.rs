@@ -52,7 +52,9 @@ pub fn epoch_micros_of_iso(text: &str) -> Option<i64> {
     let (days, rest) = date(text)?;
     let rest = rest.strip_prefix(['T', ' '])?;
     let (micros, east) = micros_of_iso_time(rest)?;
-    days.checked_mul(DAY)?.checked_add(micros)?.checked_sub(east * 1_000_000)
+    // the day of the first microsecond begins before what 64 bits hold
+    let day = i128::from(days) * i128::from(DAY);
+    i64::try_from(day + i128::from(micros) - i128::from(east) * 1_000_000).ok()
 }
 
 fn date(text: &str) -> Option<(i64, &str)> {

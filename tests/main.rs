@@ -38,6 +38,7 @@ mod marts_told;
 mod mask;
 mod model;
 mod moves;
+mod mysql;
 mod offsets;
 mod openapi;
 mod operator;

@@ -1,9 +1,58 @@
 //! How fields are written whose types are declared, by a file or by the table, and not by a schema that travels with
 //! them; and how a written field becomes a value of a declared type. Pure.
 
-use super::semantic::{Encoding, Semantic, Unit, array_of, named_otherwise, plain_type};
+use super::order::Origin;
+use super::semantic::{
+    Encoding, Field, Semantic, Unit, array_of, named_otherwise, of_field, plain_type,
+};
 use crate::relation::ColumnType;
 use crate::spec::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
+
+/// How a field of a schema is read, whose column in the warehouse may be there or declared already.
+pub(super) fn by_schema(
+    field: &Field,
+    declared: Option<&str>,
+    types: &Types,
+    origin: &Origin<'_>,
+) -> (Semantic, ColumnType) {
+    const TIME: u32 = 1083;
+    let is_of_day = declared.is_some_and(|ty| family(split_type(ty).0) == Some(TIME));
+    let read = match of_field(field) {
+        // TIME of a MySQL is a length of time, of up to 838 hours and of less than none
+        (Semantic::Time(unit), _)
+            if origin.is_mysql() && field.is_count_of_debezium() && !is_of_day =>
+        {
+            let semantic = Semantic::Duration(unit);
+            let ty = plain_type(&semantic);
+            (semantic, ty)
+        }
+        read => read,
+    };
+    fitted(read, declared, types)
+}
+
+/// The same where no schema travels; see [`of_type`].
+pub(super) fn by_declaration(
+    declared: &str,
+    types: &Types,
+    scale: Option<i32>,
+    origin: &Origin<'_>,
+) -> Result<(Semantic, ColumnType), String> {
+    let (semantic, ty) = of_type(declared, types, scale)?;
+    // Debezium has no adaptive times of a MySQL, and what is an interval here is a TIME there
+    let unit = match types.time {
+        TimeMode::Adaptive => Unit::Micros,
+        mode => unit(mode, None, true),
+    };
+    let semantic = match semantic {
+        Semantic::Time(_) if origin.is_mysql() => Semantic::Time(unit),
+        Semantic::Duration(_) | Semantic::IsoInterval if origin.is_mysql() => {
+            Semantic::Duration(unit)
+        }
+        semantic => semantic,
+    };
+    Ok((semantic, ty))
+}
 
 /// How values of a column of this warehouse type are read where no schema travels with them, by what the
 /// connector's file says of Debezium's modes. `scale` is that of its base64 decimals. Or why they cannot
@@ -151,7 +200,7 @@ fn unit(mode: TimeMode, precision: Option<u32>, of_day: bool) -> Unit {
 
 /// How a field of a schema is read where the warehouse column that takes it has another type than the schema
 /// says: some of Debezium's modes write texts and bytes in whose place the type knows better.
-pub(super) fn fitted(
+fn fitted(
     (semantic, ty): (Semantic, ColumnType),
     declared: Option<&str>,
     types: &Types,
@@ -200,5 +249,70 @@ pub(super) fn fitted(
             _,
         ) => (semantic, cast(declared)),
         _ => (semantic, ty),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::convert::text_of;
+
+    fn of_connector(json: &str) -> Origin<'_> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    const MYSQL: &str = r#"{"connector":"mysql"}"#;
+    const POSTGRES: &str = r#"{"connector":"postgresql"}"#;
+
+    /// The source type, and how two counts are read, of a field in a warehouse column of a type.
+    fn read(
+        (source, name): (&str, &str),
+        declared: Option<&str>,
+        counts: [&str; 2],
+    ) -> (String, [String; 2]) {
+        let kind = "int64".to_owned();
+        let field = Field { name: Some(name.to_owned()), kind, ..Field::default() };
+        let source = of_connector(source);
+        let (semantic, ty) = by_schema(&field, declared, &Types::default(), &source);
+        let base = ty.name.split(['(', ' ']).next().unwrap_or_default().to_owned();
+        (base, counts.map(|raw| text_of(&semantic, raw).unwrap_or_else(|why| why)))
+    }
+
+    fn becomes(ty: &str, texts: [&str; 2]) -> (String, [String; 2]) {
+        (ty.to_owned(), texts.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_time_of_mysql_is_a_length_of_time() {
+        let micros = "io.debezium.time.MicroTime";
+        let counts = ["360000500000", "-3600000000"];
+        let lengths = becomes("interval", ["100:00:00.5", "-01:00:00"]);
+        for declared in [None, Some("interval"), Some("text")] {
+            assert_eq!(read((MYSQL, micros), declared, counts), lengths);
+        }
+        let nanos = (MYSQL, "io.debezium.time.NanoTime");
+        assert_eq!(read(nanos, None, ["360000500000000", "-3600000000000"]), lengths);
+        let millis = (r#"{"file":"mysql-bin.000001"}"#, "io.debezium.time.Time");
+        assert_eq!(read(millis, None, ["360000500", "-3600000"]), lengths);
+
+        let within = ["3600500000", "-3600000000"];
+        let of_day = becomes("time", ["01:00:00.5", "is not a time of day"]);
+        assert_eq!(read((MYSQL, micros), Some("time(3)"), within), of_day);
+        assert_eq!(read((MYSQL, micros), Some("time without time zone"), within), of_day);
+        assert_eq!(read((POSTGRES, micros), None, within), of_day);
+    }
+
+    #[test]
+    fn without_a_schema_a_length_of_time_is_in_the_unit_of_times_of_day() {
+        let read = |source, declared, time| {
+            let types = Types { time, ..Types::default() };
+            by_declaration(declared, &types, None, &of_connector(source)).unwrap().0
+        };
+        assert_eq!(read(MYSQL, "time(0)", TimeMode::Adaptive), Semantic::Time(Unit::Micros));
+        assert_eq!(read(POSTGRES, "time(0)", TimeMode::Adaptive), Semantic::Time(Unit::Millis));
+        let nanos = TimeMode::Nanoseconds;
+        assert_eq!(read(MYSQL, "interval", TimeMode::Adaptive), Semantic::Duration(Unit::Micros));
+        assert_eq!(read(MYSQL, "interval", nanos), Semantic::Duration(Unit::Nanos));
+        assert_eq!(read(POSTGRES, "interval", nanos), Semantic::Duration(Unit::Micros));
     }
 }

@@ -260,6 +260,11 @@ impl<'a> Origin<'a> {
         matches!(self.connector.as_deref(), Some("mysql" | "mariadb"))
     }
 
+    /// Whether the source is a MySQL or MariaDB; of a flattened record its binlog tells.
+    pub(super) fn is_mysql(&self) -> bool {
+        self.logs_whole_rows() || self.file.is_some()
+    }
+
     /// Where the change stands. `read` says that a snapshot read the row.
     pub fn place(
         &self,

@@ -13,7 +13,7 @@ use serde::de::{DeserializeSeed, IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::convert::{text_of, write_cell};
-use super::declared::{fitted, of_type};
+use super::declared::{by_declaration, by_schema};
 use super::envelope::{Form, RowChange, Topic};
 use super::fields::RowWriter;
 use super::order::Place;
@@ -91,9 +91,9 @@ impl Plan {
                     }
                     let declared = hints.columns.iter().find(|(column, _)| column == name);
                     let declared = declared.map(|(_, ty)| ty.as_str());
-                    let fitted = fitted(of_field(field), declared, types);
-                    let fill = fill(field, &fitted.0);
-                    add(name, fitted, fill);
+                    let read = by_schema(field, declared, types, &change.origin);
+                    let fill = fill(field, &read.0);
+                    add(name, read, fill);
                 }
             }
             None if hints.columns.is_empty() => {
@@ -106,7 +106,7 @@ impl Plan {
             None => {
                 for (name, declared) in &hints.columns {
                     let scale = types.decimal_scale.get(&format!("{table}.{name}")).copied();
-                    let read = of_type(declared, types, scale);
+                    let read = by_declaration(declared, types, scale, &change.origin);
                     let read = read.map_err(|why| stop(format!("{name}: {why}")))?;
                     add(name, read, Fill::Null);
                 }
@@ -377,7 +377,7 @@ pub(super) fn oid(table: &TableName) -> u32 {
 /// writes zero for times, which is no row's.
 fn fill(field: &Field, semantic: &Semantic) -> Fill {
     let times = matches!(
-        semantic,
+        of_field(field).0,
         Semantic::Date | Semantic::Time(_) | Semantic::Timestamp(_) | Semantic::Moment(_)
     );
     let given = field.default.as_deref();

@@ -106,6 +106,12 @@ impl Field {
         self.parameters.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// Whether it is a count of time by a schema of Debezium's own; those of Kafka Connect hold no more than a day.
+    pub(super) fn is_count_of_debezium(&self) -> bool {
+        let name = self.name.as_deref().unwrap_or_default();
+        name.starts_with("io.debezium.time.") && self.kind.starts_with("int")
+    }
+
     fn number(&self, name: &str) -> Option<i32> {
         self.parameter(name)?.parse().ok()
     }

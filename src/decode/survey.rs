@@ -36,6 +36,8 @@ pub enum Loss {
     Order,
     /// What tells a row from another.
     Key,
+    /// `bigint.unsigned.handling.mode=long`.
+    Unsigned,
 }
 
 impl Loss {
@@ -78,6 +80,10 @@ impl Loss {
                 "has no key: rows that are alike and of one place in the source's log cannot be told from \
                  a re-send"
             }
+            Loss::Unsigned => {
+                "is an unsigned bigint that comes as a signed one (bigint.unsigned.handling.mode=long, the \
+                 default): from 9223372036854775808 on it is negative"
+            }
         }
     }
 
@@ -110,6 +116,7 @@ impl Loss {
                 "give it a primary key at the source, set message.key.columns in Debezium's connector, or \
                  declare it in schemas/ with a key"
             }
+            Loss::Unsigned => "set bigint.unsigned.handling.mode=precise in Debezium's connector",
         }
     }
 }
@@ -282,6 +289,8 @@ fn by_schema(field: &Field, declared: Option<&str>, types: &Types) -> Option<Los
         (None, "double" | "float64") if is(&["NUMERIC", "DECIMAL"], is_decimal) => {
             Some(Loss::Digits)
         }
+        // and BIGINT UNSIGNED ZEROFILL
+        (None, "int64") if source.starts_with("BIGINT UNSIGNED") => Some(Loss::Unsigned),
         (None, "string") if is(&["BYTEA", "BLOB", "VARBINARY", "BINARY"], is_bytes) => {
             Some(match types.binary {
                 BinaryMode::Bytes => Loss::Encoding,

@@ -7,6 +7,12 @@ use super::config::{Config, find};
 use crate::capture::preflight::Finding;
 use crate::decode::Loss;
 
+/// Whether it is the connector of a MySQL or MariaDB, whose defaults are others.
+fn is_mysql(config: &Config) -> bool {
+    let class = config.get("connector.class").unwrap_or_default();
+    class.contains("mysql") || class.contains("mariadb")
+}
+
 /// The modes of values as a connector's file says them, where they are not the defaults.
 pub(super) fn types(config: &Config, findings: &mut Vec<Finding>) -> Vec<(&'static str, String)> {
     const MODES: [(&str, &str, &[&str]); 6] = [
@@ -41,6 +47,9 @@ pub(super) fn types(config: &Config, findings: &mut Vec<Finding>) -> Vec<(&'stat
             types.push((ours, word));
         }
     }
+    if is_mysql(config) && config.get("time.precision.mode").is_none() {
+        types.push(("time", "adaptive_time_microseconds".to_owned()));
+    }
     types
 }
 
@@ -60,6 +69,10 @@ pub(super) fn modes(config: &Config, findings: &mut Vec<Finding>) {
         if is(field, value) {
             find(findings, format!("{subject} {}", loss.what()), loss.remedy());
         }
+    }
+    if is_mysql(config) && !is("bigint.unsigned.handling.mode", "precise") {
+        let loss = Loss::Unsigned;
+        find(findings, format!("a bigint unsigned {}", loss.what()), loss.remedy());
     }
     if ["never", "no_data", "schema_only"].iter().any(|mode| is("snapshot.mode", mode)) {
         let what = "snapshot.mode: rows that were there before Debezium are in no topic".to_owned();

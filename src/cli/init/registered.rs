@@ -208,6 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_of_a_mysql_are_others() {
+        let class = ("connector.class", "io.debezium.connector.mysql.MySqlConnector");
+        let types = registered(&[class]).types;
+        assert_eq!(types, [("time", "adaptive_time_microseconds".to_owned())]);
+        assert!(said(&[class]).contains("a bigint unsigned is"), "{}", said(&[class]));
+        let precise = [class, ("bigint.unsigned.handling.mode", "precise")];
+        assert!(!said(&precise).contains("unsigned"), "{}", said(&precise));
+        assert!(!said(&[]).contains("unsigned"), "{}", said(&[]));
+    }
+
+    #[test]
     fn a_transform_that_flattens_is_seen() {
         let unwrap = [
             ("transforms", "unwrap,route"),

@@ -61,6 +61,24 @@ fn schemas_tell_what_a_mode_loses() {
 }
 
 #[test]
+fn an_unsigned_bigint_that_comes_as_a_signed_one_is_told() {
+    let field = |name: &str, kind: &str, source: &str| {
+        let source = format!(r#"{{"__debezium.source.column.type":"{source}"}}"#);
+        format!(r#"{{"type":"{kind}","field":"{name}","parameters":{source}}}"#)
+    };
+    let fields = [
+        field("big", "int64", "BIGINT UNSIGNED"),
+        field("padded", "int64", "BIGINT UNSIGNED ZEROFILL"),
+        field("signed", "int64", "BIGINT"),
+        field("small", "int64", "INT UNSIGNED"),
+        field("precise", "bytes", "BIGINT UNSIGNED"),
+    ];
+    let value = envelope(&fields.join(","), "c", "{}");
+    let said = survey(Form::Envelope, &Types::default(), &[Some(&value)]);
+    assert_eq!(said, [(vec!["big".to_owned(), "padded".to_owned()], Loss::Unsigned)]);
+}
+
+#[test]
 fn where_no_schema_travels_the_declared_modes_tell() {
     let value = format!(r#"{{"op":"c",{SOURCE},"after":{{"price":1.5}}}}"#);
     let types =

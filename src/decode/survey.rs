@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::convert::DAY;
+use super::declared::of_type;
 use super::envelope::{Form, RowChange, Told, Topic};
 use super::placeholder::Placeholder;
-use super::semantic::{Field, Semantic, of_field};
+use super::semantic::{Field, Semantic, Unit, of_field};
+use super::times::{timestamp, to_micros};
 use crate::journey::{Op, TopicRecord};
 use crate::names::TableName;
 use crate::spec::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
@@ -38,6 +41,8 @@ pub enum Loss {
     Key,
     /// `bigint.unsigned.handling.mode=long`.
     Unsigned,
+    /// What a count of time is in: by the warehouse's column, and not by the source's.
+    Unit,
 }
 
 impl Loss {
@@ -84,6 +89,11 @@ impl Loss {
                 "is an unsigned bigint that comes as a signed one (bigint.unsigned.handling.mode=long, the \
                  default): from 9223372036854775808 on it is negative"
             }
+            Loss::Unit => {
+                "has values that are times of 1970 or beyond the year 9999 by the precision of its column, and \
+                 others by another one: under time.precision.mode=adaptive up to three digits of the source's \
+                 precision come in milliseconds, more in microseconds"
+            }
         }
     }
 
@@ -117,6 +127,10 @@ impl Loss {
                  declare it in schemas/ with a key"
             }
             Loss::Unsigned => "set bigint.unsigned.handling.mode=precise in Debezium's connector",
+            Loss::Unit => {
+                "declare the column with the precision that it has at the source, as in timestamp(3), or set \
+                 time.precision.mode=microseconds in Debezium's connector and types: { time: microseconds } here"
+            }
         }
     }
 }
@@ -200,7 +214,21 @@ impl Survey {
             }
         }
         if let Some(row) = change.after {
+            if schema.is_none() {
+                self.units(table, row, &declared);
+            }
             self.row(table, change, (row, schema.as_ref()));
+        }
+    }
+
+    /// The columns whose values are of another unit than their type has it.
+    fn units(&mut self, table: &TableName, row: &RawValue, declared: &[(String, String)]) {
+        let values = serde_json::from_str::<BTreeMap<String, &RawValue>>(row.get());
+        for (name, value) in values.unwrap_or_default() {
+            let ty = declared.iter().find(|(column, _)| *column == name).map(|(_, ty)| ty);
+            if ty.is_some_and(|ty| fits_another_unit(ty, value.get(), &self.types)) {
+                self.note(table, Loss::Unit, Some(&name));
+            }
         }
     }
 
@@ -317,6 +345,25 @@ fn by_declaration(declared: &str, types: &Types) -> Option<Loss> {
         }
         _ => None,
     }
+}
+
+/// Whether a count of time in a column of this type makes sense, but in another unit than the type says.
+fn fits_another_unit(declared: &str, raw: &str, types: &Types) -> bool {
+    const DAYS: std::ops::Range<i64> = 365..2_932_897; // from 1971 to 9999
+    let adaptive = [TimeMode::Adaptive, TimeMode::AdaptiveTimeMicroseconds];
+    let (true, Ok(count)) = (adaptive.contains(&types.time), raw.parse::<i64>()) else {
+        return false;
+    };
+    let (told, other) = match of_type(declared, types, None) {
+        Ok((Semantic::Timestamp(Unit::Millis), _)) => (Unit::Millis, Unit::Micros),
+        Ok((Semantic::Timestamp(Unit::Micros), _)) => (Unit::Micros, Unit::Millis),
+        _ => return false,
+    };
+    let days = |unit| to_micros(unit, count).map(|micros| micros.div_euclid(DAY));
+    // what is before 1970 is so by either
+    let misfits = days(told).map_or(count > 0, |days| days >= 0 && !DAYS.contains(&days));
+    let is_infinite = matches!(timestamp(told, raw), Ok(i64::MIN | i64::MAX));
+    misfits && !is_infinite && days(other).is_ok_and(|days| DAYS.contains(&days))
 }
 
 fn is_decimal(declared: &str) -> bool {

@@ -15,8 +15,12 @@ fn envelope(fields: &str, op: &str, after: &str) -> String {
 fn survey(form: Form, types: &Types, values: &[Option<&str>]) -> Vec<(Vec<String>, Loss)> {
     let mut survey = Survey::new("shop.public.t", form, types);
     let declared = |_: &TableName| {
-        let columns =
-            [("price", "numeric(10,2)"), ("ratio", "double precision"), ("photo", "bytea")];
+        let columns = [
+            ("price", "numeric(10,2)"),
+            ("ratio", "double precision"),
+            ("photo", "bytea"),
+            ("at", "timestamp"),
+        ];
         columns.map(|(name, ty)| (name.to_owned(), ty.to_owned())).to_vec()
     };
     for (offset, value) in (0..).zip(values) {
@@ -107,4 +111,29 @@ fn flattened_records_without_place_or_deletes_are_named() {
     assert_eq!(said, [whole(Loss::Order)]);
     let full = r#"{"id":1,"__deleted":"false","__lsn":7}"#;
     assert_eq!(survey(Form::Flat, &types, &[Some(full)]), []);
+}
+
+#[test]
+fn counts_of_time_that_fit_another_unit_are_seen() {
+    // 2024, 1960, the epoch, and what Debezium has for infinity
+    let (millis, micros) = ("1710073800000", "1710073800000000");
+    let cases = [
+        ("timestamp", millis, true),
+        ("timestamp(3)", micros, true),
+        ("timestamp", micros, false),
+        ("timestamp(3)", millis, false),
+        ("timestamp", "-315619200000", false),
+        ("timestamp(3)", "0", false),
+        ("timestamp(3)", "9223372036825200", false),
+        ("bigint", millis, false),
+        ("timestamp", "\"2024-03-10T12:30:00Z\"", false),
+    ];
+    for (ty, raw, expected) in cases {
+        assert_eq!(fits_another_unit(ty, raw, &Types::default()), expected, "{raw} as {ty}");
+        let told = Types { time: TimeMode::Microseconds, ..Types::default() };
+        assert!(!fits_another_unit(ty, raw, &told), "{raw} as {ty}");
+    }
+    let value = format!(r#"{{"op":"c",{SOURCE},"after":{{"at":{millis}}}}}"#);
+    let said = survey(Form::Envelope, &Types::default(), &[Some(&value)]);
+    assert_eq!(said, [loses("at", Loss::Unit)]);
 }

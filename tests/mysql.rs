@@ -73,7 +73,7 @@ fn a_declared_column_holds_what_its_type_can() {
         let mock = Mock::start();
         mock.create(TOPIC, 1);
         let site = Site::new("mysql_declared").await;
-        for ty in ["interval", "text"] {
+        for ty in ["interval", "text", "time"] {
             let file = format!(
                 "table: cleansed.as_{ty}\nfrom: shop.inventory.shifts\nkey: [id]\ncolumns:\n\
                  \x20 id: {{ type: bigint }}\n  lasts: {{ type: {ty} }}\n"
@@ -84,6 +84,11 @@ fn a_declared_column_holds_what_its_type_can() {
         for table in ["as_interval", "as_text"] {
             assert_eq!(lasts(&site, table).await, ["100:00:00", "-01:00:00", "08:30:00"]);
         }
+        // beside an interval it refuses by its type what is none of its own
+        assert_eq!(lasts(&site, "as_time").await, ["08:30:00"]);
+        let refused =
+            "select count(*) from audit.dead_letters where reason like '%not a time of day%'";
+        assert_eq!(site.at_warehouse(refused).await, ["2"]);
     });
 }
 

@@ -1,9 +1,9 @@
 //! What a warehouse column takes: values beyond it are known before they are sent there.
 //!
 //! Only what can be told for certain and at little cost. What is let through here may still be refused
-//! by the warehouse; what is refused here would be refused there too.
+//! by the warehouse; what is refused here would be refused there too, or become another value.
 
-use super::{day_of_cell, write_text};
+use super::{Builtin, day_of_cell, micros_of_iso_time, write_text};
 use crate::relation::Wire;
 use crate::value::Cell;
 
@@ -20,6 +20,8 @@ pub enum Limit {
     Digits(usize),
     /// A day between two, both included, since 2000-01-01.
     Days(i64, i64),
+    /// A time of day: of a length of time Postgres would keep what is left behind whole days.
+    OfDay,
 }
 
 impl Limit {
@@ -30,6 +32,8 @@ impl Limit {
             None => (declared, None),
         };
         match (name, modifier) {
+            ("time without time zone", None) => Some(Limit::OfDay),
+            ("time", Some(rest)) if rest.ends_with(" without time zone") => Some(Limit::OfDay),
             ("smallint", None) => Some(Limit::Whole(i16::MIN.into(), i16::MAX.into())),
             ("integer", None) => Some(Limit::Whole(i32::MIN.into(), i32::MAX.into())),
             ("character varying" | "character", Some(length)) => {
@@ -56,6 +60,13 @@ impl Limit {
                 Some(_) => Some("is outside the range of the partitions".to_owned()),
                 None => None,
             },
+            (Limit::OfDay, cell) => {
+                let Wire::Binary(Builtin { name: "interval", .. }) = wire else { return None };
+                let text = text_of(cell, wire)?;
+                let micros = micros_of_iso_time(std::str::from_utf8(&text).ok()?);
+                let within = micros.is_some_and(|(micros, _)| micros < 24 * 3_600 * 1_000_000);
+                (!within).then(|| "is not a time of day".to_owned())
+            }
             (Limit::Characters(most), cell) => {
                 let text = text_of(cell, wire)?;
                 let text = std::str::from_utf8(&text).ok()?;
@@ -105,6 +116,9 @@ mod tests {
             ("numeric", None),
             ("text", None),
             ("timestamp(3) with time zone", None),
+            ("time without time zone", Some(Limit::OfDay)),
+            ("time(3) without time zone", Some(Limit::OfDay)),
+            ("time(3) with time zone", None),
         ];
         for (declared, limit) in cases {
             assert_eq!(Limit::of_type(declared), limit, "{declared}");
@@ -128,5 +142,17 @@ mod tests {
         assert!(Limit::Required.refuses(Cell::Null, Wire::Text).is_some());
         assert!(Limit::Required.refuses(Cell::Unchanged, Wire::Text).is_none());
         assert!(three.refuses(Cell::Null, Wire::Text).is_none());
+    }
+
+    #[test]
+    fn a_length_of_time_is_a_time_of_day_within_a_day() {
+        let refused = |hours: i64, days: i32| {
+            let micros = hours * 3_600 * 1_000_000;
+            let value = [&micros.to_be_bytes()[..], &days.to_be_bytes(), &[0; 4]].concat();
+            let wire = Wire::Binary(Builtin::of(1186).unwrap());
+            Limit::OfDay.refuses(Cell::Binary(&value), wire).is_some()
+        };
+        assert!(!refused(0, 0) && !refused(23, 0));
+        assert!(refused(24, 0) && refused(100, 0) && refused(-1, 0) && refused(1, 1));
     }
 }

@@ -266,6 +266,28 @@ fn a_row_that_is_read_beside_the_stream_is_the_newest_until_the_next_change() {
     });
 }
 
+/// Its place is where it wrote, before the rows that a snapshot read without it.
+#[test]
+fn a_transaction_that_was_open_as_its_rows_were_read_is_not_lost() {
+    block_on(async {
+        let (mock, site) = start("flat_open").await;
+        let change = |id, v, lsn, at: u32| {
+            let at = 1_700_000_000_000_i64 + i64::from(at);
+            row(id, v, json!({ "__op": "u", "__lsn": lsn, "__source_ts_ms": at }))
+        };
+        let first: Vec<_> = (1..4).map(|id| placed(id, "a", Some(150), "r")).collect();
+        catch_up(&site, &mock, 1, first).await;
+        let open = change(1, "b", 100, 200);
+        catch_up(&site, &mock, 2, vec![open.clone(), change(2, "b", 300, 300)]).await;
+        assert_rows(&site, "1b 2b 3a").await;
+        catch_up(&site, &mock, 3, vec![placed(3, "a", None, "r")]).await;
+        catch_up(&site, &mock, 4, vec![change(3, "b", 250, 400), open]).await;
+        assert_rows(&site, "1b 2b 3b").await;
+        let versions = "select id || v from cleansed.t_versions order by id, _seq";
+        assert_eq!(site.at_warehouse(versions).await, ["1a", "1b", "2a", "2b", "3a", "3b"]);
+    });
+}
+
 /// A snapshot that is asked for later (of one table, of some of its rows) is none that was broken off.
 #[test]
 fn rows_that_are_read_once_more_take_no_others_out() {

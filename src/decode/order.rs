@@ -6,10 +6,11 @@
 //!
 //! Source: Debezium documentation, `source` blocks of its Postgres and MySQL connectors.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fields::Text;
+use super::memory::Memory;
 use crate::journey::{Mark, TopicRecord};
 use crate::names::fingerprint;
 use crate::position::Order;
@@ -117,105 +118,6 @@ impl<'a> Beside<'a> {
     }
 }
 
-/// What has to be remembered of a partition, from record to record and from start to start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    /// The place of the last row that a snapshot read: what comes before the first commit is behind it.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub read: i64,
-    /// When the transaction began that read it, in microseconds: which reading it is of two at one place.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub read_at: i64,
-    /// The MySQL whose log it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<i64>,
-    /// The number of its last file.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub file: i64,
-    /// When the first change that we saw of that file was committed.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub since: i64,
-    /// Of the partition of the ends of transactions: the last one up to which all were applied as a whole.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub ended: i64,
-    /// Whether changes of a Postgres have followed what a snapshot read.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub streamed: bool,
-    /// Where the first of them stood, in the source's log.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub first: i64,
-    /// Of flattened records the order of the last one that told it: a tombstone tells none of its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last: Option<(i64, i64)>,
-    /// The key of the last one, if it told a delete: the tombstone behind it says it once more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gone: Option<u64>,
-}
-
-/// What a row that a first snapshot read says of the reading that it is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// The one that the partition knows, or no first snapshot's.
-    Known,
-    /// The first one that the partition hears of, or one that was begun again at the same place in the log: no
-    /// commit lies between, so that each reads the same rows. Known by when its transaction began.
-    Begun,
-    /// One that was begun again at a later place, after the one before was broken off. What happened between
-    /// the two is told by nothing but the rows that are read now.
-    Later,
-}
-
-impl Memory {
-    /// Notes the place of a flattened record, and the key that it told to be gone.
-    pub fn note_flat(&mut self, place: &Place, deleted: Option<&[u8]>) {
-        // thousands of rows may be read behind one change, and the next one is to be behind all of them
-        if !place.behind {
-            self.last = place.told.then_some((place.order.seq, place.order.ord));
-        }
-        self.gone = deleted.map(fingerprint);
-    }
-
-    /// Which reading the last row was of, by what was known before it; behind the first change every one is
-    /// known.
-    #[must_use]
-    pub fn reading(&self, before: &Memory) -> Reading {
-        let later = self.read > before.read;
-        match (before.streamed, later && before.read > 0) {
-            (true, _) => Reading::Known,
-            (false, true) => Reading::Later,
-            (false, false) if self.read_at > before.read_at => Reading::Begun,
-            (false, false) => Reading::Known,
-        }
-    }
-
-    /// Where the first change stood that followed a snapshot; none where none has followed.
-    pub fn first_streamed(&self) -> Option<i64> {
-        self.streamed.then_some(self.first)
-    }
-
-    fn note_streamed(&mut self, place: i64) {
-        if !self.streamed {
-            (self.streamed, self.first) = (true, place);
-        }
-    }
-
-    /// Notes a row of a first snapshot.
-    fn note_read(&mut self, place: i64, at: Option<i64>) {
-        if place > self.read {
-            (self.read, self.read_at) = (place, 0);
-        }
-        if place == self.read {
-            self.read_at = self.read_at.max(at.unwrap_or(0));
-        }
-    }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
 /// Where a change stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -290,21 +192,24 @@ impl<'a> Origin<'a> {
             }
             (None, Some(lsn), None) if read => {
                 memory.note_read(lsn, self.ts_us);
+                if self.sequence.is_none() {
+                    memory.note_flat_read(lsn);
+                }
                 (self.of_read(lsn, record), true, false)
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {
                 memory.note_streamed(lsn);
                 (Order { seq: memory.read, ord: lsn }, true, true)
             }
-            // a flattened record with the row's own place: rows of one key are in the order of it
+            // a flattened record with the row's own place
             (None, Some(lsn), None) => {
                 memory.note_streamed(lsn);
-                (Order { seq: lsn, ord: 1 }, true, false)
+                (memory.own_place(lsn, committed_at), true, false)
             }
             // a tombstone, and a row that is read beside the stream (an incremental snapshot), are behind what came
             // before them, and before all that the source did later
             (None, None, _) if self.stands_behind(read, memory) => {
-                (behind(memory.last.unwrap_or_default()), true, false)
+                (Origin::behind(read, memory), true, false)
             }
             (None, None, _) => {
                 let ord = i64::from(record.partition) + 1;
@@ -322,6 +227,21 @@ impl<'a> Origin<'a> {
     fn stands_behind(&self, read: bool, memory: &Memory) -> bool {
         let tells = self.file.is_some() || self.lsn.is_some() || (read && self.before().is_some());
         (self.bare || read) && !tells && memory.last.is_some()
+    }
+
+    /// The order of what stands behind the record before it.
+    fn behind(read: bool, memory: &mut Memory) -> Order {
+        let last = memory.last.unwrap_or_default();
+        if !read || (memory.at.is_none() && memory.reads.is_empty()) {
+            return behind(last);
+        }
+        let order = match last {
+            // later changes may have lower places than this one, and are at the place of the row
+            (seq, 2..) => Order { seq: seq + 1, ord: 1 },
+            last => behind(last),
+        };
+        memory.note_flat_read(order.seq);
+        order
     }
 
     /// `sequence` is the text of an array: the end of the commit before, and the row's place.
@@ -394,3 +314,6 @@ fn number(text: &str) -> Option<i64> {
     let digits = text.trim_matches(|character: char| !character.is_ascii_digit());
     digits.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

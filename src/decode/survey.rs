@@ -37,6 +37,8 @@ pub enum Loss {
     Deletes,
     /// The order across partitions and after a re-send.
     Order,
+    /// The order of commits, where only a row's own place is told.
+    Commits,
     /// What tells a row from another.
     Key,
     /// `bigint.unsigned.handling.mode=long`.
@@ -81,6 +83,11 @@ impl Loss {
                 "tells no place at the source: a re-send, and a change of a key that has moved to another \
                  partition, may be applied over a newer one"
             }
+            Loss::Commits => {
+                "tells a row's own place and not the commit before it (source.sequence): what one transaction \
+                 does to a row makes a version each, and what is sent again behind an incremental snapshot may \
+                 be taken for new"
+            }
             Loss::Key => {
                 "has no key: rows that are alike and of one place in the source's log cannot be told from \
                  a re-send"
@@ -117,6 +124,9 @@ impl Loss {
             Loss::Deletes => {
                 "set delete.tombstone.handling.mode=rewrite in the transform of Debezium's connector \
                  (delete.handling.mode=rewrite before Debezium 2.5)"
+            }
+            Loss::Commits => {
+                "add source.sequence to add.fields in the transform of Debezium's connector"
             }
             Loss::Order => {
                 "set add.fields=op,table,schema,lsn,source.sequence,source.ts_ms in the transform of \
@@ -259,9 +269,11 @@ impl Survey {
                 values.contains_key(name) || schema.is_some_and(|row| row.child(name).is_some())
             };
             self.tells_deletes |= has("__deleted") || change.op == Op::Delete;
-            let place = ["lsn", "sequence", "file"];
-            if !place.iter().any(|it| has(&format!("__{it}")) || has(&format!("__source_{it}"))) {
-                self.note(table, Loss::Order, None);
+            let tells = |it: &str| has(&format!("__{it}")) || has(&format!("__source_{it}"));
+            match ["sequence", "file"].into_iter().any(tells) {
+                true => {}
+                false if tells("lsn") => self.note(table, Loss::Commits, None),
+                false => self.note(table, Loss::Order, None),
             }
         }
     }

@@ -127,14 +127,19 @@ fn flattened(config: &Config, name: &str, findings: &mut Vec<Finding>) {
         find(findings, what, Loss::Deletes.remedy());
     }
     let fields = config.list(&format!("transforms.{name}.add.fields"));
-    let place = |field: &&str| {
-        let field = field.split(':').next().unwrap_or_default();
-        let field = field.strip_prefix("source.").unwrap_or(field);
-        matches!(field, "lsn" | "sequence" | "file" | "pos")
+    let tells = |names: &[&str]| {
+        fields.iter().any(|field| {
+            let field = field.split(':').next().unwrap_or_default();
+            names.contains(&field.strip_prefix("source.").unwrap_or(field))
+        })
     };
-    if !fields.iter().any(place) {
-        let what = format!("flattened, a record {}", Loss::Order.what());
-        find(findings, what, Loss::Order.remedy());
+    let lost = match tells(&["sequence", "file", "pos"]) {
+        true => None,
+        false if tells(&["lsn"]) => Some(Loss::Commits),
+        false => Some(Loss::Order),
+    };
+    if let Some(loss) = lost {
+        find(findings, format!("flattened, a record {}", loss.what()), loss.remedy());
     }
     if option("add.fields.prefix").is_some_and(|prefix| prefix != "__") {
         let what =
@@ -231,15 +236,18 @@ mod tests {
         for what in ["drops deletes", "tells no place", "other topics"] {
             assert!(told.contains(what), "{what}: {told}");
         }
-        let full = [
+        let mut full = [
             ("transforms", "unwrap"),
             ("transforms.unwrap.type", "io.debezium.transforms.ExtractNewRecordState"),
             ("transforms.unwrap.delete.tombstone.handling.mode", "rewrite"),
-            ("transforms.unwrap.add.fields", "op,source.lsn:lsn"),
+            ("transforms.unwrap.add.fields", "op,source.lsn:lsn,source.sequence"),
             ("skipped.operations", "none"),
             ("value.converter", "org.apache.kafka.connect.json.JsonConverter"),
         ];
         assert_eq!(said(&full), "");
+        full[3].1 = "op,source.lsn:lsn";
+        let told = said(&full);
+        assert!(told.contains("not the commit before it (source.sequence)"), "{told}");
     }
 
     #[test]

@@ -109,8 +109,12 @@ fn flattened_records_without_place_or_deletes_are_named() {
     assert_eq!(said, [whole(Loss::Order), whole(Loss::Deletes)]);
     let said = survey(Form::Flat, &types, &[Some(bare), None]);
     assert_eq!(said, [whole(Loss::Order)]);
-    let full = r#"{"id":1,"__deleted":"false","__lsn":7}"#;
-    assert_eq!(survey(Form::Flat, &types, &[Some(full)]), []);
+    let alone = r#"{"id":1,"__deleted":"false","__lsn":7}"#;
+    assert_eq!(survey(Form::Flat, &types, &[Some(alone)]), [whole(Loss::Commits)]);
+    for place in [r#""__lsn":7,"__source_sequence":"[null,\"7\"]""#, r#""__file":"b.1""#] {
+        let full = format!(r#"{{"id":1,"__deleted":"false",{place}}}"#);
+        assert_eq!(survey(Form::Flat, &types, &[Some(&full)]), [], "{place}");
+    }
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! In which order the changes of a key stand, by what Debezium tells of them and in which order it does.
+
+use super::*;
+
+fn record() -> TopicRecord<'static> {
+    TopicRecord {
+        topic: "shop.public.t",
+        partition: 0,
+        offset: 0,
+        timestamp: 1_700_000_000_000,
+        key: None,
+        value: Some(b"{}"),
+        headers: &[],
+    }
+}
+
+/// The place of a flattened record, as the partition takes it.
+fn flat(memory: &mut Memory, lsn: Option<i64>, (op, at): (&str, i64)) -> Order {
+    let place = lsn.map_or(String::new(), |lsn| format!("\"__lsn\":{lsn},"));
+    let text = format!("{{{place}\"__source_ts_ms\":{}}}", 1_700_000_000_000 + at);
+    let mut beside: Beside<'_> = serde_json::from_str(&text).unwrap();
+    let place = beside.origin(&record()).place(&record(), op == "r", memory).unwrap();
+    memory.note_flat(&place, None);
+    place.order
+}
+
+#[test]
+fn a_change_of_a_transaction_that_was_open_when_its_row_was_read_stands_behind_the_row() {
+    let mut memory = Memory::default();
+    let read = flat(&mut memory, Some(150), ("r", 1));
+    // it wrote at 100, and was committed at 200
+    let first = flat(&mut memory, Some(100), ("u", 200));
+    let second = flat(&mut memory, Some(140), ("u", 201));
+    let behind = flat(&mut memory, Some(210), ("u", 210));
+    assert!(read < first && first < second && second < behind, "{read:?} {first:?} {second:?}");
+    assert_eq!(behind, Order { seq: 210, ord: 1 });
+    // Debezium sends them again
+    for (lsn, at, was) in [(100, 200, first), (140, 201, second), (210, 210, behind)] {
+        assert_eq!(flat(&mut memory, Some(lsn), ("u", at)), was);
+    }
+}
+
+#[test]
+fn the_same_holds_of_rows_that_are_read_beside_the_stream() {
+    let mut memory = Memory::default();
+    let before = flat(&mut memory, Some(300), ("u", 300));
+    let read = flat(&mut memory, None, ("r", 310));
+    let open = flat(&mut memory, Some(250), ("u", 320));
+    assert!(before < read && read < open, "{read:?} {open:?}");
+    // the next chunk was read while another one was open
+    let later = flat(&mut memory, None, ("r", 325));
+    let other = flat(&mut memory, Some(200), ("u", 330));
+    assert!(open < later && later < other, "{later:?} {other:?}");
+    let next = flat(&mut memory, Some(350), ("u", 350));
+    assert!(other < next);
+    // what comes again has the order that it had, be it from before the rows were read or since
+    assert_eq!(flat(&mut memory, Some(290), ("u", 299)), Order { seq: 290, ord: 1 });
+    assert_eq!(flat(&mut memory, Some(200), ("u", 330)), other);
+    assert_eq!(flat(&mut memory, Some(350), ("u", 350)), next);
+}
+
+#[test]
+fn of_rows_that_were_read_only_the_last_places_are_kept() {
+    let mut memory = Memory::default();
+    for at in 1..100 {
+        flat(&mut memory, Some(1_000 * at), ("u", at));
+        flat(&mut memory, None, ("r", at));
+    }
+    assert_eq!(memory.reads.len(), 16);
+    let read = memory.reads.iter().map(|(place, _)| *place).max().unwrap();
+    assert_eq!(flat(&mut memory, Some(98_500), ("u", 100)), Order { seq: read, ord: 98_500 });
+    // and none at all where the commit before is told
+    let mut told = Memory::default();
+    let text = r#"{"__lsn":10,"__sequence":"[\"5\",\"10\"]"}"#;
+    let mut beside: Beside<'_> = serde_json::from_str(text).unwrap();
+    let place = beside.origin(&record()).place(&record(), false, &mut told).unwrap();
+    told.note_flat(&place, None);
+    flat(&mut told, None, ("r", 1));
+    assert_eq!((told.at, told.reads.len()), (None, 0));
+}

@@ -15,6 +15,7 @@ mod alerts;
 mod alters;
 mod anew;
 mod archive;
+mod binlog;
 mod compose;
 mod databases;
 mod dead_letters;

@@ -20,6 +20,9 @@ pub struct Memory {
     /// The MySQL whose log it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<i64>,
+    /// The last transaction of it, by its name, and the place of the first change that we saw of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<(u64, i64)>,
     /// The number of its last file.
     #[serde(skip_serializing_if = "is_zero")]
     pub file: i64,
@@ -88,6 +91,16 @@ impl Memory {
     /// Where the first change stood that followed a snapshot; none where none has followed.
     pub fn first_streamed(&self) -> Option<i64> {
         self.streamed.then_some(self.first)
+    }
+
+    /// Where the transaction of a change in a binlog begins: half of it may have come in an earlier batch, or come
+    /// again.
+    pub(super) fn begin_of(&mut self, gtid: &str, place: i64) -> i64 {
+        let name = fingerprint(gtid.as_bytes());
+        let known = self.transaction.filter(|(known, _)| *known == name);
+        let begin = known.map_or(place, |(_, begin)| begin.min(place));
+        self.transaction = Some((name, begin));
+        begin
     }
 
     pub(super) fn note_streamed(&mut self, place: i64) {

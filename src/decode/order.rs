@@ -79,6 +79,8 @@ pub(super) struct Beside<'a> {
     transaction: Option<&'a RawValue>,
     #[serde(rename = "__file", alias = "__source_file", borrow, default)]
     file: Option<Text<'a>>,
+    #[serde(rename = "__gtid", alias = "__source_gtid", borrow, default)]
+    gtid: Option<Text<'a>>,
     #[serde(rename = "__pos", alias = "__source_pos", default)]
     pos: Option<i64>,
     #[serde(rename = "__row", alias = "__source_row", default)]
@@ -109,7 +111,7 @@ impl<'a> Beside<'a> {
             ts_us: told.source_ts_us,
             ts_ms: told.source_ts_ms.or(told.ts_ms).or(Some(record.timestamp)),
             server_id: told.server_id,
-            gtid: None,
+            gtid: told.gtid,
             file: told.file,
             pos: told.pos,
             row: told.row,
@@ -216,11 +218,21 @@ impl<'a> Origin<'a> {
                 (Order { seq: record.offset, ord }, false, false)
             }
         };
+        let behind = self.stands_behind(read, memory);
+        let mark = self.mark(order, (read, committed_at), memory);
+        Ok(Place { order, mark, told, behind, unsettled })
+    }
+
+    /// The transaction of a change that has this order.
+    fn mark(&self, order: Order, (read, committed_at): (bool, i64), memory: &mut Memory) -> Mark {
         let xid = self.transaction.map(RawValue::get).and_then(number);
         let xid = xid.and_then(|xid| u32::try_from(xid & 0xffff_ffff).ok()).unwrap_or(0);
-        let behind = self.stands_behind(read, memory);
-        let mark = Mark { seq: order.seq, committed_at, xid };
-        Ok(Place { order, mark, told, behind, unsettled })
+        // each change of a binlog has a place of its own, and is of the transaction that began with the first one
+        let seq = match (&self.file, self.gtid.as_deref()) {
+            (Some(_), Some(gtid)) if !read => memory.begin_of(gtid, order.seq),
+            _ => order.seq,
+        };
+        Mark { seq, committed_at, xid }
     }
 
     /// Whether a flattened record tells no place, where the ones before it did.
@@ -291,11 +303,6 @@ impl<'a> Origin<'a> {
         }
         let position = self.pos.unwrap_or(0) & 0xffff_ffff;
         Ok(number << 32 | position)
-    }
-
-    /// The transaction by which a MySQL knows it.
-    pub fn gtid(&self) -> Option<&str> {
-        self.gtid.as_deref()
     }
 }
 

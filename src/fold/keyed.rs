@@ -198,7 +198,7 @@ impl Keyed {
         let late = last.filter(|last| event.order < last.order);
         if let Some(last) = late {
             // what its own transaction did later, or a later one to a row that is overwritten, stands
-            if self.chains && event.order.seq < last.order.seq {
+            if self.chains && event.mark.seq != last.mark.seq {
                 self.folded.late.push(FoldedRow {
                     op: event.op,
                     key: last.key,

@@ -88,3 +88,24 @@ fn changes_of_one_transaction_make_one_version() {
         }
     });
 }
+
+#[test]
+fn a_first_snapshot_that_is_begun_again_leaves_nothing_of_the_one_before() {
+    block_on(async {
+        let (mock, site) = start("binlog_anew").await;
+        let first = [(1, "first"), (2, "true"), (3, "true")];
+        catch_up(&site, &mock, first.map(|(id, how)| read((id, "a"), 100, how)).to_vec()).await;
+        assert_rows(&site, "1a 2a 3a").await;
+        // broken off; 1 is deleted before it begins again
+        let again = vec![read((2, "a"), 500, "first"), read((3, "b"), 500, "last")];
+        catch_up(&site, &mock, again).await;
+        assert_rows(&site, "2a 3b").await;
+        // a chunk of some rows takes no others out, be it before the first change
+        catch_up(&site, &mock, vec![read((3, "b"), 700, "incremental")]).await;
+        assert_rows(&site, "2a 3b").await;
+        // nor does a snapshot that is asked for behind it
+        let later = vec![change("c", (4, "a"), 800, 1), read((3, "c"), 900, "last")];
+        catch_up(&site, &mock, later).await;
+        assert_rows(&site, "2a 3c 4a").await;
+    });
+}

@@ -44,6 +44,8 @@ pub struct Origin<'a> {
     #[serde(default)]
     server_id: Option<i64>,
     #[serde(borrow, default)]
+    snapshot: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     gtid: Option<Text<'a>>,
     #[serde(borrow, default)]
     file: Option<Text<'a>>,
@@ -79,6 +81,8 @@ pub(super) struct Beside<'a> {
     transaction: Option<&'a RawValue>,
     #[serde(rename = "__file", alias = "__source_file", borrow, default)]
     file: Option<Text<'a>>,
+    #[serde(rename = "__snapshot", alias = "__source_snapshot", borrow, default)]
+    snapshot: Option<&'a RawValue>,
     #[serde(rename = "__gtid", alias = "__source_gtid", borrow, default)]
     gtid: Option<Text<'a>>,
     #[serde(rename = "__pos", alias = "__source_pos", default)]
@@ -111,6 +115,7 @@ impl<'a> Beside<'a> {
             ts_us: told.source_ts_us,
             ts_ms: told.source_ts_ms.or(told.ts_ms).or(Some(record.timestamp)),
             server_id: told.server_id,
+            snapshot: told.snapshot,
             gtid: told.gtid,
             file: told.file,
             pos: told.pos,
@@ -182,8 +187,15 @@ impl<'a> Origin<'a> {
             (Some(file), _, _) => {
                 let seq = self.in_binlog(file, (read, committed_at), memory)?;
                 let order = match read {
+                    true if self.is_of_snapshot() => {
+                        memory.note_read(seq, self.ts_us);
+                        self.of_read(seq, record)
+                    }
                     true => self.of_read(seq, record),
-                    false => Order { seq, ord: self.row.unwrap_or(0) + 1 },
+                    false => {
+                        memory.note_streamed(seq);
+                        Order { seq, ord: self.row.unwrap_or(0) + 1 }
+                    }
                 };
                 (order, true, false)
             }
@@ -233,6 +245,13 @@ impl<'a> Origin<'a> {
             _ => order.seq,
         };
         Mark { seq, committed_at, xid }
+    }
+
+    /// Whether a row that was read says that the whole table is: an incremental snapshot goes by chunks, each at a
+    /// later place of the log, and may leave rows out.
+    fn is_of_snapshot(&self) -> bool {
+        let how = self.snapshot.map(|how| how.get().trim_matches('"'));
+        how.is_some_and(|how| !matches!(how, "incremental" | "false"))
     }
 
     /// Whether a flattened record tells no place, where the ones before it did.

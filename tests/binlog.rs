@@ -109,3 +109,17 @@ fn a_first_snapshot_that_is_begun_again_leaves_nothing_of_the_one_before() {
         assert_rows(&site, "2a 3c 4a").await;
     });
 }
+
+#[test]
+fn a_log_file_without_a_number_is_a_dead_letter() {
+    block_on(async {
+        let (mock, site) = start("binlog_odd").await;
+        let odd = told("u", (1, "b"), 210, json!({ "file": "x" }));
+        let records = vec![change("c", (1, "a"), 110, 1), odd, change("c", (2, "a"), 310, 2)];
+        catch_up(&site, &mock, records).await;
+        assert_rows(&site, "1a 2a").await;
+        let letters = "select distinct reason from audit.dead_letters where state = 'open'";
+        let said = site.at_warehouse(letters).await;
+        assert_eq!(said, ["its source.file \"x\" has no number"]);
+    });
+}

@@ -232,6 +232,9 @@ impl Topic {
             Form::Flat => self.flat(record, value.payload, shapes)?,
         };
         let Told::Change(mut change) = told else { return Ok(told) };
+        if let Some(file) = change.origin.odd_file() {
+            return Err(unreadable(&format!("its source.file {file:?} has no number")));
+        }
         if let Some(key) = key? {
             change.shapes.key = key.schema;
             change.key = Some(raw(key.payload)?);

@@ -152,6 +152,11 @@ impl<'a> Origin<'a> {
         Some((named?, self.table.as_deref()?))
     }
 
+    /// The log file of a MySQL that it names, where that is none: no place can be told of it.
+    pub(super) fn odd_file(&self) -> Option<&str> {
+        self.file.as_deref().filter(|file| file_number(file).is_none())
+    }
+
     /// What the source calls itself, with the database, of which one connector may read several; none where that
     /// is not told.
     pub fn source(&self) -> Option<String> {
@@ -185,7 +190,8 @@ impl<'a> Origin<'a> {
         let committed_at = at.unwrap_or(0).saturating_sub(POSTGRES_EPOCH);
         let (order, told, unsettled) = match (&self.file, self.lsn, self.before()) {
             (Some(file), _, _) => {
-                let seq = self.in_binlog(file, (read, committed_at), memory)?;
+                let number = file_number(file).unwrap_or(0);
+                let seq = self.in_binlog(number, (read, committed_at), memory)?;
                 let order = match read {
                     true if self.is_of_snapshot() => {
                         memory.note_read(seq, self.ts_us);
@@ -297,13 +303,10 @@ impl<'a> Origin<'a> {
     /// A file's number and a position in it.
     fn in_binlog(
         &self,
-        file: &str,
+        number: i64,
         (read, committed_at): (bool, i64),
         memory: &mut Memory,
     ) -> Result<i64, OtherSource> {
-        let digits = file.rsplit('.').next().unwrap_or(file);
-        let unknown = || OtherSource(format!("the log file {file} has no number"));
-        let number: i64 = digits.parse().map_err(|_| unknown())?;
         let server = self.server_id.filter(|server| *server != 0 && !read);
         if let (Some(server), Some(known)) = (server, memory.server)
             && server != known
@@ -333,6 +336,13 @@ fn behind((seq, ord): (i64, i64)) -> Order {
         0 | 1 => Order { seq: seq + 1, ord },
         _ => Order { seq, ord: ord + 1 },
     }
+}
+
+/// The number of a log file such as `binlog.000007`.
+fn file_number(file: &str) -> Option<i64> {
+    let digits = file.rsplit('.').next()?;
+    let number: i32 = digits.parse().ok()?;
+    (number >= 0).then_some(i64::from(number))
 }
 
 /// The digits in a text such as `"123"`; none in `null`.

@@ -232,3 +232,41 @@ fn what_was_read_at_first_goes_also_where_changes_have_come_to_other_tables() {
         assert_eq!(rows(&site, "t").await, "4x");
     });
 }
+
+#[test]
+fn a_connector_that_is_made_again_without_a_snapshot_stops_its_table() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(TOPIC, 2);
+        let topics = mock.topics();
+        let site = Site::new("anew-made").await;
+        let text = "table: cleansed.t\nfrom: shop.public.t\nkey: [id]\ncolumns:\n  id: { type: bigint }\n  \
+             v: { type: text }\n";
+        site.file("schemas/t.yaml", text);
+        let mut run = 0;
+        let mut catch_up = async |records: Vec<Record>| {
+            run += 1;
+            connect_to(&site, &mock, TOPIC, run);
+            topics.write(records).await;
+            site.catch_up().await;
+        };
+        // the first change of all tells no commit before it, however often it is sent
+        let change = |id, lsn| {
+            let read = record(id, "y", lsn, None);
+            let told = String::from_utf8(read.value.unwrap()).unwrap();
+            let value = told.replace("\"op\":\"r\"", "\"op\":\"c\"").into_bytes();
+            Record { value: Some(value), ..read }
+        };
+        let first = vec![change(2, 1_010), record(4, "z", 1_040, Some(1_030))];
+        catch_up([reads(0..2, "x", 1_000), first.clone(), first].concat()).await;
+        let state = "select state from audit.tables";
+        assert_eq!(site.at_warehouse(state).await, ["streaming"]);
+        assert_eq!(rows(&site, "t").await, "0x 1x 2y 4z");
+        catch_up(vec![change(6, 5_010)]).await;
+        let said = "select state || ': ' || reason from audit.tables";
+        let said = site.at_warehouse(said).await.remove(0);
+        assert!(said.starts_with("stopped: Debezium's connector was made again"), "{said}");
+        let pending = "select count(*) from audit.pending";
+        assert_eq!(site.at_warehouse(pending).await, ["1"]);
+    });
+}

@@ -17,6 +17,9 @@ pub struct Memory {
     /// When the transaction began that read it, in microseconds: which reading it is of two at one place.
     #[serde(skip_serializing_if = "is_zero")]
     pub read_at: i64,
+    /// The last end of a commit that was told before a change of a Postgres.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub settled: i64,
     /// The MySQL whose log it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<i64>,
@@ -101,6 +104,12 @@ impl Memory {
         let begin = known.map_or(place, |(_, begin)| begin.min(place));
         self.transaction = Some((name, begin));
         begin
+    }
+
+    /// Whether a change that tells no commit before it is behind ones that did, and behind the last reading: one
+    /// that is only sent again is not behind the commits that followed it.
+    pub(super) fn is_made_again(&self, lsn: i64) -> bool {
+        self.settled > self.read && lsn > self.settled
     }
 
     pub(super) fn note_streamed(&mut self, place: i64) {

@@ -136,8 +136,8 @@ pub struct Place {
     pub told: bool,
     /// Whether it is just behind what came before it in its partition, for its record tells none of its own.
     pub behind: bool,
-    /// Whether the commit before it was not told, as until the first one behind a snapshot.
-    pub unsettled: bool,
+    /// Whether it tells no commit before it, behind changes that did: Debezium's connector was made again.
+    pub made_again: bool,
 }
 
 /// The source is another one than before, so that orders cannot be compared.
@@ -188,7 +188,7 @@ impl<'a> Origin<'a> {
     ) -> Result<Place, OtherSource> {
         let at = self.ts_us.or_else(|| self.ts_ms?.checked_mul(1_000));
         let committed_at = at.unwrap_or(0).saturating_sub(POSTGRES_EPOCH);
-        let (order, told, unsettled) = match (&self.file, self.lsn, self.before()) {
+        let (order, told, made_again) = match (&self.file, self.lsn, self.before()) {
             (Some(file), _, _) => {
                 let number = file_number(file).unwrap_or(0);
                 let seq = self.in_binlog(number, (read, committed_at), memory)?;
@@ -205,9 +205,13 @@ impl<'a> Origin<'a> {
                 };
                 (order, true, false)
             }
-            (None, _, Some(before)) if read => (self.of_read(before, record), true, false),
+            (None, _, Some(before)) if read => {
+                memory.settled = memory.settled.max(before);
+                (self.of_read(before, record), true, false)
+            }
             (None, Some(lsn), Some(before)) => {
                 memory.note_streamed(lsn);
+                memory.settled = memory.settled.max(before);
                 (Order { seq: before, ord: lsn }, true, false)
             }
             (None, Some(lsn), None) if read => {
@@ -219,7 +223,7 @@ impl<'a> Origin<'a> {
             }
             (None, Some(lsn), None) if self.sequence.is_some() => {
                 memory.note_streamed(lsn);
-                (Order { seq: memory.read, ord: lsn }, true, true)
+                (Order { seq: memory.read, ord: lsn }, true, memory.is_made_again(lsn))
             }
             // a flattened record with the row's own place
             (None, Some(lsn), None) => {
@@ -238,7 +242,7 @@ impl<'a> Origin<'a> {
         };
         let behind = self.stands_behind(read, memory);
         let mark = self.mark(order, (read, committed_at), memory);
-        Ok(Place { order, mark, told, behind, unsettled })
+        Ok(Place { order, mark, told, behind, made_again })
     }
 
     /// The transaction of a change that has this order.

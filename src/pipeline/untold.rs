@@ -1,14 +1,17 @@
 //! Columns that topics tell, and that a table's rows were read again without, for no topic had told them by then: a
 //! change that tells them may be in those rows already, and is dropped. So the table is read once more, and every
-//! member of the group begins anew with it, once the session has ended.
+//! member of the group begins anew with it, once the session has ended. And changes that no topic tells.
 
 use super::core::Core;
 use super::pass::Pass;
+use super::router::Router;
 use crate::error::{Error, Kind, Result};
-use crate::journey::{Applied, Target};
+use crate::journey::{Applied, ChangeEvent, Flow, Target};
+use crate::position::Lsn;
 use crate::progress::pending::Kept;
 use crate::progress::schemas;
 use crate::relation::Relation;
+use crate::spec::History;
 
 /// Ends a session where a relation tells columns that the rows of its table were read without.
 pub(super) fn refuse_untold(core: &Core, target: &Target, relation: &Relation) -> Result<()> {
@@ -18,6 +21,29 @@ pub(super) fn refuse_untold(core: &Core, target: &Target, relation: &Relation) -
     drop(core.untold.set((table.clone(), shape)));
     let what = "its topics tell columns that they had not told when it was read again";
     Err(Error::new(Kind::Reread, what).on_table(table.to_string()))
+}
+
+/// Stops a table of whose changes some were told by nobody: Debezium's connector was made again, without a snapshot.
+pub(super) fn refuse_made_again(router: &mut Router, event: &ChangeEvent<'_>) -> Result<()> {
+    for at in router.of(&event.relation).iter() {
+        let Some(route) = router.route(*at) else { continue };
+        let table = route.target.model.table.clone();
+        // what was read again since has all that came before
+        let whole = route.flow == Flow::Hold || router.has(*at, event)?;
+        if whole || route.target.model.history == History::Raw {
+            continue;
+        }
+        let what = format!(
+            "Debezium's connector was made again: it tells no commit before the change at {}, as it did for those \
+             before, and what happened in between is told by nobody",
+            Lsn::from_i64(event.order.ord)
+        );
+        return Err(Error::new(Kind::TableStops, what).on_table(table.to_string()).remedy(format!(
+            "siltstone table resync {table:#}; or let Debezium read it again (an incremental snapshot), and siltstone \
+             table resume {table:#}"
+        )));
+    }
+    Ok(())
 }
 
 impl Core {

@@ -78,3 +78,38 @@ fn of_rows_that_were_read_only_the_last_places_are_kept() {
     flat(&mut told, None, ("r", 1));
     assert_eq!((told.at, told.reads.len()), (None, 0));
 }
+
+/// Where an event of a Postgres stands, and whether it says that its connector was made again.
+fn event(memory: &mut Memory, before: Option<i64>, lsn: i64, read: bool) -> (Order, bool) {
+    let before = before.map_or("null".to_owned(), |before| format!(r#"\"{before}\""#));
+    let text =
+        format!(r#"{{"lsn":{lsn},"sequence":"[{before},\"{lsn}\"]","ts_us":1700000000000000}}"#);
+    let origin: Origin<'_> = serde_json::from_str(&text).unwrap();
+    let place = origin.place(&record(), read, memory).unwrap();
+    (place.order, place.made_again)
+}
+
+#[test]
+fn a_connector_that_was_made_again_tells_no_commit_behind_ones_that_were_told() {
+    let mut memory = Memory::default();
+    event(&mut memory, None, 1_000, true);
+    let of_first = |memory: &mut Memory| {
+        for lsn in [1_010, 1_020] {
+            let expected = (Order { seq: 1_000, ord: lsn }, false);
+            assert_eq!(event(memory, None, lsn, false), expected);
+        }
+    };
+    of_first(&mut memory);
+    let next = (Order { seq: 1_030, ord: 1_040 }, false);
+    assert_eq!(event(&mut memory, Some(1_030), 1_040, false), next);
+    // Connect was killed before it noted how far it had come
+    of_first(&mut memory);
+    assert_eq!(event(&mut memory, Some(1_030), 1_040, false), next);
+    // without a snapshot
+    for lsn in [5_000, 5_010] {
+        assert!(event(&mut memory, None, lsn, false).1, "{lsn}");
+    }
+    // and with one
+    event(&mut memory, None, 9_000, true);
+    assert!(!event(&mut memory, None, 9_010, false).1);
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::core::Core;
 use super::super::gate::Gate;
+use super::super::untold::refuse_made_again;
 use super::letters;
 use super::places;
 use super::plans::{Fed, Planner, Topics};
@@ -195,6 +196,9 @@ impl Here<'_> {
             .plan
             .event(change.op, message, (place, at))
             .ok_or_else(|| Error::bug("a message that was just written cannot be read"))?;
+        if place.made_again {
+            refuse_made_again(&mut self.gate.router, &event)?;
+        }
         // others that were before it may still come, and belong into tables of history and of events
         if event.op == Op::Truncate {
             self.gate.truncate(&event, message).await?;

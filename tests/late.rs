@@ -19,7 +19,9 @@ use siltstone::spec::{Deletes, History};
 use siltstone::value::{Cell, Row, RowWriter};
 use siltstone::warehouse::migrate;
 
-use crate::model::{PLANS, START, Values, first, leak, model, relation, remove, shown, write};
+use crate::model::{
+    PLANS, START, Values, first, leak, look_up, model, relation, remove, shown, write, wrong,
+};
 use crate::support::{Dice, block_on, clusters, env, is_full};
 
 const KEYS: u64 = 5;
@@ -228,6 +230,7 @@ impl World {
             for statement in define(&target.model, &[]) {
                 side.batch_execute(&statement).await.unwrap();
             }
+            look_up(&side, &target.model).await;
             routes.push(Route { target: Arc::new(target), flow: Flow::Live, floor: 0 });
         }
         let window = Window::new(Limits { rows: 20, bytes: 1 << 20 });
@@ -359,7 +362,15 @@ impl World {
             "select _op || ' ' || {values} || ' ' || _seq || '.' || _ord from cleansed.log"
         );
         let found = self.lines(&query).await;
-        (found != expected.log).then(|| first("log", &expected.log, &found))
+        if found != expected.log {
+            return Some(first("log", &expected.log, &found));
+        }
+        for table in ["rows", "facts", "versions", "log", "soft", "softly"] {
+            if let Some(wrong) = wrong(&self.side, table).await {
+                return Some(wrong);
+            }
+        }
+        None
     }
 }
 

@@ -34,6 +34,7 @@ mod journey;
 mod kafka_environment;
 mod late;
 mod lineage;
+mod lookups;
 mod marts;
 mod marts_told;
 mod mask;

@@ -26,7 +26,7 @@ async fn unwatched(site: &Site, session: &mut Session) -> Vec<String> {
     let mut found = Vec::new();
     for mart in site.spec().marts {
         let shape = shape(session, &mart).await.unwrap();
-        let inputs = refresh::unwatched(&**session, &shape).await.unwrap();
+        let inputs = refresh::unwatched(&**session, shape.reader()).await.unwrap();
         found
             .extend(inputs.iter().map(|input| format!("{} {}", mart.table.name, input.read.table)));
     }

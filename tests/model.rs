@@ -17,7 +17,7 @@ use siltstone::position::Order;
 use siltstone::postgres::{Session, Side, connect};
 use siltstone::relation::{Column, ColumnType, Fill, Identity, Relation, TypeKind};
 use siltstone::spec::{
-    Deletes, History, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
+    Deletes, History, Lookup, Model, ModelColumn, NewColumns, Partition, SourceName, Step,
 };
 use siltstone::value::{Cell, Row, RowWriter};
 use siltstone::warehouse::migrate;
@@ -324,6 +324,7 @@ pub fn model(name: &str, history: History) -> Arc<Model> {
             column("u", "text"),
             column("day", "date"),
         ],
+        lookups: if history == History::Bag { Vec::new() } else { lookups() },
         partition: partitioned.then(|| Partition {
             by: "day".to_owned(),
             every: Step::Month,
@@ -343,6 +344,43 @@ pub fn model(name: &str, history: History) -> Arc<Model> {
         comment: None,
         declared_in: "model.rs".to_owned(),
     })
+}
+
+/// Each tells all that its row is looked up by.
+const FOUND: [&str; 2] = [
+    "select concat_ws('|', r.v, coalesce(row.a, '~'), row.day) from ref.one r",
+    "select concat(r.v, row.id, '|', row.u) from ref.one r where row.b is distinct from 'v3'",
+];
+
+fn lookups() -> Vec<Lookup> {
+    let lookup = |(name, query): (&str, &str)| Lookup {
+        name: name.to_owned(),
+        ty: "varchar(90)".to_owned(),
+        query: query.to_owned(),
+        comment: None,
+    };
+    ["found", "other"].into_iter().zip(FOUND).map(lookup).collect()
+}
+
+/// Puts the lookups of a table in place.
+pub async fn look_up(session: &Session, model: &Model) {
+    let reference =
+        "create schema if not exists ref; create table if not exists ref.one as select 'one' as v";
+    session.batch_execute(reference).await.unwrap();
+    for statement in siltstone::refresh::placing(model) {
+        session.batch_execute(&statement).await.unwrap();
+    }
+}
+
+/// The first row that has anything but what its lookups answer.
+pub async fn wrong(session: &Session, table: &str) -> Option<String> {
+    let [found, other] = FOUND;
+    let query = format!(
+        "select \"row\"::text from cleansed.{table} as \"row\"
+          where found is distinct from ({found}) or other is distinct from ({other})"
+    );
+    let rows = session.query(&query, &[]).await.unwrap();
+    rows.first().map(|row| format!("{table} is looked up wrong: {}", row.get::<_, String>(0)))
 }
 
 pub const PLANS: &str = "set enable_hashjoin to off; set enable_mergejoin to off; \
@@ -373,6 +411,9 @@ impl World {
         for target in targets {
             for statement in define(&target.model, &[]) {
                 side.batch_execute(&statement).await.unwrap();
+            }
+            if !target.model.lookups.is_empty() {
+                look_up(&side, &target.model).await;
             }
             routes.push(Route { target: Arc::new(target), flow: Flow::Live, floor: 0 });
         }
@@ -547,7 +588,15 @@ impl World {
             "select _op || ' ' || {values} || ' ' || _seq || '.' || _ord from cleansed.log"
         );
         let found = self.lines(&query).await;
-        (found != log).then(|| first("log", &log, &found))
+        if found != log {
+            return Some(first("log", &log, &found));
+        }
+        for table in ["rows", "facts", "versions", "log"] {
+            if let Some(wrong) = wrong(&self.side, table).await {
+                return Some(wrong);
+            }
+        }
+        None
     }
 }
 
@@ -701,6 +750,12 @@ fn the_model_notices_a_missing_rule() {
                 "versions",
                 "where (s._seq, s._ord) > (coalesce(t._last_seq, l._end_seq, -1), coalesce(t._last_ord, l._end_ord, 0))",
                 "where true",
+            ),
+            // what did not change is looked up by as it is stored
+            Templates::default().altered(
+                "overwrite",
+                "{{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end{% endfor %}",
+                "{{ c.stage }} = s.{{ c.stage }}{% endfor %}",
             ),
             Templates::default().altered("partitioned", "delete from {{ leaf }} t\n using {{ stage }} s\n where s.ctid = any ($1::text[]::tid[]) and {{ same_key(\"t\") }}{{ not_older(\"t\") }}", "delete from {{ leaf }} t using {{ stage }} s where false and s.ctid = any ($1::text[]::tid[])"),
         ];

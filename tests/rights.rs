@@ -18,7 +18,14 @@ fn files(site: &Site) {
     site.file(
         "schemas/dim_users.yaml",
         "table: cleansed.dim_users\nfrom: shop.public.users\nhistory: versions\nkey: [id]\n\
-         columns:\n  id: { type: bigint }\n  email: { type: text }\n",
+         columns:\n  id: { type: bigint }\n  email: { type: text }\n  \
+         kind: { type: text, lookup: \"select k.kind from ref.kinds k where k.email = row.email\" }\n",
+    );
+    site.file("jobs/enrich.yaml", "name: enrich\ntasks:\n  enrich: { sql: sql/jobs/kinds.sql }\n");
+    site.file(
+        "sql/jobs/kinds.sql",
+        "create schema if not exists ref; create table ref.kinds (email text primary key, kind text);\n\
+         insert into ref.kinds values ('u50', 'half'), ('taken over', 'whole')",
     );
     site.file(
         "schemas/stg_users.yaml",
@@ -113,12 +120,16 @@ fn the_least_rights_are_enough() {
         site.until("streaming", live).await;
         let verified = site.command(&["verify"]).stdout(Stdio::piped()).output().unwrap();
         assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+        // what a job of the role's makes is looked up
+        assert!(site.command(&["job", "run", "enrich"]).status().unwrap().success());
+        let half = "select kind = 'half' from cleansed.dim_users_current where id = 50";
+        site.until("it is looked up", half).await;
         let second = site.start();
         assert!(first.stop().await.is_ok());
         site.shop("update users set email = 'taken over' where id = 50").await;
         site.until(
             "the second",
-            "select exists (select from cleansed.dim_users where id = 50 and email = 'taken over')",
+            "select exists (select from cleansed.dim_users where id = 50 and kind = 'whole')",
         )
         .await;
         assert!(second.stop().await.is_ok());

@@ -31,9 +31,9 @@ select
  limit 1
 
 -- statement: insert
-insert into {{ table }} ({{ columns | map(attribute="name") | join(", ") }}, _op, _seq, _ord, _synced_at)
+insert into {{ table }} ({{ all | map(attribute="name") | join(", ") }}, _op, _seq, _ord, _synced_at)
 overriding system value
-select {{ columns | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
+select {{ all | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
   from {{ stage }} s
 {%- if topics %}
  where s._op <> 'r'

@@ -55,11 +55,21 @@ delete from {{ table }} t
  where s._op = 'd' and {{ same_key() }}{{ not_older() }}
 {%- endif %}
 
+{% if inputs -%}
+-- statement: fill_inputs
+-- Rows with unchanged columns are looked up by what is stored of these; they stay unchanged all the same.
+update {{ stage }} s
+   set {% for c in inputs %}{{ ", " if not loop.first }}{{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end{% endfor %}
+  from {{ table }} t
+ where s._op <> 'd' and s._keep is not null and {{ same_key() }}
+   and ({% for c in inputs %}{{ " or " if not loop.first }}get_bit(s._keep, {{ c.bit }}) = 1{% endfor %})
+
+{% endif -%}
 -- statement: update
 -- Rows with unchanged columns: those stay as they are stored. An upsert would fail on NOT NULL.
 update {{ table }} t
-   set {% for c in columns if not c.key or loose -%}
-       {{ c.name }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then t.{{ c.name }} else {{ c.value }} end,
+   set {% for c in all if not c.key or loose -%}
+       {{ c.name }} = {% if c.looked %}{{ c.value }}{% else %}case when get_bit(s._keep, {{ c.bit }}) = 1 then t.{{ c.name }} else {{ c.value }} end{% endif %},
        {% endfor -%}
        {{ "_deleted_at = null, " if soft }}_seq = s._seq, _ord = s._ord, _synced_at = now()
   from {{ stage }} s
@@ -74,13 +84,13 @@ select
  limit 1
 
 -- statement: upsert
-insert into {{ table }} as t ({{ columns | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
+insert into {{ table }} as t ({{ all | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
 overriding system value
-select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
+select {{ all | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
   from {{ stage }} s
  where s._op <> 'd' and s._keep is null
     on conflict ({{ key | map(attribute="name") | join(", ") }}) do update
-   set {% for c in columns if not c.key or loose %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
+   set {% for c in all if not c.key or loose %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
        {{ "_deleted_at = null, " if soft }}_seq = excluded._seq, _ord = excluded._ord, _synced_at = excluded._synced_at
 {%- if guard %}
  where (t._seq, t._ord) <= (excluded._seq, excluded._ord)

@@ -151,13 +151,13 @@ select {{ key | map(attribute="value") | join(", ") }}, {{ partition.value }}, s
    set {{ partition.name }} = excluded.{{ partition.name }}, _seq = excluded._seq, _ord = excluded._ord
 
 -- statement: upsert
-insert into {{ table }} as t ({{ columns | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
+insert into {{ table }} as t ({{ all | map(attribute="name") | join(", ") }}, _seq, _ord, _synced_at)
 overriding system value
-select {{ columns | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
+select {{ all | map(attribute="value") | join(", ") }}, s._seq, s._ord, now()
   from {{ stage }} s
  where s._op <> 'd' and s._keep is null
     on conflict ({{ physical_key | join(", ") }}) do update
-   set {% for c in columns if not c.physical_key or (loose and c.key) %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
+   set {% for c in all if not c.physical_key or (loose and c.key) %}{{ c.name }} = excluded.{{ c.name }}, {% endfor -%}
        {{ "_deleted_at = null, " if soft }}_seq = excluded._seq, _ord = excluded._ord, _synced_at = excluded._synced_at
 {%- if guard %}
  where (t._seq, t._ord) <= (excluded._seq, excluded._ord)

@@ -16,7 +16,7 @@ jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.litera
 {#- under this a table is emptied whose first reading was begun again -#}
 {%- set anew = "(-9223372036854775807 - 1)" -%}
 {%- set open_end = "'9999-12-31 00:00+00'::timestamptz" -%}
-{%- set names = columns | map(attribute="name") | join(", ") %}
+{%- set names = all | map(attribute="name") | join(", ") %}
 
 -- statement: fill
 -- Unchanged columns are those of the version that was current before the batch.
@@ -72,7 +72,7 @@ update {{ table }} d
 with event as (
     -- what is not yet in the table, beside the version it meets (`_tid`) or, where the key has no
     -- current version, the end of its last one
-    select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
+    select {% for c in all %}{{ c.value }} as {{ c.name }}, {% endfor -%}
            s._keep, s._op, s._n, s._seq, s._ord,
            {% if since %}case when s._op = 'r' and t.ctid is null and isfinite({{ since }}::timestamptz)
                 then least({{ since }}::timestamptz, s._at) else s._at end{% else %}s._at{% endif %} as _at,
@@ -136,7 +136,7 @@ labelled as (
 run as (
     -- a run has the order and label of its first event, and the values of its last one
     select distinct on ({{ key | map(attribute="qualified") | join(", ") }}, e._run)
-           {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           {% for c in all %}e.{{ c.name }}, {% endfor -%}
            e._keep, e._op, e._tid, e._run,
            first_value(e._seq) over run as _seq, first_value(e._ord) over run as _ord,
            e._seq as _last_seq, e._ord as _last_ord,
@@ -153,13 +153,13 @@ state as (
            lead(e._seq) over chain as _end_seq, lead(e._ord) over chain as _end_ord,
            lag(e._run) over chain as _zero,
            lag(e._last_seq) over chain as _zero_seq, lag(e._last_ord) over chain as _zero_ord
-           {%- for c in columns %}, lag(e.{{ c.name }}) over chain as _z{{ loop.index }}{% endfor %}
+           {%- for c in all %}, lag(e.{{ c.name }}) over chain as _z{{ loop.index }}{% endfor %}
       from run e
     window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._run)
 ),
 {%- else %}
 state as (
-    select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+    select {% for c in all %}e.{{ c.name }}, {% endfor -%}
            e._keep, e._op, e._tid,
            case when e._differs or (e._seq = $1 and e._op <> 'd') then 1 else 0 end as _run,
            e._seq, e._ord, e._seq as _last_seq, e._ord as _last_ord,
@@ -199,7 +199,7 @@ quiet as (
 closed as (
     -- the stored version, with what run 0 made of it, and the versions that came and went at once
     insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
-    select {% for c in columns %}{% if chains %}case when e._zero is null then t.{{ c.name }} else e._z{{ loop.index }} end{% else %}t.{{ c.name }}{% endif %}, {% endfor -%}
+    select {% for c in all %}{% if chains %}case when e._zero is null then t.{{ c.name }} else e._z{{ loop.index }} end{% else %}t.{{ c.name }}{% endif %}, {% endfor -%}
            {% for c in unfed %}t.{{ c }}, {% endfor -%}
            t.valid_from, e._label, t._seq, t._ord,
            {% if chains %}coalesce(e._zero_seq, t._last_seq), coalesce(e._zero_ord, t._last_ord){% else %}t._last_seq, t._last_ord{% endif %},
@@ -209,7 +209,7 @@ closed as (
      where e._run = 1 and e._tid is not null
 {%- if chains %}
     union all
-    select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+    select {% for c in all %}e.{{ c.name }}, {% endfor -%}
            {% for c in unfed %}null, {% endfor -%}
            e._label, e._until, e._seq, e._ord, e._last_seq, e._last_ord, e._end_seq, e._end_ord, now()
       from state e
@@ -226,7 +226,7 @@ gone as (
 changed_in_place as (
     -- the row of the current version becomes the next one: its key stays, so its index does too
     update {{ current }} t
-       set {% for c in columns if not c.key or loose %}{{ c.name }} = e.{{ c.name }}, {% endfor -%}
+       set {% for c in all if not c.key or loose %}{{ c.name }} = e.{{ c.name }}, {% endfor -%}
            valid_from = case when e._run > 0 then e._label else t.valid_from end,
            _seq = case when e._run > 0 then e._seq else t._seq end,
            _ord = case when e._run > 0 then e._ord else t._ord end,
@@ -237,7 +237,7 @@ changed_in_place as (
 ),
 opened as (
     insert into {{ current }} ({{ names }}, valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _synced_at)
-    select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+    select {% for c in all %}e.{{ c.name }}, {% endfor -%}
            e._label, {{ open_end }}, e._seq, e._ord, e._last_seq, e._last_ord, now()
       from state e
      where e._tid is null and e._until is null and e._op <> 'd'
@@ -254,7 +254,7 @@ select (select count(*) from event) as events,
 -- Staged events that are not in the history yet. `_told` says that an event's values are its own; those of a
 -- version may have been changed in place since.
 create temporary table late_event on commit drop as
-select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
+select {% for c in all %}{{ c.value }} as {{ c.name }}, {% endfor -%}
        {% for c in unfed %}d.{{ c }}, {% endfor -%}
        s._keep, s.o0 is not null as _moved, s._op, s._seq, s._ord, s._at,
        {% if since %}case when s._op = 'r' and isfinite({{ since }}::timestamptz) then {{ since }}::timestamptz end{% else %}null::timestamptz{% endif %} as _since,
@@ -287,7 +287,7 @@ select {% for c in columns %}{{ c.value }} as {{ c.name }}, {% endfor -%}
 -- own transaction did before counts as the former.
 create temporary table late_event on commit drop as
 select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}{% endfor %})
-       {% for c in columns %}t.{{ c.name }}, {% endfor -%}
+       {% for c in all %}t.{{ c.name }}, {% endfor -%}
        {% for c in unfed %}t.{{ c }}, {% endfor -%}
        null::bytea as _keep, false as _moved, 'd'::"char" as _op, $1::int8 as _seq, $2::int8 as _ord, $3::timestamptz as _at,
        null::timestamptz as _since, true as _new, true as _told
@@ -304,7 +304,7 @@ select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}
 -- was emptied is remembered under no key; a version that it ended has a later label where its source's clock fell back.
 insert into late_event ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}_moved, _op, _seq, _ord, _at, _new, _told)
 with keys as (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event)
-select {% for c in columns %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c }}, {% endfor %}false, v.op, v.seq, v.ord, v.at, false, false
+select {% for c in all %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c }}, {% endfor %}false, v.op, v.seq, v.ord, v.at, false, false
   from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
  cross join lateral (values ('u'::"char", d._seq, d._ord, d.valid_from), ('d', d._end_seq, d._end_ord, d.valid_to)) v (op, seq, ord, at)
  where v.op = 'u'
@@ -315,7 +315,7 @@ select {% for c in columns %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{
         select from audit.quiet q
          where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) = (d._end_seq, d._end_ord)))
 union all
-select {% for c in columns %}{% if c.key %}e.{{ c.name }}{% else %}case when q.row is null or q.row ? {{ c.literal }} then {{ c.kept }} else b.{{ c.name }} end{% endif %}, {% endfor -%}
+select {% for c in all %}{% if c.key %}e.{{ c.name }}{% elif c.looked %}null{% else %}case when q.row is null or q.row ? {{ c.literal }} then {{ c.kept }} else b.{{ c.name }} end{% endif %}, {% endfor -%}
        {% for c in unfed %}null, {% endfor %}false, q.op, q.seq, q.ord, q.at, false, true
   from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ event_text() }}, ''])
   -- a column that came later
@@ -406,7 +406,7 @@ labelled as (
 ),
 run as (
     select distinct on ({{ key | map(attribute="qualified") | join(", ") }}, e._run)
-           {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+           {% for c in all %}e.{{ c.name }}, {% endfor -%}
            e._op, e._run,
            first_value(e._seq) over run as _seq, first_value(e._ord) over run as _ord,
            e._seq as _last_seq, e._ord as _last_ord,
@@ -423,7 +423,7 @@ state as (
     window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._run)
 )
 insert into {{ table }} ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}valid_from, valid_to, _seq, _ord, _last_seq, _last_ord, _end_seq, _end_ord, _synced_at)
-select {% for c in columns %}e.{{ c.name }}, {% endfor -%}
+select {% for c in all %}e.{{ c.name }}, {% endfor -%}
        {% for c in unfed %}u.{{ c }}, {% endfor -%}
        e._label, coalesce(e._until, {{ open_end }}), e._seq, e._ord, e._last_seq, e._last_ord, e._end_seq, e._end_ord, now()
   from state e

@@ -17,8 +17,8 @@ use crate::spec::Env;
 use site::Site;
 
 /// What is measured of a Postgres source.
-pub const NAMES: [&str; 7] =
-    ["snapshot", "stream", "versions", "raw", "facts", "freshness", "marts"];
+pub const NAMES: [&str; 8] =
+    ["snapshot", "stream", "versions", "raw", "facts", "lookups", "freshness", "marts"];
 
 /// What is measured of topics.
 pub const TOPIC_NAMES: [&str; 5] = topics::NAMES;
@@ -96,6 +96,11 @@ pub async fn run(options: &Options, env: &Env, say: Say<'_>) -> Result<()> {
     }
     for kind in kinds::KINDS {
         if options.wants(kind.0) {
+            kinds::run(&site, options, kind, say).await?;
+        }
+    }
+    for kind in kinds::LOOKUPS {
+        if options.wants("lookups") {
             kinds::run(&site, options, kind, say).await?;
         }
     }

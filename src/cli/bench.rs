@@ -23,8 +23,8 @@ pub(super) struct Bench {
     /// How many events the backlog of a topic has.
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// Measures only this: snapshot, stream, versions, raw, facts, freshness or marts; of topics json, plain,
-    /// upserts, members or latency.
+    /// Measures only this: snapshot, stream, versions, raw, facts, lookups, freshness or marts; of topics json,
+    /// plain, upserts, members or latency.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Leaves out what it is compared with: Postgres' own replication, Debezium's JDBC sink.

@@ -74,6 +74,7 @@ impl Demo {
         let source = Cluster::start(options("demo-shop", &env)).await?;
         let warehouse = Cluster::start(options("demo-warehouse", &env)).await?;
         warehouse.create_database(WAREHOUSE).await?;
+        enrich(&warehouse).await?;
         let shop = ShopOptions { rows: self.rows, ..ShopOptions::on_day(env.today()) };
         shop::create(&source, shop).await?;
         let folder = tempdir()?;
@@ -129,6 +130,14 @@ impl Demo {
         drop((road, source, warehouse));
         code
     }
+}
+
+/// Brings the reference that users are looked up in.
+async fn enrich(warehouse: &Cluster) -> Result<()> {
+    let session =
+        connect(Side::Warehouse, &warehouse.endpoint(WAREHOUSE), "siltstone demo").await?;
+    let brought = session.batch_execute(files::COUNTRIES).await;
+    brought.map_err(|error| Error::warehouse("bringing the countries", error))
 }
 
 fn options(name: &str, env: &Env) -> ClusterOptions {

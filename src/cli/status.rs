@@ -58,6 +58,7 @@ fn worse(code: u8, told: &Value) -> u8 {
     let needs = some("attention")
         || some("resting")
         || told["dead_letters"] != 0
+        || told["lookups"].as_array().into_iter().flatten().any(|of| of["state"] == "stopped")
         || told["standing"]["state"] == "stopped";
     if needs {
         Kind::Differs.exit_code()
@@ -138,6 +139,10 @@ pub(super) fn print_connector(told: &Value) {
     for table in told["attention"].as_array().into_iter().flatten() {
         println!("    {} is {}", text(&table["table"]), state(table));
         print_because(table, "        ");
+    }
+    for lookups in told["lookups"].as_array().into_iter().flatten() {
+        println!("    lookups of {} are {}", text(&lookups["table"]), text(&lookups["state"]));
+        print_because(lookups, "        ");
     }
     told["resting"].as_array().into_iter().flatten().for_each(print_rest);
 }
@@ -223,6 +228,15 @@ impl Why {
             println!("        {kept}");
         }
         print_rest(&told["topic_rests"]);
+        let lookups = &told["lookups"];
+        if !lookups.is_null() {
+            println!(
+                "    its lookups are {} since {}",
+                text(&lookups["state"]),
+                text(&lookups["since"])
+            );
+            print_because(lookups, "        ");
+        }
         if !told["is_read"].is_null() {
             println!("    its rows are (to be) read, since {}", text(&told["is_read"]["since"]));
         }

@@ -128,6 +128,7 @@ mod tests {
             since: None,
             columns: columns.iter().map(column).collect(),
             partition: None,
+            lookups: Vec::new(),
             indexes: Vec::new(),
             deletes: Deletes::Hard,
             new_columns: NewColumns::Ignore,

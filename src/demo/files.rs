@@ -19,7 +19,7 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 24] = files![
+pub const FILES: [(&str, &str); 25] = files![
     "siltstone.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
@@ -44,7 +44,11 @@ pub const FILES: [(&str, &str); 24] = files![
     "sql/marts/kpi_dashboard.sql",
     "sql/marts/inventory_mart.sql",
     "sql/quality/users_have_country.sql",
+    "sql/jobs/load_countries.sql",
 ];
+
+/// The reference that the job `etl_daily` brings, for a warehouse that is looked at before its first night.
+pub const COUNTRIES: &str = include_str!("../../sql/jobs/load_countries.sql");
 
 /// The variables that the files take the two databases from.
 pub const SHOP_URL: &str = "SHOP_URL";
@@ -127,6 +131,7 @@ mod tests {
             "schemas/cleansed",
             "sql/marts",
             "sql/quality",
+            "sql/jobs",
             "jobs",
         ];
         for folder in folders {

@@ -2,7 +2,8 @@
 
 use super::deps::{Cell, Deps, Kind};
 use super::statement::{Derived, Tables, derive};
-use crate::spec::Mart;
+use crate::postgres::quote;
+use crate::spec::{History, Mart, Model};
 
 /// A column of a table depends on one of another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +37,31 @@ pub fn of_mart(mart: &Mart, tables: &Tables, columns: Option<&[(String, String)]
         edges.extend(self::edges(&mart.today_view().to_string(), &derive(&query, &of_mart)));
     }
     edges
+}
+
+/// What the columns of a table that are looked up are made of.
+pub(super) fn of_lookups(model: &Model, tables: &Tables) -> Vec<Edge> {
+    let mut found = Vec::new();
+    for lookup in &model.lookups {
+        let name = quote::ident(&lookup.name);
+        let query =
+            format!("select (\n{}\n) as {name} from {} as \"row\"", lookup.query, model.quoted());
+        let mut derived = derive(&query, tables);
+        // which rows there are is not decided by it
+        derived.rows = Deps::default();
+        for column in &mut derived.columns {
+            column.logic.clone_from(&lookup.query);
+        }
+        let mut edges = edges(&model.table.to_string(), &derived);
+        if model.history == History::Versions {
+            let (table, view) = (model.table.to_string(), model.current_view().to_string());
+            let (source, target) =
+                (Cell::new(&table, &lookup.name), Cell::new(&view, &lookup.name));
+            edges.push(Edge { source, target, kind: Kind::Identity, logic: lookup.name.clone() });
+        }
+        found.extend(edges);
+    }
+    found
 }
 
 fn edges(table: &str, derived: &Derived) -> Vec<Edge> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tokio_postgres::GenericClient;
 
-use super::edges::{Edge, of_mart};
+use super::edges::{Edge, of_lookups, of_mart};
 use super::models::{Known, MaskedColumns, of_model};
 use super::statement::{Tables, tables_of};
 use crate::error::{Error, Result};
@@ -38,7 +38,10 @@ pub async fn gather(client: &impl GenericClient, spec: &Spec) -> Result<Facts> {
             wanted.insert((Some(schema), name));
         }
     }
-    let queries: Vec<String> = spec.marts.iter().map(|mart| mart.query.clone()).collect();
+    let lookups = spec.models.iter().flat_map(|model| &model.lookups);
+    let queries = lookups.map(|lookup| &lookup.query);
+    let queries: Vec<String> =
+        queries.chain(spec.marts.iter().map(|mart| &mart.query)).cloned().collect();
     let named = tokio::task::spawn_blocking(move || {
         queries.iter().flat_map(|query| tables_of(query)).collect::<Vec<_>>()
     });
@@ -68,11 +71,10 @@ impl Facts {
         for model in spec.models.iter().chain(&mirrored) {
             let known = self.known(&model.table);
             let made = of_model(model, &masks, &known);
-            let names: BTreeSet<&str> = made
-                .iter()
-                .filter(|edge| edge.target.table == model.table.to_string())
-                .map(|edge| edge.target.column.as_str())
-                .collect();
+            let own = made.iter().filter(|edge| edge.target.table == model.table.to_string());
+            let looked_up = model.lookups.iter().map(|lookup| lookup.name.as_str());
+            let names: BTreeSet<&str> =
+                own.map(|edge| edge.target.column.as_str()).chain(looked_up).collect();
             tables.add(&model.table, names.into_iter().map(str::to_owned).collect());
             edges.extend(made);
         }
@@ -83,6 +85,7 @@ impl Facts {
                 None => tables.add_visible(name, table, names),
             }
         }
+        edges.extend(spec.models.iter().flat_map(|model| of_lookups(model, &tables)));
         for mart in &spec.marts {
             edges.extend(of_mart(mart, &tables, self.columns(&mart.table)));
         }

@@ -10,6 +10,7 @@ use tokio_postgres::{Statement, Transaction};
 
 use super::copy::copy_in;
 use super::deferred::Deferred;
+use super::looks::placed;
 use super::raw::encode_raw;
 use super::render::{Form, Templates};
 use super::stage::{Shape, Staged, encode, encode_late, encode_left};
@@ -312,7 +313,11 @@ impl Apply {
         form: Variant,
     ) -> Result<&mut Merge> {
         let key = (target.index, form);
-        let known = self.merges.get(&key).is_some_and(|merge| Arc::ptr_eq(merge.target(), target));
+        let lookups = placed(transaction, &target.model).await?;
+        let known = self
+            .merges
+            .get(&key)
+            .is_some_and(|merge| Arc::ptr_eq(merge.target(), target) && merge.lookups() == lookups);
         if !known {
             let rendered = Form {
                 stage: Staging::quoted(&Shape::of(target)),
@@ -320,6 +325,7 @@ impl Apply {
                 dated: form.overrules != Overrules::AllForRead,
                 chains: form.chains,
                 range: None,
+                lookups,
             };
             let merge =
                 Merge::of_table(transaction, &self.templates, target.clone(), &rendered).await?;

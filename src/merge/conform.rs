@@ -4,7 +4,7 @@
 //! Pure. What Postgres cannot change without losing history or leaves is
 //! refused; a column is never dropped.
 
-use super::define::{add_column, key_list, view_statement};
+use super::define::{add_column, add_lookup, key_list, view_statement};
 use super::standing::Standing;
 use super::stored::StoredColumn;
 use crate::error::{Error, Kind, Result};
@@ -33,7 +33,10 @@ pub fn conform(model: &Model, standing: &Standing, unfed: &[String]) -> Result<C
         fit.statements.extend(add_column(model, column));
         fit.adds = true;
     }
-    if fit.adds && model.history == History::Versions {
+    for lookup in model.lookups.iter().filter(|lookup| !standing.has(&lookup.name)) {
+        fit.statements.extend(add_lookup(model, lookup));
+    }
+    if !fit.statements.is_empty() && model.history == History::Versions {
         fit.statements.push(view_statement(model));
     }
     let table = model.quoted();
@@ -170,6 +173,7 @@ mod tests {
             track: Vec::new(),
             since: None,
             columns: vec![column("a", "integer"), column("b", "text")],
+            lookups: Vec::new(),
             partition: None,
             indexes: Vec::new(),
             deletes: Deletes::Hard,

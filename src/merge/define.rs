@@ -4,7 +4,7 @@
 
 use crate::names::TableName;
 use crate::postgres::quote;
-use crate::spec::{Calendar, Deletes, History, Model, ModelColumn};
+use crate::spec::{Calendar, Deletes, History, Lookup, Model, ModelColumn};
 
 /// The end of a version that is still valid.
 const OPEN_END: &str = "'9999-12-31 00:00+00'";
@@ -83,13 +83,30 @@ pub(super) fn add_column(model: &Model, column: &ModelColumn) -> Vec<String> {
     }
 }
 
+/// The statements that add a column that is looked up. The lookups of the table are put in place anew then, which
+/// fills it.
+pub(super) fn add_lookup(model: &Model, lookup: &Lookup) -> Vec<String> {
+    let (table, name) = (model.quoted(), quote::ident(&lookup.name));
+    let known = quote::literal(&model.table.to_string());
+    vec![
+        format!("alter table {table} add column {name} {}", lookup.ty),
+        format!(
+            "update audit.lookups set definition = '', placed = null where table_name = {known}"
+        ),
+    ]
+}
+
 fn column_list(model: &Model, nullable: bool) -> String {
     let define = |column: &ModelColumn| {
         let key = model.key.contains(&column.name);
         let required = if (column.required || key) && !nullable { " not null" } else { "" };
         format!("{} {}{required}, ", quote::ident(&column.name), column.ty)
     };
-    model.columns.iter().map(define).collect()
+    let looked_up = model
+        .lookups
+        .iter()
+        .map(|lookup| format!("{} {}, ", quote::ident(&lookup.name), lookup.ty));
+    model.columns.iter().map(define).chain(looked_up).collect()
 }
 
 pub(super) fn key_list(model: &Model) -> String {
@@ -222,9 +239,11 @@ pub(super) fn comments(model: &Model, statements: &mut Vec<String>) {
     if let Some(comment) = &model.comment {
         statements.push(format!("comment on table {table} is {}", quote::literal(comment)));
     }
-    for column in &model.columns {
-        if let Some(comment) = &column.comment {
-            let name = quote::ident(&column.name);
+    let fed = model.columns.iter().map(|column| (&column.name, &column.comment));
+    let looked_up = model.lookups.iter().map(|lookup| (&lookup.name, &lookup.comment));
+    for (name, comment) in fed.chain(looked_up) {
+        if let Some(comment) = comment {
+            let name = quote::ident(name);
             let comment = quote::literal(comment);
             statements.push(format!("comment on column {table}.{name} is {comment}"));
         }

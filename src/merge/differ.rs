@@ -7,7 +7,9 @@
 use tokio_postgres::GenericClient;
 
 use super::conform::{conform, left, nullable};
-use super::define::{add_column, comments, current_leaf_statement, define, grants, view_statement};
+use super::define::{
+    add_column, add_lookup, comments, current_leaf_statement, define, grants, view_statement,
+};
 use super::standing::Standing;
 use super::stored::{canonical, columns, is_there, missing_indexes, strangers};
 use super::wider::is_wider;
@@ -96,7 +98,7 @@ impl Step {
 /// What belongs to a table beside its columns and key.
 #[derive(Debug, Default)]
 struct Beside {
-    /// what Postgres calls the model's types, in the order of its columns
+    /// what Postgres calls the model's types, in the order of its columns, and behind them of its lookups
     types: Vec<String>,
     /// statements for the indexes it lacks
     indexes: Vec<String>,
@@ -120,7 +122,7 @@ pub async fn differences(
     unfed: &[String],
     readers: &[String],
 ) -> Result<Vec<Step>> {
-    let types: Vec<&str> = model.columns.iter().map(|column| column.ty.as_str()).collect();
+    let types: Vec<&str> = columns_with_types(model).map(|(_, ty)| ty).collect();
     let mut beside = Beside {
         types: canonical(client, &types).await?,
         indexes: missing_indexes(client, model).await?,
@@ -134,8 +136,8 @@ pub async fn differences(
     if model.history == History::Versions {
         beside.has_current_leaf = is_there(client, &model.current_leaf()).await?;
         let shown = columns(client, &model.current_view()).await?;
-        beside.has_view =
-            model.columns.iter().all(|known| shown.iter().any(|column| column.name == known.name));
+        beside.has_view = columns_with_types(model)
+            .all(|(known, _)| shown.iter().any(|column| column.name == known));
         if beside.strangers.is_empty() && beside.has_view {
             beside.strangers = strangers(client, &model.current_view(), readers).await?;
         }
@@ -151,10 +153,17 @@ pub async fn differences(
 /// The statements that hang on a view or table again what people hung on it and on its model's columns.
 async fn hung(client: &impl GenericClient, name: &TableName, model: &Model) -> Result<Vec<String>> {
     let query = include_str!("../../sql/merge/hung.sql");
-    let columns: Vec<&str> = model.columns.iter().map(|column| column.name.as_str()).collect();
+    let columns: Vec<&str> = columns_with_types(model).map(|(name, _)| name).collect();
     let rows = client.query(query, &[&quote::table(name), &columns]).await;
     let rows = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
     rows.map_err(|error| Error::warehouse(format!("reading what hangs on {name}"), error))
+}
+
+/// The columns that the source feeds, and behind them those that are looked up.
+fn columns_with_types(model: &Model) -> impl Iterator<Item = (&str, &str)> {
+    let fed = model.columns.iter().map(|column| (column.name.as_str(), column.ty.as_str()));
+    let looked_up = model.lookups.iter().map(|lookup| (lookup.name.as_str(), lookup.ty.as_str()));
+    fed.chain(looked_up)
 }
 
 fn differ(
@@ -181,12 +190,10 @@ fn differ(
         }
         None => columns_of(model, standing, unfed, &mut steps),
     }
-    for (column, ty) in model.columns.iter().zip(&beside.types) {
-        let stored = standing.column(&column.name);
+    for ((name, _), ty) in columns_with_types(model).zip(&beside.types) {
+        let stored = standing.column(name);
         let other = stored.filter(|stored| !same_type(&stored.declared, ty));
-        steps.extend(
-            other.map(|stored| retype(model, column, (&stored.declared, ty), &beside.hung)),
-        );
+        steps.extend(other.map(|stored| retype(model, name, (&stored.declared, ty), &beside.hung)));
     }
     steps.extend(beside_it(model, beside, readers, steps.iter().any(|step| step.reads)));
     steps
@@ -208,6 +215,14 @@ fn columns_of(model: &Model, standing: &Standing, unfed: &[String], steps: &mut 
         let what = format!("add column {} {}", column.name, column.ty);
         let step = Step::new(what, add_column(model, column), Lock::AccessExclusive);
         steps.push(Step { reads: !model.history.logs_events(), ..step });
+    }
+    for lookup in model.lookups.iter().filter(|lookup| !standing.has(&lookup.name)) {
+        let what = format!("add column {} {}, which is looked up", lookup.name, lookup.ty);
+        let mut statements = add_lookup(model, lookup);
+        if model.history == History::Versions {
+            statements.push(view_statement(model));
+        }
+        steps.push(Step::new(what, statements, Lock::AccessExclusive));
     }
     for column in left(model, standing, unfed) {
         let what = format!("let {} be NULL", column.name);
@@ -357,13 +372,13 @@ fn same_type(stored: &str, wanted: &str) -> bool {
 }
 
 /// Another type for a column, with the table that knows its rows' leaves where it stands there too.
-fn retype(model: &Model, column: &ModelColumn, (from, to): (&str, &str), hung: &[String]) -> Step {
-    let name = quote::ident(&column.name);
+fn retype(model: &Model, column: &str, (from, to): (&str, &str), hung: &[String]) -> Step {
+    let name = quote::ident(column);
     let alter = |table: &str| {
         format!("alter table {table} alter column {name} type {to} using {name}::{to}")
     };
     let mut statements = vec![alter(&model.quoted())];
-    if model.has_locator() && model.key.contains(&column.name) {
+    if model.has_locator() && model.key.iter().any(|key| key == column) {
         statements.push(alter(&quote::table(&model.locator())));
     }
     if model.history == History::Versions {
@@ -373,11 +388,12 @@ fn retype(model: &Model, column: &ModelColumn, (from, to): (&str, &str), hung: &
         statements.push(view_statement(model));
         statements.extend_from_slice(hung);
     }
-    let what = format!("make {} a {to}, not a {from}", column.name);
+    let what = format!("make {column} a {to}, not a {from}");
     let step = Step::new(what, statements, Lock::AccessExclusive);
     if is_wider(from, to) {
         return step;
     }
-    // what the old type had rounded or cut is at the source still
-    Step { class: Class::Rewrite, long: true, reads: !model.history.logs_events(), ..step }
+    // what the old type had rounded or cut is at the source still, or is looked up anew
+    let reads = !model.history.logs_events() && !model.has_lookup(column);
+    Step { class: Class::Rewrite, long: true, reads, ..step }
 }

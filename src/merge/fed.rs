@@ -58,7 +58,8 @@ pub fn fed_no_more(model: &Model, standing: Option<&Standing>, noted: Option<&st
     let noted = noted.filter(|_| !model.mirrored && model.history != History::Raw);
     let columns = noted.as_ref().and_then(|noted| noted["columns"].as_object());
     let gone = columns.into_iter().flatten().map(|(name, _)| name).filter(|name| {
-        model.column(name).is_none() && standing.is_none_or(|standing| standing.has(name))
+        let listed = model.column(name).is_some() || model.has_lookup(name);
+        !listed && standing.is_none_or(|standing| standing.has(name))
     });
     let step = |name: &String| {
         let drop = format!("alter table {} drop column {}", model.quoted(), quote::ident(name));
@@ -124,6 +125,7 @@ mod tests {
             track: Vec::new(),
             since: None,
             columns: columns.iter().map(column).collect(),
+            lookups: Vec::new(),
             partition: None,
             indexes: Vec::new(),
             deletes,

@@ -76,6 +76,7 @@ impl Merge {
         applied: &mut Applied,
     ) -> Result<()> {
         self.make_leaves(transaction).await?;
+        self.look(transaction, "late_look").await?;
         let before = self.execute(transaction, "late_clear", &[]).await?;
         let after = self.execute(transaction, "late_write", &[]).await?;
         self.execute(transaction, "late_note", &[]).await?;

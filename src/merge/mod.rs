@@ -4,6 +4,7 @@
 //! that builds them. Nothing here opens or ends a transaction, and nothing moves a position.
 
 mod adopt;
+mod answers;
 mod apply;
 mod arrivals;
 mod checks;
@@ -22,6 +23,8 @@ mod fed;
 mod gone;
 mod late;
 mod leaves;
+mod looks;
+mod moved;
 mod pages;
 mod partitioned;
 mod raw;
@@ -37,6 +40,7 @@ mod table;
 mod wider;
 
 pub use adopt::{Adopted, Terms, adopt, obstacles};
+pub use answers::Asker;
 pub use apply::{Apply, Encoded, Overrules, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, conform};

@@ -52,7 +52,7 @@ impl Merge {
             leaves.moved = self.locate(transaction, counts).await?.moved;
         }
         if counts.partial > 0 {
-            self.check_orphans(transaction).await?;
+            self.refuse_orphans(transaction).await?;
         }
         for (leaf, rows) in &leaves.gone {
             applied.deleted += self.in_leaf(transaction, "delete", *leaf, rows).await?;
@@ -66,6 +66,7 @@ impl Merge {
             }
             self.execute(transaction, "remember", &[]).await?;
         }
+        self.look(transaction, "look").await?;
         applied.upserted = self.execute(transaction, "upsert", &[]).await?;
         Ok(applied)
     }

@@ -10,8 +10,10 @@ use bytes::Bytes;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 
+use super::answers::{Asker, Asks};
 use super::apply::{counts_of, days_of, raw_copy_text};
 use super::direct::{Direct, DirectEncoder};
+use super::looks::placed;
 use super::raw::RawEncoder;
 use super::render::{Form, Templates, Within};
 use super::stage::{Encoder, Shape, Staged};
@@ -21,6 +23,7 @@ use crate::clock::from_postgres_micros;
 use crate::error::{Error, Result};
 use crate::journey::{Applied, FoldedRow, Mark, Op, Span, Target};
 use crate::position::{Lsn, Order};
+use crate::postgres::Session;
 use crate::spec::{Deletes, History};
 use crate::value::Row;
 
@@ -58,7 +61,7 @@ pub struct Finished {
 
 impl<'t> Reading<'t> {
     /// A reading of `target`'s rows, on the way that was chosen for it.
-    pub fn new(target: &'t Target, point: Point, way: &Way) -> Reading<'t> {
+    pub fn new(target: &'t Target, point: Point, way: &Way) -> Result<Reading<'t>> {
         let nothing = Span { start: 0, end: 0 };
         let order = point.order;
         let template = FoldedRow {
@@ -74,14 +77,14 @@ impl<'t> Reading<'t> {
             count: 1,
         };
         let rows = match (&way.direct, target.model.history) {
-            (Some(direct), _) => Rows::Direct(DirectEncoder::new(target, order, direct)),
+            (Some(direct), _) => Rows::Direct(DirectEncoder::new(target, order, direct)?),
             (None, History::Raw) => {
                 let load_id = point.as_of.to_string();
                 Rows::Raw(RawEncoder::new(target, &load_id), target, Vec::new())
             }
             (None, _) => Rows::Staged(Encoder::new(target)),
         };
-        Reading { rows, template, count: 0 }
+        Ok(Reading { rows, template, count: 0 })
     }
 
     /// Appends a row of the relation.
@@ -105,6 +108,19 @@ impl<'t> Reading<'t> {
             Rows::Staged(encoder) => encoder.take(),
             Rows::Direct(encoder) => encoder.take(),
             Rows::Raw(encoder, ..) => encoder.take(),
+        }
+    }
+
+    /// Whether rows that were pushed wait until they are looked up, and not for more of them.
+    pub fn waits(&self) -> bool {
+        matches!(&self.rows, Rows::Direct(encoder) if encoder.waits())
+    }
+
+    /// Looks up the rows that wait, which must be done before the end, too.
+    pub async fn look_up(&mut self, asker: &mut Asker) -> Result<()> {
+        match &mut self.rows {
+            Rows::Direct(encoder) => encoder.look_up(asker).await,
+            _ => Ok(()),
         }
     }
 
@@ -145,6 +161,23 @@ pub struct Way {
     direct: Option<Direct>,
 }
 
+impl Way {
+    /// Whether rows are looked up on their way, by [`Way::asker`].
+    pub fn looks_up(&self) -> bool {
+        self.asks().is_some()
+    }
+
+    /// What asks for that, in a session of its own.
+    pub async fn asker(&self, session: Session, target: &Target) -> Result<Asker> {
+        let asks = self.asks().ok_or_else(|| Error::bug("nothing is looked up"))?;
+        Asker::open(session, target, asks).await
+    }
+
+    fn asks(&self) -> Option<&Asks> {
+        self.direct.as_ref().and_then(Direct::asks)
+    }
+}
+
 /// How the rows of a reading may go straight into their table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Straight {
@@ -181,7 +214,7 @@ pub async fn way(
     let mut staging = Staging::default();
     staging.fill(transaction, &shape, empty(target)).await?;
     let quoted = Staging::quoted(&shape);
-    Ok(Way { statement: format!("copy {quoted} from stdin with (format binary)"), direct: None })
+    Ok(Way { statement: shape.copy(&quoted), direct: None })
 }
 
 fn empty(target: &Target) -> Staged {
@@ -224,7 +257,8 @@ pub async fn merge(
         lower: stretch.lower.is_some(),
         upper: stretch.upper.is_some(),
     });
-    let form = Form { stage, guard: false, dated: false, chains: false, range };
+    let lookups = placed(transaction, &target.model).await?;
+    let form = Form { stage, guard: false, dated: false, chains: false, range, lookups };
     let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
     let deletes = !matches!(target.model.deletes, Deletes::Ignore | Deletes::Row);
     if !fresh && target.model.history == History::Bag {
@@ -260,7 +294,8 @@ pub async fn rebase(
         return Ok(());
     }
     let stage = Staging::quoted(&Shape::of(target));
-    let form = Form { stage, guard: false, dated: false, chains: false, range: None };
+    let (guard, dated, chains) = (false, false, false);
+    let form = Form { stage, guard, dated, chains, range: None, lookups: Vec::new() };
     let mut merge = Merge::of_table(transaction, templates, target.clone(), &form).await?;
     let seq = point.order.seq;
     if model.history == History::Versions || model.has_locator() {

@@ -34,7 +34,8 @@ impl Rebuilding {
         target: Arc<Target>,
     ) -> Result<Rebuilding> {
         let stage = Staging::quoted(&Shape::of(&target));
-        let form = Form { stage, guard: false, dated: false, chains: false, range: None };
+        let (guard, dated, chains) = (false, false, false);
+        let form = Form { stage, guard, dated, chains, range: None, lookups: Vec::new() };
         let in_place = stays(&target.model);
         let merge = Merge::of_table(transaction, templates, target, &form).await?;
         Ok(Rebuilding { merge, in_place })
@@ -78,7 +79,7 @@ pub async fn foreign_column(
     }
     let standing = Standing::of(transaction, &model.table).await?;
     for name in standing.given() {
-        if model.column(name).is_some() || is_ours(model, name) {
+        if model.column(name).is_some() || model.has_lookup(name) || is_ours(model, name) {
             continue;
         }
         let query = format!(

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
+use super::looks::{inputs, looked_up, looking};
 use super::partitioned::LEAF;
 use super::stage::Shape;
 use super::stored::StoredColumn;
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, Target};
 use crate::postgres::quote;
-use crate::spec::{Deletes, History};
+use crate::spec::{Deletes, History, Lookup};
 
 /// The merge templates by name.
 #[derive(Clone, Debug)]
@@ -79,6 +80,8 @@ pub(super) struct Form {
     pub chains: bool,
     /// The range of a key that the staged rows are all of; none where they are all of the table's.
     pub range: Option<Within>,
+    /// The lookups that are in place.
+    pub lookups: Vec<Lookup>,
 }
 
 /// A range of a key's column, whose ends are parameters.
@@ -117,6 +120,10 @@ struct Context {
     key: Vec<Column>,
     physical_key: Vec<String>,
     columns: Vec<Column>,
+    /// these and those that are looked up
+    all: Vec<Column>,
+    /// the columns by which rows are looked up
+    inputs: Vec<Column>,
     /// columns that the source no longer feeds
     unfed: Vec<String>,
     partition: Option<Column>,
@@ -149,6 +156,8 @@ struct Column {
     key: bool,
     physical_key: bool,
     tracked: bool,
+    /// whether it is looked up, and not told by an event
+    looked: bool,
     /// what makes values of a type without `=` comparable
     compare: &'static str,
 }
@@ -181,7 +190,9 @@ pub(super) fn render(
     };
     let rendered =
         environment.render_str(&text, minijinja::value::Serde(context)).map_err(broken)?;
-    Ok(Statements(split(&rendered)))
+    let mut statements = split(&rendered);
+    statements.extend(looking(target, stored, (&form.stage, &form.lookups)));
+    Ok(Statements(statements))
 }
 
 /// A statement begins behind a line `-- statement: name`.
@@ -197,6 +208,19 @@ fn split(text: &str) -> HashMap<String, String> {
 fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Context> {
     let model = &target.model;
     let columns = columns(target, stored)?;
+    let lookups = looked_up(target, stored, &form.lookups);
+    let known = inputs(target, stored, &lookups);
+    let by = known.iter().flatten().map(|input| quote::ident(&input.name)).collect::<Vec<_>>();
+    let filled = lookups.iter().filter(|_| known.is_some());
+    let mut all = columns.clone();
+    all.extend(filled.filter_map(|(n, lookup)| looked(*n, lookup, stored)));
+    // what nothing fills now goes on as it is stored
+    let rests = |name: &&String| {
+        let takes = |stored: &StoredColumn| stored.name == **name && !stored.generated;
+        stored.iter().any(takes) && !all.iter().any(|column| column.name == quote::ident(name))
+    };
+    let resting = model.lookups.iter().map(|lookup| &lookup.name).filter(rests);
+    let resting: Vec<String> = resting.map(|name| quote::ident(name)).collect();
     let by_name = |name: &String| {
         let quoted = quote::ident(name);
         columns.iter().find(|column| column.name == quoted).cloned()
@@ -225,8 +249,10 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         since: model.since.as_ref().and_then(by_name).map(|column| column.value),
         key: model.key.iter().filter_map(by_name).collect(),
         physical_key: model.physical_key().into_iter().map(quote::ident).collect(),
-        unfed: unfed.map(|(_, column)| quote::ident(&column.name)).collect(),
+        unfed: unfed.map(|(_, column)| quote::ident(&column.name)).chain(resting).collect(),
         partition: partition.and_then(by_name),
+        inputs: columns.iter().filter(|column| by.contains(&column.name)).cloned().collect(),
+        all,
         columns,
     })
 }
@@ -248,6 +274,31 @@ fn within(range: &Within, stored: &[StoredColumn]) -> String {
     let behind = if range.lower { 4 } else { 3 };
     let upper = range.upper.then(|| format!(" and t.{column} < {}", end(behind)));
     lower.into_iter().chain(upper).collect()
+}
+
+/// A column that is looked up: in the staging table like any other, and in no event.
+fn looked(n: usize, lookup: &Lookup, stored: &[StoredColumn]) -> Option<Column> {
+    let stored = stored.iter().find(|stored| stored.name == lookup.name)?;
+    let name = quote::ident(&lookup.name);
+    let nothing = || "null".to_owned();
+    Some(Column {
+        stage: format!("l{n}"),
+        value: stored.cast(&format!("s.l{n}"), ""),
+        origin: nothing(),
+        back: nothing(),
+        literal: quote::literal(&lookup.name),
+        recalled: nothing(),
+        kept: nothing(),
+        arriving: nothing(),
+        qualified: format!("e.{name}"),
+        bit: 0,
+        key: false,
+        physical_key: false,
+        tracked: false,
+        looked: true,
+        compare: "",
+        name,
+    })
 }
 
 fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
@@ -295,6 +346,7 @@ fn columns(target: &Target, stored: &[StoredColumn]) -> Result<Vec<Column>> {
             key,
             physical_key: key || partitions,
             tracked: model.track.contains(&column.name),
+            looked: false,
             compare: if stored.has_equality { "" } else { "::text" },
             name,
         });

@@ -33,6 +33,8 @@ pub(super) struct Shape {
     pub columns: Vec<&'static str>,
     /// The types of the origin's key, `o0`, `o1`, ….
     pub origin: Vec<&'static str>,
+    /// The types of what is looked up once the rows are there, `l0`, `l1`, ….
+    pub looked_up: Vec<String>,
 }
 
 impl Shape {
@@ -40,7 +42,8 @@ impl Shape {
     pub(super) fn of(target: &Target) -> Shape {
         let columns = target.feeds.iter().map(|feed| feed.wire.staged_type()).collect();
         let wire = |at: &usize| target.wires.get(*at).map_or("text", |wire| wire.staged_type());
-        Shape { columns, origin: target.key.iter().map(wire).collect() }
+        let looked_up = target.model.lookups.iter().map(|lookup| lookup.ty.clone()).collect();
+        Shape { columns, origin: target.key.iter().map(wire).collect(), looked_up }
     }
 
     /// Column definitions for CREATE TABLE.
@@ -48,7 +51,19 @@ impl Shape {
         let fed = self.columns.iter().enumerate().map(|(n, ty)| format!("c{n} pg_catalog.{ty:?}"));
         let origin =
             self.origin.iter().enumerate().map(|(n, ty)| format!("o{n} pg_catalog.{ty:?}"));
-        fed.chain([SYSTEM.to_owned()]).chain(origin).collect::<Vec<_>>().join(", ")
+        let looked_up = self.looked_up.iter().enumerate().map(|(n, ty)| format!("l{n} {ty}"));
+        let columns = fed.chain([SYSTEM.to_owned()]).chain(origin).chain(looked_up);
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The statement that takes rows: all columns but those that are looked up.
+    pub(super) fn copy(&self, quoted: &str) -> String {
+        let fed = (0..self.columns.len()).map(|n| format!("c{n}"));
+        let system = SYSTEM.split(", ").filter_map(|column| column.split(' ').next());
+        let origin = (0..self.origin.len()).map(|n| format!("o{n}"));
+        let columns = fed.chain(system.map(str::to_owned)).chain(origin);
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        format!("copy {quoted} ({columns}) from stdin with (format binary)")
     }
 
     /// A name that tables of this shape share.

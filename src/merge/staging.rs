@@ -84,8 +84,7 @@ impl Staging {
             shape.definition()
         );
         transaction.batch_execute(&create).await.map_err(failed)?;
-        let copy = format!("copy {quoted} from stdin with (format binary)");
-        let copy = transaction.prepare(&copy).await.map_err(failed)?;
+        let copy = transaction.prepare(&shape.copy(&quoted)).await.map_err(failed)?;
         let table = Table { copy, rows: DELETED_AT_MOST + 1, used: self.uses };
         self.tables.insert(shape.table(), table);
         Ok(())

@@ -62,6 +62,17 @@ impl StoredColumn {
         self.type_schema == "pg_catalog" && self.type_name == staged
     }
 
+    /// The type with its modifier, as a session knows it whose path is `pg_catalog` alone.
+    pub(super) fn qualified(&self) -> String {
+        if self.type_schema == "pg_catalog" {
+            return self.declared.clone();
+        }
+        let modifier = self.declared.rfind('(').filter(|_| self.declared.ends_with(')'));
+        let modifier = modifier.and_then(|at| self.declared.get(at..)).unwrap_or_default();
+        let (schema, name) = (quote::ident(&self.type_schema), quote::ident(&self.type_name));
+        format!("{schema}.{name}{modifier}")
+    }
+
     /// `expression` of the staged type as a value of this column's type. The modifier is left to the
     /// assignment: an explicit cast would cut a text that is too long, where an assignment refuses it.
     pub fn cast(&self, expression: &str, staged: &str) -> String {

@@ -12,7 +12,7 @@ use super::stored::{StoredColumn, columns};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Applied, Arrival, Target};
 use crate::position::Order;
-use crate::spec::{Deletes, History};
+use crate::spec::{Deletes, History, Lookup};
 
 /// What a batch of staged rows asks of the merge.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +46,7 @@ pub(super) struct Cut {
 pub(super) struct Merge {
     target: Arc<Target>,
     statements: Statements,
+    lookups: Vec<Lookup>,
     prepared: HashMap<String, Statement>,
 }
 
@@ -58,7 +59,8 @@ impl Merge {
         form: &Form,
     ) -> Result<Merge> {
         let statements = render(templates, &target, stored, form)?;
-        Ok(Merge { target, statements, prepared: HashMap::new() })
+        let lookups = form.lookups.clone();
+        Ok(Merge { target, statements, lookups, prepared: HashMap::new() })
     }
 
     /// Reads the table's columns and renders its statements.
@@ -101,7 +103,7 @@ impl Merge {
     /// Makes one row of those whose keys the batch tells apart and the table does not. A key that was
     /// written in two ways was deleted in one of them.
     async fn collapse(&mut self, transaction: &Transaction<'_>, counts: Counts) -> Result<Counts> {
-        if counts.deletes == 0 || !self.statements.has("collapse") {
+        if counts.deletes == 0 || !self.has("collapse") {
             return Ok(counts);
         }
         let gone = self.execute(transaction, "collapse", &[]).await?;
@@ -127,6 +129,10 @@ impl Merge {
             applied.deleted = self.execute(transaction, "delete", &[]).await?;
         }
         let partial = counts.partial.saturating_sub(filled);
+        if partial > 0 && self.has("fill_inputs") {
+            self.execute(transaction, "fill_inputs", &[]).await?;
+        }
+        self.look(transaction, "look").await?;
         if partial > 0 {
             let updated = self.execute(transaction, "update", &[]).await?;
             if updated < partial {
@@ -147,58 +153,6 @@ impl Merge {
         self.target.arrival == Arrival::MayBeLate
     }
 
-    /// Leaves out events that came behind the delete of their row.
-    pub(super) async fn drop_gone(
-        &mut self,
-        transaction: &Transaction<'_>,
-        counts: Counts,
-        applied: &mut Applied,
-    ) -> Result<Counts> {
-        let Some(oldest) = counts.oldest.filter(|_| self.may_be_late()) else { return Ok(counts) };
-        let rows = self.query(transaction, "newest_gone", &[]).await?;
-        let Some(row) = rows.first() else { return Ok(counts) };
-        let failed = |error| self.failed("newest_gone", error);
-        let gone =
-            Order { seq: row.try_get(0).map_err(failed)?, ord: row.try_get(1).map_err(failed)? };
-        if gone <= oldest {
-            return Ok(counts);
-        }
-        let dropped = self.execute(transaction, "drop_gone", &[]).await?;
-        applied.stale += dropped;
-        Ok(Counts { rows: counts.rows - dropped, ..counts })
-    }
-
-    /// Keeps the values of rows that go on under another key, which are staged.
-    pub(super) async fn left(&mut self, transaction: &Transaction<'_>) -> Result<()> {
-        if !self.may_be_late() {
-            return Ok(());
-        }
-        let model = self.target.model.clone();
-        if model.history == History::Overwrite && model.partition.is_some() {
-            self.fill_left(transaction).await?;
-        } else {
-            self.execute(transaction, "fill_left", &[]).await?;
-            if model.history == History::Overwrite {
-                self.execute(transaction, "fill_left_own", &[]).await?;
-            }
-        }
-        self.execute(transaction, "remember_gone", &[]).await?;
-        Ok(())
-    }
-
-    /// Completes rows that come from another key with the values that they had there when they left: the key
-    /// may be another row's since.
-    pub(super) async fn recall(
-        &mut self,
-        transaction: &Transaction<'_>,
-        counts: Counts,
-    ) -> Result<u64> {
-        match counts.moved > 0 && self.may_be_late() {
-            true => self.execute(transaction, "fill_gone", &[]).await,
-            false => Ok(0),
-        }
-    }
-
     async fn versions(
         &mut self,
         transaction: &Transaction<'_>,
@@ -210,6 +164,7 @@ impl Merge {
         if counts.partial > 0 {
             self.execute(transaction, "fill", &[]).await?;
         }
+        self.look(transaction, "look").await?;
         if cut.continues {
             self.execute(transaction, "undo_open", &[]).await?;
             self.execute(transaction, "undo_close", &[]).await?;
@@ -253,6 +208,7 @@ impl Merge {
         if self.target.arrival != Arrival::InOrder && self.target.model.is_read_without_key() {
             applied.stale = self.drop_void(transaction, counts).await?;
         }
+        self.look(transaction, "look").await?;
         applied.upserted = self.execute(transaction, "insert", &[]).await?;
         Ok(applied)
     }
@@ -291,7 +247,13 @@ impl Merge {
         Ok(applied)
     }
 
-    async fn refuse_orphans(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+    /// The lookups that its statements go by.
+    pub(super) fn lookups(&self) -> &[Lookup] {
+        &self.lookups
+    }
+
+    /// Refuses staged rows that cannot be completed.
+    pub(super) async fn refuse_orphans(&mut self, transaction: &Transaction<'_>) -> Result<()> {
         match self.query(transaction, "orphan", &[]).await?.is_empty() {
             true => Ok(()),
             false => Err(self.orphan()),
@@ -307,14 +269,14 @@ impl Merge {
             .remedy(format!("siltstone table resync {:#}", self.target.model.table))
     }
 
-    /// The orphan check, for the merge of a partitioned table.
-    pub(super) async fn check_orphans(&mut self, transaction: &Transaction<'_>) -> Result<()> {
-        self.refuse_orphans(transaction).await
-    }
-
     /// The target.
     pub(super) fn target(&self) -> &Arc<Target> {
         &self.target
+    }
+
+    /// Whether there is such a statement.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.statements.has(name)
     }
 
     /// Whether rows that are deleted at the source stay.
@@ -359,7 +321,12 @@ impl Merge {
         transaction.query_one(&statement, parameters).await.map_err(|e| self.failed(name, e))
     }
 
-    async fn prepare(&mut self, transaction: &Transaction<'_>, name: &str) -> Result<Statement> {
+    /// A statement, prepared.
+    pub(super) async fn prepare(
+        &mut self,
+        transaction: &Transaction<'_>,
+        name: &str,
+    ) -> Result<Statement> {
         if let Some(statement) = self.prepared.get(name) {
             return Ok(statement.clone());
         }

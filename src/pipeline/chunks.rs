@@ -17,6 +17,7 @@ use super::core::Core;
 use super::cutting::{Job, cut_all};
 use super::note::Then;
 use super::parts::give_up;
+use super::placing::await_placed;
 use super::rebuild::rebuild_all;
 use super::shared::{CaughtUp, Shared, writer};
 use super::standby::Origin;
@@ -153,6 +154,9 @@ impl Worker {
                 .await?;
         loop {
             let Some(job) = self.jobs.lock().await.pop_front() else { return Ok(()) };
+            if job.chunk.fresh {
+                await_placed(&warehouse, &job.target.model).await?;
+            }
             // a transaction a table: the source's own DDL waits for one table at most
             let read = match snapshot::under(&mut source, &self.snapshot).await {
                 Ok(under) if self.shared.topics => self.refill(&under, &mut warehouse, &job).await,

@@ -32,6 +32,7 @@ pub struct Plan {
     pub(super) calendars: Vec<(TableName, Vec<String>)>,
     pub(super) extracted: Vec<Lacks>,
     pub(super) marts: Vec<(TableName, Step)>,
+    pub(super) lookups: Vec<(TableName, Step)>,
     /// What no statement of ours mends, and what only a start does.
     pub notes: Vec<String>,
 }
@@ -93,8 +94,8 @@ impl Plan {
             let steps = steps.iter().cloned().chain(leaf_step(leaves));
             steps.for_each(|step| add(model.table.to_string(), *rows, step));
         }
-        let marts = self.marts.iter().cloned();
-        marts.for_each(|(mart, step)| add(mart.to_string(), 0, step));
+        let kept = self.lookups.iter().chain(&self.marts).cloned();
+        kept.for_each(|(table, step)| add(table.to_string(), 0, step));
         for table in self.connectors.iter().flat_map(|connector| &connector.tables) {
             let name = table.model.table.to_string();
             for difference in all.iter_mut().filter(|difference| difference.subject == name) {

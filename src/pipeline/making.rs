@@ -19,6 +19,7 @@ use super::follow::missed;
 use super::lineage;
 use super::mart;
 use super::note::Then;
+use super::placing;
 use super::rights::locker;
 use crate::capture::publication::{self, Locker};
 use crate::error::{Error, Kind, Result};
@@ -81,6 +82,13 @@ pub async fn apply(
             Err(error) if first.is_ok() => first = Err(error),
             Err(error) => tracing::error!("{error}"),
         }
+    }
+    // as they are now: the tables may just have been made
+    let (looked_up, notes) = placing::lacks(&mut making.warehouse, spec).await?;
+    notes.iter().for_each(|note| tracing::warn!("nothing is looked up yet: {note}"));
+    for (table, step) in looked_up {
+        placing::make_for(&mut making.warehouse, spec, &table).await?;
+        say(&table.to_string(), &step);
     }
     for declared in &spec.marts {
         let table = &declared.table;

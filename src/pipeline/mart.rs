@@ -230,7 +230,8 @@ impl Keeper {
         };
         let told =
             |shape: &Shape| format!("{:?}{:?}{:?}", shape.columns, shape.inputs, shape.views);
-        if told(&found) != told(shape) || !refresh::unwatched(&**session, shape).await?.is_empty() {
+        let unwatched = refresh::unwatched(&**session, shape.reader()).await?;
+        if told(&found) != told(shape) || !unwatched.is_empty() {
             let what = format!("what {} reads is another table than before", self.mart.table);
             return Err(Error::new(Kind::Busy, what));
         }
@@ -260,7 +261,7 @@ async fn prepare(
     };
     let definition = refresh::define(&**session, &shape, &ground.settings.readers).await?;
     let unwatched: Vec<refresh::Input> =
-        refresh::unwatched(&**session, &shape).await?.into_iter().cloned().collect();
+        refresh::unwatched(&**session, shape.reader()).await?.into_iter().cloned().collect();
     if ground.no_ddl && (!definition.statements.is_empty() || !unwatched.is_empty()) {
         let what = format!("{} is to be made, and this service makes no tables", mart.table);
         return Err(Error::new(Kind::TableStops, what).remedy("siltstone apply"));
@@ -282,7 +283,7 @@ pub(super) async fn lacks(
     };
     let definition = refresh::define(&**session, &shape, readers).await?;
     let mut statements = definition.statements;
-    let unwatched = refresh::unwatched(&**session, &shape).await?;
+    let unwatched = refresh::unwatched(&**session, shape.reader()).await?;
     statements.extend(unwatched.into_iter().map(refresh::watching));
     let what = "make the mart, and let the tables that it reads tell of their changes".to_owned();
     Ok((!statements.is_empty()).then(|| Step::new(what, statements, Lock::Share)))
@@ -312,7 +313,7 @@ async fn try_make_for(session: &mut Session, mart: &Mart, readers: &[String]) ->
     };
     let definition = refresh::define(&**session, &shape, readers).await?;
     let unwatched: Vec<refresh::Input> =
-        refresh::unwatched(&**session, &shape).await?.into_iter().cloned().collect();
+        refresh::unwatched(&**session, shape.reader()).await?.into_iter().cloned().collect();
     let failed = |error| Error::warehouse(format!("making {}", mart.table), error);
     if definition.anew || !definition.statements.is_empty() {
         let transaction = patient(session).await?;
@@ -326,7 +327,7 @@ async fn try_make_for(session: &mut Session, mart: &Mart, readers: &[String]) ->
         if at + 1 == unwatched.len() {
             interrupt(&transaction, RESOURCE).await.map_err(failed)?;
         }
-        refresh::watch(&transaction, &shape, input).await?;
+        refresh::watch(&transaction, shape.reader(), input).await?;
         transaction.commit().await.map_err(failed)?;
     }
     Ok(())
@@ -378,7 +379,7 @@ async fn make(
     }
     for input in unwatched {
         let transaction = Fenced::begin(session, fence, "mart", &ground.durations).await?;
-        refresh::watch(&*transaction, shape, input).await?;
+        refresh::watch(&*transaction, shape.reader(), input).await?;
         transaction.commit().await?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Keeps marts fresh: one instance of many does, a task a mart, each turn a transaction.
+//! Keeps marts fresh, and columns that are looked up: one instance of many does, a task a mart or table, each turn a
+//! transaction.
 //!
 //! A mart that cannot be refreshed says why and is tried again, later each time; the others go on.
 
@@ -8,7 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::lookups::{self, Looker};
 use super::mart::Keeper;
+use super::reread::Reread;
 use super::told::Events;
 use super::withheld::Hold;
 use crate::error::{Error, Kind, Result};
@@ -29,6 +32,8 @@ pub(super) struct Ground {
     pub(super) durations: Durations,
     /// where turns are told
     pub(super) events: Events,
+    /// who reads files again
+    pub(super) reread: Arc<Reread>,
     /// tables are somebody else's to make
     pub(super) no_ddl: bool,
 }
@@ -54,8 +59,9 @@ pub(super) async fn keep(
         let spec = files.borrow_and_update().clone();
         let names: Vec<String> = spec.marts.iter().map(|mart| mart.table.to_string()).collect();
         ground.board.keep_marts(&names);
+        let none = names.is_empty() && spec.models.iter().all(|model| model.lookups.is_empty());
         let kept = async {
-            match names.is_empty() && epoch.is_none() {
+            match none && epoch.is_none() {
                 // nothing was ever kept here, and nothing is asked for
                 true if !leftovers(&ground).await => std::future::pending().await,
                 _ => term(&ground, &spec, &mut epoch, &settle).await,
@@ -69,13 +75,15 @@ pub(super) async fn keep(
                 Err(error) => {
                     if error.kind() == Kind::Fenced {
                         epoch = None;
+                        // by `siltstone apply`, which may have gone by newer files
+                        ground.reread.ask();
                     }
                     tracing::warn!(remedy = error.remedy_text(), "marts: {}", error.reason());
                     tokio::time::sleep(STAND_BY).await;
                 }
             },
             Ok(()) = files.changed() => {}
-            told = settled(settle.clone(), names.is_empty()) => return told,
+            told = settled(settle.clone(), none) => return told,
         }
     }
     release(&ground, epoch).await;
@@ -93,7 +101,9 @@ async fn leftovers(ground: &Ground) -> bool {
     let asked = async {
         let session =
             connect(Side::Warehouse, &ground.settings.warehouse, "siltstone marts").await?;
-        refresh::any_watched(&*session).await
+        let watched = refresh::any_watched(&*session).await?;
+        let known = refresh::lookups(&*session).await;
+        known.map(|known| watched || !known.is_empty())
     };
     asked.await.unwrap_or(false)
 }
@@ -134,17 +144,23 @@ async fn term(
     let owned = become_owner(ground, &mut session, fence.as_ref()).await?;
     *fence = Some(owned.clone());
     let marts = &spec.marts;
-    let names: Vec<String> = marts.iter().map(|mart| mart.table.to_string()).collect();
+    let mut names: Vec<String> = marts.iter().map(|mart| mart.table.to_string()).collect();
+    let mut lookers = lookups::lookers(ground, &owned, spec, (&session, settle)).await?;
+    names.extend(lookers.iter().map(|looker| looker.table().to_string()));
     let transaction = Fenced::begin(&mut session, &owned, "mart", &ground.durations).await?;
     refresh::forget(&*transaction, &names).await?;
     transaction.commit().await?;
-    if marts.is_empty() {
+    if marts.is_empty() && lookers.is_empty() {
         // another instance may have some, now or later
         owned.release(&session, true).await?;
         *fence = None;
         drop(session);
         return std::future::pending().await;
     }
+    let mut looking = JoinSet::new();
+    lookers.drain(..).for_each(|looker| drop(looking.spawn(Looker::run(looker))));
+    // a mart that reads what is looked up settles behind it
+    let behind = watch::Sender::new(false);
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
     for mart in marts {
@@ -153,14 +169,24 @@ async fn term(
             fence: owned.clone(),
             mart: mart.clone(),
             hold: Hold::of(spec, mart),
-            settle: settle.clone(),
+            settle: behind.subscribe(),
             turns: turns.clone(),
         };
         tasks.spawn(keeper.run());
     }
     let mut ticks = tokio::time::interval(LEASE / 3);
+    let mut settles = settle.clone();
     loop {
+        if looking.is_empty() && *settle.borrow() {
+            behind.send_replace(true);
+        }
         tokio::select! {
+            ended = looking.join_next(), if !looking.is_empty() => match ended {
+                Some(Ok(ended)) => ended?,
+                Some(Err(error)) => return Err(Error::bug("a lookup's task broke off").because(error)),
+                None => {}
+            },
+            Ok(()) = settles.changed() => {}
             ended = tasks.join_next(), if !tasks.is_empty() => match ended {
                 Some(Ok(ended)) => ended?,
                 Some(Err(error)) => return Err(Error::bug("a mart's task broke off").because(error)),
@@ -168,7 +194,7 @@ async fn term(
             },
             _ = ticks.tick() => owned.renew(&session).await?,
         }
-        if tasks.is_empty() && *settle.borrow() {
+        if looking.is_empty() && tasks.is_empty() && *settle.borrow() {
             return Ok(());
         }
     }

@@ -9,6 +9,7 @@ use super::extracted::lacks;
 use super::fit::suit;
 use super::follow::mirrored_step;
 use super::mart;
+use super::placing;
 use super::recall::raw_of;
 use super::resolve::{Fed, LeftOut, Resolved, feeders, resolve};
 use super::rights::leave_out_unowned;
@@ -46,6 +47,7 @@ pub async fn plan(spec: &Spec, clock: &Clock) -> Result<Plan> {
         calendars: Vec::new(),
         extracted: Vec::new(),
         marts: Vec::new(),
+        lookups: Vec::new(),
         notes: Vec::new(),
     };
     for connector in &spec.connectors {
@@ -95,14 +97,18 @@ async fn extracted(
     Ok(())
 }
 
-/// What marts lack. A view tells what their queries answer, and is gone with its transaction.
+/// What marts and lookups lack. A view tells what their queries answer, and is gone with its transaction.
 async fn marts(spec: &Spec, plan: &mut Plan) -> Result<()> {
     let made = |mart: &TableName| format!("{mart} is made when the tables that it reads are there");
-    if spec.marts.is_empty() || !plan.control.is_empty() {
+    if !plan.control.is_empty() {
+        plan.notes.extend(placing::to_come(spec));
         plan.notes.extend(spec.marts.iter().map(|mart| made(&mart.table)));
         return Ok(());
     }
     let mut session = connect(Side::Warehouse, &spec.settings.warehouse, "siltstone plan").await?;
+    let (steps, notes) = placing::lacks(&mut session, spec).await?;
+    plan.lookups = steps;
+    plan.notes.extend(notes);
     for mart in &spec.marts {
         match mart::lacks(&mut session, mart, &spec.settings.readers).await {
             Ok(None) => {}

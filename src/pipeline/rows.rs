@@ -12,13 +12,15 @@ use super::chunks::{Read, Worker, gone};
 use super::cutting::Job;
 use super::fit::fit;
 use super::refused::RefusedRows;
-use super::shared::{CaughtUp, Shared};
+use super::shared::{CaughtUp, Shared, writer};
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::snapshot::{self, Part};
 use crate::decode::Veil;
 use crate::error::{Error, Result};
 use crate::journey::{Applied, Target};
-use crate::merge::{Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way};
+use crate::merge::{
+    Asker, Finished, Point, Reading, Straight, Way, emptying, merge_reading, rebase, way,
+};
 use crate::names::TableName;
 use crate::position::Order;
 use crate::postgres::Session;
@@ -147,7 +149,8 @@ impl Worker {
         }
         let part = Part { partitioned: source.partitioned, condition: condition.as_deref() };
         let mut rows = SourceRows::of(shared, under, &target.relation, part).await?;
-        let mut reading = Reading::new(target, point, way);
+        let mut reading = Reading::new(target, point, way)?;
+        let mut asker = self.asker(target, way).await?;
         let mut refused = RefusedRows::new(&job.chunk, point, shared.connector().held_keys);
         let (mut told, mut unpaced) = (0, 0);
         while let Some((row, length)) = rows.next(shared).await? {
@@ -156,6 +159,9 @@ impl Worker {
                 continue;
             }
             reading.push(row)?;
+            if let Some(asker) = asker.as_mut().filter(|_| reading.waits()) {
+                reading.look_up(asker).await?;
+            }
             for chunk in reading.take() {
                 self.pace.keep(std::mem::take(&mut unpaced)).await;
                 sink.feed(chunk).await.map_err(failed)?;
@@ -166,12 +172,25 @@ impl Worker {
             }
         }
         self.report((name, job), reading.count() - told, source.estimated_rows);
+        if let Some(asker) = &mut asker {
+            reading.look_up(asker).await?;
+        }
         let mut finished = reading.finish();
         for chunk in finished.take() {
             sink.feed(chunk).await.map_err(failed)?;
         }
         sink.finish().await.map_err(failed)?;
         Ok((finished, refused))
+    }
+
+    /// What asks for what the rows are looked up by as they go straight into their table.
+    async fn asker(&self, target: &Target, way: &Way) -> Result<Option<Asker>> {
+        if !way.looks_up() {
+            return Ok(None);
+        }
+        let setup = &self.shared.setup;
+        let session = writer(setup, &self.shared.fence, "looking up").await?;
+        Ok(Some(way.asker(session, target).await?))
     }
 
     fn report(&self, (table, job): (&TableName, &Job), more: u64, estimated: u64) {

@@ -159,6 +159,7 @@ impl Service {
             board: self.board.clone(),
             durations: self.durations(),
             events,
+            reread: self.options.reread.clone(),
             no_ddl: self.options.no_ddl,
         }
     }

@@ -57,6 +57,11 @@ pub async fn connector(client: &impl GenericClient, name: &str) -> Result<Value>
             'pending_bytes', (select coalesce(sum(bytes), 0)::int8 from audit.pending where connector = $1),
             'dead_letters', (select count(*) from audit.dead_letters
                               where connector = $1 and state = 'open'),
+            'lookups', coalesce((select jsonb_agg(jsonb_build_object(
+                                   'table', l.table_name, 'state', l.state, 'reason', l.reason,
+                                   'remedy', l.remedy) order by l.table_name)
+                                   from audit.lookups l join audit.tables t using (table_name)
+                                  where t.connector = $1 and l.reason is not null), '[]'),
             'resting', coalesce((select jsonb_agg(jsonb_build_object(
                                    'topic', topic, 'tables', tables, 'reason', reason, 'remedy', remedy,
                                    'since', since, 'kept_until', kept_until) order by topic)
@@ -94,6 +99,9 @@ pub async fn table(client: &impl GenericClient, table: &TableName) -> Result<Opt
                 'topic_rests', (select jsonb_build_object('topic', topic, 'reason', reason, 'remedy', remedy,
                                                           'since', since, 'kept_until', kept_until)
                                   from audit.resting where $1 = any (tables) order by topic limit 1),
+                'lookups', (select jsonb_build_object('state', state, 'columns', columns, 'since', changed_at,
+                                                      'filled_at', filled_at, 'reason', reason, 'remedy', remedy)
+                              from audit.lookups where table_name = $1),
                 'is_read', (select jsonb_build_object(
                                     'since', min(c.changed_at), 'rows', sum(c.rows), 'parts', count(*),
                                     'parts_loaded', count(*) filter (where c.state = 'loaded'))

@@ -3,6 +3,7 @@
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::unfit;
+use super::watch::Reader;
 use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
@@ -23,8 +24,8 @@ pub struct Shape {
     pub views: Vec<u32>,
 }
 
-/// A table that a mart reads.
-#[derive(Clone, Debug)]
+/// A table that a mart, or a table's lookups, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
     /// What the mart's file says of it.
     pub read: MartRead,
@@ -37,6 +38,11 @@ pub struct Input {
 }
 
 impl Shape {
+    /// The mart, as one that is told what changes.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { table: &self.mart.table, inputs: &self.inputs, views: &self.views }
+    }
+
     /// The type of the column by which the mart is recomputed.
     pub(super) fn group_type(&self) -> &str {
         let by = self.mart.refresh_by.as_deref();
@@ -113,13 +119,13 @@ async fn today(transaction: &Transaction<'_>, mart: &Mart) -> Result<Vec<Column>
     })
 }
 
-struct Column {
-    name: String,
-    ty: String,
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) ty: String,
     category: String,
 }
 
-async fn columns_of(
+pub(super) async fn columns_of(
     transaction: &Transaction<'_>,
     query: &str,
 ) -> Result<Vec<Column>, tokio_postgres::Error> {
@@ -179,11 +185,15 @@ const READ: &str = "
      where n.nspname <> 'pg_catalog' and c.oid <> to_regclass($1)
      order by c.oid";
 
-/// Refuses a query whose changes would not all be told of; answers the views it reads.
-async fn refuse_unread(transaction: &Transaction<'_>, mart: &Mart) -> Result<Vec<u32>> {
-    let failed = |error| Error::warehouse(format!("looking what {} reads", mart.table), error);
+/// What the query reads that was described last: the tables, and the views in between. Refuses one whose changes
+/// would not all be told of.
+pub(super) async fn relations(
+    transaction: &Transaction<'_>,
+    of: &TableName,
+) -> Result<(Vec<TableName>, Vec<u32>)> {
+    let failed = |error| Error::warehouse(format!("looking what {of} reads"), error);
     let rows = transaction.query(READ, &[&format!("pg_temp.{VIEW}")]).await.map_err(failed)?;
-    let mut views = Vec::new();
+    let (mut tables, mut views) = (Vec::new(), Vec::new());
     for row in rows {
         let name = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
         let (schema, name, kind, leaf): (String, String, String, bool) = name().map_err(failed)?;
@@ -196,12 +206,21 @@ async fn refuse_unread(transaction: &Transaction<'_>, mart: &Mart) -> Result<Vec
             let what = format!(
                 "its query reads {table}, a leaf: what comes by its table is not told of it"
             );
-            return Err(unfit(&mart.table, &what, "read the partitioned table"));
+            return Err(unfit(of, &what, "read the partitioned table"));
         }
         if !["r", "p"].contains(&kind.as_str()) {
             let what = format!("its query reads {table}, which is no table: it tells no changes");
-            return Err(unfit(&mart.table, &what, "read the tables behind it"));
+            return Err(unfit(of, &what, "read the tables behind it"));
         }
+        tables.push(table);
+    }
+    Ok((tables, views))
+}
+
+/// Refuses a query whose changes would not all be told of; answers the views it reads.
+async fn refuse_unread(transaction: &Transaction<'_>, mart: &Mart) -> Result<Vec<u32>> {
+    let (tables, views) = relations(transaction, &mart.table).await?;
+    for table in tables {
         if !mart.reads.iter().any(|read| read.table == table) {
             let what = format!("its query reads {table}, which `reads` does not name");
             let remedy = format!("add {table} to reads in {}, with its touches", mart.declared_in);
@@ -220,21 +239,21 @@ const SUBSCRIBED: &str = "
     select exists (select from pg_subscription_rel s join tree t on t.oid = s.srrelid)";
 
 /// Refuses an input whose changes its triggers do not see.
-async fn refuse_subscribed(
+pub(super) async fn refuse_subscribed(
     transaction: &Transaction<'_>,
-    mart: &Mart,
-    read: &MartRead,
+    of: &TableName,
+    read: &TableName,
 ) -> Result<()> {
-    let found = transaction.query_one(SUBSCRIBED, &[&quote::table(&read.table)]).await;
+    let found = transaction.query_one(SUBSCRIBED, &[&quote::table(read)]).await;
     let subscribed: bool = found
         .and_then(|row| row.try_get(0))
-        .map_err(|error| Error::warehouse(format!("asking who feeds {}", read.table), error))?;
+        .map_err(|error| Error::warehouse(format!("asking who feeds {read}"), error))?;
     if !subscribed {
         return Ok(());
     }
-    let what = format!("{} is fed by a subscription, whose changes no mart is told of", read.table);
+    let what = format!("{read} is fed by a subscription, whose changes nobody is told of");
     let remedy = "feed the table by a connector, or drop the subscription";
-    Err(unfit(&mart.table, &what, remedy))
+    Err(unfit(of, &what, remedy))
 }
 
 async fn input(
@@ -254,7 +273,7 @@ async fn input(
         );
         return Err(Error::new(Kind::Busy, what).remedy(remedy));
     }
-    refuse_subscribed(transaction, mart, read).await?;
+    refuse_subscribed(transaction, &mart.table, &read.table).await?;
     if let Some(name) = read.when.iter().find(|name| there.iter().all(|c| c.name != **name)) {
         let what = format!("{} has no column {name}, which `when` names", read.table);
         return Err(unfit(&mart.table, &what, format!("mend reads in {}", mart.declared_in)));

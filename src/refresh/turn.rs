@@ -49,7 +49,7 @@ impl Turn<'_> {
         let started = Instant::now();
         let transaction = Fenced::begin(session, self.fence, "mart", self.durations).await?;
         // what its snapshot has is to be what its marks tell of
-        if let Some(input) = unwatched(&*transaction, shape).await?.first() {
+        if let Some(input) = unwatched(&*transaction, shape.reader()).await?.first() {
             let (mart, table) = (&shape.mart.table, &input.read.table);
             let what = format!("{table}, which {mart} reads, is another table than before");
             return Err(Error::new(Kind::Busy, what));

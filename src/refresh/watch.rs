@@ -1,14 +1,25 @@
-//! Lets a table note what changes in it for a mart.
+//! Lets a table note what changes in it for a mart, or for a table that looks it up.
 //!
 //! Who writes while the watching begins is waited for: its rows are in the mart's first reading, and every later
 //! statement leaves its marks.
 
 use tokio_postgres::GenericClient;
 
-use super::shape::{Input, Shape};
+use super::shape::Input;
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::postgres::quote;
+
+/// A mart, or a table with lookups, that is told what changes in the tables it reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'r> {
+    /// Its table.
+    pub table: &'r TableName,
+    /// What it reads.
+    pub inputs: &'r [Input],
+    /// The views that it reads them through.
+    pub views: &'r [u32],
+}
 
 /// Whether an input tells all that the mart wants to know, and is what it was when it began to. What tells of a
 /// change that no trigger sees is a line of `audit.seen`, so that a snapshot which has the change lacks the line.
@@ -27,23 +38,23 @@ const WATCHED: &str = "
 /// them is not known.
 pub async fn unwatched<'s>(
     client: &impl GenericClient,
-    shape: &'s Shape,
+    reader: Reader<'s>,
 ) -> Result<Vec<&'s Input>> {
     let mut unwatched = Vec::new();
-    for input in &shape.inputs {
+    for input in reader.inputs {
         let (told, when) = lists(input);
         let row = client
             .query_one(
                 WATCHED,
                 &[
-                    &shape.mart.table.to_string(),
+                    &reader.table.to_string(),
                     &input.read.table.to_string(),
                     &quote::table(&input.read.table),
                     &told,
                     &when,
                     &input.key,
                     &input.versions,
-                    &shape.views,
+                    &reader.views,
                 ],
             )
             .await
@@ -71,7 +82,7 @@ const NOTES: [&str; 4] = [
 
 /// Begins to watch an input, in a READ COMMITTED transaction of its own. Writers of the table wait until it ends,
 /// readers do not.
-pub async fn watch(client: &impl GenericClient, shape: &Shape, input: &Input) -> Result<()> {
+pub async fn watch(client: &impl GenericClient, reader: Reader<'_>, input: &Input) -> Result<()> {
     let (told, when) = lists(input);
     let (table, name) = (quote::table(&input.read.table), input.read.table.to_string());
     let failed = |error| failed(&input.read.table, error);
@@ -82,7 +93,7 @@ pub async fn watch(client: &impl GenericClient, shape: &Shape, input: &Input) ->
          select setval('audit.watching', pg_current_xact_id()::text::bigint)"
     );
     client.batch_execute(&locks).await.map_err(failed)?;
-    let mart = shape.mart.table.to_string();
+    let mart = reader.table.to_string();
     let [reads, unsee, see, mark] = NOTES;
     client
         .execute(reads, &[&mart, &name, &told, &when, &input.key, &input.versions])
@@ -96,7 +107,7 @@ pub async fn watch(client: &impl GenericClient, shape: &Shape, input: &Input) ->
         .await
         .map_err(failed)?;
     client.execute(unsee, &[&mart, &name]).await.map_err(failed)?;
-    client.execute(see, &[&mart, &name, &table, &shape.views]).await.map_err(failed)?;
+    client.execute(see, &[&mart, &name, &table, &reader.views]).await.map_err(failed)?;
     client.execute(mark, &[&mart, &name]).await.map_err(failed)?;
     Ok(())
 }

@@ -109,6 +109,7 @@ impl Files<'_> {
             let unknown = |name: &&String| {
                 model.history != History::Raw
                     && model.column(name).is_none()
+                    && !model.has_lookup(name)
                     && !OURS.contains(&name.as_str())
             };
             if let Some(name) = read.when.iter().find(unknown) {

@@ -79,6 +79,7 @@ impl Subject {
         };
         let ours = ["_seq", "_ord", "_synced_at"].iter().chain(more);
         let names = model.columns.iter().map(|column| column.name.as_str());
+        let names = names.chain(model.lookups.iter().map(|lookup| lookup.name.as_str()));
         let times = model.columns.iter().filter(|column| column.tells_time());
         let times = times.map(|column| (column.name.clone(), column.ty == "date"));
         let our_times =

@@ -3,9 +3,10 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::file::{File, Given, NotYet, nearest};
+use super::file::{File, Given, nearest};
+use super::lookup;
 use super::mask::{self, RawMask};
-use super::model::ModelColumn;
+use super::model::{Lookup, ModelColumn};
 use super::scalar::{PgName, Scalar};
 use super::table::comment;
 use crate::error::Result;
@@ -13,14 +14,14 @@ use crate::error::Result;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawColumn {
-    from: Option<Given>,
+    pub(super) from: Option<Given>,
     r#type: Given,
     #[serde(default)]
-    required: bool,
-    comment: Option<Given>,
+    pub(super) required: bool,
+    pub(super) comment: Option<Given>,
     #[serde(default, deserialize_with = "mask::given")]
-    mask: Option<RawMask>,
-    lookup: Option<NotYet>,
+    pub(super) mask: Option<RawMask>,
+    lookup: Option<Given>,
 }
 
 /// The text of `given`, which must name a column of the table.
@@ -77,27 +78,36 @@ pub const OURS: [&str; 13] = [
     "is_current",
 ];
 
-/// Reads `columns:`; a table without any is refused.
+/// Reads `columns:`, those that the source feeds and those that are looked up; a table without any of the first is
+/// refused.
 pub(super) fn read_columns(
     file: &File<'_>,
     raw: Option<&IndexMap<String, RawColumn>>,
-) -> Result<Vec<ModelColumn>> {
-    let given = raw.filter(|columns| !columns.is_empty());
+) -> Result<(Vec<ModelColumn>, Vec<Lookup>)> {
+    let feeds = |columns: &&IndexMap<String, RawColumn>| {
+        columns.values().any(|column| column.lookup.is_none())
+    };
+    let given = raw.filter(feeds);
     let Some(given) = given else {
         let remedy =
             "list the table's columns, such as columns: { user_id: { from: id, type: bigint } }";
         return Err(file.refuse("columns", "the table has no columns", remedy));
     };
-    let mut columns = Vec::new();
+    let (mut columns, mut lookups) = (Vec::new(), Vec::new());
     for (name, column) in given {
-        columns.push(read_column(file, name, column)?);
+        let ty = read_type(file, name, column)?;
+        match &column.lookup {
+            Some(query) => lookups.push(lookup::read(file, name, column, (ty, query))?),
+            None => columns.push(read_column(file, name, column, ty)?),
+        }
     }
-    Ok(columns)
+    lookup::check(file, &lookups, &columns)?;
+    Ok((columns, lookups))
 }
 
-fn read_column(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<ModelColumn> {
+/// The type of a column, whose name is none of ours.
+fn read_type(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<String> {
     let field = format!("columns.{name}");
-    file.not_yet(&format!("{field}.lookup"), raw.lookup.as_ref())?;
     if OURS.contains(&name) {
         let why = "the service has a column of this name of its own";
         let remedy = format!("give it another name and write from: {name}");
@@ -111,6 +121,11 @@ fn read_column(file: &File<'_>, name: &str, raw: &RawColumn) -> Result<ModelColu
         let remedy = "write a type of Postgres, such as bigint or \"numeric(10,2)\"";
         return Err(file.refuse_given(&type_field, &raw.r#type, &why, remedy));
     }
+    Ok(ty)
+}
+
+fn read_column(file: &File<'_>, name: &str, raw: &RawColumn, ty: String) -> Result<ModelColumn> {
+    let field = format!("columns.{name}");
     let own = PgName(name.to_owned());
     Ok(ModelColumn {
         name: name.to_owned(),

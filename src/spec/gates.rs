@@ -161,7 +161,10 @@ impl Files<'_> {
             let Some(model) = spec.models.iter().find(|model| model.table == *table) else {
                 continue;
             };
-            if model.history == History::Raw || model.column(other).is_some() {
+            if model.history == History::Raw
+                || model.column(other).is_some()
+                || model.has_lookup(other)
+            {
                 continue;
             }
             let why = format!("{table} of {} has no column {other}", model.declared_in);

@@ -257,12 +257,16 @@ fn split(path: &str, bytes: Vec<u8>) -> Result<(String, Query)> {
 
 /// A row must depend on rows alone, or it would be wrong a day later without a change.
 fn refuse_clocks(path: &str, query: &Query) -> Result<()> {
-    let clock = tokens(&query.text).find(|(_, token)| CLOCKS.contains(&token.as_str()));
-    let Some((at, clock)) = clock else { return Ok(()) };
+    let Some((at, clock)) = clock_of(&query.text) else { return Ok(()) };
     let line = query.line + query.text.get(..at).unwrap_or_default().matches('\n').count();
     let what = format!("{path}:{line}: query: {clock} changes while no row does");
     let remedy = "leave the column out, and write it below today: a view over the mart has it";
     Err(Error::new(Kind::Config, what).remedy(remedy))
+}
+
+/// The first word of a statement that tells the time, or another value at each look, and its place.
+pub(super) fn clock_of(sql: &str) -> Option<(usize, String)> {
+    tokens(sql).find(|(_, token)| CLOCKS.contains(&token.as_str()))
 }
 
 /// The words of a statement in lower case, with their places; what stands in quotes keeps its case and

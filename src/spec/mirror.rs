@@ -34,6 +34,7 @@ pub fn mirror(
         track: Vec::new(),
         since: None,
         columns: taken.map(|column| mirror_column(column, extensions)).collect(),
+        lookups: Vec::new(),
         partition: None,
         indexes: Vec::new(),
         deletes: Deletes::Hard,

@@ -31,6 +31,7 @@ mod jobs;
 mod kafka;
 mod lexer;
 mod load;
+mod lookup;
 mod marts;
 mod mask;
 mod mirror;
@@ -79,8 +80,8 @@ pub use marts::{Mart, MartRead, tokens};
 pub use mask::{MaskKey, Masks};
 pub use mirror::{mirror, mirror_column};
 pub use model::{
-    Calendar, Deletes, HORIZON, History, Model, ModelColumn, NewColumns, Partition, SourceName,
-    Step,
+    Calendar, Deletes, HORIZON, History, Lookup, Model, ModelColumn, NewColumns, Partition,
+    SourceName, Step,
 };
 pub use notices::{JobAlerts, Webhook};
 pub use openlineage::OpenLineage;

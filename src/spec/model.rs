@@ -118,6 +118,8 @@ pub struct Model {
     pub since: Option<String>,
     /// The columns fed by the source, without ours; empty for a raw table.
     pub columns: Vec<ModelColumn>,
+    /// The columns that the warehouse looks up by itself.
+    pub lookups: Vec<Lookup>,
     /// How the table is partitioned, beside what its history asks for.
     pub partition: Option<Partition>,
     /// Secondary indexes.
@@ -161,6 +163,26 @@ impl ModelColumn {
     /// Whether its values are days or moments.
     pub fn tells_time(&self) -> bool {
         self.ty == "date" || self.ty.starts_with("timestamp")
+    }
+}
+
+/// A column that has the answer of a query over its row and other tables, as these are now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// Its name in the warehouse.
+    pub name: String,
+    /// Its type, as written in DDL.
+    pub ty: String,
+    /// The SELECT; `row` is the row.
+    pub query: String,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+impl Lookup {
+    /// The columns of the row by which it is looked up.
+    pub fn inputs(&self) -> Vec<String> {
+        super::lookup::of_row(&self.query)
     }
 }
 
@@ -261,8 +283,24 @@ impl Model {
     pub fn digest(&self) -> String {
         let by = self.partition.as_ref().map(|partition| (&partition.by, partition.every));
         let kind = (self.history, self.deletes, self.mirrored);
-        let all = format!("{:?}", (&self.columns, &self.key, kind, by));
+        let mut all = format!("{:?}", (&self.columns, &self.key, kind, by));
+        if !self.lookups.is_empty() {
+            all.push_str(&self.looks_up());
+        }
         format!("{:016x}", crate::names::fingerprint(all.as_bytes()))
+    }
+
+    /// A digest of its lookups: another one asks for all of their values anew.
+    pub fn looks_up(&self) -> String {
+        let lookup =
+            |lookup: &Lookup| (lookup.name.clone(), lookup.ty.clone(), lookup.query.clone());
+        let all = format!("{:?}", self.lookups.iter().map(lookup).collect::<Vec<_>>());
+        format!("{:016x}", crate::names::fingerprint(all.as_bytes()))
+    }
+
+    /// Whether the warehouse looks up a column of that name.
+    pub fn has_lookup(&self, name: &str) -> bool {
+        self.lookups.iter().any(|lookup| lookup.name == name)
     }
 
     /// Whether rows find their leaf by a locator: the partition column is no part of the key.

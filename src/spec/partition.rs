@@ -12,7 +12,7 @@ use crate::types::{civil_from_days, days_from_civil};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPartition {
-    by: Given,
+    pub(super) by: Given,
     every: Given,
     ahead: Option<Given>,
     range: Option<(Given, Given)>,

@@ -9,6 +9,7 @@ use super::calendar;
 use super::checks::{self, RawChecks, Subject};
 use super::columns::{RawColumn, known_column, known_columns, read_columns};
 use super::file::{File, Given, listed};
+use super::lookup;
 use super::model::{Calendar, Deletes, History, Model, ModelColumn, NewColumns, SourceName};
 use super::partition::{self, RawPartition};
 use super::quality::Check;
@@ -70,6 +71,15 @@ impl RawTable {
             _ => false,
         };
         fields.iter().find(is_given).copied()
+    }
+
+    /// The places of columns that the source feeds.
+    fn of_source(&self) -> impl Iterator<Item = (&'static str, &Given)> {
+        let key = self.key.iter().map(|given| ("key", given));
+        let track = self.track.iter().flatten().map(|given| ("track", given));
+        let since = self.since.iter().map(|given| ("since", given));
+        let by = self.partition.iter().map(|raw| ("partition.by", &raw.by));
+        key.chain(track).chain(since).chain(by)
     }
 
     /// The first field that says what rows look like, which only a table with columns has.
@@ -139,6 +149,7 @@ fn read_raw(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model> 
         track: Vec::new(),
         since: None,
         columns: Vec::new(),
+        lookups: Vec::new(),
         partition: None,
         indexes: Vec::new(),
         deletes: Deletes::Row,
@@ -154,7 +165,8 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
     let history = read_history(file, raw.history.as_ref())?;
     refuse_contradictions(file, raw, history)?;
     let from = source(file, raw)?;
-    let columns = read_columns(file, raw.columns.as_ref())?;
+    let (columns, lookups) = read_columns(file, raw.columns.as_ref())?;
+    lookup::refuse_named(file, &lookups, raw.of_source())?;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let key = known_columns(file, "key", &raw.key, &names)?;
     if key.is_empty() && history != History::Append {
@@ -175,6 +187,8 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
             let remedy = "name its columns, such as indexes: [[user_id, order_date]]";
             return Err(file.refuse("indexes", "an index has no columns", remedy));
         }
+        let looked_up = lookups.iter().map(|lookup| lookup.name.as_str());
+        let names: Vec<&str> = names.iter().copied().chain(looked_up).collect();
         indexes.push(known_columns(file, "indexes", index, &names)?);
     }
     Ok(Model {
@@ -189,6 +203,7 @@ fn read_model(file: &File<'_>, raw: &RawTable, table: TableName) -> Result<Model
         since,
         partition: partition.transpose()?,
         columns,
+        lookups,
         indexes,
         horizon: raw.horizon.as_ref().map(|given| span(file, given)).transpose()?,
         mirrored: false,

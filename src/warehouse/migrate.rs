@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 25] = [
+const MIGRATIONS: [(i32, &str, &str); 26] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -35,6 +35,7 @@ const MIGRATIONS: [(i32, &str, &str); 25] = [
     (23, "pending_order", include_str!("../../sql/migrations/0023_pending_order.sql")),
     (24, "whole_extracts", include_str!("../../sql/migrations/0024_whole_extracts.sql")),
     (25, "seen", include_str!("../../sql/migrations/0025_seen.sql")),
+    (26, "lookups", include_str!("../../sql/migrations/0026_lookups.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

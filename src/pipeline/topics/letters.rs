@@ -110,6 +110,7 @@ pub(super) fn nameless(
         track: Vec::new(),
         since: None,
         columns: Vec::new(),
+        lookups: Vec::new(),
         partition: None,
         indexes: Vec::new(),
         deletes: Deletes::Hard,

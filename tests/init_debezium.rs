@@ -50,6 +50,8 @@ fn a_debezium_connector_becomes_files() {
         "kind: kafka\n",
         "source: shop\n",
         "brokers: \"${KAFKA_BROKERS}\"\n",
+        "group: \"siltstone-the_shop\"\n",
+        "# url: \"${SOURCE_URL}\"\n",
         "topics: [\"shop.public.*\"]\n",
         "format: debezium-json\n",
         "types: { decimal: double }\n",

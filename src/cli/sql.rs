@@ -50,7 +50,13 @@ fn one_of<'s>(spec: &'s Spec, name: Option<&str>) -> Result<&'s Connector> {
     let mut found = spec.connectors.iter().filter(|c| name.is_none_or(|name| c.name == name));
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
-        (None, _) => Err(Error::new(Kind::Usage, "there is no such connector")),
+        (None, _) => {
+            let none = Error::new(Kind::Usage, "no connector here reads a Postgres by replication");
+            let of_topics = "for the url of one that reads topics: create role siltstone login replication; \
+                             grant pg_read_all_data to siltstone";
+            let named = spec.kafka.iter().any(|c| name.is_none_or(|name| c.common.name == name));
+            Err(if named { none.remedy(of_topics) } else { none })
+        }
         (Some(_), Some(_)) => Err(Error::new(Kind::Usage, "say which with --connector")),
     }
 }

@@ -70,11 +70,14 @@ fn file(name: &str, registered: &Registered) -> String {
          kind: kafka\n\
          source: {}\n\
          brokers: \"${{{BROKERS}}}\"\n\
+         # instances of one warehouse share it, and its partitions; another warehouse needs another one\n\
+         group: {}\n\
          topics: [{}]\n\
          format: {format}\n",
         one_line(&registered.name),
         plain(name),
         plain(&source),
+        plain(&format!("siltstone-{name}")),
         topics.join(", "),
     );
     if !registered.types.is_empty() {
@@ -87,6 +90,13 @@ fn file(name: &str, registered: &Registered) -> String {
         text.push_str(&format!("types: {{ {} }}\n", types.join(", ")));
     }
     text.push_str(&format!("target_schema: {TARGET_SCHEMA}\n"));
+    text.push_str(match registered.postgres {
+        true => {
+            "# the source itself, for siltstone verify and table resync; its role may replicate and select\n\
+             # url: \"${SOURCE_URL}\"\n"
+        }
+        false => "# siltstone verify and table resync ask a Postgres: this source is none\n",
+    });
     text.push_str(
         "# where the brokers ask who it is, by the names that librdkafka has for it\n\
          # properties: { security.protocol: sasl_ssl, sasl.mechanism: PLAIN, sasl.username: siltstone, \

@@ -19,6 +19,8 @@ pub(super) struct Registered {
     pub(super) prefix: String,
     /// The topics, as a connector's file takes them.
     pub(super) topics: Vec<String>,
+    /// Whether its source is a Postgres, which can be asked for its rows.
+    pub(super) postgres: bool,
     /// Whether its records are flattened rows.
     pub(super) flat: bool,
     /// Whether their schema travels with them.
@@ -80,7 +82,8 @@ pub(super) fn read(text: &str, what: &str) -> Result<Registered> {
     let schemas = config.get("value.converter.schemas.enable") != Some("false");
     let types = types(&config, &mut findings);
     modes(&config, &mut findings);
-    Ok(Registered { name, prefix: prefix.to_owned(), topics, flat, schemas, types, findings })
+    let (prefix, postgres) = (prefix.to_owned(), class.contains("postgres"));
+    Ok(Registered { name, prefix, topics, postgres, flat, schemas, types, findings })
 }
 
 /// What its transforms do to the records; whether one flattens them.

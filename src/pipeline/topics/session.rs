@@ -147,14 +147,12 @@ async fn given(
                     if refusal.kind() == Kind::Rights { Kind::Rights } else { Kind::SourceLacks };
                 return Err(refusal.with_kind(kind));
             }
-            Some(failure) if is_stranger && !setup.until_caught_up => {
-                return Err(nothing_given(setup, failure).await);
-            }
+            Some(failure) if is_stranger && !setup.until_caught_up => return Err(failure),
             Some(failure) => failure,
             None => Error::new(Kind::Busy, NOT_YET),
         };
         let is_long = told_at.elapsed() >= TELL_EVERY;
-        let failure = if is_long { nothing_given(setup, failure).await } else { failure };
+        let failure = if is_long { nothing_given((setup, member), failure).await } else { failure };
         let (reason, remedy) = (failure.reason(), failure.remedy_text().map(str::to_owned));
         setup.board.phase(Phase::Standby, Some(&reason), remedy.as_deref());
         if is_long {

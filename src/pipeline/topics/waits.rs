@@ -29,8 +29,14 @@ pub(super) const NOT_YET: &str = "the group has given no partitions yet";
 
 /// Why a member is given nothing, where that is known better than by its `failure`: brokers only say that they do not
 /// know a topic.
-pub(super) async fn nothing_given(setup: &TopicSetup, failure: Error) -> Error {
-    if let Ok(Some(none)) = nothing_there(&setup.connector).await {
+pub(super) async fn nothing_given(
+    (setup, member): (&TopicSetup, &Member),
+    failure: Error,
+) -> Error {
+    // those that are not reached would only let us wait
+    if is_reached(member)
+        && let Ok(Some(none)) = nothing_there(&setup.connector).await
+    {
         return Error::new(failure.kind(), none.what).remedy(none.remedy);
     }
     if failure.kind() != Kind::Busy {

@@ -330,6 +330,18 @@ fn validate_names_what_topics_lose() {
                 "error: records of flatly.public.odd cannot be read: they look like Avro",
             ],
         );
+        // what somebody else wrote behind what can be read condemns none of that
+        let odd = || Record {
+            value: Some(vec![0xff, 0xfe]),
+            ..Record::new("flatly.public.users", "k", "")
+        };
+        topics.write(vec![odd(), odd()]).await;
+        site.topics(topics.brokers(), "flatly.public.users", "format: flat-json\n");
+        let (code, said) = run(&site, &["validate", "--connect"]);
+        assert_eq!(code, Some(0), "{said}");
+        let warning = "warning: some records of flatly.public.users cannot be read, the first of them at offset 1 \
+                       of partition 0: ";
+        assert_said(&said, &[warning, "such records become dead letters"]);
     });
 }
 

@@ -43,7 +43,7 @@ pub use memory::{Memory, Reading};
 pub use order::{Origin, OtherSource, Place};
 pub use pgoutput::{Message, Old, RelationColumn, RelationMessage, Streamed, halves, read_message};
 pub use plan::{Hints, Plan, Poison};
-pub use survey::{Declared, Loss, Survey};
+pub use survey::{Declared, Loss, Misread, Survey};
 pub use transaction::{Decoded, Decoder};
 pub use veil::Veil;
 pub use written::{delete_message, insert_message};

@@ -9,7 +9,7 @@ use super::super::resolve::rival;
 use crate::capture::brokers::{Brokers, Found};
 use crate::capture::preflight::Finding;
 use crate::capture::sample::last_records;
-use crate::decode::{Form, Survey};
+use crate::decode::{Form, Misread, Survey};
 use crate::error::{Error, Result};
 use crate::names::TableName;
 use crate::postgres::{Side, connect};
@@ -297,14 +297,23 @@ fn losses(topic: &str, survey: &Survey) -> Vec<Finding> {
             remedy: loss.remedy().to_owned(),
         });
     }
-    if let Some(why) = survey.unreadable() {
-        findings.push(Finding {
+    if let Some(Misread { partition, offset, why }) = survey.unreadable() {
+        let some = survey.reads_any().then(|| Finding {
+            fatal: false,
+            what: format!(
+                "some records of {topic} cannot be read, the first of them at offset {offset} of partition \
+                 {partition}: {why}; such records become dead letters"
+            ),
+            remedy: "see who else writes to it; siltstone dead-letter list has them when they were read"
+                .to_owned(),
+        });
+        findings.push(some.unwrap_or_else(|| Finding {
             fatal: true,
             what: format!("records of {topic} cannot be read: {why}"),
             remedy: "let Debezium write JSON (value.converter=org.apache.kafka.connect.json.JsonConverter), \
                      set format to what it writes, or leave the topic out of topics"
                 .to_owned(),
-        });
+        }));
     }
     findings
 }

@@ -365,3 +365,45 @@ fn validate_names_a_second_source_of_one_table() {
         assert_said(&said, &[why, "leave the topic second.sales.users out of topics"]);
     });
 }
+
+#[test]
+fn validate_tries_the_url_by_which_rows_are_compared() {
+    let Some(kafka) = kafka() else { return };
+    block_on(async {
+        let topics = kafka.topics().await;
+        let url = "url: \"${SHOP_URL}\"\n";
+        let mut site = site("urls", topics.brokers(), "urls.public.users", url).await;
+        topics.create("urls.public.users", 1).await;
+        let of = |database: &str| {
+            let record = event("urls.public.users", json!([]), "c", json!({ "id": 1 }));
+            let mut value = record.json();
+            value["payload"]["source"]["db"] = database.into();
+            Record { value: Some(value.to_string().into()), ..record }
+        };
+        topics.put(of("another")).await;
+        let (code, said) = run(&site, &["validate", "--connect"]);
+        assert_eq!(code, Some(78), "{said}");
+        let endpoint = site.spec().kafka[0].endpoint.clone().unwrap();
+        let database = endpoint.database();
+        let another =
+            format!("error: url names the database {database}, and its topics tell of another");
+        let remedy = "mend url in connectors/shop.yaml";
+        assert_said(&said, &[&another, remedy]);
+        // a source may have been given its name meanwhile
+        topics.put(of(database)).await;
+        let (code, said) = run(&site, &["validate", "--connect"]);
+        assert_eq!(code, Some(0), "{said}");
+        let there = site.source_url.clone();
+        site.source_url = there.replace(database, "nowhere");
+        let (code, said) = run(&site, &["validate", "--connect"]);
+        assert_eq!(code, Some(78), "{said}");
+        assert_said(
+            &said,
+            &[
+                "error: url: the source failed while connecting to postgres://",
+                "/nowhere: ",
+                remedy,
+            ],
+        );
+    });
+}

@@ -164,6 +164,11 @@ impl<'a> Origin<'a> {
         Some(self.db.as_deref().map_or_else(|| name.to_owned(), |db| format!("{name}/{db}")))
     }
 
+    /// The database of the source, where that is told.
+    pub(super) fn database(&self) -> Option<&str> {
+        self.db.as_deref()
+    }
+
     /// Of a delete of which only the tombstone is left.
     pub(super) fn of_tombstone(record: &TopicRecord<'_>) -> Origin<'a> {
         Origin { ts_ms: Some(record.timestamp), bare: true, ..Origin::default() }

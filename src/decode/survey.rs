@@ -32,6 +32,8 @@ pub struct Survey {
     losses: BTreeMap<(TableName, Loss), BTreeSet<String>>,
     /// whether any record of a table had a key, or a file says what it is
     tables: BTreeMap<TableName, bool>,
+    /// the databases that changes are told to be of
+    databases: BTreeSet<String>,
     tells_deletes: bool,
     reads_any: bool,
     unreadable: Option<Misread>,
@@ -61,6 +63,7 @@ impl Survey {
             types: types.clone(),
             losses: BTreeMap::new(),
             tables: BTreeMap::new(),
+            databases: BTreeSet::new(),
             tells_deletes: false,
             reads_any: false,
             unreadable: None,
@@ -90,6 +93,7 @@ impl Survey {
 
     fn change(&mut self, change: &RowChange<'_>, declared: &Declared<'_>) {
         let table = &*change.table;
+        self.databases.extend(change.origin.database().map(str::to_owned));
         let declared = declared(table);
         let has_key = change.key.is_some() || !declared.is_empty() || change.op == Op::Truncate;
         *self.tables.entry(table.clone()).or_default() |= has_key;
@@ -179,6 +183,11 @@ impl Survey {
     /// The tables that its records are of.
     pub fn tables(&self) -> impl Iterator<Item = &TableName> {
         self.tables.keys()
+    }
+
+    /// The databases that its records are told to be of.
+    pub fn databases(&self) -> impl Iterator<Item = &str> {
+        self.databases.iter().map(String::as_str)
     }
 
     /// Whether any record could be read; a tombstone says nothing.

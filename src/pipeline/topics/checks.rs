@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::declared::{differences, look};
 use super::super::inspect::{Report, lacks};
 use super::super::resolve::rival;
+use super::beside::unfit_url;
 use crate::capture::brokers::{Brokers, Found};
 use crate::capture::preflight::Finding;
 use crate::capture::sample::last_records;
@@ -66,6 +67,7 @@ pub(in super::super) async fn inspect(spec: &Spec, connector: &Kafka) -> Result<
         fed_tables.extend(fed.into_iter().map(|fed| fed.table));
     }
     findings.extend(rivals(connector, &spec.models, &surveys));
+    findings.extend(unfit_url(connector, &surveys).await);
     lines.push(group(&brokers, connector, &mut findings).await);
     let warehouse =
         connect(Side::Warehouse, &spec.settings.warehouse, "siltstone validate").await?;

@@ -7,6 +7,7 @@
 mod again;
 mod anew;
 mod asking;
+mod beside;
 mod checks;
 mod control;
 mod intake;

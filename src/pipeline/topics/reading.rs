@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::TopicSetup;
 use super::asking::not_read;
+use super::beside::names_another;
 use super::tables::Tables;
 use crate::capture::catalog::{self, SourceTable};
 use crate::capture::preflight;
@@ -195,7 +196,7 @@ fn job(wanted: &Wanted, catalogue: &[SourceTable], database: &str) -> Result<Job
     }
     let told = by.as_ref().and_then(|by| by.source.rsplit_once('/'));
     if let Some((_, told)) = told.filter(|(_, told)| *told != database) {
-        let what = format!("url names the database {database}, and its topics tell of {told}");
+        let what = names_another(database, told);
         let remedy = format!("mend url, then siltstone table resync {table:#}");
         return Err(stops(what).remedy(remedy));
     }

@@ -15,6 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::admin;
+use super::group::Partition;
 use super::refusal::Told;
 use super::topics::configuration;
 use super::unfit::unfit;
@@ -46,6 +47,17 @@ pub struct Found {
     pub replication: i32,
     /// The settings that it works under, those that are the broker's included.
     pub config: BTreeMap<String, String>,
+}
+
+/// What a partition has.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The partition.
+    pub partition: Partition,
+    /// Its first offset.
+    pub first: i64,
+    /// The one behind its last.
+    pub end: i64,
 }
 
 /// A consumer group as it is.
@@ -127,6 +139,25 @@ impl Brokers {
             (topic.name().to_owned(), found)
         });
         Ok(found.collect())
+    }
+
+    /// The first offset of each partition of topics, and the end of what is committed in it.
+    pub async fn ends(&self, topics: &BTreeMap<String, Found>) -> Result<Vec<Ends>> {
+        let of = |(topic, found): (&String, &Found)| {
+            let topic: Arc<str> = topic.as_str().into();
+            (0..found.partitions).map(move |number| Partition { topic: topic.clone(), number })
+        };
+        let partitions: Vec<Partition> = topics.iter().flat_map(of).collect();
+        let reader = self.reader.clone();
+        let ask = move || {
+            let ends = partitions.into_iter().map(|partition| {
+                let (topic, number) = (&*partition.topic, partition.number);
+                let (first, end) = reader.fetch_watermarks(topic, number, ANSWERED_WITHIN)?;
+                Ok(Ends { partition, first, end })
+            });
+            ends.collect()
+        };
+        self.blocking("asking for the ends of topics", ask).await
     }
 
     /// Reads the settings of topics.

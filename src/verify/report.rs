@@ -65,6 +65,16 @@ impl Default for TableReport {
 }
 
 impl TableReport {
+    /// So many records of its topics were not read as it was compared: that it differs says nothing.
+    pub fn wait_for(&mut self, unread: i64) {
+        let what =
+            if unread == 1 { "record of its topics is" } else { "records of its topics are" };
+        let until = "verify again when siltstone status says that it has caught up";
+        self.skipped = Some(format!("{unread} {what} not read yet; {until}"));
+        (self.differing, self.waiting) = (0, 0);
+        self.differences.clear();
+    }
+
     /// The table's part of the report for a machine.
     pub fn to_json(&self) -> Value {
         let named = self.differences.iter().chain(&self.broken);

@@ -256,7 +256,7 @@ async fn read_once_more(
 
 /// The tables that a partition feeds: those that its topic is named after, as Debezium names topics. Where it is
 /// named otherwise, and has told changes, any may be: a router sends many tables to one topic, or one to many.
-fn fed_by<'r>(
+pub(super) fn fed_by<'r>(
     connector: &Kafka,
     (partition, at): (&Partition, &Stored),
     records: &'r [TableRecord],

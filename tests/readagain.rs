@@ -646,3 +646,23 @@ fn readagain_is_not_counselled_where_its_topic_is_not_read_yet() {
         assert!(told.contains("remedy: siltstone table resync cleansed.b"), "{told}");
     });
 }
+
+/// Of a database of which its topics do not tell no row is compared.
+#[test]
+fn readagain_of_another_database_is_not_compared() {
+    block_on(async {
+        let mock = Mock::start();
+        let site = told_by_hand(&mock, "elsewhere", 1_000, "").await;
+        let record = change(A, (1, "one"), 2_000);
+        let mut value = record.json();
+        value["payload"]["source"]["db"] = "far".into();
+        let value = Some(value.to_string().into());
+        mock.topics().write(vec![Record { value, ..record }]).await;
+        site.catch_up().await;
+        site.shop("truncate a").await;
+        let (code, told) = said(&site, &["verify"]);
+        assert_eq!(code, 78, "{told}");
+        assert!(told.contains("and its topics tell of far"), "{told}");
+        assert!(told.contains("mend url in connectors/shop.yaml"), "{told}");
+    });
+}

@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::asking::fed_by;
-use super::checks::matched;
+use super::checks::{matched, survey};
 use crate::capture::brokers::{Brokers, Ends};
 use crate::capture::preflight::Finding;
 use crate::capture::sample::first_records;
 use crate::capture::topics::Partition;
 use crate::decode::Survey;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::names::TableName;
 use crate::postgres::{Session, Side, connect};
 use crate::progress::feeds::feeders;
 use crate::progress::partitions::{self, Stored};
 use crate::progress::tables;
-use crate::spec::Kafka;
+use crate::spec::{Kafka, Spec};
 
 /// What is said of a url that names another database than its topics tell of.
 pub(super) fn names_another(database: &str, told: &str) -> String {
@@ -51,6 +51,13 @@ pub(super) async fn unfit_url(
             remedy: format!("mend url in {}: verify and table resync read there", connector.file),
         }),
     }
+}
+
+/// Why nothing is compared with the database that a url names, where its topics tell of another one.
+pub(in super::super) async fn of_another(spec: &Spec, connector: &Kafka) -> Result<Option<Error>> {
+    let found = matched(connector, Brokers::of(connector)?.topics().await?);
+    let another = elsewhere(connector, &survey(spec, connector, &found).await?);
+    Ok(another.map(|finding| Error::new(Kind::SourceLacks, finding.what).remedy(finding.remedy)))
 }
 
 /// What the topics of a connector have now.

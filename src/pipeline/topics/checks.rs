@@ -49,8 +49,7 @@ pub(in super::super) async fn inspect(spec: &Spec, connector: &Kafka) -> Result<
     findings.extend(as_declared(&brokers, connector, declared).await?);
     let mut found = matched(connector, all);
     findings.extend(read_settings(&brokers, &mut found).await);
-    let wanted = found.iter().map(|(name, topic)| (name.clone(), topic.partitions)).collect();
-    let surveys = survey(spec, connector, wanted).await?;
+    let surveys = survey(spec, connector, &found).await?;
     let mut lines = Vec::new();
     let mut fed_tables = BTreeSet::new();
     for (name, topic) in &found {
@@ -259,10 +258,10 @@ fn compaction(connector: &Kafka, (name, topic): (&str, &Found), fed: &[Fed]) -> 
 }
 
 /// Reads the last records of each topic.
-async fn survey(
+pub(super) async fn survey(
     spec: &Spec,
     connector: &Kafka,
-    topics: Vec<(String, i32)>,
+    found: &BTreeMap<String, Found>,
 ) -> Result<BTreeMap<String, Survey>> {
     let form = match connector.format {
         Format::DebeziumJson => Form::Envelope,
@@ -277,7 +276,8 @@ async fn survey(
         columns.map(|column| (column.from.clone(), column.ty.clone())).collect()
     };
     let mut surveys = BTreeMap::new();
-    for sampled in last_records(connector, topics).await? {
+    let topics = found.iter().map(|(name, topic)| (name.clone(), topic.partitions));
+    for sampled in last_records(connector, topics.collect()).await? {
         let survey = surveys
             .entry(sampled.topic.clone())
             .or_insert_with(|| Survey::new(&sampled.topic, form, &connector.types));

@@ -41,7 +41,7 @@ use crate::error::{Kind, Result};
 use crate::spec::{Kafka, Topics};
 
 pub(super) use asking::{not_read, not_read_again};
-pub(super) use beside::{ends, unread};
+pub(super) use beside::{ends, of_another, unread};
 pub(super) use checks::inspect;
 pub(super) use session::run;
 

@@ -279,6 +279,8 @@ impl Site {
     pub async fn until(&self, what: &str, query: &str) {
         // far longer than a loaded machine takes: no test is about how long
         for _ in 0..6_000 {
+            // in a transaction of the test's own it would see the sessions of its first look again and again
+            drop(self.warehouse.simple_query("select pg_stat_clear_snapshot()").await);
             // the tables it asks for may be yet to come
             if let Ok(answer) = self.warehouse.simple_query(query).await
                 && rows_of(answer) == ["t"]

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -20,7 +21,14 @@ const BROKER: i32 = 1;
 impl Mock {
     /// A cluster without topics.
     pub fn start() -> Mock {
-        Mock(MockCluster::new(BROKER).unwrap())
+        // librdkafka's thread has the mask of ours, and ends for good where a signal interrupts its poll: a service in
+        // this process that has run a program is told of every child's end
+        let mut children = SigSet::empty();
+        children.add(Signal::SIGCHLD);
+        let before = children.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+        let cluster = MockCluster::new(BROKER).unwrap();
+        before.thread_set_mask().unwrap();
+        Mock(cluster)
     }
 
     /// Where clients connect.

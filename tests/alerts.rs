@@ -295,3 +295,53 @@ rules:\n  - {{ when: stream_stalled, send: [] }}\n",
         }
     });
 }
+
+#[test]
+fn a_failure_that_another_run_follows_at_once_is_told_and_a_date_that_is_left_stays() {
+    block_on(async {
+        let posts = Posts::start().await;
+        let site = Site::new("alert_dates").await;
+        let channel =
+            format!("channels:\n  ops: {{ kind: slack, url: \"{}\" }}\n", posts.url("/ops"));
+        site.file("alerts.yaml", &channel);
+        site.file("sql/load.sql", "insert into public.loaded values (:'ds')");
+        let task = "tasks:\n  load: { sql: sql/load.sql, retries: 0 }\n";
+        site.file("jobs/dates.yaml", &format!("name: dates\n{task}"));
+        site.file("jobs/quick.yaml", &format!("name: quick\n{task}"));
+        site.warehouse
+            .batch_execute("create table loaded (ds date check (ds <> '2024-03-10'))")
+            .await
+            .unwrap();
+        let running = site.start();
+        site.until("seen", "select count(*) = 2 from audit.jobs").await;
+        // of a backfill one date fails, and later ones go well
+        let range = ["job", "backfill", "dates", "--from", "2024-03-10", "--to", "2024-03-12"];
+        assert_eq!(say(&site, &range).await.0, 0);
+        // and a run is followed by another one between two looks
+        for date in ["2024-03-10", "2024-03-11"] {
+            assert_eq!(say(&site, &["job", "run", "quick", "--date", date]).await.0, 0);
+        }
+        posts.until("/ops", 3).await;
+        tokio::time::sleep(A_WHILE).await;
+        let texts = |of: &str| -> Vec<String> {
+            let told = posts.at("/ops");
+            let texts = told.iter().map(|post| post.body["text"].as_str().unwrap().to_owned());
+            texts.filter(|text| text.contains(&format!("job_failed: {of}"))).collect()
+        };
+        let quick = texts("quick");
+        assert_eq!(quick.len(), 2, "{quick:?}");
+        assert!(quick[0].contains("for 2024-03-10") && quick[1].contains("Resolved"), "{quick:?}");
+        let dates = texts("dates");
+        assert_eq!(dates.len(), 1, "{dates:?}");
+        assert!(dates[0].contains("for 2024-03-10") && !dates[0].contains("Resolved"), "{dates:?}");
+        site.warehouse
+            .batch_execute("alter table loaded drop constraint loaded_ds_check")
+            .await
+            .unwrap();
+        let again = ["job", "clear", "dates", "--date", "2024-03-10", "--wait"];
+        assert_eq!(say(&site, &again).await.0, 0);
+        posts.until("/ops", 4).await;
+        assert!(texts("dates")[1].contains("Resolved"), "{:?}", texts("dates"));
+        assert!(running.stop().await.is_ok());
+    });
+}

@@ -38,7 +38,7 @@ pub fn job(site: &Site, name: &str, fields: &str, tasks: &str) {
     site.file(&format!("jobs/{name}.yaml"), &format!("name: {name}\n{fields}\ntasks:\n{tasks}\n"));
 }
 
-fn sql(site: &Site, name: &str, text: &str) {
+pub fn sql(site: &Site, name: &str, text: &str) {
     site.file(&format!("sql/jobs/{name}.sql"), text);
 }
 
@@ -50,7 +50,7 @@ pub async fn ask(site: &Site, arguments: &[&str]) -> (String, i32) {
     (String::from_utf8(ended.stdout).unwrap(), ended.status.code().unwrap())
 }
 
-async fn states(site: &Site, job: &str) -> Vec<String> {
+pub async fn states(site: &Site, job: &str) -> Vec<String> {
     let query = format!(
         "select task || ' ' || t.state from audit.task_runs t join audit.job_runs r using (run)
           where job = '{job}' order by run, task"
@@ -58,7 +58,7 @@ async fn states(site: &Site, job: &str) -> Vec<String> {
     site.at_warehouse(&query).await
 }
 
-async fn runs(site: &Site, job: &str) -> Vec<String> {
+pub async fn runs(site: &Site, job: &str) -> Vec<String> {
     let query = format!(
         "select ds || ' ' || state from audit.job_runs where job = '{job}' order by interval_start"
     );
@@ -66,7 +66,7 @@ async fn runs(site: &Site, job: &str) -> Vec<String> {
 }
 
 /// Waits until the runs of a job are these.
-async fn until_runs(site: &Site, job: &str, expected: &[&str]) {
+pub async fn until_runs(site: &Site, job: &str, expected: &[&str]) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let found =
@@ -106,7 +106,7 @@ fn tasks_run_by_their_rules_and_a_broken_one_is_tried_four_times() {
   alarm:   { sql: sql/jobs/note.sql, depends_on: [broken, note], trigger_rule: one_failed }
   calm:    { sql: sql/jobs/note.sql, depends_on: [note], trigger_rule: one_failed }
   beyond:  { sql: sql/jobs/note.sql, depends_on: [calm] }
-  may:     { command: [sh, -c, \"echo {ds} is bad >&2; exit 3\"], retries: 0, allow_failure: true }
+  may:     { command: [sh, -c, \"printf '{ds} is\\\\000 bad' >&2; exit 3\"], retries: 0, allow_failure: true }
   goes_on: { sql: sql/jobs/note.sql, depends_on: [may] }
   note:    { sql: sql/jobs/note.sql }
   broken:  { sql: sql/jobs/broken.sql, depends_on: [note], retry_delay: 200ms }

@@ -69,6 +69,7 @@ mod tasks;
 mod tidy;
 mod tls;
 mod topics;
+mod turns;
 mod types;
 mod verify;
 mod wal;

@@ -79,6 +79,9 @@ pub enum Step {
 /// Rows of what has ended are kept so long, for people who look.
 const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// Clocks of two instances may differ by so much.
+const APART: SignedDuration = SignedDuration::from_mins(1);
+
 /// What comes of it that something is so, or is not.
 pub fn decide(
     known: Option<&Entry>,
@@ -133,7 +136,12 @@ fn go_on(
         ended_at: None,
     };
     let free = entry.told_at.is_none_or(|at| now.duration_since(at) >= signed(dedupe));
-    let another = condition.mark.is_none() || condition.mark != entry.told_mark;
+    // of what ended before a message left that message told, or there was a later one to tell of
+    let before = match (&condition.mark, condition.since, entry.told_at) {
+        (Some(_), Some(since), Some(told_at)) => told_at.duration_since(since) > APART,
+        _ => false,
+    };
+    let another = condition.mark.is_none() || (condition.mark != entry.told_mark && !before);
     if fires && free && another {
         (entry.told, entry.told_at) = (true, Some(now));
         entry.told_mark.clone_from(&condition.mark);

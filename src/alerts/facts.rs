@@ -54,19 +54,18 @@ pub struct MartFact {
     pub max_age: Duration,
 }
 
-/// How the last run of a job ended.
+/// The last run of a job that has failed, and that no later one stands for.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RunFact {
     pub(super) job: String,
     pub(super) run: i64,
     pub(super) round: i32,
     pub(super) day: String,
-    pub(super) failed: bool,
-    /// a run of it that was over goes on again
-    pub(super) again: bool,
     pub(super) finished_at: Timestamp,
-    /// the tasks that have failed, and why
+    /// the tasks that have failed, and why; or why it never began
     pub(super) reasons: Vec<(String, String)>,
+    /// the days of others that have failed as well
+    pub(super) others: Vec<String>,
 }
 
 /// The last result of a check.
@@ -98,6 +97,8 @@ pub struct Facts {
     pub(super) stopped: Vec<Stopped>,
     pub(super) letters: Vec<(String, u64)>,
     pub(super) runs: Vec<RunFact>,
+    /// the jobs of which a run that was over goes on again
+    pub(super) again: Vec<String>,
     pub(super) checks: Vec<Check>,
     pub(super) backups: Vec<Backup>,
 }
@@ -147,9 +148,11 @@ pub async fn unsay(client: &impl GenericClient, owner: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads facts, look after look. It remembers the results of checks, so as not to read all of them each time.
+/// Reads facts, look after look. It remembers the results of checks, so as not to read all of them each time, and when
+/// it looked last: what fails and is mended between two looks is told as well.
 #[derive(Default)]
 pub struct Gatherer {
+    looked_at: Option<Timestamp>,
     checks: HashMap<String, (Check, Timestamp)>,
     read_to: Option<i64>,
 }
@@ -162,12 +165,20 @@ impl Gatherer {
         spec: &Spec,
         now: Timestamp,
     ) -> Result<Facts> {
+        // an instance that takes over knows by the name of the run what was told already
+        const AT_FIRST: SignedDuration = SignedDuration::from_mins(15);
+        // clocks of two instances may differ, and a transaction takes its time
+        const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
         let connectors: Vec<String> = spec.commons().map(|common| common.name.clone()).collect();
+        let back = self.looked_at.map_or(AT_FIRST, |at| now.duration_since(at) + OVERLAP);
+        let since = now.checked_sub(back).unwrap_or(Timestamp::MIN);
+        self.looked_at = Some(now);
         Ok(Facts {
             signs: signs(client, &connectors).await?,
             stopped: stopped(client, &connectors).await?,
             letters: letters(client, &connectors).await?,
-            runs: runs(client, &spec.jobs).await?,
+            runs: runs(client, &spec.jobs, since).await?,
+            again: again(client, &spec.jobs).await?,
             checks: self.checks(client, now).await?,
             backups: backups(client, &spec.jobs).await?,
             marts: Vec::new(),
@@ -278,38 +289,56 @@ async fn letters(client: &impl GenericClient, connectors: &[String]) -> Result<V
     rows.iter().map(of).collect::<Result<_, tokio_postgres::Error>>().map_err(failed)
 }
 
-async fn runs(client: &impl GenericClient, jobs: &[Job]) -> Result<Vec<RunFact>> {
+/// Of each job the failed run that ended last among those that nothing stands for: not itself, run again, and no later
+/// interval that went well. A backfill's run has nothing but itself, for later intervals went well before.
+async fn runs(client: &impl GenericClient, jobs: &[Job], since: Timestamp) -> Result<Vec<RunFact>> {
     const QUERY: &str = "
-        select r.job, r.run, r.round, r.ds::text, r.state = 'failed', r.finished_at,
-               exists (select from audit.job_runs o
-                        where o.job = r.job and o.finished_at is null and o.round > 1),
+        with failed as (
+            select r.*, row_number() over (partition by job order by finished_at desc, run desc) as nth
+              from audit.job_runs r
+             where r.job = any($1) and r.state = 'failed' and r.finished_at > now() - interval '8 days'
+               and (r.finished_at > $2
+                    or not exists (select from audit.job_runs o
+                                    where o.job = r.job and o.state = 'success'
+                                      and o.finished_at > r.finished_at
+                                      and o.interval_start >= r.interval_start
+                                      and r.\"trigger\" <> 'backfill')))
+        select r.job, r.run, r.round, r.ds::text, r.finished_at, r.reason,
                array(select t.task from audit.task_runs t
                       where t.run = r.run and t.state = 'failed' order by t.finished_at, t.task limit 3),
                array(select coalesce(t.reason, 'no reason is known') from audit.task_runs t
-                      where t.run = r.run and t.state = 'failed' order by t.finished_at, t.task limit 3)
-          from unnest($1::text[]) j(job)
-         cross join lateral (select * from audit.job_runs of
-                              where of.job = j.job and of.state in ('success', 'failed')
-                              order by of.finished_at desc, of.run desc limit 1) r";
+                      where t.run = r.run and t.state = 'failed' order by t.finished_at, t.task limit 3),
+               array(select distinct o.ds::text from failed o
+                      where o.job = r.job and o.nth between 2 and 6 and o.ds <> r.ds order by 1)
+          from failed r where r.nth = 1 order by r.job";
     let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = client.query(QUERY, &[&names]).await.map_err(failed)?;
+    let rows = client.query(QUERY, &[&names, &since]).await.map_err(failed)?;
     let run = |row: &Row| {
-        let (tasks, reasons): (Vec<String>, Vec<String>) = (row.try_get(7)?, row.try_get(8)?);
+        let (tasks, reasons): (Vec<String>, Vec<String>) = (row.try_get(6)?, row.try_get(7)?);
+        let unbegun: Option<String> = row.try_get(5)?;
+        let unbegun = unbegun.map(|why| ("it did not begin".to_owned(), why));
         Ok(RunFact {
             job: row.try_get(0)?,
             run: row.try_get(1)?,
             round: row.try_get(2)?,
             day: row.try_get(3)?,
-            failed: row.try_get(4)?,
-            finished_at: row.try_get(5)?,
-            again: row.try_get(6)?,
-            reasons: tasks.into_iter().zip(reasons).collect(),
+            finished_at: row.try_get(4)?,
+            reasons: unbegun.into_iter().chain(tasks.into_iter().zip(reasons)).collect(),
+            others: row.try_get(8)?,
         })
     };
     rows.iter().map(run).collect::<Result<_, tokio_postgres::Error>>().map_err(failed)
+}
+
+async fn again(client: &impl GenericClient, jobs: &[Job]) -> Result<Vec<String>> {
+    let query = "select distinct job from audit.job_runs \
+                 where job = any($1) and finished_at is null and round > 1 order by 1";
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    let rows = client.query(query, &[&names]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)
 }
 
 async fn backups(client: &impl GenericClient, jobs: &[Job]) -> Result<Vec<Backup>> {

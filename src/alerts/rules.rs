@@ -203,16 +203,12 @@ fn checks(rule: &AlertRule, facts: &Facts, found: &mut Verdicts) {
 fn failed(rule: &AlertRule, jobs: &[Job], facts: &Facts, found: &mut Verdicts) {
     for run in &facts.runs {
         let Some(job) = jobs.iter().find(|job| job.name == run.job) else { continue };
-        if !run.failed {
-            // the run that had failed is at work again: the one before it says nothing of that
-            if run.again {
-                found.unknown.push((rule.when, run.job.clone()));
-            }
-            continue;
-        }
         let mut text = format!("the run of {} for {} has failed", run.job, run.day);
         for (task, why) in &run.reasons {
             text.push_str(&format!("\n{task}: {why}"));
+        }
+        if !run.others.is_empty() {
+            text.push_str(&format!("\nbefore it failed: {}", run.others.join(", ")));
         }
         let Some(condition) = found.add(rule, &run.job, text) else { continue };
         condition.mark = Some(format!("{}/{}", run.run, run.round));
@@ -224,6 +220,9 @@ fn failed(rule: &AlertRule, jobs: &[Job], facts: &Facts, found: &mut Verdicts) {
             condition.recovered.clone_from(&own.recovery);
         }
     }
+    // a run that had failed is at work again: how it ends is not known
+    let goes_on = |job: &&String| facts.runs.iter().all(|run| run.job != **job);
+    found.unknown.extend(facts.again.iter().filter(goes_on).map(|job| (rule.when, job.clone())));
 }
 
 fn backups(rule: &AlertRule, facts: &Facts, now: Timestamp, found: &mut Verdicts) {
@@ -368,10 +367,9 @@ mod tests {
             run: 7,
             round: 2,
             day: "2024-03-10".to_owned(),
-            failed: true,
-            again: false,
             finished_at: at(5),
             reasons: vec![("load".to_owned(), "division by zero".to_owned())],
+            others: vec!["2024-03-08".to_owned()],
         };
         let job: Job = crate::alerts::facts::tests::job("daily", &["slack"], &[]);
         let facts = |run| Facts { runs: vec![run], ..Facts::default() };
@@ -385,8 +383,12 @@ mod tests {
         assert!(
             condition.recovered.is_empty() && condition.text.contains("load: division by zero")
         );
-        let again = RunFact { failed: false, again: true, ..run };
-        let told = judge(&alerts(&[]), &jobs, &facts(again), at(1000));
+        assert!(condition.text.ends_with("before it failed: 2024-03-08"), "{}", condition.text);
+        let mut facts = facts(run);
+        facts.again = vec!["daily".to_owned()];
+        assert_eq!(judge(&alerts(&[]), &jobs, &facts, at(1000)).unknown, []);
+        facts.runs.clear();
+        let told = judge(&alerts(&[]), &jobs, &facts, at(1000));
         assert_eq!(told.unknown, [(When::JobFailed, "daily".to_owned())]);
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// So many messages of a channel wait at most; what comes then is left out.
 const WAITING: i64 = 200;
 
-/// How long is waited behind each failure; behind the last one it is given up.
+/// How long is waited behind each failure, and then [`LATER`] each time.
 const PAUSES: [SignedDuration; 6] = [
     SignedDuration::from_secs(2),
     SignedDuration::from_secs(10),
@@ -22,6 +22,11 @@ const PAUSES: [SignedDuration; 6] = [
     SignedDuration::from_secs(300),
     SignedDuration::from_secs(600),
 ];
+
+const LATER: SignedDuration = SignedDuration::from_mins(30);
+
+/// A message is given up after so many tries, a day: what is told only once must outlive a night without the channel.
+const TRIES: usize = 54;
 
 /// Longer reasons are cut.
 const REASON: usize = 500;
@@ -194,10 +199,10 @@ pub async fn note(
     let tried = usize::try_from(due.attempts).unwrap_or(usize::MAX);
     let (sent, reason, pause) = match ended {
         Ok(()) => (Sent::Sent, None, None),
-        Err((why, again)) => match PAUSES.get(tried).filter(|_| again) {
-            Some(pause) => (Sent::Retried, Some(why), Some(*pause)),
-            None => (Sent::Failed, Some(why), None),
-        },
+        Err((why, true)) if tried < TRIES => {
+            (Sent::Retried, Some(why), Some(*PAUSES.get(tried).unwrap_or(&LATER)))
+        }
+        Err((why, _)) => (Sent::Failed, Some(why), None),
     };
     let state = if sent == Sent::Retried { "open" } else { sent.word() };
     let reason = reason.map(|why| why.replace('\0', "").chars().take(REASON).collect::<String>());

@@ -19,8 +19,9 @@ macro_rules! files {
 pub const DEBEZIUM: &str = include_str!("../../connectors/debezium/shop.json");
 
 /// Path below the installation's folder, and text.
-pub const FILES: [(&str, &str); 25] = files![
+pub const FILES: [(&str, &str); 26] = files![
     "siltstone.yaml",
+    "alerts.yaml",
     "connectors/shop.yaml",
     "connectors/debezium/shop.json",
     "schemas/raw/stg_users.yaml",
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn the_table_lists_what_lies_in_the_project() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut found = BTreeSet::from(["siltstone.yaml".to_owned()]);
+        let mut found = BTreeSet::from(["siltstone.yaml".to_owned(), "alerts.yaml".to_owned()]);
         let folders = [
             "connectors",
             "connectors/debezium",

@@ -74,7 +74,7 @@ impl Checker {
 
 impl JudgesChecks for Checker {
     fn judge<'j>(&'j self, session: &'j mut Session, gate: Gate<'j>) -> Judging<'j> {
-        let Gate { hands, selection, about, day, run, until } = gate;
+        let Gate { hands, selection, about, day, zone, run, until } = gate;
         let judge = Judge {
             fence: &hands.fence,
             durations: &hands.durations,
@@ -84,7 +84,7 @@ impl JudgesChecks for Checker {
                 until: about.end,
                 // a run that is about no stretch of time looks at all rows
                 since: (about.start < about.end).then_some(about.start),
-                zone: self.zone.clone(),
+                zone: zone.clone(),
                 run: Some(run),
             },
             until: Some(until),

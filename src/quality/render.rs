@@ -183,13 +183,18 @@ fn ages() -> &'static str {
                               -- since when it lacks what it is catching up with is not known
                               when t.state in ('paused', 'stopped') then least(f.fresh_to, t.changed_at) end)::float8 as age
           from audit.tables t left join audit.freshness f using (connector)
+         -- one that was fed otherwise before is known both ways
+         where t.state <> 'paused'
+            or not exists (select from audit.extracted x where x.table_name = t.table_name)
         union all
         -- what tasks of jobs bring is as old as the end of the last interval that they have brought
         select x.table_name, 'loaded',
                extract(epoch from clock_timestamp() - greatest(
                    (select max(e.interval_end) from audit.extracts e where e.table_name = x.table_name),
                    (select max(l.interval_end) from audit.loads l where l.table_name = x.table_name)))::float8
-          from audit.extracted x)"
+          from audit.extracted x
+         where not exists (select from audit.tables t
+                            where t.table_name = x.table_name and t.state <> 'paused'))"
 }
 
 /// A mart is as old as the oldest change that it does not have, and as what it reads.

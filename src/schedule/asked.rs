@@ -204,12 +204,13 @@ async fn clear(
                  order by interval_start for update";
     let rows = transaction.query(query, &[&job.name, &date]).await.map_err(failed)?;
     let tasks = task.map(|task| with_downstream(&job.tasks, task));
+    let runs: Vec<(i64, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    // of several on a day all or none
+    if runs.iter().any(|(_, state)| matches!(state.as_str(), "queued" | "running")) {
+        return Ok(Answer::of(false, format!("its run for {date} is not over")));
+    }
     let mut cleared = 0;
-    for row in &rows {
-        let (run, state): (i64, String) = (row.get(0), row.get(1));
-        if matches!(state.as_str(), "queued" | "running") {
-            return Ok(Answer::of(false, format!("its run for {date} is not over")));
-        }
+    for (run, _) in runs {
         books::again(transaction, run, tasks.as_deref(), ("asked", now)).await?;
         cleared += 1;
     }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::{GenericClient, Transaction};
 
@@ -30,6 +31,8 @@ pub(super) struct Attempt {
     pub tries: i32,
     /// When the first one of this round began.
     pub began_at: Timestamp,
+    /// The zone whose days the job counts.
+    pub timezone: TimeZone,
     variables: [String; 4],
 }
 
@@ -98,6 +101,7 @@ impl Attempt {
             number,
             tries: row.try_get(1).map_err(failed)?,
             began_at: row.try_get(2).map_err(failed)?,
+            timezone: job.timezone.clone(),
             variables: [
                 run.days.0.to_string(),
                 run.days.1.to_string(),
@@ -250,9 +254,9 @@ pub(super) async fn hand_back(transaction: &Transaction<'_>, now: Timestamp) -> 
     Ok(())
 }
 
+/// What is kept of what a task says of itself: a program may say anything, and Postgres keeps no NUL.
 fn cut(message: &str) -> String {
-    let end = message.char_indices().nth(MESSAGE).map_or(message.len(), |(at, _)| at);
-    message.get(..end).unwrap_or_default().to_owned()
+    message.chars().filter(|character| *character != '\0').take(MESSAGE).collect()
 }
 
 /// How long a task waits after so many attempts.

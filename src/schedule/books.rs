@@ -40,6 +40,8 @@ pub struct Run {
     pub running: bool,
     /// Why it waits.
     pub reason: Option<String>,
+    /// When it was queued.
+    pub queued_at: Timestamp,
     /// When it began.
     pub started_at: Option<Timestamp>,
 }
@@ -72,11 +74,12 @@ pub(super) async fn known(client: &impl GenericClient) -> Result<HashMap<String,
     rows.iter().map(known).collect::<Result<_, tokio_postgres::Error>>().map_err(failed)
 }
 
-/// The runs that are not over, the oldest first.
+/// The runs that are not over, the oldest first, but those of a backfill behind all others: it may take days.
 pub(super) async fn open(client: &impl GenericClient) -> Result<Vec<Run>> {
     let query = "select run, job, interval_start, interval_end, ds, prev_ds, state = 'running', \
-                        reason, started_at, \"trigger\" = 'schedule'
-                   from audit.job_runs where finished_at is null order by queued_at, interval_start, run";
+                        reason, started_at, \"trigger\" = 'schedule', queued_at
+                   from audit.job_runs where finished_at is null
+                  order by \"trigger\" = 'backfill', queued_at, interval_start, run";
     let rows = client.query(query, &[]).await.map_err(failed)?;
     let run = |row: &Row| {
         Ok(Run {
@@ -88,6 +91,7 @@ pub(super) async fn open(client: &impl GenericClient) -> Result<Vec<Run>> {
             reason: row.try_get(7)?,
             started_at: row.try_get(8)?,
             scheduled: row.try_get(9)?,
+            queued_at: row.try_get(10)?,
         })
     };
     rows.iter().map(run).collect::<Result<_, tokio_postgres::Error>>().map_err(failed)
@@ -246,13 +250,30 @@ pub(super) async fn of_interval(
     row.map(there).transpose().map_err(failed)
 }
 
-/// Queues a run that is over for another round: of these tasks, or of all. One that goes on is left alone.
+/// Whether the run of an interval has gone well, and came to its end behind a moment.
+pub(super) async fn went_well_since(
+    client: &impl GenericClient,
+    job: &str,
+    start: Timestamp,
+    since: Timestamp,
+) -> Result<bool> {
+    let query = "select exists (select from audit.job_runs where job = $1 and interval_start = $2
+                                   and state = 'success' and finished_at > $3)";
+    let row = client.query_one(query, &[&job, &start, &since]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
+/// Queues a run that is over for another round: of these tasks, or of all. Of a run that was given up those that had not
+/// been done then are among them: the ones behind them would be left out. One that goes on is left alone.
 pub(super) async fn again(
     transaction: &Transaction<'_>,
     run: i64,
     tasks: Option<&[String]>,
     (trigger, now): (&str, Timestamp),
 ) -> Result<()> {
+    let given_up = "select reason from audit.job_runs where run = $1 and state = 'cancelled'";
+    let given_up = transaction.query_opt(given_up, &[&run]).await.map_err(failed)?;
+    let given_up: Option<String> = given_up.and_then(|row| row.get(0));
     let over = transaction
         .execute(
             "update audit.job_runs set state = 'queued', reason = null, round = round + 1,
@@ -269,8 +290,9 @@ pub(super) async fn again(
         .execute(
             "update audit.task_runs set state = 'waiting', tries = 0, not_before = null,
                     began_at = null, finished_at = null, reason = null
-              where run = $1 and ($2::text[] is null or task = any($2))",
-            &[&run, &tasks],
+              where run = $1 and ($2::text[] is null or task = any($2)
+                                 or (state = 'skipped' and reason = $3))",
+            &[&run, &tasks, &given_up],
         )
         .await
         .map_err(not_written)?;

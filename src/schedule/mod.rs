@@ -15,6 +15,7 @@ mod judge;
 mod listed;
 mod plan;
 mod runner;
+mod starts;
 mod tasks;
 
 pub use asked::{Answer, JobVerb, Wish, carry_out, note_run, run_of};

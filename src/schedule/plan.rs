@@ -101,6 +101,15 @@ impl Runner {
         match (job.overlap, open.first()) {
             // what was missed is caught up with one after the other
             _ if catches_up => self.queue_or_again(transaction, queued).await.map(drop)?,
+            // it has not begun, for another one goes on that somebody has asked for: the newest waits in its place. One
+            // that waits for data keeps it: the newest would always be the last to have its own
+            (Overlap::Skip, Some(other)) if !other.running && other.reason.is_none() => {
+                if self.queue_or_again(transaction, queued).await? {
+                    let why = "left out: a later one waits in its place";
+                    books::finish(transaction, other.id, ("skipped", Some(why)), *now).await?;
+                    tracing::warn!(job = job.name, "the run of {} is {why}", other.days.0);
+                }
+            }
             (Overlap::Skip, Some(other)) => {
                 let why = format!("the run of {} goes on", other.days.0);
                 if books::leave_out(transaction, queued, &why).await?.is_some() {

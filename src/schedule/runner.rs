@@ -5,26 +5,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::attempt::{Attempt, Outcome, hand_back, take_up};
-use super::books::{self, Queued, Run, TaskRun};
-use super::calendar::Stretch;
+use super::books::{self, Run, TaskRun};
 use super::changes;
 use super::judge::{self, States, TaskState, Verdict};
+use super::starts;
 use super::tasks::{self, Hands};
 use crate::error::{Error, Result};
 use crate::postgres::Session;
-use crate::spec::{Job, Overlap, Schedule, Task, TaskKind};
+use crate::spec::{Job, Task, TaskKind};
 use crate::warehouse::Fenced;
-
-/// How many runs of a job go on at once where they may.
-const RUNS: usize = 8;
 
 /// How many tasks of all jobs go on at once: each has a session at the warehouse. Sensors hold none.
 const TASKS: usize = 16;
+
+/// So many of them are for jobs of which none goes on: a backfill of long tasks must not hold up what is short.
+const SPARE: usize = 4;
 
 /// Told what becomes of runs and attempts.
 pub trait Watcher: Send + Sync {
@@ -55,19 +55,20 @@ pub struct Attempted<'a> {
 
 /// The owner's work, as long as its epoch stands.
 pub struct Runner {
-    hands: Arc<Hands>,
-    watcher: Arc<dyn Watcher>,
+    pub(super) hands: Arc<Hands>,
+    pub(super) watcher: Arc<dyn Watcher>,
     going: JoinSet<(Attempt, Outcome, Duration)>,
     /// the attempts that go on, by run and task, and what gives each up
-    tokens: HashMap<(i64, String), Going>,
+    pub(super) tokens: HashMap<(i64, String), Going>,
     pub(super) counting: changes::Counting,
 }
 
 /// An attempt that has ended, and how.
 pub struct Ended((Attempt, Outcome, Duration));
 
-struct Going {
-    job: String,
+/// An attempt that goes on.
+pub(super) struct Going {
+    pub(super) job: String,
     sensor: bool,
     abandon: watch::Sender<bool>,
 }
@@ -158,61 +159,6 @@ impl Runner {
         Fenced::begin(session, &self.hands.fence, "schedule", &self.hands.durations).await
     }
 
-    /// Begins runs that are queued, where nothing is in their way.
-    async fn start_runs(
-        &mut self,
-        session: &mut Session,
-        jobs: &[Job],
-        runs: &[Run],
-        now: Timestamp,
-    ) -> Result<()> {
-        let mut running: HashMap<&str, usize> = HashMap::new();
-        let mut waiting: HashMap<&str, Stretch> = HashMap::new();
-        for run in runs.iter().filter(|run| run.running) {
-            *running.entry(&run.job).or_default() += 1;
-        }
-        for run in runs.iter().filter(|run| !run.running) {
-            let Some(job) = jobs.iter().find(|job| job.name == run.job) else {
-                self.give_up(session, run, "its file is gone").await?;
-                continue;
-            };
-            let at_work = running.entry(&run.job).or_default();
-            // also what was given up a moment ago must have ended
-            let lingers = self.tokens.values().any(|going| going.job == run.job);
-            let full = match job.overlap {
-                Overlap::Allow => *at_work >= RUNS,
-                _ => *at_work > 0 || lingers,
-            };
-            // of thousands that wait for the same table one asks
-            let later =
-                |first: &Stretch| run.about.start >= first.start && run.about.end >= first.end;
-            if full || waiting.get(run.job.as_str()).is_some_and(later) {
-                continue;
-            }
-            let why = match &job.requires {
-                None => None,
-                Some(requires) => tasks::fresh(&**session, requires, run.about).await?,
-            };
-            if why.is_some() {
-                waiting.insert(&run.job, run.about);
-            }
-            if why.is_some() && why == run.reason {
-                continue;
-            }
-            let transaction = self.transaction(session).await?;
-            if let Some(why) = &why {
-                books::waits(&transaction, run.id, why).await?;
-            } else {
-                let tasks: Vec<&str> = job.tasks.iter().map(|task| task.name.as_str()).collect();
-                books::begin(&transaction, run.id, &tasks, now).await?;
-                *at_work += 1;
-                tracing::info!(job = job.name, run = run.id, "begins for {}", run.days.0);
-            }
-            transaction.commit().await?;
-        }
-        Ok(())
-    }
-
     /// Moves a run on: tasks that begin, that never will, and its end.
     async fn advance(
         &mut self,
@@ -290,7 +236,9 @@ impl Runner {
         let at_work = self.tokens.iter().filter(|(_, going)| !going.sensor);
         let of_run = at_work.clone().filter(|((of, _), _)| *of == run.id).count();
         let key = (run.id, task.name.clone());
-        let full = !sensor && (of_run >= job.parallel || at_work.count() >= TASKS);
+        let idle = !at_work.clone().any(|(_, going)| going.job == job.name);
+        let room = if idle { TASKS } else { TASKS - SPARE };
+        let full = !sensor && (of_run >= job.parallel || at_work.count() >= room);
         // one that was given up has not ended yet
         if full || self.tokens.contains_key(&key) {
             return Ok(());
@@ -321,20 +269,7 @@ impl Runner {
         if !books::finish(&transaction, run.id, (state, None), now).await? {
             return Ok(());
         }
-        let after =
-            |other: &&Job| matches!(&other.schedule, Schedule::After(of) if *of == job.name);
-        let known = books::known(&*transaction).await?;
-        let paused = |job: &&Job| known.get(&job.name).is_some_and(|known| known.paused);
-        for next in jobs.iter().filter(after).filter(|next| well && !paused(next)) {
-            let queued = Queued { job: next, about: run.about, trigger: "after", now };
-            let there = books::of_interval(&*transaction, &next.name, run.about.start).await?;
-            match there {
-                None => drop(books::queue(&transaction, &queued).await?),
-                Some(there) => {
-                    books::again(&transaction, there.run, None, ("after", now)).await?;
-                }
-            }
-        }
+        starts::queue_what_follows(&transaction, (jobs, job), run, (well, now)).await?;
         transaction.commit().await?;
         let took = run.started_at.map_or(SignedDuration::ZERO, |from| now.duration_since(from));
         self.watcher.ended(&job.name, state, took.unsigned_abs());
@@ -366,7 +301,8 @@ impl Runner {
         }
         while let Some(ended) = self.going.join_next().await {
             // what came to its end before it was told is not done again
-            if let Ok(ended @ (_, Outcome::Done(_) | Outcome::Skipped(_), _)) = ended {
+            use Outcome::{Done, FailedForGood, Skipped};
+            if let Ok(ended @ (_, Done(_) | Skipped(_) | FailedForGood(_), _)) = ended {
                 self.note(session, Ended(ended)).await?;
             }
         }

@@ -30,7 +30,7 @@ pub struct Job {
     /// How many of a run's tasks go on at once.
     pub parallel: usize,
     /// What a run waits for before it begins.
-    pub requires: Option<Requires>,
+    pub requires: Option<JobRequires>,
     /// Who is told how its runs end; none where the rule `job_failed` says it.
     pub alerts: Option<JobAlerts>,
     /// The tasks, each behind those it depends on.
@@ -102,6 +102,15 @@ pub enum Overlap {
     Allow,
 }
 
+/// What a run waits for before it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRequires {
+    /// The data.
+    pub data: Requires,
+    /// How long, from when the run was queued; it has failed then.
+    pub timeout: Duration,
+}
+
 /// A table that must be fresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requires {
@@ -147,9 +156,10 @@ struct RawSchedule {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawRequires {
-    pub(super) table: Given,
-    pub(super) fresh_to: Option<Given>,
+struct RawRequires {
+    table: Given,
+    fresh_to: Option<Given>,
+    timeout: Option<Given>,
 }
 
 impl Scalar for Cron {
@@ -192,7 +202,7 @@ pub(super) fn read(
     let overlap =
         file.choice("overlap", raw.overlap.as_ref(), &["skip", "queue", "replace", "allow"]);
     let parallel = file.parse_or("parallel", raw.parallel.as_ref(), Parallel(PARALLEL))?;
-    let requires = raw.requires.as_ref().map(|raw| requires(file, "requires", raw));
+    let requires = raw.requires.as_ref().map(|raw| job_requires(file, raw));
     let named = raw.schedule.as_ref().and_then(|schedule| schedule.timezone.as_ref());
     Ok(Job {
         name: file.parse::<Identifier>("name", &raw.name)?.0,
@@ -227,12 +237,23 @@ fn timezone(file: &File<'_>, given: Option<&Given>, default: &str) -> Result<Tim
     })
 }
 
-pub(super) fn requires(file: &File<'_>, field: &str, raw: &RawRequires) -> Result<Requires> {
-    let fresh_to = format!("{field}.fresh_to");
-    let fresh_to =
-        file.choice(&fresh_to, raw.fresh_to.as_ref(), &["interval_end", "interval_start"])?;
+fn job_requires(file: &File<'_>, raw: &RawRequires) -> Result<JobRequires> {
+    const TIMEOUT: Span = Span(Duration::from_hours(24));
+    Ok(JobRequires {
+        data: requires(file, "requires", (&raw.table, raw.fresh_to.as_ref()))?,
+        timeout: tasks::wait(file, "requires.timeout", raw.timeout.as_ref(), TIMEOUT)?,
+    })
+}
+
+pub(super) fn requires(
+    file: &File<'_>,
+    field: &str,
+    (table, fresh_to): (&Given, Option<&Given>),
+) -> Result<Requires> {
+    let choices = ["interval_end", "interval_start"];
+    let fresh_to = file.choice(&format!("{field}.fresh_to"), fresh_to, &choices)?;
     Ok(Requires {
-        table: file.parse(&format!("{field}.table"), &raw.table)?,
+        table: file.parse(&format!("{field}.table"), table)?,
         fresh_to: match fresh_to {
             "interval_start" => FreshTo::IntervalStart,
             _ => FreshTo::IntervalEnd,

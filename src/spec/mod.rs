@@ -73,7 +73,7 @@ pub use extracts::Asked;
 pub use gates::Selection;
 pub use guard::DeleteGuard;
 pub use http::{Auth, Http, HttpEndpoint, HttpLimits, JsonPath};
-pub use jobs::{Calendared, FreshTo, Interval, Job, Overlap, Requires, Schedule};
+pub use jobs::{Calendared, FreshTo, Interval, Job, JobRequires, Overlap, Requires, Schedule};
 pub use kafka::{Format, Kafka, OffsetLost, StartAt, TopicPattern};
 pub use load::{Spec, load, load_again, load_settings};
 pub use marts::{Mart, MartRead, tokens};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::file::{File, Given};
-use super::jobs::{self, RawRequires, Requires};
+use super::jobs::{self, Requires};
 use super::scalar::Identifier;
 use super::script::Script;
 use super::tasks::{self, Open, TaskKind};
@@ -56,8 +56,7 @@ pub(super) fn read(
             Signal::Job(file.parse::<Identifier>(&at("sensor.job"), job)?.0)
         }
         (None, Some(table), None, None) => {
-            let raw = RawRequires { table: table.clone(), fresh_to: fresh_to.clone() };
-            Signal::Fresh(jobs::requires(file, &at("sensor"), &raw)?)
+            Signal::Fresh(jobs::requires(file, &at("sensor"), (table, fresh_to.as_ref()))?)
         }
         (None, None, Some(path), None) => Signal::File(file.text(&at("sensor.file"), path)?),
         (None, None, None, Some(query)) => {

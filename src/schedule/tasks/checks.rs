@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 use super::{Hands, Outcome, Work};
 use crate::error::{Error, Result};
@@ -21,8 +22,10 @@ pub struct Gate<'g> {
     pub selection: &'g Selection,
     /// What of time the run is about.
     pub about: Stretch,
-    /// Its day.
+    /// Its day, by `zone`.
     pub day: Date,
+    /// The job's zone.
+    pub zone: &'g TimeZone,
     /// The run.
     pub run: i64,
     /// When it must be done.
@@ -78,7 +81,8 @@ pub(super) async fn run(work: &Work<'_>, selection: &Selection) -> Result<Outcom
     // time is left to say what was found
     let time = attempt.task.timeout.saturating_sub(Duration::from_secs(1));
     let until = started.checked_add(time).unwrap_or(started);
-    let gate = Gate { hands, selection, about: attempt.about, day, run: attempt.run, until };
+    let (about, zone, run) = (attempt.about, &attempt.timezone, attempt.run);
+    let gate = Gate { hands, selection, about, day, zone, run, until };
     let Judged { all, failed } = hands.checks.judge(&mut session, gate).await?;
     if failed.is_empty() {
         return Ok(Outcome::Done(Some(u64::try_from(all).unwrap_or(u64::MAX))));

@@ -210,7 +210,7 @@ async fn limited(
             match tokio::time::timeout(LAST_WORDS, going).await {
                 // it came to its end in that moment: where the service stops, it is not done again
                 Ok(Ok(outcome)) if !matches!(outcome, Outcome::Failed(_)) => outcome,
-                _ => Outcome::FailedForGood("given up".to_owned()),
+                _ => Outcome::Failed("given up".to_owned()),
             }
         }
     };

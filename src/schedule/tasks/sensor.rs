@@ -91,13 +91,16 @@ pub(in crate::schedule) async fn fresh(
         FreshTo::IntervalStart => about.start,
         FreshTo::IntervalEnd => about.end,
     };
-    let query = "select t.state, f.fresh_to from audit.tables t
-                   left join audit.freshness f using (connector) where t.table_name = $1
-                  union all
-                 select 'streaming', greatest(
-                            (select max(e.interval_end) from audit.extracts e where e.table_name = $1),
-                            (select max(l.interval_end) from audit.loads l where l.table_name = $1))
-                   from audit.extracted x where x.table_name = $1";
+    // one that was fed otherwise before is known both ways
+    let query = "select k.state, k.fresh_to from (
+                     select t.state, f.fresh_to from audit.tables t
+                       left join audit.freshness f using (connector) where t.table_name = $1
+                      union all
+                     select 'streaming', greatest(
+                                (select max(e.interval_end) from audit.extracts e where e.table_name = $1),
+                                (select max(l.interval_end) from audit.loads l where l.table_name = $1))
+                       from audit.extracted x where x.table_name = $1) k
+                  order by k.state = 'streaming' desc, k.fresh_to desc nulls last limit 1";
     let table = requires.table.to_string();
     let row = client.query_opt(query, &[&table]).await;
     let row = row.map_err(|error| Error::warehouse(format!("asking for {table}"), error))?;

@@ -188,6 +188,10 @@ fn a_table_behind_a_dead_letter_goes_on_at_an_idle_source() {
         let asked = site.command(&again).stdout(Stdio::piped()).output().unwrap();
         let told = String::from_utf8_lossy(&asked.stdout);
         assert!(told.contains("dead letters again: 1"), "{told}");
+        assert!(
+            told.lines().any(|line| line.starts_with("  ") && line.contains("small")),
+            "{told}"
+        );
         assert_eq!(asked.status.code(), Some(65), "{told}");
         site.until("it goes on again", &goes_on.replace("LETTERS", "1")).await;
         site.warehouse.batch_execute("alter table cleansed.t drop constraint small").await.unwrap();
@@ -222,8 +226,15 @@ fn a_dropped_letter_lets_its_key_go_on() {
         assert_eq!(site.at_warehouse(letters).await, [r#"{"id": "1001"}"#, r#"{"id": "9"}"#]);
         let unasked = site.command(&["dead-letter", "drop", "--all"]).output().unwrap();
         assert_eq!(unasked.status.code(), Some(64));
-        let asked = site.command(&["dead-letter", "drop", "--all", "--yes"]).status().unwrap();
-        assert!(asked.success());
+        let ids = site.at_warehouse("select id from audit.dead_letters order by id").await;
+        let drop = ["dead-letter", "drop", &ids[0], &ids[1], "--yes"];
+        assert!(site.command(&drop).status().unwrap().success());
+        // of some that are not there it says which, and the rest is asked for
+        let mut one = site.command(&["dead-letter", "drop", "999", &ids[0], "--yes"]);
+        let one = one.stdout(Stdio::piped()).output().unwrap();
+        let told = String::from_utf8_lossy(&one.stdout);
+        assert!(told.contains("no open dead letter 999"), "{told}");
+        assert_eq!(one.status.code(), Some(64), "{told}");
         site.catch_up().await;
         assert_eq!(site.at_warehouse("select v from cleansed.t where id = 1001").await, ["1"]);
         assert_eq!(site.at_warehouse("select v from cleansed.t where id = 9").await, ["9"]);

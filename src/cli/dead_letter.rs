@@ -16,7 +16,7 @@ use crate::pipeline::{ask_for_letters, dead_letters_as_json};
 use crate::postgres::{Session, Side, connect};
 use crate::progress::listed;
 use crate::progress::requests::{Span, Verb};
-use crate::progress::tried::{Tried, tried};
+use crate::progress::tried::{self, Tried};
 use crate::serve::{Edited, Letters};
 
 /// Changes that their tables refuse.
@@ -54,9 +54,9 @@ pub(super) enum DeadLetter {
 /// Which dead letters are meant.
 #[derive(clap::Args)]
 pub(super) struct Which {
-    /// The number of one, or the table of several, as schema.table.
-    #[arg(required_unless_present_any = ["all", "since", "until"])]
-    which: Option<String>,
+    /// Their numbers, or a table, as schema.table, whose all are meant.
+    #[arg(required_unless_present_any = ["all", "since", "until"], num_args = 0..=1000)]
+    which: Vec<String>,
     /// All of them.
     #[arg(long, conflicts_with = "which")]
     all: bool,
@@ -150,36 +150,65 @@ fn content(path: Option<PathBuf>) -> Result<Option<Vec<u8>>> {
 }
 
 async fn settle(warehouse: &Session, verb: Verb, which: Which, edited: Edited) -> Result<ExitCode> {
-    let letter: Option<i64> = which.which.as_deref().and_then(|which| which.parse().ok());
-    let table = match (&which.which, letter) {
-        (Some(table), None) => Some(
-            table
-                .parse::<TableName>()
-                .map_err(|_| unknown(table).remedy("name a number or a schema.table"))?,
-        ),
-        _ => None,
-    };
-    let meant = Letters { table, id: letter, since: which.since, until: which.until, edited };
+    let meant = which.letters(edited)?;
     if verb == Verb::Drop && !which.yes {
-        let (mut all, span) = (0, Span { since: meant.since, until: meant.until });
-        for (_, table, count) in
-            listed::places(&**warehouse, (meant.table.as_ref(), letter), &span).await?
-        {
-            println!("{count} of {table}");
-            all += count;
+        let mut all = 0;
+        for Letters { table, id, since, until, .. } in &meant {
+            let span = Span { since: *since, until: *until };
+            for (_, table, count) in
+                listed::places(&**warehouse, (table.as_ref(), *id), &span).await?
+            {
+                println!("{count} of {table}");
+                all += count;
+            }
         }
         println!("{all} changes will never be in the warehouse");
         confirmed()?;
     }
-    let asked = ask_for_letters(&**warehouse, verb, &meant).await?;
-    if asked.is_empty() {
-        return Err(unknown(which.which.as_deref().unwrap_or("of these")));
+    let mut asked = Vec::new();
+    let mut unmet = None;
+    for (at, letters) in meant.iter().enumerate() {
+        let requests = ask_for_letters(&**warehouse, verb, letters).await?;
+        if requests.is_empty() {
+            let which = which.which.get(at).map_or("of these", String::as_str);
+            let error = unknown(which);
+            // the others are asked for all the same
+            if meant.len() == 1 {
+                return Err(error);
+            }
+            println!("{}", error.reason());
+            unmet = Some(ExitCode::from(error.kind().exit_code()));
+        }
+        asked.extend(requests);
     }
     let answered = wait_for(warehouse, &asked, which.wait).await?;
     if which.wait && verb == Verb::Replay && !tell_tried(warehouse, &asked).await? {
         return Ok(ExitCode::from(65));
     }
-    Ok(answered)
+    Ok(unmet.unwrap_or(answered))
+}
+
+impl Which {
+    /// What is meant: one for each number or table, or one for all that a span or `--all` tells.
+    fn letters(&self, edited: Edited) -> Result<Vec<Letters>> {
+        let (since, until) = (self.since, self.until);
+        let all = Letters { since, until, edited, ..Letters::default() };
+        if self.which.is_empty() {
+            return Ok(vec![all]);
+        }
+        if self.which.len() > 1 && (all.edited.key.is_some() || all.edited.value.is_some()) {
+            let what = "a key or value can be put into one dead letter only";
+            return Err(Error::new(Kind::Usage, what).remedy("name one, by its number"));
+        }
+        let one = |which: &String| match which.parse() {
+            Ok(id) => Ok(Letters { id: Some(id), ..all.clone() }),
+            Err(_) => match which.parse::<TableName>() {
+                Ok(table) => Ok(Letters { table: Some(table), ..all.clone() }),
+                Err(_) => Err(unknown(which).remedy("name a number or a schema.table")),
+            },
+        };
+        self.which.iter().map(one).collect()
+    }
 }
 
 /// Waits for what comes of dead letters that are tried again, and says it: whether none is one once more.
@@ -190,7 +219,7 @@ async fn tell_tried(warehouse: &Session, asked: &[i64]) -> Result<bool> {
     let Tried { unknown, applied, refused, waiting } = loop {
         let mut all = Tried::default();
         for id in asked {
-            all.add(&tried(&**warehouse, *id).await?);
+            all.add(&tried::tried(&**warehouse, *id).await?);
         }
         if all.unknown == 0 || began.elapsed() >= AT_MOST {
             break all;
@@ -205,6 +234,13 @@ async fn tell_tried(warehouse: &Session, asked: &[i64]) -> Result<bool> {
     ];
     for (count, what, see) in told.into_iter().filter(|(count, ..)| *count > 0) {
         println!("{what}: {count}{see}");
+    }
+    if refused > 0 {
+        for request in asked {
+            for (id, why) in tried::refused(&**warehouse, *request).await? {
+                println!("  {id}: {why}");
+            }
+        }
     }
     Ok(refused + unknown == 0)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -124,9 +125,61 @@ pub async fn connect(side: Side, endpoint: &Endpoint, application: &str) -> Resu
 /// away, and is waited for.
 fn unreachable_or_refused(side: Side, endpoint: &Endpoint, error: tokio_postgres::Error) -> Error {
     let doing = format!("connecting to {}", endpoint.shown());
+    let remedy = remedy(side, error.code().map(SqlState::code));
     let (error, away) = match side {
         Side::Source => (Error::source(doing, error), Kind::SourceAway),
         Side::Warehouse => (Error::warehouse(doing, error), Kind::WarehouseAway),
     };
-    if error.kind() == Kind::Rights { error } else { error.with_kind(away) }
+    match error.kind() {
+        // also where a password is missing, which has no code
+        Kind::Rights if error.code().is_none() => error.remedy(self::remedy(side, Some("28P01"))),
+        Kind::Rights => error.remedy(remedy),
+        _ => error.with_kind(away).remedy(remedy),
+    }
+}
+
+/// What to do where a server refuses a session, by the code that it gives, or does not answer at all.
+fn remedy(side: Side, code: Option<&str>) -> String {
+    let url = match side {
+        Side::Source => "url of the connector",
+        Side::Warehouse => "warehouse of siltstone.yaml",
+    };
+    match code {
+        Some("28P01") => format!("mend user and password in {url}"),
+        Some("28000") => format!(
+            "let pg_hba.conf of the server admit this user from this machine and reload it, or mend {url} (user, sslmode)"
+        ),
+        Some("3D000") => format!("create the database, or mend its name in {url}"),
+        Some("42501") => "grant connect on the database to this role".to_owned(),
+        Some("53300") => {
+            "raise max_connections of the server, or end sessions that nobody needs".to_owned()
+        }
+        Some("57P03") => "it is starting, or stopping: it is waited for".to_owned(),
+        _ => format!(
+            "see that the server runs and is reached from here by {url} (host, port, sslmode)"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_a_session_says_what_to_do_and_where() {
+        for (side, code, part) in [
+            (Side::Source, Some("28P01"), "password in url of the connector"),
+            (Side::Warehouse, Some("28000"), "pg_hba.conf"),
+            (
+                Side::Warehouse,
+                Some("3D000"),
+                "create the database, or mend its name in warehouse of siltstone.yaml",
+            ),
+            (Side::Source, Some("53300"), "max_connections"),
+            (Side::Source, None, "see that the server runs"),
+        ] {
+            let remedy = remedy(side, code);
+            assert!(remedy.contains(part), "{code:?}: {remedy}");
+        }
+    }
 }

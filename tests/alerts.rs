@@ -251,6 +251,14 @@ rules:\n  - {{ when: stream_stalled, send: [] }}\n",
             "select count(*) = 5 from audit.alert_messages where attempts > 0 and state <> 'sent'";
         site.until("all were tried", tried).await;
         let (_, metrics) = http(port, "GET", "/metrics", "r3ad");
+        // what went well has a time and how long it took, what has failed has none
+        for of in ["duration_seconds", "last_success_timestamp_seconds"] {
+            let shown = |task: &str| {
+                let series = format!("siltstone_task_{of}{{job=\"tell\",task=\"{task}\"}}");
+                metrics.contains(&series)
+            };
+            assert!(shown("hook") && !shown("bad"), "{of}: {metrics}");
+        }
         for (channel, result) in [
             ("good", "sent"),
             ("broken", "retried"),

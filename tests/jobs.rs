@@ -412,9 +412,11 @@ fn a_night_of_a_changed_clock_has_one_run_in_each_zone() {
         };
         job(&site, "berlin", &at("Europe/Berlin", "30 2"), tasks);
         job(&site, "york", &at("America/New_York", "30 1"), tasks);
+        let hourly = "schedule: { cron: \"0 * * * *\", timezone: Europe/Berlin, interval: hour, start: \"2025-01-01\" }";
+        job(&site, "hours", hourly, tasks);
         let hand = Hand::at("2024-10-26T12:00:00Z");
         let running = site.start_by(hand.clock());
-        site.until("seen", "select count(*) = 2 from audit.jobs").await;
+        site.until("seen", "select count(*) = 3 from audit.jobs").await;
         // 02:30 comes twice in Berlin: at 00:30 and at 01:30 UTC
         hand.turn("2024-10-27T00:29:59Z");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -439,6 +441,19 @@ fn a_night_of_a_changed_clock_has_one_run_in_each_zone() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(runs(&site, "york").await.len(), before + 2);
         assert_eq!(runs(&site, "york").await.last().unwrap(), "2024-11-02 success");
+        // days that have 23 and 25 hours: what comes twice on the clock is one interval, and nothing lies between two
+        for (day, runs, hours) in [("2024-03-31", 23, 23), ("2024-10-27", 24, 25)] {
+            let range = ["backfill", "hours", "--from", day, "--to", day, "--wait"];
+            let (told, code) = ask(&site, &range).await;
+            assert!(code == 0 && told.contains(&format!("queued: {runs};")), "{told}");
+            let whole = format!(
+                "select count(*), extract(epoch from sum(interval_end - interval_start))::int / 3600,
+                        extract(epoch from max(interval_end) - min(interval_start))::int / 3600,
+                        min(interval_start) = '{day} Europe/Berlin'
+                   from audit.job_runs where job = 'hours' and ds = '{day}'"
+            );
+            assert_eq!(site.at_warehouse(&whole).await, [format!("{runs}|{hours}|{hours}|t")]);
+        }
         assert!(running.stop().await.is_ok());
     });
 }

@@ -54,6 +54,7 @@ mod readagain;
 mod readings;
 mod rebuild;
 mod recordings;
+mod reference;
 mod reshape;
 mod resting;
 mod rights;

@@ -253,7 +253,10 @@ impl Watcher for OnBoard {
     }
 
     fn attempted(&self, attempt: &Attempted<'_>) {
-        let Attempted { job, task, number, run, took, failed } = *attempt;
+        let Attempted { job, task, number, run, took, at, done, failed } = *attempt;
+        if done {
+            self.0.task_done(job, task, (at, took));
+        }
         self.1.task(job, task, (&format!("{run} {number}"), took, failed));
     }
 }

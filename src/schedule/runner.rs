@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -49,6 +49,10 @@ pub struct Attempted<'a> {
     pub number: i32,
     /// How long it took.
     pub took: Duration,
+    /// When it came to its end.
+    pub at: Timestamp,
+    /// Whether it did its work: it has neither failed nor been left out.
+    pub done: bool,
     /// Why it failed.
     pub failed: Option<&'a str>,
 }
@@ -126,8 +130,10 @@ impl Runner {
             Outcome::Failed(why) | Outcome::FailedForGood(why) => Some(why.as_str()),
             Outcome::Written | Outcome::Done(_) | Outcome::Skipped(_) => None,
         };
+        let done = matches!(outcome, Outcome::Written | Outcome::Done(_));
         let (run, number) = (attempt.run, attempt.number);
-        self.watcher.attempted(&Attempted { job, task, run, number, took, failed: why });
+        let attempted = Attempted { job, task, run, number, took, at: now, done, failed: why };
+        self.watcher.attempted(&attempted);
         match &outcome {
             Outcome::Failed(why) | Outcome::FailedForGood(why) => {
                 tracing::warn!(job, task, attempt = attempt.number, "{why}");

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::clock::Clock;
 use crate::journey::{Advanced, Applied};
 use crate::names::TableName;
@@ -100,6 +102,12 @@ impl Board {
     /// Notes that a run of a job has ended.
     pub fn run_ended(&self, job: &str, state: &str, took: Duration) {
         self.metrics.jobs().run_ended(job, state, took);
+    }
+
+    /// Notes that an attempt at a task went well: when, and how long it took.
+    pub fn task_done(&self, job: &str, task: &str, (at, took): (Timestamp, Duration)) {
+        let at = at.as_duration().as_secs_f64();
+        self.metrics.jobs().task_done(job, task, (at, took));
     }
 
     /// Notes that an attempt at a task has failed.

@@ -13,6 +13,8 @@ pub(super) struct JobFamilies {
     runs: IntCounterVec,
     state: IntGaugeVec,
     failures: IntCounterVec,
+    task_took: GaugeVec,
+    task_done_at: GaugeVec,
     limits: IntCounterVec,
     waited: CounterVec,
     archive: IntGaugeVec,
@@ -55,6 +57,18 @@ impl Default for JobFamilies {
                 "Attempts at a task that have failed",
                 ["job", "task"]
             ),
+            task_took: family!(
+                GaugeVec,
+                "siltstone_task_duration_seconds",
+                "How long the last attempt at a task that went well took: of a backup, or of a drill that restores one",
+                ["job", "task"]
+            ),
+            task_done_at: family!(
+                GaugeVec,
+                "siltstone_task_last_success_timestamp_seconds",
+                "When an attempt at a task last went well, as seconds since 1970",
+                ["job", "task"]
+            ),
             limits: family!(
                 IntCounterVec,
                 "siltstone_extract_limits_total",
@@ -78,12 +92,14 @@ impl Default for JobFamilies {
 }
 
 impl JobFamilies {
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 7] {
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 9] {
         [
             Box::new(self.took.clone()),
             Box::new(self.runs.clone()),
             Box::new(self.state.clone()),
             Box::new(self.failures.clone()),
+            Box::new(self.task_took.clone()),
+            Box::new(self.task_done_at.clone()),
             Box::new(self.limits.clone()),
             Box::new(self.waited.clone()),
             Box::new(self.archive.clone()),
@@ -108,6 +124,11 @@ impl JobFamilies {
 
     pub(super) fn archive_behind(&self, folder: &str, bytes: i64) {
         self.archive.with_label_values(&[folder]).set(bytes);
+    }
+
+    pub(super) fn task_done(&self, job: &str, task: &str, (at, took): (f64, Duration)) {
+        self.task_took.with_label_values(&[job, task]).set(took.as_secs_f64());
+        self.task_done_at.with_label_values(&[job, task]).set(at);
     }
 
     pub(super) fn task_failed(&self, job: &str, task: &str) {

@@ -4,6 +4,7 @@
 mod jobs;
 mod kafka;
 mod rest;
+mod shown;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,27 +19,28 @@ use super::run::stop_on_signals;
 use crate::demo::cluster::{Cluster, ClusterOptions};
 use crate::demo::files::{self, SHOP_URL, WAREHOUSE_URL};
 use crate::demo::kafka::java;
-use crate::demo::screen::{Lag, Marts, Phase, TableProgress, View};
+use crate::demo::screen::{Phase, View};
 use crate::demo::shop::{self, DATABASE, ShopOptions};
 use crate::demo::terminal::Screen;
 use crate::demo::traffic::{DEFAULT_RATE, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Options, Service};
 use crate::postgres::{Session, Side, connect};
-use crate::serve::{self, Board, Phase as Doing};
+use crate::serve::{Board, Phase as Doing};
 use crate::spec::{Env, Span, load};
 use jobs::Jobs;
 use kafka::Road;
 use rest::Rest;
+use shown::{Rates, lag, marts, progress};
 
 /// The warehouse's database.
 const WAREHOUSE: &str = "warehouse";
 
+/// What a person who stops it reads.
+const STOPPING: &str = "stopping; what was made for the demo is removed …";
+
 /// The terminal is drawn this often.
 const FRAME: Duration = Duration::from_millis(250);
-
-/// Rates are taken over this long.
-const RATED: Duration = Duration::from_secs(1);
 
 /// Replicates a live shop into a warehouse, on two throw-away Postgres clusters.
 #[derive(clap::Args)]
@@ -62,15 +64,36 @@ pub(super) struct Demo {
 
 impl Demo {
     pub(super) async fn run(self, files: &Files) -> Result<ExitCode> {
-        let stop = stop_on_signals()?;
+        let mut stop = stop_on_signals()?;
+        let mut screen = Screen::stdout(&Env::of_process(&files.clock));
+        let (end_service, ended) = watch::channel(false);
+        let set_up = tokio::select! {
+            set_up = self.set_up(files, &mut screen, ended) => Some(set_up?),
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        let Some((stage, servers)) = set_up else {
+            say(&mut screen, STOPPING)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let code = stage.play(&mut screen, self.lasts, stop, end_service).await;
+        drop(servers);
+        code
+    }
+
+    /// Starts everything, in the order in which one thing needs another.
+    async fn set_up(
+        &self,
+        files: &Files,
+        screen: &mut Screen,
+        ended: watch::Receiver<bool>,
+    ) -> Result<(Stage, Servers)> {
         let env = Env::of_process(&files.clock);
-        let mut screen = Screen::stdout(&env);
         let started = Instant::now();
         if self.kafka {
             // before anything is made
             java::find(&env)?;
         }
-        say(&mut screen, "making two Postgres clusters and a shop …")?;
+        say(screen, "making two Postgres clusters and a shop …")?;
         let source = Cluster::start(options("demo-shop", &env)).await?;
         let warehouse = Cluster::start(options("demo-warehouse", &env)).await?;
         warehouse.create_database(WAREHOUSE).await?;
@@ -81,10 +104,10 @@ impl Demo {
         files::write(&folder.0)?;
         let road = match self.kafka {
             true => {
-                say(&mut screen, "starting Kafka and Debezium …")?;
+                say(screen, "starting Kafka and Debezium …")?;
                 let road = Road::start(&env, &source).await?;
                 road.write(&folder.0)?;
-                say(&mut screen, &road.places())?;
+                say(screen, &road.places())?;
                 Some(road)
             }
             false => None,
@@ -100,18 +123,16 @@ impl Demo {
             options: Options::default(),
             board: board.clone(),
         };
-        let (end_service, ended) = watch::channel(false);
         let admin = admin(&service, &ended).await?;
         let running = tokio::spawn({
             let service = service.clone();
             async move { service.run(ended).await }
         });
-        let traffic = Traffic::start(source.endpoint(DATABASE), self.rate, self.seed);
         let stage = Stage {
             service,
             shop: connect(Side::Source, &source.endpoint(DATABASE), "siltstone demo").await?,
             board,
-            traffic,
+            traffic: Traffic::start(source.endpoint(DATABASE), self.rate, self.seed),
             running,
             view: View {
                 admin: Some(admin),
@@ -126,10 +147,15 @@ impl Demo {
             programs: warehouse.bin_dir().to_owned(),
             jobs: None,
         };
-        let code = stage.play(&mut screen, self.lasts, stop, end_service).await;
-        drop((road, source, warehouse));
-        code
+        Ok((stage, Servers { _road: road, _clusters: [source, warehouse], _folder: folder }))
     }
+}
+
+/// What runs beside us, and ends and is removed when this is dropped.
+struct Servers {
+    _road: Option<Road>,
+    _clusters: [Cluster; 2],
+    _folder: Folder,
 }
 
 /// Brings the reference that users are looked up in.
@@ -199,40 +225,6 @@ struct Stage {
     jobs: Option<Jobs>,
 }
 
-/// What was counted when rates were last taken.
-#[derive(Default)]
-struct Rates {
-    at: Option<Instant>,
-    transactions: u64,
-    events: u64,
-    versions: u64,
-}
-
-impl Rates {
-    /// Takes what was counted into the view, and once a second how much of it came in one.
-    fn take(&mut self, shown: &serve::View, transactions: u64, view: &mut View) {
-        view.versions = shown.totals.versions;
-        let elapsed = self.at.map(|at| at.elapsed());
-        if elapsed.is_some_and(|elapsed| elapsed < RATED) {
-            return;
-        }
-        let a_second = |now: u64, before: u64| {
-            let micros = elapsed.map_or(u128::MAX, |elapsed| elapsed.as_micros().max(1));
-            let rate = u128::from(now.saturating_sub(before)) * 1_000_000 / micros;
-            u64::try_from(rate).unwrap_or(0)
-        };
-        view.source_transactions = a_second(transactions, self.transactions);
-        view.applied_rows = a_second(shown.totals.events, self.events);
-        view.versions_added = a_second(shown.totals.versions, self.versions);
-        *self = Rates {
-            at: Some(Instant::now()),
-            transactions,
-            events: shown.totals.events,
-            versions: shown.totals.versions,
-        };
-    }
-}
-
 impl Stage {
     async fn play(
         mut self,
@@ -258,6 +250,8 @@ impl Stage {
             tokio::select! {
                 () = tokio::time::sleep(FRAME) => {}
                 _ = stop.wait_for(|stop| *stop) => {
+                    screen.leave();
+                    say(screen, STOPPING)?;
                     end_service.send_replace(true);
                     drop(self.traffic.stop().await);
                     drop(tokio::time::timeout(Duration::from_secs(10), self.running).await);
@@ -321,19 +315,21 @@ impl Stage {
         let views = self.board.views();
         let Some(shown) = views.first() else { return };
         self.view.elapsed = self.started.elapsed();
-        self.view.lag = Some(Lag {
-            milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
-            bytes: shown.lag_bytes(),
-        });
-        // a group is joined, and Debezium reads the shop, before anything is there to be seen
+        self.view.lag = Some(lag(shown, self.board.now()));
+        // topics come one by one as Debezium reads the shop: how far that is, and how late, nobody can tell before
+        // the last has come, which is the one with versions
         let topics = !self.service.spec.kafka.is_empty();
+        let begins = shown.totals.versions == 0 && self.view.phase == Phase::Starting;
         self.view.phase = match shown.phase {
-            Doing::Starting => Phase::Starting,
-            _ if topics && shown.totals.events == 0 => Phase::Starting,
+            Doing::Starting if begins || !topics => Phase::Starting,
+            _ if topics && begins => Phase::Starting,
             Doing::Snapshotting => Phase::Snapshot(progress(shown)),
             _ => Phase::Streaming,
         };
         self.view.notes = shown.reason.iter().cloned().collect();
+        if topics && self.view.phase == Phase::Starting {
+            self.view.notes = vec!["Debezium reads the shop's rows into its topics".to_owned()];
+        }
         self.view.marts = marts(&self.board);
         self.view.retries = 0;
         self.rates.take(shown, self.traffic.counts().transactions, &mut self.view);
@@ -344,38 +340,6 @@ impl Stage {
     }
 }
 
-/// How the marts follow.
-fn marts(board: &Board) -> Option<Marts> {
-    let reports = board.marts();
-    let count = |reports: usize| u64::try_from(reports).unwrap_or(u64::MAX);
-    let behind = reports.iter().map(|report| report.lag_seconds).fold(0.0, f64::max);
-    (!reports.is_empty()).then(|| Marts {
-        count: count(reports.len()),
-        fresh: count(reports.iter().filter(|report| report.state == "fresh").count()),
-        milliseconds: count(
-            usize::try_from(Duration::from_secs_f64(behind).as_millis()).unwrap_or(usize::MAX),
-        ),
-        written: reports.iter().map(|report| report.rows_written.unsigned_abs()).sum(),
-        different: None,
-    })
-}
-
 fn draw(view: &View, screen: &mut Screen) -> Result<()> {
     screen.show(view).map_err(|error| Error::bug("the terminal cannot be drawn").because(error))
-}
-
-fn progress(view: &serve::View) -> Vec<TableProgress> {
-    let mut tables: Vec<TableProgress> = view
-        .tables
-        .iter()
-        .filter(|(_, table)| table.rows_estimated > 0 || table.rows_read > 0)
-        .map(|(name, table)| TableProgress {
-            name: name.to_string(),
-            done: table.rows_read,
-            total: table.rows_estimated,
-            finished: matches!(table.state.as_str(), "catching_up" | "streaming"),
-        })
-        .collect();
-    tables.sort_by(|a, b| a.name.cmp(&b.name));
-    tables
 }

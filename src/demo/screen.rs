@@ -3,7 +3,11 @@
 //! Pure: it reads no clock, no database and no terminal; [`super::terminal`] writes the lines. The
 //! words are the ones that `status` and the documentation use.
 
+mod words;
+
 use std::time::Duration;
+
+use words::{clock, counted, cut, grouped, length, padded, size, time};
 
 /// Everything the screen shows at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -95,8 +99,17 @@ impl TableProgress {
 pub struct Lag {
     /// Since the newest applied change was committed at the source.
     pub milliseconds: u64,
-    /// WAL between the applied position and the source's end.
-    pub bytes: u64,
+    /// What is not applied.
+    pub behind: Behind,
+}
+
+/// What the warehouse does not have yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// Bytes of WAL between the applied position and the source's end.
+    Bytes(u64),
+    /// Records of topics.
+    Records(u64),
 }
 
 /// How the marts follow what is applied.
@@ -263,7 +276,12 @@ fn title(view: &View) -> String {
 
 fn rates(view: &View) -> Vec<String> {
     let lag = match view.lag {
-        Some(lag) => format!("lag {} / {}", time(lag.milliseconds), size(lag.bytes)),
+        Some(Lag { milliseconds, behind: Behind::Bytes(bytes) }) => {
+            format!("lag {} / {}", time(milliseconds), size(bytes))
+        }
+        Some(Lag { milliseconds, behind: Behind::Records(records) }) => {
+            format!("lag {} / {}", time(milliseconds), counted(records, "record"))
+        }
         None => "lag unknown".to_owned(),
     };
     vec![
@@ -323,72 +341,6 @@ fn wrapped(word: &str, parts: &[String], width: usize) -> Vec<String> {
     }
     lines.push(current);
     lines.iter().map(|line| cut(line, width)).collect()
-}
-
-fn length(text: &str) -> usize {
-    text.chars().count()
-}
-
-fn padded(text: &str, width: usize) -> String {
-    format!("{text:<width$}")
-}
-
-/// The text, or its beginning with an ellipsis; on one line in any case.
-fn cut(text: &str, width: usize) -> String {
-    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if length(&text) > width {
-        text = text.chars().take(width.saturating_sub(1)).collect();
-        text.push('…');
-    }
-    text
-}
-
-fn clock(elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs();
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match hours {
-        0 => format!("{minutes:02}:{seconds:02}"),
-        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
-    }
-}
-
-fn counted(count: u64, what: &str) -> String {
-    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
-}
-
-/// `204118` as `204,118`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn time(milliseconds: u64) -> String {
-    match milliseconds {
-        0..10_000 => format!("{} ms", grouped(milliseconds)),
-        _ => format!("{} s", grouped(milliseconds / 1000)),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
-    let mut scaled = bytes;
-    let mut units = UNITS.iter().copied();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if scaled < 10_000 {
-            break;
-        }
-        scaled /= 1000;
-        unit = next;
-    }
-    format!("{} {unit}", grouped(scaled))
 }
 
 #[cfg(test)]

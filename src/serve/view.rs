@@ -177,13 +177,14 @@ impl View {
 
     /// How long ago the oldest change that is not applied was committed, at most: none left, 0.
     pub fn lag_micros(&self, now: i64) -> i64 {
-        if !self.backlog() || self.applied_commit == 0 {
+        if !self.backlog() {
             return 0;
         }
         // behind a quiet hour a new change is not an hour late, and what was committed before the moment to
         // which it is fresh is in
         let since = self.applied_commit.max(self.waiting_commit).max(self.fresh_to);
-        now.saturating_sub(since).max(0)
+        // nothing was received yet: how long it has waited nobody knows
+        if since == 0 { 0 } else { now.saturating_sub(since).max(0) }
     }
 }
 
@@ -203,5 +204,20 @@ mod tests {
         assert_eq!(away.lag_micros(150_000_000), 84_000_000);
         let behind = View { waiting_commit: 90_000_000, ..away };
         assert_eq!(behind.lag_micros(150_000_000), 60_000_000);
+    }
+
+    #[test]
+    fn it_lags_before_its_first_batch() {
+        let partition = PartitionReport { stored: 0, end: 9, rests: false };
+        let first = View {
+            phase: Phase::Streaming,
+            received_commit: 2_000_000,
+            waiting_commit: 1_000_000,
+            partitions: BTreeMap::from([("shop.users/0".to_owned(), partition)]),
+            ..View::default()
+        };
+        assert_eq!(first.lag_micros(8_000_000), 7_000_000);
+        let silent = View { received_commit: 0, waiting_commit: 0, ..first };
+        assert_eq!(silent.lag_micros(8_000_000), 0, "nothing was received yet");
     }
 }

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::super::verify::add;
 use super::jobs::Jobs;
-use super::{FRAME, Rates, draw, marts, say};
-use crate::demo::screen::{Lag, Phase, Verdict, View};
+use super::shown::{Rates, lag, marts};
+use super::{FRAME, draw, say};
+use crate::demo::screen::{Phase, Verdict, View};
 use crate::demo::terminal::Screen;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{Service, verify_connector, verify_topics};
@@ -108,10 +109,7 @@ impl Rest {
         self.view.elapsed = self.started.elapsed();
         self.view.marts = marts(&self.board);
         if let Some(shown) = self.board.views().first() {
-            self.view.lag = Some(Lag {
-                milliseconds: shown.lag_micros(self.board.now()).unsigned_abs() / 1000,
-                bytes: shown.lag_bytes(),
-            });
+            self.view.lag = Some(lag(shown, self.board.now()));
             self.rates.take(shown, self.transactions, &mut self.view);
         }
         draw(&self.view, screen)

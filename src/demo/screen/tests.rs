@@ -8,7 +8,7 @@ fn streaming() -> View {
         phase: Phase::Streaming,
         source_transactions: 2_013,
         applied_rows: 9_870,
-        lag: Some(Lag { milliseconds: 41, bytes: 12_345 }),
+        lag: Some(Lag { milliseconds: 41, behind: Behind::Bytes(12_345) }),
         versions: 3_412,
         versions_added: 57,
         marts: None,
@@ -49,6 +49,15 @@ fn streaming_in_the_words_of_the_documentation() {
     source     2,013 tx/s   applied 9,870 rows/s   lag 41 ms / 12 kB   versions 3,412 (+57/s)
     "#);
     insta::assert_snapshot!(render_plain(&streaming()), @r#"00:18   streaming   source 2,013 tx/s   applied 9,870 rows/s   lag 41 ms / 12 kB   versions 3,412 (+57/s)"#);
+}
+
+#[test]
+fn topics_are_behind_by_records() {
+    let lag = |records| Lag { milliseconds: 41, behind: Behind::Records(records) };
+    let shown = render_plain(&View { lag: Some(lag(1_204)), ..streaming() });
+    assert!(shown.contains("lag 41 ms / 1,204 records"), "{shown}");
+    let shown = render_plain(&View { lag: Some(lag(1)), ..streaming() });
+    assert!(shown.contains("lag 41 ms / 1 record "), "{shown}");
 }
 
 #[test]

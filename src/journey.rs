@@ -11,6 +11,7 @@ mod held;
 mod op;
 mod record;
 mod seen;
+mod told;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use held::{Digests, Held, Letter, Refused, read_headers, written_headers};
 pub use op::Op;
 pub use record::{RawRecord, TopicRecord};
 pub use seen::{Seen, Sight};
+pub use told::Told;
 
 /// The transaction a change belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,6 +223,8 @@ pub struct FoldedRow {
     pub before: Option<Span>,
     /// Its place in the order of the source.
     pub order: Order,
+    /// When each cell of its image was told, where one is older than the row; only of changes that may come late.
+    pub told: Option<Span>,
     /// The transaction of the last event.
     pub mark: Mark,
     /// Whether its image has unchanged cells.

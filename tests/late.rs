@@ -4,7 +4,7 @@
 //!
 //! `SILTSTONE_SEED` repeats a world.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,7 +35,7 @@ struct Event {
     key: Option<u64>,
     op: Op,
     values: Option<Values>,
-    /// what did not change, which its source may leave out
+    /// what did not change, which its source may leave out: never its day
     same: [bool; 4],
     order: Order,
     at: i64,
@@ -110,15 +110,26 @@ fn place(order: &Order) -> String {
 }
 
 impl Expected {
-    fn of(history: &[Event], came: &BTreeSet<usize>) -> Expected {
+    fn of(history: &[Event], came: &BTreeMap<usize, [bool; 4]>) -> Expected {
         let mut expected = Expected::default();
         for key in 0..KEYS {
-            let events: Vec<&Event> = came
-                .iter()
-                .filter_map(|at| history.get(*at))
-                .filter(|event| event.key.is_none_or(|of| of == key))
-                .collect();
-            expected.key(key, &events);
+            let mut events: Vec<Event> = Vec::new();
+            let mut last: Option<Values> = None;
+            for (at, left_out) in came {
+                let mut event = history[*at].clone();
+                if event.key.is_some_and(|of| of != key) {
+                    continue;
+                }
+                if let Some(values) = &mut event.values {
+                    // what is left out is what the one before had, of those that came
+                    if let Some(last) = &last {
+                        take(values, last, *left_out);
+                    }
+                    last = Some(values.clone());
+                }
+                events.push(event);
+            }
+            expected.key(key, &events.iter().collect::<Vec<_>>());
         }
         for lines in [&mut expected.rows, &mut expected.versions, &mut expected.log] {
             lines.sort();
@@ -160,6 +171,16 @@ impl Expected {
                 place(&version.last),
                 version.to.is_none()
             ));
+        }
+    }
+}
+
+/// Takes what an event leaves out from the one before it.
+fn take(values: &mut Values, last: &Values, left_out: [bool; 4]) {
+    let of = [(&mut values.a, &last.a), (&mut values.b, &last.b), (&mut values.u, &last.u)];
+    for ((value, last), left_out) in of.into_iter().zip(left_out) {
+        if left_out {
+            value.clone_from(last);
         }
     }
 }
@@ -378,31 +399,52 @@ impl World {
 struct Delivery<'h> {
     history: &'h [Event],
     left: Vec<usize>,
-    came: BTreeSet<usize>,
-    /// of each key the event that came last
-    last: BTreeMap<u64, usize>,
+    /// the events that came, and what each of them leaves out
+    came: BTreeMap<usize, [bool; 4]>,
 }
 
 impl Delivery<'_> {
-    /// The next event, and what it leaves out: only what one that has come just before it tells.
-    fn next(&mut self, dice: &mut Dice) -> (usize, [bool; 4]) {
-        let again = dice.one_in(5) && !self.came.is_empty();
-        let at = if again {
+    /// The next events. What one leaves out has the last one of its row, of those that came before it in the source's
+    /// order; others may still come between the two.
+    fn next(&mut self, dice: &mut Dice) -> Vec<usize> {
+        if dice.one_in(5) && !self.came.is_empty() {
             let back = usize::try_from(dice.below(25)).unwrap() % self.came.len();
-            *self.came.iter().rev().nth(back).unwrap()
-        } else {
-            let window = if dice.one_in(2) { 1 } else { LATE };
-            let nth = usize::try_from(dice.below(window)).unwrap() % self.left.len();
-            self.left.remove(nth)
-        };
-        self.came.insert(at);
+            return vec![*self.came.keys().rev().nth(back).unwrap()];
+        }
+        let window = if dice.one_in(2) { 1 } else { LATE };
+        let nth = usize::try_from(dice.below(window)).unwrap() % self.left.len();
+        let first = self.left[nth];
+        let mut events = vec![first];
+        if self.history[first].values.is_none() {
+            let keys = self.history[first].key.map_or(0..KEYS, |key| key..key + 1);
+            // where a row is gone before an event that left something out, it was made again before that
+            events.extend(keys.filter_map(|key| self.made_again(key, first)));
+        }
+        for at in &events {
+            self.left.retain(|left| left != at);
+            let left_out = self.leaves_out(*at, dice);
+            self.came.insert(*at, left_out);
+        }
+        events
+    }
+
+    /// What an event leaves out as it comes for the first time.
+    fn leaves_out(&self, at: usize, dice: &mut Dice) -> [bool; 4] {
         let event = &self.history[at];
-        let Some(key) = event.key else {
-            return (at, [false; 4]);
-        };
-        let before = self.history[..at].iter().rposition(|it| it.key.is_none_or(|it| it == key));
-        let follows = self.last.insert(key, at) == before && before.is_some();
-        (at, event.same.map(|same| same && follows && dice.one_in(2)))
+        let mut before = self.came.range(..at).rev().map(|(at, _)| &self.history[*at]);
+        let before = before.find(|before| before.key.is_none_or(|key| Some(key) == event.key));
+        let is_there = before.is_some_and(|before| before.values.is_some());
+        event.same.map(|same| same && is_there && dice.one_in(2))
+    }
+
+    /// The event that makes a row again that is deleted by the event at `gone`, where a later one that came leaves
+    /// something out and none of those between came.
+    fn made_again(&self, key: u64, gone: usize) -> Option<usize> {
+        let of_key = |at: &usize| self.history[*at].key.is_none_or(|of| of == key);
+        let next = self.came.range(gone + 1..).find(|(at, _)| of_key(at));
+        let (next, _) = next.filter(|(_, left_out)| left_out.contains(&true))?;
+        let between = self.left.iter().copied().filter(|at| (gone + 1..*next).contains(at));
+        between.filter(of_key).find(|at| self.history[*at].op == Op::Create)
     }
 }
 
@@ -414,8 +456,7 @@ async fn play(seed: u64, transactions: u32, templates: Templates) -> Option<Stri
     let name = format!("late_{}", WORLDS.fetch_add(1, Ordering::Relaxed));
     let mut world = World::new(&name, templates).await;
     let left = (0..history.len()).collect();
-    let (came, last) = (BTreeSet::new(), BTreeMap::new());
-    let mut delivery = Delivery { history: &history, left, came, last };
+    let mut delivery = Delivery { history: &history, left, came: BTreeMap::new() };
     let mut told: Vec<String> = Vec::new();
     while !delivery.left.is_empty() {
         told.push("--".to_owned());
@@ -424,17 +465,18 @@ async fn play(seed: u64, transactions: u32, templates: Templates) -> Option<Stri
             if delivery.left.is_empty() {
                 break;
             }
-            let (at, unchanged) = delivery.next(&mut dice);
-            let event = &history[at];
-            let values = event.values.as_ref().map(|values| shown(0, values));
-            told.push(format!(
-                "{:?} {} {} {values:?} at {} {unchanged:?}",
-                event.key,
-                event.op.letter(),
-                place(&event.order),
-                event.at
-            ));
-            world.take(event, unchanged);
+            for at in delivery.next(&mut dice) {
+                let (event, unchanged) = (&history[at], delivery.came[&at]);
+                let values = event.values.as_ref().map(|values| shown(0, values));
+                told.push(format!(
+                    "{:?} {} {} {values:?} at {} {unchanged:?}",
+                    event.key,
+                    event.op.letter(),
+                    place(&event.order),
+                    event.at
+                ));
+                world.take(event, unchanged);
+            }
         }
         world.close();
         let expected = Expected::of(&history, &delivery.came);
@@ -472,5 +514,82 @@ fn late_and_repeated_events_end_as_the_model_says() {
             }
         };
         tokio::join!(some(0), some(1));
+    });
+}
+
+/// Stored is 5; 20 leaves `a` out and comes before 10, which sets it.
+#[test]
+fn what_an_event_leaves_out_is_told_by_one_that_comes_behind_it() {
+    block_on(async {
+        let values = |a: &str, b: &str| Values {
+            a: Some(a.to_owned()),
+            b: Some(b.to_owned()),
+            u: None,
+            day: "2024-01-05".to_owned(),
+        };
+        let event = |op, seq: i64, values| Event {
+            key: Some(1),
+            op,
+            values: Some(values),
+            same: [false; 4],
+            order: Order { seq, ord: 1 },
+            at: START + seq,
+        };
+        let history = [
+            event(Op::Create, 5, values("old", "x")),
+            event(Op::Update, 10, values("set", "x")),
+            event(Op::Update, 20, values("set", "y")),
+        ];
+        let mut world = World::new("late_left_out", Templates::default()).await;
+        let mut came = BTreeMap::new();
+        for (at, left_out) in [(0, [false; 4]), (2, [true, false, false, false]), (1, [false; 4])] {
+            world.take(&history[at], left_out);
+            came.insert(at, left_out);
+            world.close();
+            world.apply().await.unwrap();
+            let difference = world.difference(&Expected::of(&history, &came)).await;
+            assert_eq!(difference, None);
+        }
+        let rows = world.lines("select a || ' ' || b || ' ' || _seq from cleansed.rows").await;
+        assert_eq!(rows, ["set y 20"]);
+        remove("late_left_out", (world.session, world.side)).await;
+    });
+}
+
+#[test]
+fn the_model_notices_that_a_rule_of_what_is_left_out_is_missing() {
+    block_on(async {
+        let broken = [
+            // an event that comes late tells what a later one of its row left out
+            (
+                "carried",
+                "where s._op not in ('d', 'l') and (n.seq, n.ord) > (s._seq, s._ord)",
+                "where false",
+            ),
+            ("versions", "e._carried ? {{ c.literal }} and v._m", "false and v._m"),
+            (
+                "append",
+                "and {% endfor %}(t._seq, t._ord) = (m.seq, m.ord)",
+                "and {% endfor %}false",
+            ),
+            // so does one of its own transaction
+            ("versions", "or (s._op <> 'd' and exists (", "or (false and exists ("),
+            // what is stored and was told later stays, though a batch has it from an event before
+            (
+                "overwrite",
+                "_keep = {{ kept_of_both(\"n.told\", \"t._seq, t._ord\", \"<\") }}",
+                "_keep = s._keep",
+            ),
+            // of what was taken over from a row it is known when that was told
+            ("versions", "case when {{ of }}.op <> 'd' then (", "case when false then ("),
+        ];
+        for (template, passage, by) in broken {
+            let mut noticed = false;
+            for seed in 1..=12 {
+                let templates = Templates::default().altered(template, passage, by);
+                noticed = noticed || play(seed, 60, templates).await.is_some();
+            }
+            assert!(noticed, "{passage} is missing in {template} and nobody notices");
+        }
     });
 }

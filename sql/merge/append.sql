@@ -21,8 +21,73 @@ update {{ stage }} s
                   and (t._seq, t._ord) <= (s._seq, s._ord){% endif %}
                 order by t._seq desc, t._ord desc
                 limit 1) t
-         where s._keep is not null and t._op <> 'd') f
+         where s._keep is not null{{ " and s.o0 is not null" if topics }} and t._op <> 'd') f
  where s.ctid = f._row
+
+{% if topics -%}
+-- statement: carry
+-- Values that are older than their event are those of the newest row of its key, of those before it, where that has
+-- them from a later one. One that came again is filled from itself.
+update {{ stage }} g
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = f.{{ c.stage }},
+       {% endfor -%}
+       _told = f._both, _keep = null
+  from (select s.ctid as _row, {{ told_of_both("n.told", "t._seq, t._ord", "<") }} as _both
+               {%- for c in columns if not c.key %},
+               case when {{ stays(c, "n.told", "t._seq, t._ord", "<") }} then {{ c.back }} else s.{{ c.stage }} end as {{ c.stage }}
+               {%- endfor %}
+          from {{ stage }} s
+         cross join lateral (
+               select t.*
+                 from {{ table }} t
+                where {{ same_row("t") }} and (t._seq, t._ord) <= (s._seq, s._ord)
+                order by t._seq desc, t._ord desc
+                limit 1) t
+          left join audit.carried n
+            on n.table_name = {{ literal }} and n.key = {{ key_of("t") }} and (n.seq, n.ord) = (t._seq, t._ord)
+         where s._told is not null and (s.o0 is null or s._keep is null) and t._op <> 'd') f
+ where g.ctid = f._row
+
+-- statement: overtaken
+-- The rows of events which had left out what events tell that came behind them are staged anew with it. `_n` says so,
+-- `_keep` which columns stay.
+with mended as (
+    select {% for k in key %}{{ k.value }} as {{ k.name }}, {% endfor %}n.seq, n.ord, n.told
+           {%- for c in columns if not c.key %},
+           (array_agg(s.ctid order by {{ staged_at(c) }} desc) filter (where not {{ stays(c, "n.told", "n.seq, n.ord", "<=") }}))[1] as _s{{ c.bit }}
+           {%- endfor %}
+      from {{ stage }} s
+      join audit.carried n
+        on n.table_name = {{ literal }} and n.key = {{ key_text() }} and (n.seq, n.ord) > (s._seq, s._ord)
+     where s._op <> 'd'
+       and not ({% for c in columns %}{{ " and " if not loop.first }}{{ stays(c, "n.told", "n.seq, n.ord", "<=") }}{% endfor %})
+     group by {% for k in key %}{{ k.value }}, {% endfor %}n.seq, n.ord, n.told
+)
+insert into {{ stage }} ({{ columns | map(attribute="stage") | join(", ") }}, _op, _n, _seq, _ord, _told, _keep)
+select {% for c in columns %}{% if c.key %}{{ c.back }}{% else %}case when m._s{{ c.bit }} is null then {{ c.back }} else (select s.{{ c.stage }} from {{ stage }} s where s.ctid = m._s{{ c.bit }}) end{% endif %}, {% endfor -%}
+       t._op, -1, t._seq, t._ord,
+       array[{% for c in slots %}{{ ", " if not loop.first }}{% if c and not c.key %}case when m._s{{ c.bit }} is null then {{ noted_at("m.told", c, "m.seq, m.ord") }} else (select {{ staged_at(c) }} from {{ stage }} s where s.ctid = m._s{{ c.bit }}) end{% else %}array[m.seq, m.ord]{% endif %}{% endfor %}],
+       {% for c in columns %}set_bit({% endfor %}{{ no_bits }}{% for c in columns %}, {{ c.bit }}, {% if c.key %}1{% else %}(m._s{{ c.bit }} is null)::int{% endif %}){% endfor %}
+  from mended m
+  join {{ table }} t on {% for k in key %}t.{{ k.name }} = m.{{ k.name }} and {% endfor %}(t._seq, t._ord) = (m.seq, m.ord)
+
+-- statement: amend
+update {{ table }} t
+   set {% for c in all if not c.key -%}
+       {{ c.name }} = {% if c.looked %}{{ c.value }}{% else %}case when get_bit(s._keep, {{ c.bit }}) = 1 then t.{{ c.name }} else {{ c.value }} end{% endif %},
+       {% endfor -%}
+       _synced_at = now()
+  from {{ stage }} s
+ where {{ same_row("t") }} and (t._seq, t._ord) = (s._seq, s._ord)
+
+-- statement: renote
+update audit.carried n
+   set told = {{ older_of_staged() }}
+  from {{ stage }} s
+ where n.table_name = {{ literal }} and n.key = {{ key_text() }} and (n.seq, n.ord) = (s._seq, s._ord)
+
+{% endif -%}
 
 -- statement: orphan
 select

@@ -55,6 +55,25 @@ delete from {{ table }} t
  where s._op = 'd' and {{ same_key() }}{{ not_older() }}
 {%- endif %}
 
+{% if topics -%}
+-- statement: carry_lock
+-- Another member may just be writing an older event of the same row.
+select from {{ table }} t
+  join {{ stage }} s on {{ same_key() }}
+ where s._op <> 'd' and s._told is not null
+   for no key update of t
+
+-- statement: carry
+-- Of rows with values that are older than they are: what is stored and was told later stays.
+update {{ stage }} s
+   set _keep = {{ kept_of_both("n.told", "t._seq, t._ord", "<") }},
+       _told = {{ told_of_both("n.told", "t._seq, t._ord", "<") }}
+  from {{ table }} t
+  left join audit.carried n
+    on n.table_name = {{ literal }} and n.key = {{ key_of("t") }} and (n.seq, n.ord) = (t._seq, t._ord)
+ where s._op <> 'd' and s._told is not null and {{ same_key() }}{{ not_older() }}
+
+{% endif -%}
 {% if inputs -%}
 -- statement: fill_inputs
 -- Rows with unchanged columns are looked up by what is stored of these; they stay unchanged all the same.

@@ -51,17 +51,17 @@ select s.ctid::text, {{ day("l." ~ partition.name) }},
        case {% if guard %}when (l._seq, l._ord) > (s._seq, s._ord) then 'stale'
             {% endif %}when s._op = 'd' then 'gone'
             when l.{{ partition.name }} is distinct from {{ partition.value }} then
-                 case when s._keep is null then 'moved' else 'moved and kept' end
+                 case when s._keep is null{{ " and s._told is null" if topics }} then 'moved' else 'moved and kept' end
             else 'kept' end
   from {{ stage }} s
   join {{ locator }} l on {{ same_key("l") }}
- where s._op = 'd' or s._keep is not null
+ where s._op = 'd' or s._keep is not null{{ " or s._told is not null" if topics }}
     or l.{{ partition.name }} is distinct from {{ partition.value }}
     {{- " or (l._seq, l._ord) > (s._seq, s._ord)" if guard }}
 {%- else -%}
 select s.ctid::text, {{ day(partition.value) }}, case when s._op = 'd' then 'gone' else 'kept' end
   from {{ stage }} s
- where s._op = 'd' or s._keep is not null
+ where s._op = 'd' or s._keep is not null{{ " or s._told is not null" if topics }}
 {%- endif %}
 
 -- statement: locate_origin
@@ -90,12 +90,25 @@ select s.ctid::text
 delete from {{ stage }} s where s.ctid = any ($1::text[]::tid[])
 
 -- statement: fill
+{% if topics -%}
+-- What is stored and was told later stays; of a row that came from another key what it left out is what that one had.
+update {{ stage }} s
+   set {% for c in columns if not c.key or loose -%}
+       {{ c.stage }} = case when case when s.o0 is null then {{ stays(c, "n.told", "t._seq, t._ord", "<") }} else {{ is_kept(c) }} end then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _told = case when s.o0 is null and s._told is not null then {{ told_of_both("n.told", "t._seq, t._ord", "<") }} else s._told end,
+       _keep = null
+  from {{ leaf }} t
+  left join audit.carried n
+    on n.table_name = {{ literal }} and n.key = {{ key_of("t") }} and (n.seq, n.ord) = (t._seq, t._ord)
+{%- else -%}
 update {{ stage }} s
    set {% for c in columns if not c.key -%}
        {{ c.stage }} = case when get_bit(s._keep, {{ c.bit }}) = 1 then {{ c.back }} else s.{{ c.stage }} end,
        {% endfor -%}
        _keep = null
   from {{ leaf }} t
+{%- endif %}
  where s.ctid = any ($1::text[]::tid[]){{ not_older("t") }}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
@@ -128,6 +141,19 @@ delete from {{ leaf }} t
  using {{ stage }} s
  where s.ctid = any ($1::text[]::tid[]) and {{ same_key("t") }}{{ not_older("t") }}
 
+{% if topics -%}
+-- statement: carry_lock
+-- Another member may just be writing an older event of the same row.
+select from {{ leaf }} t
+  join {{ stage }} s on {{ same_key("t") }}
+ where s.ctid = any ($1::text[]::tid[])
+   for no key update of t
+
+-- statement: unfilled
+-- What came behind a row that is not there any more.
+delete from {{ stage }} s where s._n = -1 and s._keep is not null
+
+{% endif -%}
 -- statement: orphan
 select
   from {{ stage }} s

@@ -1,8 +1,5 @@
 -- What tables with a key share where events may come late or again: the deletes of `audit.quiet`, which leave no
 -- row to be compared with. Staged is `s`; `q` is a delete. A delete under no key is the emptying of the table.
-{%- macro key_text() -%}
-jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.value }})::text{% endfor %})::text
-{%- endmacro -%}
 {%- macro origin_text() -%}
 jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}({{ k.origin }})::text{% endfor %})::text
 {%- endmacro -%}

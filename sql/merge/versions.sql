@@ -13,6 +13,16 @@ jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}(e.{{ k.name }})
 {%- macro image_of(alias) -%}
 jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ alias }}.{{ c.name }})::text{% endfor %})
 {%- endmacro -%}
+{#- What is noted of the event `of`; nothing of a delete. -#}
+{%- macro carried_of(of) -%}
+case when {{ of }}.op <> 'd' then (
+        select n.told from audit.carried n
+         where n.table_name = {{ literal }} and n.key = {{ event_text() }} and (n.seq, n.ord) = ({{ of }}.seq, {{ of }}.ord)) end
+{%- endmacro -%}
+{#- When an event was told that is gathered here; a delete tells nothing. -#}
+{%- macro event_at(c) -%}
+case when e._op = 'd' then {{ never }} else {{ noted_at("e._carried", c, "e._seq, e._ord") }} end
+{%- endmacro -%}
 {#- under this a table is emptied whose first reading was begun again -#}
 {%- set anew = "(-9223372036854775807 - 1)" -%}
 {%- set open_end = "'9999-12-31 00:00+00'::timestamptz" -%}
@@ -26,11 +36,34 @@ update {{ stage }} s
        {% endfor -%}
        _keep = null
   from {{ current }} t
- where s._keep is not null
+ where s._keep is not null{{ " and s.o0 is not null" if topics }}
 {%- if guard %} and (t._last_seq, t._last_ord) <= (s._seq, s._ord){% endif %}
    and {% for k in key %}{{ " and " if not loop.first }}t.{{ k.name }} = case when s.o0 is null then {{ k.value }} else {{ k.origin }} end{% endfor %}
 
 {% if topics -%}
+-- statement: carry_lock
+-- Another member may just be writing an older event of the same row.
+select from {{ current }} t
+  join {{ stage }} s on {{ same_key("t") }}
+ where s._op <> 'd' and s._told is not null
+   for no key update of t
+
+-- statement: carry
+-- Values that are older than their event are those of the current version, where that is not newer and has them from
+-- a later one.
+update {{ stage }} s
+   set {% for c in columns if not c.key -%}
+       {{ c.stage }} = case when {{ stays(c, "n.told", "t._last_seq, t._last_ord", "<") }} then {{ c.back }} else s.{{ c.stage }} end,
+       {% endfor -%}
+       _told = {{ told_of_both("n.told", "t._last_seq, t._last_ord", "<") }},
+       _keep = null
+  from {{ current }} t
+  left join audit.carried n
+    on n.table_name = {{ literal }} and n.key = {{ key_of("t") }} and (n.seq, n.ord) = (t._last_seq, t._last_ord)
+ where s._op <> 'd' and s._told is not null and (s.o0 is null or s._keep is null)
+{%- if guard %} and (t._last_seq, t._last_ord) <= (s._seq, s._ord){% endif %}
+   and {{ same_key("t") }}
+
 -- statement: fill_left
 -- A row that goes on under another key: its values, as far as no event of the batch told them. Others may
 -- have come behind it already.
@@ -258,12 +291,13 @@ select {% for c in all %}{{ c.value }} as {{ c.name }}, {% endfor -%}
        {% for c in unfed %}d.{{ c }}, {% endfor -%}
        s._keep, s.o0 is not null as _moved, s._op, s._seq, s._ord, s._at,
        {% if since %}case when s._op = 'r' and isfinite({{ since }}::timestamptz) then {{ since }}::timestamptz end{% else %}null::timestamptz{% endif %} as _since,
-       true as _new, true as _told
+       true as _new, true as _told,
+       case when s._told is not null then {{ older_of_staged() }} end as _carried
   from {{ stage }} s
 {%- if unfed %}
   left join {{ table }} d on false
 {%- endif %}
- where not exists (
+ where (not exists (
        select from {{ table }} d
         where {{ same_key("d") }}
           and ((d._seq, d._ord) = (s._seq, s._ord) or (d._last_seq, d._last_ord) = (s._seq, s._ord)
@@ -280,7 +314,13 @@ select {% for c in all %}{{ c.value }} as {{ c.name }}, {% endfor -%}
    -- what a first reading brings still that was begun again
    and not (s._op = 'r' and exists (
        select from audit.quiet q
-        where q.table_name = {{ literal }} and q.key = '' and q.ord = {{ anew }} and q.seq > s._seq))
+        where q.table_name = {{ literal }} and q.key = '' and q.ord = {{ anew }} and q.seq > s._seq)))
+    -- though superseded, it tells what the later one of its transaction left out; so does one that came again, and in
+    -- its batch behind one of its transaction that came late
+    or (s._op <> 'd' and exists (
+       select from audit.carried n
+        where n.table_name = {{ literal }} and n.key = {{ key_text() }} and n.seq = s._seq and n.ord >= s._ord
+          and not ({% for c in columns %}{{ " and " if not loop.first }}{{ stays(c, "n.told", "n.seq, n.ord", "<=") }}{% endfor %})))
 
 -- statement: late_emptied
 -- Keys of which something is known that came behind the emptying of the table, and something before; what its
@@ -290,7 +330,7 @@ select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}
        {% for c in all %}t.{{ c.name }}, {% endfor -%}
        {% for c in unfed %}t.{{ c }}, {% endfor -%}
        null::bytea as _keep, false as _moved, 'd'::"char" as _op, $1::int8 as _seq, $2::int8 as _ord, $3::timestamptz as _at,
-       null::timestamptz as _since, true as _new, true as _told
+       null::timestamptz as _since, true as _new, true as _told, null::jsonb as _carried
   from {{ table }} t
  where (t._seq, t._ord) < ($1, $2)
    and case when t._end_seq is null then t._last_seq >= $1
@@ -302,9 +342,9 @@ select distinct on ({% for k in key %}{{ ", " if not loop.first }}t.{{ k.name }}
 -- statement: late_known
 -- The other events of their keys: versions as they stand and where they ended, and what is remembered. When a table
 -- was emptied is remembered under no key; a version that it ended has a later label where its source's clock fell back.
-insert into late_event ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}_moved, _op, _seq, _ord, _at, _new, _told)
+insert into late_event ({{ names }}, {% for c in unfed %}{{ c }}, {% endfor %}_moved, _op, _seq, _ord, _at, _new, _told, _carried)
 with keys as (select distinct {% for k in key %}{{ ", " if not loop.first }}{{ k.name }}{% endfor %} from late_event)
-select {% for c in all %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c }}, {% endfor %}false, v.op, v.seq, v.ord, v.at, false, false
+select {% for c in all %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c }}, {% endfor %}false, v.op, v.seq, v.ord, v.at, false, false, {{ carried_of("v") }}
   from {{ table }} d join keys e on {% for k in key %}{{ " and " if not loop.first }}d.{{ k.name }} = e.{{ k.name }}{% endfor %}
  cross join lateral (values ('u'::"char", d._seq, d._ord, d.valid_from), ('d', d._end_seq, d._end_ord, d.valid_to)) v (op, seq, ord, at)
  where v.op = 'u'
@@ -316,7 +356,7 @@ select {% for c in all %}d.{{ c.name }}, {% endfor %}{% for c in unfed %}d.{{ c 
          where q.table_name = {{ literal }} and q.key = '' and (q.seq, q.ord) = (d._end_seq, d._end_ord)))
 union all
 select {% for c in all %}{% if c.key %}e.{{ c.name }}{% elif c.looked %}null{% else %}case when q.row is null or q.row ? {{ c.literal }} then {{ c.kept }} else b.{{ c.name }} end{% endif %}, {% endfor -%}
-       {% for c in unfed %}null, {% endfor %}false, q.op, q.seq, q.ord, q.at, false, true
+       {% for c in unfed %}null, {% endfor %}false, q.op, q.seq, q.ord, q.at, false, true, {{ carried_of("q") }}
   from audit.quiet q join keys e on q.table_name = {{ literal }} and q.key = any (array[{{ event_text() }}, ''])
   -- a column that came later
   left join lateral (
@@ -358,6 +398,56 @@ update late_event e
 
 -- statement: late_orphan
 select from late_event where _keep is not null limit 1
+
+-- statement: late_has_carried
+select from late_event where _carried is not null limit 1
+
+-- statement: late_carry
+-- What an event left out is what the one had that told it last: `_m…` says which that is, and the first event of
+-- those of which it is the last is that one, or had it from it.
+with newest as (
+    select e.ctid as _eid, e._op, e._seq, e._ord, e._told{% for k in key %}, e.{{ k.name }}{% endfor %}
+           {%- for c in columns if not c.key %},
+           e.{{ c.name }}, {{ event_at(c) }} as _t{{ c.bit }}, max({{ event_at(c) }}) over chain as _m{{ c.bit }}
+           {%- endfor %}
+      from late_event e
+    window chain as (partition by {{ key | map(attribute="qualified") | join(", ") }} order by e._seq, e._ord)
+),
+valued as (
+    select e._eid
+           {%- for c in columns if not c.key %}, e._m{{ c.bit }},
+           first_value(e.{{ c.name }}) over (
+               partition by {{ key | map(attribute="qualified") | join(", ") }}, e._m{{ c.bit }}
+               order by e._seq, e._ord, e._t{{ c.bit }} <> e._m{{ c.bit }}, e._told desc) as _v{{ c.bit }}
+           {%- endfor %}
+      from newest e
+)
+update late_event e
+   set {% for c in columns if not c.key -%}
+       {{ c.name }} = case when e._carried ? {{ c.literal }} and v._m{{ c.bit }} > {{ never }} then v._v{{ c.bit }} else e.{{ c.name }} end,
+       {% endfor -%}
+       _carried = (select jsonb_object_agg(c.name, to_jsonb(c.at))
+                     from (values (''::text, {{ never }}){% for c in columns if not c.key %}, ({{ c.literal }}, v._m{{ c.bit }}){% endfor %}) c (name, at)
+                    where e._carried ? c.name)
+  from valued v
+ where v._eid = e.ctid and e._carried is not null
+
+-- statement: late_amend
+-- What is remembered of events, with what they had left out.
+update audit.quiet q
+   set row = {{ image_of("e") }}
+  from late_event e
+ where e._carried is not null and e._told and not e._new and e._op <> 'd' and q.op <> 'd'
+   and q.table_name = {{ literal }} and q.key = {{ event_text() }} and (q.seq, q.ord) = (e._seq, e._ord)
+
+-- statement: late_carried
+insert into audit.carried as n (table_name, key, seq, ord, told)
+select distinct on ({% for k in key %}e.{{ k.name }}, {% endfor %}e._seq, e._ord)
+       {{ literal }}, {{ event_text() }}, e._seq, e._ord, e._carried
+  from late_event e
+ where e._carried is not null and e._op <> 'd'
+ order by {% for k in key %}e.{{ k.name }}, {% endfor %}e._seq, e._ord, e._told desc
+    on conflict (table_name, key, seq, ord) do update set told = excluded.told
 
 -- statement: late_beyond
 -- Events that are older than the newest of their key by more than is remembered.

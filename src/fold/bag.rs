@@ -67,6 +67,7 @@ impl Bag {
             image: Some(span),
             before: None,
             order: event.order,
+            told: None,
             mark: event.mark,
             leaves: event.leaves,
             unchanged: Row::from_bytes(content).has_unchanged(),

@@ -7,13 +7,15 @@
 //! window, its origin.
 //!
 //! Events of a topic may come late or again. Of a key that is overwritten the newest counts; where history
-//! is kept, one that is older than the chain's last is set apart for the warehouse to find its place.
+//! is kept, one that is older than the chain's last is set apart for the warehouse to find its place. What the newest
+//! left out is what the last one before it told, whenever that comes (`told.rs`).
 
 use std::collections::HashMap;
 
 use super::index::{KeyIndex, keep};
+use super::told::{Before, Late, date, mend};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
+use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target, Told};
 use crate::position::Order;
 use crate::spec::{Deletes, History};
 use crate::value::{Cell, Row, RowWriter};
@@ -25,6 +27,7 @@ pub(super) struct Keyed {
     /// one row a key and transaction, in place of one row a key
     chains: bool,
     ignore_deletes: bool,
+    may_be_late: bool,
     /// where among the folded the deletes are of rows that go on under another key
     left_at: HashMap<Order, usize>,
     scratch: Scratch,
@@ -33,13 +36,15 @@ pub(super) struct Keyed {
 /// What becomes of a key.
 struct State<'i> {
     image: Option<&'i [u8]>,
+    /// when each cell of the image was told, where one is older than the event
+    told: Option<&'i [u8]>,
     /// where the values of unchanged cells are stored, if not under this key
     origin: Option<Span>,
 }
 
 impl<'i> State<'i> {
     fn of(image: Option<&'i [u8]>) -> State<'i> {
-        State { image, origin: None }
+        State { image, told: None, origin: None }
     }
 }
 
@@ -49,6 +54,7 @@ struct Scratch {
     key: Vec<u8>,
     old_key: Vec<u8>,
     image: Vec<u8>,
+    told: Vec<u8>,
 }
 
 impl Keyed {
@@ -58,6 +64,7 @@ impl Keyed {
             index: KeyIndex::default(),
             chains: target.model.history == History::Versions,
             ignore_deletes: target.model.deletes == Deletes::Ignore,
+            may_be_late: target.arrival == Arrival::MayBeLate,
             left_at: HashMap::new(),
             scratch: Scratch::default(),
         }
@@ -89,7 +96,11 @@ impl Keyed {
         scratch: &mut Scratch,
     ) -> Result<()> {
         write_key(target, new, None, &mut scratch.key)?;
-        self.put(event, &scratch.key, State::of(Some(new.bytes())));
+        let older = self.may_be_late
+            && new.has_unchanged()
+            && date(new, None, (None, false), event.order, &mut scratch.told);
+        let told = older.then_some(scratch.told.as_slice());
+        self.put(event, &scratch.key, State { told, ..State::of(Some(new.bytes())) });
         Ok(())
     }
 
@@ -117,6 +128,10 @@ impl Keyed {
         let whole = old.filter(|old| old.whole).map(|old| old.row);
         complete(new, [whole, earlier_image], &mut scratch.image);
         let moved = scratch.old_key != scratch.key;
+        let older = self.may_be_late && new.has_unchanged() && {
+            let before = earlier.and_then(|row| Before::of(&self.folded, &row));
+            date(new, whole, (before, moved), event.order, &mut scratch.told)
+        };
         let unchanged = Row::from_bytes(&scratch.image).has_unchanged();
         // where the stored values are: under the key that the row had before the window
         let origin = match earlier {
@@ -136,7 +151,8 @@ impl Keyed {
             Some(_) if left.is_some() && moved => Some(self.keep(&scratch.old_key)),
             Some(_) => None,
         };
-        self.put(event, &scratch.key, State { origin, image: Some(&scratch.image) });
+        let told = older.then_some(scratch.told.as_slice());
+        self.put(event, &scratch.key, State { origin, told, image: Some(&scratch.image) });
         Ok(())
     }
 
@@ -173,6 +189,7 @@ impl Keyed {
             before: last.and_then(|last| last.image),
             order: event.order,
             mark: event.mark,
+            told: None,
             leaves: true,
             unchanged: false,
             count: 1,
@@ -190,29 +207,32 @@ impl Keyed {
     /// Notes a key's new state: in place of the one it had, or behind it where the chain is kept and
     /// another transaction made it.
     fn put(&mut self, event: &ChangeEvent<'_>, key: &[u8], state: State<'_>) {
-        let State { image, origin } = state;
-        let unchanged = image.is_some_and(|image| Row::from_bytes(image).has_unchanged());
-        let image = image.map(|image| self.keep(image));
         let found = self.find(key);
         let last = found.and_then(|at| self.folded.rows.get(at)).copied();
         let late = last.filter(|last| event.order < last.order);
+        // what its own transaction did later, or a later one to a row that is overwritten, stands
+        let stands = |last: &FoldedRow| !self.chains || event.mark.seq == last.mark.seq;
+        if let (Some(at), Some(last)) = (found, late.filter(stands)) {
+            return self.mend(at, last, event.order, state);
+        }
+        let State { image, told, origin } = state;
+        let unchanged = image.is_some_and(|image| Row::from_bytes(image).has_unchanged());
+        let image = image.map(|image| self.keep(image));
+        let told = told.map(|told| self.keep(told));
         if let Some(last) = late {
-            // what its own transaction did later, or a later one to a row that is overwritten, stands
-            if self.chains && event.mark.seq != last.mark.seq {
-                self.folded.late.push(FoldedRow {
-                    op: event.op,
-                    key: last.key,
-                    origin: origin.filter(|_| unchanged),
-                    image,
-                    before: None,
-                    order: event.order,
-                    mark: event.mark,
-                    leaves: false,
-                    unchanged,
-                    count: 1,
-                });
-            }
-            return;
+            return self.folded.late.push(FoldedRow {
+                op: event.op,
+                key: last.key,
+                origin: origin.filter(|_| unchanged),
+                image,
+                before: None,
+                order: event.order,
+                told,
+                mark: event.mark,
+                leaves: false,
+                unchanged,
+                count: 1,
+            });
         }
         let behind = last.filter(|last| self.chains && last.mark.seq != event.mark.seq);
         let row = FoldedRow {
@@ -222,6 +242,7 @@ impl Keyed {
             image,
             before: None,
             order: event.order,
+            told,
             mark: event.mark,
             leaves: false,
             unchanged,
@@ -235,6 +256,29 @@ impl Keyed {
         let at = self.folded.rows.len();
         self.folded.rows.push(row);
         self.index.point(&self.folded, key, at);
+    }
+
+    /// Takes from an event that came behind a newer one of its row what that one had left out.
+    fn mend(&mut self, at: usize, newer: FoldedRow, order: Order, late: State<'_>) {
+        let (Some(image), Some(told), Some(of_late)) = (newer.image, newer.told, late.image) else {
+            return;
+        };
+        let told_newer = Told::from_bytes(self.folded.bytes(told));
+        let late =
+            Late { image: Row::from_bytes(of_late), told: late.told.map(Told::from_bytes), order };
+        let (mut image_now, mut told_now) = (Vec::new(), Vec::new());
+        let newer = (self.folded.row(image), told_newer);
+        if !mend(newer, late, &mut image_now, &mut told_now) {
+            return;
+        }
+        let unchanged = Row::from_bytes(&image_now).has_unchanged();
+        let (image, told) = (self.keep(&image_now), self.keep(&told_now));
+        if let Some(row) = self.folded.rows.get_mut(at) {
+            row.image = Some(image);
+            row.told = Some(told);
+            row.unchanged = unchanged;
+            row.origin = row.origin.filter(|_| unchanged);
+        }
     }
 
     /// Whether the delete is here by which the row of an event left its former key.

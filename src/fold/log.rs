@@ -1,14 +1,16 @@
 //! Keeps every event of a table whose events are its rows: append and raw tables.
 //!
 //! Of a topic one may come late or again. In an append table one that came again is left out, and what an
-//! update leaves out is never taken from a later event.
+//! update leaves out is taken from the last event before it that told it, whenever that comes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use super::index::{KeyIndex, keep};
 use super::keyed::{complete, write_key};
+use super::told::{Before, Late, date, mend};
 use crate::error::Result;
-use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target};
+use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target, Told};
 use crate::position::Order;
 use crate::spec::{Deletes, History};
 use crate::value::Row;
@@ -24,6 +26,7 @@ pub(super) struct Log {
     /// of topics instead, by key and order, where each event is among the folded
     seen: Option<HashMap<Vec<u8>, BTreeMap<Order, usize>>>,
     scratch: Vec<u8>,
+    told: Vec<u8>,
 }
 
 impl Log {
@@ -35,6 +38,7 @@ impl Log {
             index: KeyIndex::default(),
             seen: (target.arrival == Arrival::MayBeLate).then(HashMap::new),
             scratch: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -53,9 +57,10 @@ impl Log {
             Some(old) => self.key_of(target, old.row, None)?,
             None => key,
         };
-        let earlier = if carries { self.earlier(old_key, event.order) } else { None };
-        let (image, unchanged) = self.image(event, earlier.and_then(|row| row.image));
         let moved = self.folded.bytes(old_key) != self.folded.bytes(key);
+        let earlier = if carries { self.earlier(old_key, event.order) } else { None };
+        let dated = self.date(event, earlier, moved);
+        let (image, unchanged) = self.image(event, earlier.and_then(|row| row.image));
         // of a row that comes from another key the event tells nothing but the key
         let told = self.raw && event.op != Op::Create;
         let before = event.old.filter(|_| told).map(|old| old.row.bytes());
@@ -71,6 +76,7 @@ impl Log {
             image,
             before,
             order: event.order,
+            told: dated,
             mark: event.mark,
             leaves: event.leaves,
             unchanged,
@@ -80,11 +86,61 @@ impl Log {
             let at = self.folded.rows.len() - 1;
             let key = self.folded.bytes(key);
             match &mut self.seen {
-                Some(seen) => _ = seen.entry(key.to_vec()).or_default().insert(event.order, at),
+                Some(seen) => {
+                    let seen = seen.entry(key.to_vec()).or_default();
+                    seen.insert(event.order, at);
+                    let behind = (Bound::Excluded(event.order), Bound::Unbounded);
+                    let newer: Vec<usize> = seen.range(behind).map(|(_, at)| *at).collect();
+                    newer.into_iter().for_each(|newer| self.mend(newer, at));
+                }
                 None => self.index.point(&self.folded, key, at),
             }
         }
         Ok(())
+    }
+
+    /// When each value of an event's image was told, where one is older than the event.
+    fn date(
+        &mut self,
+        event: &ChangeEvent<'_>,
+        earlier: Option<FoldedRow>,
+        moved: bool,
+    ) -> Option<Span> {
+        let new = event.new.filter(|new| self.seen.is_some() && new.has_unchanged())?;
+        let whole = event.old.filter(|old| old.whole).map(|old| old.row);
+        let before = earlier.and_then(|row| Before::of(&self.folded, &row));
+        date(new, whole, (before, moved), event.order, &mut self.told)
+            .then(|| keep(&mut self.folded, &self.told))
+    }
+
+    /// Takes from an event that came late what a newer one of its row had left out.
+    fn mend(&mut self, newer: usize, late: usize) {
+        let row = |at: usize| self.folded.rows.get(at).filter(|row| row.op != Op::Delete).copied();
+        let (Some(newer_row), Some(late_row)) = (row(newer), row(late)) else { return };
+        let (Some(image), Some(told), Some(of_late)) =
+            (newer_row.image, newer_row.told, late_row.image)
+        else {
+            return;
+        };
+        let told_of = |span: Span| Told::from_bytes(self.folded.bytes(span));
+        let late = Late {
+            image: self.folded.row(of_late),
+            told: late_row.told.map(told_of),
+            order: late_row.order,
+        };
+        let (mut image_now, mut told_now) = (Vec::new(), Vec::new());
+        if !mend((self.folded.row(image), told_of(told)), late, &mut image_now, &mut told_now) {
+            return;
+        }
+        let unchanged = Row::from_bytes(&image_now).has_unchanged();
+        let image = keep(&mut self.folded, &image_now);
+        let told = keep(&mut self.folded, &told_now);
+        if let Some(row) = self.folded.rows.get_mut(newer) {
+            row.image = Some(image);
+            row.told = Some(told);
+            row.unchanged = unchanged;
+            row.origin = row.origin.filter(|_| unchanged);
+        }
     }
 
     fn has_seen(&self, key: Span, order: Order) -> bool {
@@ -111,7 +167,9 @@ impl Log {
             Some(seen) => *seen.get(key)?.range(..order).next_back()?.1,
             None => self.index.find(&self.folded, key)?,
         };
-        self.folded.rows.get(at).copied()
+        // of one that is gone, late ones of its next life may be yet to come: it tells nothing of that
+        let tells = |row: &&FoldedRow| self.seen.is_none() || row.op != Op::Delete;
+        self.folded.rows.get(at).filter(tells).copied()
     }
 
     fn key(&mut self, target: &Target, event: &ChangeEvent<'_>) -> Result<Span> {

@@ -6,6 +6,7 @@ mod digest;
 mod index;
 mod keyed;
 mod log;
+mod told;
 mod window;
 
 pub use digest::{digests, key_document, key_texts, refusal, text_of};

@@ -362,6 +362,7 @@ pub(super) fn counts_of(staged: &Staged, events: u64) -> Counts {
         deletes: staged.deletes,
         partial: staged.partial,
         moved: staged.moved,
+        carried: staged.carried,
         reads: staged.reads,
         oldest: staged.oldest,
     }

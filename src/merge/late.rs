@@ -26,6 +26,7 @@ impl Merge {
                 return Err(self.orphan());
             }
             self.refuse_too_late(transaction).await?;
+            self.late_carry(transaction).await?;
             self.write_anew(transaction, applied).await?;
             applied.stale = applied.stale.saturating_sub(found);
         }

@@ -7,6 +7,7 @@ mod adopt;
 mod answers;
 mod apply;
 mod arrivals;
+mod carried;
 mod checks;
 mod conform;
 mod copy;

@@ -34,10 +34,22 @@ impl Merge {
     ) -> Result<Applied> {
         let counts = self.drop_gone(transaction, counts, &mut applied).await?;
         self.recall(transaction, counts).await?;
+        let overtaken = match self.has_carried(transaction).await? {
+            true => self.execute(transaction, "overtaken", &[]).await?,
+            false => 0,
+        };
+        // those that are made the rest of a later row take what it has, as others do
+        let (partial, carried) = (counts.partial + overtaken, counts.carried + overtaken);
+        let counts = Counts { partial, carried, ..counts };
         if self.may_be_late() && counts.deletes > 0 {
             self.execute(transaction, "remember_gone", &[]).await?;
         }
         let mut leaves = self.locate(transaction, counts).await?;
+        if counts.carried > 0 {
+            for (leaf, rows) in &leaves.fill {
+                self.in_leaf(transaction, "carry_lock", *leaf, rows).await?;
+            }
+        }
         if !leaves.stale.is_empty() {
             applied.stale += self.execute(transaction, "drop_stale", &[&leaves.stale]).await?;
         }
@@ -50,6 +62,9 @@ impl Merge {
         if !leaves.fill.is_empty() {
             // filled rows stand at another place in the staging table now
             leaves.moved = self.locate(transaction, counts).await?.moved;
+        }
+        if overtaken > 0 {
+            self.execute(transaction, "unfilled", &[]).await?;
         }
         if counts.partial > 0 {
             self.refuse_orphans(transaction).await?;
@@ -68,6 +83,7 @@ impl Merge {
         }
         self.look(transaction, "look").await?;
         applied.upserted = self.execute(transaction, "upsert", &[]).await?;
+        self.note_carried(transaction, counts).await?;
         Ok(applied)
     }
 

@@ -71,6 +71,7 @@ impl<'t> Reading<'t> {
             image: None,
             before: None,
             order,
+            told: None,
             mark: Mark { seq: order.seq, committed_at: point.taken_at, xid: 0 },
             unchanged: false,
             leaves: false,
@@ -91,7 +92,7 @@ impl<'t> Reading<'t> {
     pub fn push(&mut self, row: Row<'_>) -> Result<()> {
         self.count += 1;
         match &mut self.rows {
-            Rows::Staged(encoder) => encoder.push(&self.template, Some(row), row, None),
+            Rows::Staged(encoder) => encoder.push(&self.template, (Some(row), None), row, None),
             Rows::Direct(encoder) => encoder.push(row),
             Rows::Raw(encoder, target, key) => {
                 key.clear();

@@ -29,6 +29,7 @@ impl Default for Templates {
             ("versions", include_str!("../../sql/merge/versions.sql").to_owned()),
             ("append", include_str!("../../sql/merge/append.sql").to_owned()),
             ("bag", include_str!("../../sql/merge/bag.sql").to_owned()),
+            ("carried", include_str!("../../sql/merge/carried.sql").to_owned()),
             ("quiet", include_str!("../../sql/merge/quiet.sql").to_owned()),
             ("readings", include_str!("../../sql/merge/readings.sql").to_owned()),
             ("collapse", include_str!("../../sql/merge/collapse.sql").to_owned()),
@@ -112,6 +113,10 @@ struct Context {
     /// what a stored row's key meets if it is of the range
     within: String,
     soft: bool,
+    /// whether a newer event of a key takes the place of the older one
+    overwrites: bool,
+    /// the fed columns by their bits in `_keep`; none where the warehouse computes it
+    slots: Vec<Option<Column>>,
     /// whether a stored key may be equal to a staged one and yet be written differently
     loose: bool,
     /// whether a key may have a row for each transaction
@@ -181,7 +186,9 @@ pub(super) fn render(
     let merges = matches!(target.model.history, History::Overwrite | History::Versions);
     let collapse = if merges && target.has_loose_key() { template("collapse") } else { "" };
     let quiet = template(if merges { "quiet" } else { "readings" });
-    let text = format!("{quiet}{collapse}{}", template(name));
+    let keyed = target.model.history != History::Bag && !target.key.is_empty();
+    let carried = template(if keyed { "carried" } else { "" });
+    let text = format!("{carried}{quiet}{collapse}{}", template(name));
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     let context = context(target, stored, form)?;
@@ -244,6 +251,11 @@ fn context(target: &Target, stored: &[StoredColumn], form: &Form) -> Result<Cont
         chains: form.chains,
         within: form.range.as_ref().map_or(String::new(), |range| within(range, stored)),
         soft: model.deletes == Deletes::Soft,
+        overwrites: model.history == History::Overwrite,
+        slots: {
+            let of_bit = |bit| columns.iter().find(|column| column.bit == bit).cloned();
+            (0..target.feeds.len()).map(of_bit).collect()
+        },
         loose: target.has_loose_key(),
         chained: model.history == History::Versions,
         since: model.since.as_ref().and_then(by_name).map(|column| column.value),

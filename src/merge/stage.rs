@@ -10,18 +10,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::copy::{CHUNK, HEADER, TRAILER, put_value};
 use crate::error::{Error, Kind, Result};
-use crate::journey::{FoldedRow, Op, TableBatch, Target};
+use crate::journey::{FoldedRow, Op, TableBatch, Target, Told};
 use crate::position::Order;
 use crate::relation::Wire;
 use crate::types::day_of_cell;
 use crate::value::{Cell, Row};
 
 /// What every staging table has behind its fed columns: a bit a column for values that did not
-/// change, what happened, the chain place or count, order, and the label (the commit time).
+/// change, what happened, the chain place or count, order, the label (the commit time), and when each
+/// value was told, where one is older than the row.
 pub(super) const SYSTEM: &str =
-    "_keep bytea, _op \"char\", _n int4, _seq int8, _ord int8, _at timestamptz";
+    "_keep bytea, _op \"char\", _n int4, _seq int8, _ord int8, _at timestamptz, _told int8[]";
 
-const SYSTEM_COLUMNS: usize = 6;
+const SYSTEM_COLUMNS: usize = 7;
 
 /// The letter of a row that goes on under another key; of its columns `_keep` says which are stored.
 const LEAVING: &str = "l";
@@ -83,6 +84,8 @@ pub(super) struct Staged {
     pub deletes: u64,
     /// Rows with unchanged columns.
     pub partial: u64,
+    /// Rows with values that are older than they are.
+    pub carried: u64,
     /// Rows whose unchanged columns are stored under another key.
     pub moved: u64,
     /// The longest chain of versions of one key.
@@ -121,7 +124,8 @@ fn encode_rows(batch: &TableBatch, rows: &[FoldedRow]) -> Result<Staged> {
         let image = image.map(|span| batch.folded.row(span));
         let key = batch.folded.row(row.key);
         let origin = row.origin.map(|span| batch.folded.row(span));
-        encoder.push(row, image, key, origin)?;
+        let told = row.told.map(|span| Told::from_bytes(batch.folded.bytes(span)));
+        encoder.push(row, (image, told), key, origin)?;
     }
     Ok(encoder.finish())
 }
@@ -167,7 +171,7 @@ impl<'t> Encoder<'t> {
     pub(super) fn push(
         &mut self,
         folded: &FoldedRow,
-        image: Option<Row<'_>>,
+        (image, told): (Option<Row<'_>>, Option<Told<'_>>),
         key: Row<'_>,
         origin: Option<Row<'_>>,
     ) -> Result<()> {
@@ -192,6 +196,7 @@ impl<'t> Encoder<'t> {
         put_value(&mut self.buffer, &folded.order.seq.to_be_bytes());
         put_value(&mut self.buffer, &folded.order.ord.to_be_bytes());
         put_value(&mut self.buffer, &folded.mark.committed_at.to_be_bytes());
+        self.put_told(told.filter(|_| !deleted))?;
         for (n, column) in target.key.iter().enumerate() {
             match (origin, target.wires.get(*column)) {
                 (Some(origin), Some(wire)) => {
@@ -231,6 +236,28 @@ impl<'t> Encoder<'t> {
                 Some(day) => _ = self.staged.days.insert(day),
                 None => return Err(no_day(self.target, cell)),
             }
+        }
+        Ok(())
+    }
+
+    /// Appends when the value of each column was told: an array of pairs.
+    fn put_told(&mut self, told: Option<Told<'_>>) -> Result<()> {
+        const OF_INT8: i32 = 20;
+        let Some(told) = told else {
+            self.buffer.put_i32(-1);
+            return Ok(());
+        };
+        self.staged.carried += 1;
+        let columns = i32::try_from(self.target.feeds.len()).map_err(|_| too_wide(self.target))?;
+        // dimensions, no flags, the element's type; of each dimension its length and first subscript
+        self.buffer.put_i32(28 + columns * 24);
+        for header in [2, 0, OF_INT8, columns, 1, 2, 1] {
+            self.buffer.put_i32(header);
+        }
+        for feed in &self.target.feeds {
+            let Order { seq, ord } = told.of(feed.from);
+            put_value(&mut self.buffer, &seq.to_be_bytes());
+            put_value(&mut self.buffer, &ord.to_be_bytes());
         }
         Ok(())
     }

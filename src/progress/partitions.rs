@@ -112,5 +112,11 @@ pub async fn forget_quiet(
                           limit $3)";
     let forgot = transaction.execute(statement, &[&table, &horizon, &AT_MOST]).await;
     let forgot = forgot.map_err(|error| Error::warehouse("forgetting old events", error))?;
-    Ok(i64::try_from(forgot).is_ok_and(|forgot| forgot >= AT_MOST))
+    let statement = "delete from audit.carried where ctid in (
+                         select n.ctid from audit.carried n
+                          where n.table_name = $1 and n.noted_at < now() - make_interval(secs => $2)
+                          limit $3)";
+    let values = transaction.execute(statement, &[&table, &horizon, &AT_MOST]).await;
+    let values = values.map_err(|error| Error::warehouse("forgetting old values", error))?;
+    Ok(i64::try_from(forgot.max(values)).is_ok_and(|forgot| forgot >= AT_MOST))
 }

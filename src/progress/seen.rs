@@ -51,6 +51,8 @@ pub async fn close(transaction: &Transaction<'_>, table: &TableName, seen: &Seen
         .map_err(|error| Error::bug("what a snapshot has seen is no JSON").because(error))?;
     let forget = "delete from audit.quiet where table_name = $1";
     transaction.execute(forget, &[&name]).await.map_err(failed)?;
+    let forget = "delete from audit.carried where table_name = $1";
+    transaction.execute(forget, &[&name]).await.map_err(failed)?;
     let statement = "update audit.tables
                         set state = 'catching_up', seen = $2::text::jsonb, floor_seq = 0, reason = null,
                             remedy = null, changed_at = now()

@@ -12,6 +12,7 @@ use siltstone::binding::bind;
 use siltstone::fold::{Limits, Window};
 use siltstone::journey::{Arrival, Before, ChangeEvent, Flow, Mark, OldRow, Op, Route, Target};
 use siltstone::merge::{Apply, Leaves, Piece, Templates, create_leaves, define, encode_batch};
+use siltstone::names::TableName;
 use siltstone::position::Order;
 use siltstone::postgres::{Session, Side, connect};
 use siltstone::relation::Identity;
@@ -591,5 +592,113 @@ fn the_model_notices_that_a_rule_of_what_is_left_out_is_missing() {
             }
             assert!(noticed, "{passage} is missing in {template} and nobody notices");
         }
+    });
+}
+
+/// The cells of a wide row: all its values are `value`; the last one may be left out.
+fn wide(key: bool, value: &str, left_out: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = RowWriter::new(&mut bytes);
+    writer.push(Cell::Text(b"1"));
+    for column in 1..=WIDE {
+        writer.push(match column {
+            _ if key => Cell::Null,
+            4 => Cell::Text(b"2024-01-05"),
+            WIDE if left_out => Cell::Unchanged,
+            _ => Cell::Text(value.as_bytes()),
+        });
+    }
+    bytes
+}
+
+/// How many columns a wide row has beside its key: a call of a function in Postgres takes 100 arguments.
+const WIDE: usize = 150;
+
+/// Tables of more columns than a function takes arguments, of each model.
+async fn wide_routes(side: &Session) -> Vec<Route> {
+    let mut relation = (*relation(Identity::Key, true)).clone();
+    let models = [
+        ("rows", History::Overwrite),
+        ("facts", History::Overwrite),
+        ("versions", History::Versions),
+        ("log", History::Append),
+    ];
+    for column in 5..=WIDE {
+        let mut added = relation.columns[1].clone();
+        added.name = format!("c{column}");
+        relation.columns.push(added);
+    }
+    let relation = Arc::new(relation);
+    let mut routes = Vec::new();
+    for (index, (name, history)) in models.into_iter().enumerate() {
+        let mut model = (*model(name, history)).clone();
+        for column in 5..=WIDE {
+            let mut added = model.columns[1].clone();
+            added.name = format!("c{column}");
+            added.from.clone_from(&added.name);
+            model.columns.push(added);
+        }
+        model.table = TableName::new("cleansed", &format!("wide_{name}"));
+        model.lookups.clear();
+        let target = bind(index, &Arc::new(model), &relation, 1, false).unwrap().target;
+        let target = Target { arrival: Arrival::MayBeLate, ..target };
+        for statement in define(&target.model, &[]) {
+            side.batch_execute(&statement).await.unwrap();
+        }
+        routes.push(Route { target: Arc::new(target), flow: Flow::Live, floor: 0 });
+    }
+    routes
+}
+
+#[test]
+fn rows_of_many_columns_may_come_late() {
+    block_on(async {
+        let mut world = World::new("late_wide", Templates::default()).await;
+        world.routes = wide_routes(&world.side).await;
+        let events = [
+            (Op::Create, 5, Some(("old", false))),
+            (Op::Update, 20, Some(("new", true))),
+            (Op::Update, 10, Some(("set", false))),
+            (Op::Delete, 40, None),
+            (Op::Update, 30, Some(("last", true))),
+        ];
+        for (op, seq, values) in events {
+            let mark = Mark { seq, committed_at: START + seq, xid: 7 };
+            let order = Order { seq, ord: 1 };
+            let new = values.map(|(value, left_out)| wide(false, value, left_out));
+            let old = (op == Op::Delete).then(|| wide(true, "", false));
+            for route in &world.routes {
+                let change = ChangeEvent {
+                    relation: route.target.relation.clone(),
+                    op,
+                    old: old
+                        .as_ref()
+                        .map(|row| OldRow { row: Row::from_bytes(leak(row)), whole: false }),
+                    new: new.as_ref().map(|row| Row::from_bytes(leak(row))),
+                    leaves: false,
+                    order,
+                    place: order,
+                    mark,
+                };
+                world.window.push(route, &change, &[]).unwrap();
+            }
+            world.window.note(mark.seq, mark.committed_at);
+            world.close();
+            world.apply().await.unwrap();
+            if seq == 10 {
+                let rows = "select 'r' || a || ' ' || c150 from cleansed.wide_rows
+                            union all select 'f' || a || ' ' || c150 from cleansed.wide_facts";
+                assert_eq!(world.lines(rows).await, ["fnew set", "rnew set"]);
+            }
+        }
+        let rows =
+            "select 'r' from cleansed.wide_rows union all select 'f' from cleansed.wide_facts";
+        assert!(world.lines(rows).await.is_empty());
+        let versions = "select _seq || ' ' || a || ' ' || c150 from cleansed.wide_versions";
+        let expected = ["10 set set", "20 new set", "30 last set", "5 old old"];
+        assert_eq!(world.lines(versions).await, expected);
+        let log = "select _seq || ' ' || a || ' ' || c150 from cleansed.wide_log where _op <> 'd'";
+        assert_eq!(world.lines(log).await, expected);
+        remove("late_wide", (world.session, world.side)).await;
     });
 }

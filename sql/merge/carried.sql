@@ -35,9 +35,9 @@ nullif({% for c in columns %}set_bit({% endfor %}{{ no_bits }}{% for c in column
 {%- endmacro -%}
 {#- The values that are older than their staged row, as a note has them; NULL where none is. -#}
 {%- macro older_of_staged() -%}
-(select jsonb_object_agg(c.name, to_jsonb(c.at))
-   from (values {% for c in columns %}{{ ", " if not loop.first }}({{ c.literal }}::text, {{ staged_at(c) }}){% endfor %}) c (name, at)
-  where c.at <> array[s._seq, s._ord])
+(select jsonb_object_agg(c.name, jsonb_build_array(s._told[c.at][1], s._told[c.at][2]))
+   from (values {% for c in columns %}{{ ", " if not loop.first }}({{ c.literal }}::text, {{ c.bit + 1 }}){% endfor %}) c (name, at)
+  where (s._told[c.at][1], s._told[c.at][2]) <> (s._seq, s._ord))
 {%- endmacro -%}
 {%- set no_bits = "decode(repeat('00', " ~ ((slots | length + 7) // 8) ~ "), 'hex')" %}
 {% if topics %}
@@ -49,7 +49,8 @@ select from audit.carried n where n.table_name = {{ literal }} limit 1
 insert into audit.carried as n (table_name, key, seq, ord, told)
 select {{ literal }}, {{ key_text() }}, s._seq, s._ord, o.told
   from {{ stage }} s
- cross join lateral (select {{ older_of_staged() }} as told) o
+ -- worked out once: without the offset the condition and the value would do so each for itself
+ cross join lateral (select {{ older_of_staged() }} as told offset 0) o
  where s._op not in ('d', 'l') and s._told is not null and o.told is not null
 {%- if overwrites and not partition %}
    and exists (select from {{ table }} t

@@ -65,7 +65,7 @@ insert into audit.quiet (table_name, key, seq, ord, op, at) values ({{ literal }
 insert into audit.quiet (table_name, key, seq, ord, op, at, row)
 select {{ literal }}, {{ key_text() }}, s._seq, s._ord, 'd', s._at,
        case when s._op = 'l' and s._keep is null then
-            jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ c.value }})::text{% endfor %}) end
+            jsonb_object(array[{{ columns | map(attribute="literal") | join(", ") }}], array[{% for c in columns %}{{ ", " if not loop.first }}({{ c.value }})::text{% endfor %}]) end
   from {{ stage }} s
  where s._op in ('d', 'l')
     on conflict (table_name, key, seq, ord) do update

@@ -11,7 +11,7 @@
 jsonb_build_array({% for k in key %}{{ ", " if not loop.first }}(e.{{ k.name }})::text{% endfor %})::text
 {%- endmacro -%}
 {%- macro image_of(alias) -%}
-jsonb_build_object({% for c in columns %}{{ ", " if not loop.first }}{{ c.literal }}, ({{ alias }}.{{ c.name }})::text{% endfor %})
+jsonb_object(array[{{ columns | map(attribute="literal") | join(", ") }}], array[{% for c in columns %}{{ ", " if not loop.first }}({{ alias }}.{{ c.name }})::text{% endfor %}])
 {%- endmacro -%}
 {#- What is noted of the event `of`; nothing of a delete. -#}
 {%- macro carried_of(of) -%}

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use siltstone::binding::bind;
+use siltstone::error::Kind;
 use siltstone::fold::{Limits, Window};
 use siltstone::journey::{Arrival, Before, ChangeEvent, Flow, Mark, OldRow, Op, Route, Target};
 use siltstone::merge::{Apply, Leaves, Piece, Templates, create_leaves, define, encode_batch};
@@ -313,8 +315,32 @@ impl World {
         self.window.note(mark.seq, mark.committed_at);
     }
 
+    /// Another member of the group, which writes the tables at these places.
+    async fn member(&self, name: &str, routes: &[usize]) -> World {
+        let endpoint = clusters().await.1.endpoint(name);
+        let route = |at: &usize| Route {
+            target: self.routes[*at].target.clone(),
+            flow: Flow::Live,
+            floor: 0,
+        };
+        World {
+            session: connect(Side::Warehouse, &endpoint, "test").await.unwrap(),
+            side: connect(Side::Warehouse, &endpoint, "test").await.unwrap(),
+            apply: Apply::new(Templates::default()),
+            leaves: Leaves::default(),
+            routes: routes.iter().map(route).collect(),
+            window: Window::new(Limits { rows: 20, bytes: 1 << 20 }),
+            pieces: Vec::new(),
+        }
+    }
+
     /// Applies what is closed in one transaction.
     async fn apply(&mut self) -> Result<(), siltstone::error::Error> {
+        self.apply_and_wait(Duration::ZERO).await
+    }
+
+    /// The same, and commits it later.
+    async fn apply_and_wait(&mut self, wait: Duration) -> Result<(), siltstone::error::Error> {
         for piece in &self.pieces {
             for table in &piece.tables {
                 let missing = self.leaves.missing(&table.target.model, table.days(8_800))?;
@@ -326,6 +352,7 @@ impl World {
         for piece in std::mem::take(&mut self.pieces) {
             self.apply.piece(&transaction, piece).await?;
         }
+        tokio::time::sleep(wait).await;
         transaction.commit().await.unwrap();
         Ok(())
     }
@@ -595,6 +622,81 @@ fn the_model_notices_that_a_rule_of_what_is_left_out_is_missing() {
     });
 }
 
+/// The two come by different partitions, and two members of the group write them at the same moment.
+#[test]
+fn two_members_write_one_row_at_once() {
+    const NAME: &str = "late_at_once";
+    block_on(async {
+        let values = |a: &str, b: &str| Values {
+            a: Some(a.to_owned()),
+            b: Some(b.to_owned()),
+            u: None,
+            day: "2024-01-05".to_owned(),
+        };
+        let mut world = World::new(NAME, Templates::default()).await;
+        let mut history = Vec::new();
+        let mut came = BTreeMap::new();
+        for (key, is_newer_first) in [(1, true), (2, false)] {
+            let event = |op, seq: i64, values| Event {
+                key: Some(key),
+                op,
+                values: Some(values),
+                same: [false; 4],
+                order: Order { seq, ord: 1 },
+                at: START + seq,
+            };
+            let events = [
+                event(Op::Create, 5, values("old", "x")),
+                event(Op::Update, 10, values("set", "x")),
+                event(Op::Update, 20, values("set", "y")),
+            ];
+            let none = [false; 4];
+            let left_out = [none, none, [true, false, false, false]];
+            world.take(&events[0], none);
+            world.close();
+            world.apply().await.unwrap();
+            let (first, second) = if is_newer_first { (2, 1) } else { (1, 2) };
+            // each table alone: at the first one the other member has waited, and sees all behind it
+            for table in [0, 1, 2] {
+                let mut one = world.member(NAME, &[table]).await;
+                let mut other = world.member(NAME, &[table]).await;
+                one.take(&events[first], left_out[first]);
+                one.close();
+                other.take(&events[second], left_out[second]);
+                other.close();
+                let (wait, soon) = (Duration::from_millis(600), Duration::from_millis(300));
+                let later = async {
+                    tokio::time::sleep(soon).await;
+                    other.apply().await
+                };
+                let (first, later) = tokio::join!(one.apply_and_wait(wait), later);
+                first.unwrap();
+                if let Err(error) = later {
+                    assert_eq!(error.kind(), Kind::Busy, "{error:?}");
+                    // as a session that begins anew
+                    other.apply = Apply::new(Templates::default());
+                    other.take(&events[second], left_out[second]);
+                    other.close();
+                    other.apply().await.unwrap();
+                }
+            }
+            for (event, left_out) in events.into_iter().zip(left_out) {
+                came.insert(history.len(), left_out);
+                history.push(event);
+            }
+        }
+        let mut log = world.member(NAME, &[3, 4, 5]).await;
+        for (at, event) in history.iter().enumerate().filter(|(at, _)| at % 3 > 0) {
+            log.take(event, came[&at]);
+            log.close();
+            log.apply().await.unwrap();
+        }
+        drop(log);
+        assert_eq!(world.difference(&Expected::of(&history, &came)).await, None);
+        remove(NAME, (world.session, world.side)).await;
+    });
+}
+
 /// The cells of a wide row: all its values are `value`; the last one may be left out.
 fn wide(key: bool, value: &str, left_out: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -638,7 +740,7 @@ async fn wide_routes(side: &Session) -> Vec<Route> {
             added.from.clone_from(&added.name);
             model.columns.push(added);
         }
-        model.table = TableName::new("cleansed", &format!("wide_{name}"));
+        model.table = TableName::new("cleansed", format!("wide_{name}"));
         model.lookups.clear();
         let target = bind(index, &Arc::new(model), &relation, 1, false).unwrap().target;
         let target = Target { arrival: Arrival::MayBeLate, ..target };

@@ -281,6 +281,11 @@ select (select count(*) from event) as events,
        (select count(*) from closed) as closed,
        (select count(*) from opened) + (select count(*) from changed_in_place where _run > 0) as opened,
        (select count(*) from gone) as gone
+{%- if topics %},
+       -- another member of the group has written the current version since it was read, and this one goes by what was
+       (select count(*) from state where _tid is not null and _until is null)
+         - (select count(*) from gone) - (select count(*) from changed_in_place) as overtaken
+{%- endif %}
 
 {% if topics -%}
 -- statement: late

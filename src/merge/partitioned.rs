@@ -84,6 +84,13 @@ impl Merge {
         self.look(transaction, "look").await?;
         applied.upserted = self.execute(transaction, "upsert", &[]).await?;
         self.note_carried(transaction, counts).await?;
+        // what was left out of the table for a later row: has that come since, and left out what is told here?
+        if counts.rows > counts.deletes + applied.upserted
+            && self.has_carried(transaction).await?
+            && self.execute(transaction, "overtaken", &[]).await? > 0
+        {
+            return Err(self.outrun());
+        }
         Ok(applied)
     }
 

@@ -195,6 +195,9 @@ impl Merge {
         if count("orphans")? > 0 {
             return Err(self.orphan());
         }
+        if self.may_be_late() && count("overtaken")? > 0 {
+            return Err(self.outrun());
+        }
         applied.closed = count("closed")?;
         applied.opened = count("opened")?;
         applied.deleted = count("gone")?;
@@ -291,6 +294,12 @@ impl Merge {
         Error::new(Kind::Poison, what)
             .on_table(self.target.model.table.to_string())
             .remedy(format!("siltstone table resync {:#}", self.target.model.table))
+    }
+
+    /// Rows that another member of the group has written since they were looked at: the batch is to begin again.
+    pub(super) fn outrun(&self) -> Error {
+        let what = "another member of the group is writing the same rows";
+        Error::new(Kind::Busy, what).on_table(self.target.model.table.to_string())
     }
 
     /// The target.

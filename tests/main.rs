@@ -36,6 +36,7 @@ mod late;
 mod lineage;
 mod lookups;
 mod marts;
+mod marts_files;
 mod marts_told;
 mod mask;
 mod model;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use super::Files;
 use crate::capture::preflight::Finding;
 use crate::error::Result;
-use crate::pipeline::{Report, inspect, inspect_database, inspect_topics};
+use crate::pipeline::{
+    Report, inspect, inspect_database, inspect_marts, inspect_topics, refuse_unheeded,
+};
 
 /// Checks the files; with --connect also the source and the warehouse.
 #[derive(clap::Args)]
@@ -26,6 +28,7 @@ impl Validate {
             count(spec.models.len(), "declared table"),
             count(spec.calendars.len(), "calendar")
         );
+        refuse_unheeded(&spec)?;
         if !self.connect {
             return Ok(ExitCode::SUCCESS);
         }
@@ -48,6 +51,10 @@ impl Validate {
         for database in &spec.databases {
             println!("{} ({}):", database.name, database.rows_endpoint().shown());
             print(&inspect_database(&spec, database).await?);
+        }
+        if !spec.marts.is_empty() {
+            println!("marts:");
+            print(&inspect_marts(&spec).await?);
         }
         Ok(if fatal { ExitCode::from(78) } else { ExitCode::SUCCESS })
     }

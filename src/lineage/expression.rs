@@ -106,6 +106,9 @@ impl Deriver<'_> {
             return Column { name: String::new(), deps, logic: String::new() };
         }
         let found = place.frame.find(parts);
+        if let [name] = parts {
+            self.whole.extend(place.frame.tables_of(name).cloned());
+        }
         match parts {
             [name] if found.deps.iter().all(|(_, kind, _)| kind == Kind::Unresolved) => {
                 let deps = match WORDS.contains(&name.as_str()) {
@@ -264,6 +267,10 @@ impl Walk<'_, '_> {
             FunctionArgExpr::QualifiedWildcard(name) => {
                 let of = parts(name)
                     .map(|(schema, name)| schema.into_iter().chain([name]).collect::<Vec<_>>());
+                let named = of.iter().flat_map(|of| of.last());
+                named.for_each(|name| {
+                    self.deriver.whole.extend(self.place.frame.tables_of(name).cloned());
+                });
                 for column in self.place.frame.all(Some(&of.unwrap_or_default())) {
                     self.deps.add_as(&column.deps, kind);
                 }

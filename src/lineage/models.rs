@@ -166,6 +166,16 @@ fn ours(model: &Model, known: &Known<'_>) -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
+/// The columns that a table has by its file, ours among them.
+pub fn columns_of(model: &Model) -> Vec<String> {
+    if model.history == History::Raw {
+        return RAW.iter().map(|(name, _)| *name).chain([RAW_DATA]).map(str::to_owned).collect();
+    }
+    let declared = model.columns.iter().map(|column| column.name.clone());
+    let looked_up = model.lookups.iter().map(|lookup| lookup.name.clone());
+    declared.chain(looked_up).chain(ours(model, &Known::default())).collect()
+}
+
 /// How a value gets another type; none where it keeps its own, or where nobody has seen both.
 fn cast(from: &str, to: &str, known: &Known<'_>) -> Option<String> {
     let relation = known.relation?;

@@ -1,5 +1,7 @@
 //! What a query answers: its CTEs, its SELECTs and what puts them together.
 
+use std::collections::BTreeSet;
+
 use sqlparser::ast::{
     Cte, Distinct, Expr, GroupByExpr, NamedWindowExpr, OrderBy, OrderByKind, Query, Select,
     SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator, TableAlias, Value,
@@ -24,13 +26,15 @@ const ROUNDS: usize = 12;
 /// Follows a statement within limits.
 pub(super) struct Deriver<'t> {
     pub(super) tables: &'t Tables,
+    /// The tables whose rows are used as values, as a whole.
+    pub(super) whole: BTreeSet<String>,
     depth: usize,
     steps: usize,
 }
 
 impl<'t> Deriver<'t> {
     pub(super) fn new(tables: &'t Tables) -> Deriver<'t> {
-        Deriver { tables, depth: 0, steps: 0 }
+        Deriver { tables, whole: BTreeSet::new(), depth: 0, steps: 0 }
     }
 
     /// Counts a step; whether there are any left.

@@ -215,6 +215,12 @@ impl<'f> Frame<'f> {
         columns
     }
 
+    /// The tables whose rows a name may mean.
+    pub(super) fn tables_of<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r String> {
+        let relation = self.relation(None, name);
+        relation.into_iter().flat_map(|relation| &relation.tables)
+    }
+
     /// The tables whose rows are here.
     pub(super) fn tables(&self) -> BTreeSet<String> {
         self.relations.iter().flat_map(|relation| relation.tables.iter().cloned()).collect()

@@ -10,7 +10,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
-use super::deps::{Cell, Deps};
+use super::deps::{Cell, Deps, Kind};
 use super::heading::folded;
 use super::query::Deriver;
 use super::scope::Frame;
@@ -39,6 +39,12 @@ impl Tables {
     /// Says which table a name without a schema means.
     pub fn add_visible(&mut self, name: &str, table: &TableName, columns: Vec<String>) {
         self.0.insert((None, name.to_owned()), (table.clone(), columns));
+    }
+
+    /// Says that a view by this name has the columns of a table, as they are.
+    pub fn add_view(&mut self, view: &TableName, table: &TableName, columns: Vec<String>) {
+        let key = (Some(view.schema.clone()), view.name.clone());
+        self.0.insert(key, (table.clone(), columns));
     }
 
     pub(super) fn find(
@@ -89,6 +95,24 @@ pub fn derive(sql: &str, tables: &Tables) -> Derived {
         Derived { columns: relation.columns, rows: relation.rows }
     })
     .unwrap_or_else(|why| Derived::unresolved(&why))
+}
+
+/// The columns that a SELECT surely reads, of whatever decides about its rows or their values. Of a table that it uses
+/// as whole rows nothing is told: `count(t)` reads none of its columns.
+pub fn reads(sql: &str, tables: &Tables) -> BTreeSet<Cell> {
+    let found = apart(sql, |query| {
+        let mut deriver = Deriver::new(tables);
+        let relation = deriver.query(query, &Frame::default());
+        let all = relation.columns.iter().map(|column| &column.deps).chain([&relation.rows]);
+        let told = all.flat_map(Deps::iter).filter(|(cell, kind, _)| {
+            *kind != Kind::Unresolved
+                && cell.column != Cell::ROWS
+                && !deriver.whole.contains(&cell.table)
+        });
+        told.map(|(cell, _, _)| cell.clone()).collect()
+    });
+    // what the parser does not read is not judged
+    found.unwrap_or_default()
 }
 
 /// The tables that a statement names, as it writes them: schema and name. Names of its own CTEs are among them.

@@ -266,3 +266,27 @@ fn no_statement_is_too_deep_or_too_large() {
     let chain = format!("select amount{} from orders", " + amount".repeat(4_000));
     tells(&chain, &[("?column?", "s.orders.amount transformation")]);
 }
+
+#[test]
+fn what_is_surely_read_is_told_of_all_places() {
+    let read = |sql: &str| {
+        let cells = reads(sql, &tables());
+        cells.iter().map(|cell| format!("{}.{}", cell.table, cell.column)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        read(
+            "select max(o.amount) from orders o join users u using (user_id) where u.is_current order by o.day"
+        ),
+        ["s.orders.amount", "s.orders.user_id", "s.users.is_current", "s.users.user_id"]
+    );
+    assert_eq!(read("select * from s.products"), ["s.products.category", "s.products.product_id"]);
+    // a row as a whole may read nothing of it
+    for whole in ["count(p)", "count(p.*)", "count(*) filter (where p is null)", "(p).category"] {
+        assert_eq!(read(&format!("select {whole}, category from products p")), [""; 0], "{whole}");
+    }
+    // of two tables the one is used as a whole
+    assert_eq!(read("select u, o.day from orders o, users u"), ["s.orders.day"]);
+    // what nobody can tell
+    assert_eq!(read("select x from orders o, secret() x where status = 'a'"), ["s.orders.status"]);
+    assert_eq!(read("select day from"), [""; 0]);
+}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::marts::{Ground, RESOURCE};
+use super::unheeded::refuse_shape;
 use super::withheld::{Held, Hold};
 use crate::error::{Error, Kind, Policy, Result};
 use crate::merge::{Lock, Step};
@@ -244,6 +245,14 @@ async fn begin(session: &mut Session) -> Result<tokio_postgres::Transaction<'_>>
     begun.map_err(|error| Error::warehouse("beginning a transaction", error))
 }
 
+/// What a mart's query answers and reads; refuses one that would not be told of all that it reads.
+async fn describe(session: &mut Session, mart: &Mart) -> Result<Shape> {
+    let transaction = begin(session).await?;
+    let shape = refresh::describe(&transaction, mart).await?;
+    refuse_shape(&shape)?;
+    Ok(shape)
+}
+
 /// Makes what a mart needs: its table, and that the tables it reads tell of their changes.
 async fn prepare(
     session: &mut Session,
@@ -255,10 +264,7 @@ async fn prepare(
         "set default_transaction_isolation to 'read committed'; set lock_timeout to '900ms'";
     let set = session.batch_execute(patience).await;
     set.map_err(|error| Error::warehouse("setting up a session", error))?;
-    let shape = {
-        let transaction = begin(session).await?;
-        refresh::describe(&transaction, mart).await?
-    };
+    let shape = describe(session, mart).await?;
     let definition = refresh::define(&**session, &shape, &ground.settings.readers).await?;
     let unwatched: Vec<refresh::Input> =
         refresh::unwatched(&**session, shape.reader()).await?.into_iter().cloned().collect();
@@ -277,10 +283,7 @@ pub(super) async fn lacks(
     mart: &Mart,
     readers: &[String],
 ) -> Result<Option<Step>> {
-    let shape = {
-        let transaction = begin(session).await?;
-        refresh::describe(&transaction, mart).await?
-    };
+    let shape = describe(session, mart).await?;
     let definition = refresh::define(&**session, &shape, readers).await?;
     let mut statements = definition.statements;
     let unwatched = refresh::unwatched(&**session, shape.reader()).await?;
@@ -307,10 +310,7 @@ pub(super) async fn make_for(session: &mut Session, mart: &Mart, readers: &[Stri
 
 /// One time; what it has made stays. A table is locked by itself and not for long: its writers wait meanwhile.
 async fn try_make_for(session: &mut Session, mart: &Mart, readers: &[String]) -> Result<()> {
-    let shape = {
-        let transaction = begin(session).await?;
-        refresh::describe(&transaction, mart).await?
-    };
+    let shape = describe(session, mart).await?;
     let definition = refresh::define(&**session, &shape, readers).await?;
     let unwatched: Vec<refresh::Input> =
         refresh::unwatched(&**session, shape.reader()).await?.into_iter().cloned().collect();

@@ -20,6 +20,8 @@ pub struct Shape {
     pub today: Vec<(String, String)>,
     /// The tables that it reads.
     pub inputs: Vec<Input>,
+    /// The columns of each of them.
+    pub columns_of_inputs: Vec<Vec<String>>,
     /// The views that it reads them through.
     pub views: Vec<u32>,
 }
@@ -91,14 +93,17 @@ pub async fn describe(transaction: &Transaction<'_>, mart: &Mart) -> Result<Shap
     }
     let views = refuse_unread(transaction, mart).await?;
     let today = today(transaction, mart).await?;
-    let mut inputs = Vec::new();
+    let (mut inputs, mut columns_of_inputs) = (Vec::new(), Vec::new());
     for read in &mart.reads {
-        inputs.push(input(transaction, mart, read, &columns).await?);
+        let (input, there) = input(transaction, mart, read, &columns).await?;
+        inputs.push(input);
+        columns_of_inputs.push(there);
     }
     let plain = |column: Column| (column.name, column.ty);
     let columns = columns.into_iter().map(plain).collect();
     let today = today.into_iter().map(plain).collect();
-    Ok(Shape { mart: mart.clone(), columns, today, inputs, views })
+    let mart = mart.clone();
+    Ok(Shape { mart, columns, today, inputs, columns_of_inputs, views })
 }
 
 /// The columns of the view that has those which depend on the day; none where there are none.
@@ -261,7 +266,7 @@ async fn input(
     mart: &Mart,
     read: &MartRead,
     columns: &[Column],
-) -> Result<Input> {
+) -> Result<(Input, Vec<String>)> {
     let failed =
         |error| Error::warehouse(format!("looking at {} for {}", read.table, mart.table), error);
     let there = attributes(transaction, &quote::table(&read.table)).await.map_err(failed)?;
@@ -301,7 +306,7 @@ async fn input(
     let versions = has("valid_from") && has("valid_to") && has("is_current") && has("_end_seq");
     let input = Input { read: read.clone(), told, key, versions };
     check_touches(transaction, mart, &input, columns).await?;
-    Ok(input)
+    Ok((input, there.into_iter().map(|column| column.name).collect()))
 }
 
 /// Refuses touches that do not answer one column of the groups' kind.

@@ -2,10 +2,11 @@
 //!
 //! What the query reads, and whether it runs, only the warehouse can tell.
 
+use super::clocks::clock_of;
 use super::columns::RawColumn;
 use super::file::{File, Given, nearest};
 use super::lexer::{Lexer, Token, depth};
-use super::marts::{clock_of, tokens};
+use super::marts::tokens;
 use super::model::{Lookup, ModelColumn};
 use super::table::comment;
 use crate::error::{Error, Result};

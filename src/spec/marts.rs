@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::checks::{self, RawChecks, Subject};
+use super::clocks::clock_of;
 use super::env::Env;
 use super::file::{File, Given};
 use super::quality::Check;
@@ -37,6 +38,10 @@ pub struct Mart {
     pub query: String,
     /// The file it is declared in, for messages.
     pub declared_in: String,
+    /// The line on which the SELECT begins.
+    pub query_line: usize,
+    /// The lines of `when`, of each table in the order of `reads`; none where there is none.
+    pub when_lines: Vec<Option<u64>>,
 }
 
 /// A table that a mart reads.
@@ -106,22 +111,6 @@ const OPENING: &str = "/* siltstone";
 const EXAMPLE: &str = "begin the file with /* siltstone, then table, key, refresh_by and reads, one a line, \
                        then */ and the SELECT";
 
-/// What would make a row differ from one look to the next though nothing changed.
-const CLOCKS: [&str; 12] = [
-    "clock_timestamp",
-    "current_date",
-    "current_time",
-    "current_timestamp",
-    "gen_random_uuid",
-    "localtime",
-    "localtimestamp",
-    "now",
-    "random",
-    "statement_timestamp",
-    "timeofday",
-    "transaction_timestamp",
-];
-
 /// Reads a file of `sql/marts`, and what must hold of its rows; `open` reads a file below the root. The file that
 /// is answered is its header, for refusals.
 pub(super) fn read<'e>(
@@ -163,12 +152,26 @@ pub(super) fn read<'e>(
     });
     let today = today.collect::<Result<Vec<_>>>()?;
     refuse_clocks(&file.path, &query)?;
-    let query = query.text;
+    let line = |raw: &RawRead| raw.when.as_ref()?.first().map(Given::line);
+    let when_lines = raw.reads.values().map(line).collect();
+    let Query { text: query, line: query_line } = query;
     let declared_in = file.path.clone();
     let hold_on = raw.hold_on.as_ref().map(|given| file.parse::<Identifier>("hold_on", given));
     let hold_on = hold_on.transpose()?.map(|Identifier(tag)| tag);
     let checks = checks::read(&file, raw.checks.as_ref(), &Subject::mart(&table), open)?;
-    let mart = Mart { table, key, refresh_by, max_age, hold_on, reads, today, query, declared_in };
+    let mart = Mart {
+        table,
+        key,
+        refresh_by,
+        max_age,
+        hold_on,
+        reads,
+        today,
+        query,
+        declared_in,
+        query_line,
+        when_lines,
+    };
     Ok((mart, checks, file))
 }
 
@@ -264,11 +267,6 @@ fn refuse_clocks(path: &str, query: &Query) -> Result<()> {
     Err(Error::new(Kind::Config, what).remedy(remedy))
 }
 
-/// The first word of a statement that tells the time, or another value at each look, and its place.
-pub(super) fn clock_of(sql: &str) -> Option<(usize, String)> {
-    tokens(sql).find(|(_, token)| CLOCKS.contains(&token.as_str()))
-}
-
 /// The words of a statement in lower case, with their places; what stands in quotes keeps its case and
 /// comes as one word, a text literal not at all.
 pub fn tokens(sql: &str) -> impl Iterator<Item = (usize, String)> + '_ {
@@ -344,6 +342,8 @@ mod tests {
             today: Vec::new(),
             query: "select day from s.t".to_owned(),
             declared_in: "a.sql".to_owned(),
+            query_line: 1,
+            when_lines: Vec::new(),
         };
         let (one, other) = ("select day from changed", "select day + 1 from changed");
         assert_ne!(mart(one, Some("day")).digest(), mart(other, Some("day")).digest());

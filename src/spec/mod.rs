@@ -13,6 +13,7 @@ mod channel;
 mod check;
 mod check_kinds;
 mod checks;
+mod clocks;
 mod columns;
 mod common;
 mod condition;

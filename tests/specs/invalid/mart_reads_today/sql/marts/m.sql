@@ -1,0 +1,11 @@
+/* siltstone   m.sql
+table: mart.m
+key: [day]
+refresh_by: day
+reads:
+  shop.orders: { touches: "select day from changed" }
+*/
+select day,
+       date 'today' - day as n
+  from shop.orders
+ group by day

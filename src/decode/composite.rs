@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::convert::{Mismatch, bytes, clean, hex, mismatch, number_text, string, text_of};
+use super::convert::{
+    Mismatch, bytes, clean, hex, in_text, mismatch, number_text, string, text_of,
+};
 use super::semantic::{Encoding, Semantic};
 
 /// Little-endian bytes, whose lowest bit is the last one of the value, as the number of bits and the bits
@@ -17,7 +19,8 @@ pub(super) fn bits(length: Option<usize>, raw: &str, out: &mut Vec<u8>) -> Resul
     };
     let bit = |at: usize| bytes.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1);
     let significant = (0..bytes.len() * 8).rev().find(|at| bit(*at)).map_or(0, |last| last + 1);
-    let length = length.unwrap_or(significant);
+    // a single bit comes as true or false
+    let length = length.unwrap_or(if raw.starts_with('"') { significant } else { 1 });
     if significant > length {
         return Err(format!("has more than {length} bits"));
     }
@@ -69,6 +72,47 @@ pub(super) fn geometry(raw: &str) -> Result<String, Mismatch> {
     let word = |word: u32| if order == 0 { word.to_be_bytes() } else { word.to_le_bytes() };
     let with_srid = [&[order][..], &word(kind | HAS_SRID), &word(srid), rest].concat();
     Ok(hex(&with_srid).split_off(2))
+}
+
+/// Numbers in brackets, as pgvector prints them.
+pub(super) fn vector(raw: &str) -> Result<String, Mismatch> {
+    if raw.starts_with('"') {
+        return string(raw).map(Cow::into_owned);
+    }
+    let numbers: Vec<f32> = serde_json::from_str(raw).map_err(|_| mismatch("a vector"))?;
+    let numbers: Result<Vec<String>, Mismatch> = numbers.into_iter().map(float4_text).collect();
+    Ok(format!("[{}]", numbers?.join(",")))
+}
+
+/// `{1:1.5,3:2}/5`. Debezium writes an object, or as Kafka Connect does where its keys are numbers: an array of pairs.
+pub(super) fn sparse_vector(raw: &str) -> Result<String, Mismatch> {
+    #[derive(serde::Deserialize)]
+    struct Sparse<'a> {
+        dimensions: u32,
+        #[serde(borrow)]
+        vector: &'a RawValue,
+    }
+    if raw.starts_with('"') {
+        return string(raw).map(Cow::into_owned);
+    }
+    let none = |_| mismatch("a sparse vector");
+    let sparse: Sparse<'_> = serde_json::from_str(raw).map_err(none)?;
+    let pairs: Vec<(u32, f32)> = match sparse.vector.get() {
+        pairs if pairs.starts_with('[') => serde_json::from_str(pairs).map_err(none)?,
+        object => {
+            let object: std::collections::BTreeMap<u32, f32> =
+                serde_json::from_str(object).map_err(none)?;
+            object.into_iter().collect()
+        }
+    };
+    let pair = |(at, number)| Ok(format!("{at}:{}", float4_text(number)?));
+    let pairs: Result<Vec<String>, Mismatch> = pairs.into_iter().map(pair).collect();
+    Ok(format!("{{{}}}/{}", pairs?.join(","), sparse.dimensions))
+}
+
+fn float4_text(number: f32) -> Result<String, Mismatch> {
+    const FLOAT4: u32 = 700;
+    in_text(FLOAT4, &number.to_be_bytes())
 }
 
 /// A Postgres array; NULL is a word, every other element stands in quotes.

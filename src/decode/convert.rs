@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::value::RawValue;
 
-use super::composite::{array, bits, geometry, hstore, point};
+use super::composite::{array, bits, geometry, hstore, point, sparse_vector, vector};
 use super::placeholder::Placeholder;
 use super::semantic::{Encoding, Semantic, plain_type};
 use super::times::{date, time_of_day, timestamp, to_micros, zoned_time};
@@ -117,6 +117,8 @@ pub(super) fn write_binary(
         Semantic::Json if raw.starts_with('"') => out.extend(clean(string(raw)?)?.as_bytes()),
         // an array, a map or a struct stands for itself
         Semantic::Json => out.extend_from_slice(raw.as_bytes()),
+        // a number or an object that a file's column takes as text
+        _ if !raw.starts_with('"') => out.extend_from_slice(raw.as_bytes()),
         _ => out.extend(clean(string(raw)?)?.as_bytes()),
     }
     Ok(())
@@ -134,13 +136,17 @@ pub(super) fn text_of(semantic: &Semantic, raw: &str) -> Result<String, Mismatch
     Ok(match semantic {
         Semantic::Point => point(raw)?,
         Semantic::Geometry => geometry(raw)?,
-        Semantic::Vector => raw.split_whitespace().collect(),
+        Semantic::Vector => vector(raw)?,
+        Semantic::SparseVector => sparse_vector(raw)?,
         Semantic::Array(element) => array(element, raw)?,
         Semantic::Map => hstore(raw)?,
-        Semantic::Unknown => {
-            let text = String::from_utf8(bytes(Encoding::Base64, raw)?);
-            clean(Cow::Owned(text.map_err(|_| mismatch("text"))?))?.into_owned()
-        }
+        Semantic::Unknown(encoding) => match bytes(*encoding, raw) {
+            Ok(bytes) => {
+                let text = String::from_utf8(bytes).map_err(|_| mismatch("text"))?;
+                clean(Cow::Owned(text))?.into_owned()
+            }
+            Err(_) => clean(string(raw)?)?.into_owned(),
+        },
         Semantic::Json if !raw.starts_with('"') => raw.to_owned(),
         Semantic::Text | Semantic::Plain | Semantic::Json => match raw.starts_with('"') {
             true => clean(string(raw)?)?.into_owned(),
@@ -160,7 +166,7 @@ pub(super) fn mismatch(what: &str) -> Mismatch {
 }
 
 /// The text of a binary value of a type.
-fn in_text(oid: u32, binary: &[u8]) -> Result<String, Mismatch> {
+pub(super) fn in_text(oid: u32, binary: &[u8]) -> Result<String, Mismatch> {
     let builtin = crate::types::Builtin::of(oid).ok_or_else(|| mismatch("of a known type"))?;
     let mut text = Vec::new();
     crate::types::write_text(builtin, binary, &mut text).map_err(|error| error.to_string())?;

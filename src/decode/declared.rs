@@ -2,21 +2,76 @@
 //! them; and how a written field becomes a value of a declared type. Pure.
 
 use super::order::Origin;
-use super::semantic::{
-    Encoding, Field, Semantic, Unit, array_of, named_otherwise, of_field, plain_type,
-};
+use super::semantic::{Encoding, Field, Semantic, Unit, named_otherwise, of_field, plain_type};
 use crate::relation::ColumnType;
 use crate::spec::{BinaryMode, DecimalMode, IntervalMode, TimeMode, Types};
+
+/// The type of a column of the warehouse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredType {
+    /// As DDL names it.
+    pub ty: String,
+    /// Of a domain the type below it; else the same.
+    pub base: String,
+    /// Whether no Debezium knows it: a composite type, a multirange, a range of a person's own.
+    pub unknown: bool,
+}
+
+impl DeclaredType {
+    /// A type of which the catalogue was not asked.
+    pub fn of(ty: &str) -> DeclaredType {
+        DeclaredType { ty: ty.to_owned(), base: ty.to_owned(), unknown: false }
+    }
+
+    /// Of an array its element; the modifier of that stands before the brackets.
+    fn element(&self) -> Option<DeclaredType> {
+        let of = |ty: &str| ty.strip_suffix("[]").map(str::to_owned);
+        let base = of(&self.base)?;
+        // a domain that is an array has no name for its element
+        let ty = of(&self.ty).unwrap_or_else(|| base.clone());
+        Some(DeclaredType { ty, base, unknown: self.unknown })
+    }
+
+    /// Whether Debezium knows no such type: it then sends the bytes of its text, where
+    /// `include.unknown.datatypes` says so.
+    fn is_unknown(&self) -> bool {
+        // Debezium documentation, "PostgreSQL data types"; tsvector is known since 3.5
+        const UNKNOWN: [&str; 14] = [
+            "box",
+            "circle",
+            "jsonpath",
+            "line",
+            "lseg",
+            "path",
+            "pg_lsn",
+            "pg_snapshot",
+            "polygon",
+            "tid",
+            "tsquery",
+            "tsvector",
+            "txid_snapshot",
+            "xid8",
+        ];
+        let base = split_type(&self.base).0;
+        self.unknown || UNKNOWN.contains(&base) || base.ends_with("multirange")
+    }
+
+    /// How values of a domain travel: as texts, which the warehouse casts to it.
+    fn or_domain(&self, (semantic, ty): (Semantic, ColumnType)) -> (Semantic, ColumnType) {
+        let ty = if self.ty == self.base { ty } else { cast(&self.ty) };
+        (semantic, ty)
+    }
+}
 
 /// How a field of a schema is read, whose column in the warehouse may be there or declared already.
 pub(super) fn by_schema(
     field: &Field,
-    declared: Option<&str>,
+    declared: Option<&DeclaredType>,
     types: &Types,
     origin: &Origin<'_>,
 ) -> (Semantic, ColumnType) {
     const TIME: u32 = 1083;
-    let is_of_day = declared.is_some_and(|ty| family(split_type(ty).0) == Some(TIME));
+    let is_of_day = declared.is_some_and(|of| family(split_type(&of.base).0) == Some(TIME));
     let read = match of_field(field) {
         // TIME of a MySQL is a length of time, of up to 838 hours and of less than none
         (Semantic::Time(unit), _)
@@ -28,17 +83,20 @@ pub(super) fn by_schema(
         }
         read => read,
     };
-    fitted(read, declared, types)
+    match declared {
+        Some(declared) => declared.or_domain(fitted(read, declared, types)),
+        None => read,
+    }
 }
 
 /// The same where no schema travels; see [`of_type`].
 pub(super) fn by_declaration(
-    declared: &str,
+    declared: &DeclaredType,
     types: &Types,
     scale: Option<i32>,
     origin: &Origin<'_>,
 ) -> Result<(Semantic, ColumnType), String> {
-    let (semantic, ty) = of_type(declared, types, scale)?;
+    let (semantic, ty) = of_declared(declared, types, scale)?;
     // Debezium has no adaptive times of a MySQL, and what is an interval here is a TIME there
     let unit = match types.time {
         TimeMode::Adaptive => Unit::Micros,
@@ -62,17 +120,21 @@ pub(super) fn of_type(
     types: &Types,
     scale: Option<i32>,
 ) -> Result<(Semantic, ColumnType), String> {
-    let (base, modifier) = split_type(declared);
-    if let Some(element) = base.strip_suffix("[]") {
-        let (element, ty) = of_type(element, types, scale)?;
-        return Ok((Semantic::Array(Box::new(element)), array_of(&ty)));
+    of_declared(&DeclaredType::of(declared), types, scale)
+}
+
+fn of_declared(
+    declared: &DeclaredType,
+    types: &Types,
+    scale: Option<i32>,
+) -> Result<(Semantic, ColumnType), String> {
+    if let Some(element) = declared.element() {
+        let (element, _) = of_declared(&element, types, scale)?;
+        return Ok((Semantic::Array(Box::new(element)), cast(&declared.ty)));
     }
+    let (base, modifier) = split_type(&declared.base);
     let precision = modifier.and_then(|modifier| modifier.parse::<u32>().ok());
-    let bytes = match types.binary {
-        BinaryMode::Bytes | BinaryMode::Base64 => Encoding::Base64,
-        BinaryMode::Base64UrlSafe => Encoding::Base64Url,
-        BinaryMode::Hex => Encoding::Hex,
-    };
+    let bytes = encoding(types);
     let semantic = match base {
         "boolean" | "bool" => Semantic::Bool,
         "smallint" | "int2" => Semantic::Int2,
@@ -93,7 +155,12 @@ pub(super) fn of_type(
                     .to_owned());
             }
         },
-        "money" => Semantic::Plain,
+        // of two digits behind the point, unless the source's lc_monetary says otherwise
+        "money" => match types.decimal {
+            DecimalMode::Precise => Semantic::Decimal(scale.unwrap_or(2)),
+            DecimalMode::Double => Semantic::Number,
+            DecimalMode::String => Semantic::Plain,
+        },
         "date" => Semantic::Date,
         "time" | "time without time zone" => Semantic::Time(unit(types.time, precision, true)),
         "timestamp" | "timestamp without time zone" => {
@@ -112,11 +179,23 @@ pub(super) fn of_type(
         "point" => Semantic::Point,
         "geometry" | "geography" => Semantic::Geometry,
         "hstore" => Semantic::Map,
-        "vector" => Semantic::Vector,
+        "vector" | "halfvec" => Semantic::Vector,
+        "sparsevec" => Semantic::SparseVector,
+        _ if declared.is_unknown() => Semantic::Unknown(bytes),
         "text" | "character varying" | "varchar" | "character" | "char" | "name" => Semantic::Text,
         _ => Semantic::Plain,
     };
-    Ok((semantic.clone(), stated_type(declared, base, &semantic)))
+    let ty = stated_type(&declared.base, base, &semantic);
+    Ok(declared.or_domain((semantic, ty)))
+}
+
+/// How the bytes of a column are written.
+fn encoding(types: &Types) -> Encoding {
+    match types.binary {
+        BinaryMode::Bytes | BinaryMode::Base64 => Encoding::Base64,
+        BinaryMode::Base64UrlSafe => Encoding::Base64Url,
+        BinaryMode::Hex => Encoding::Hex,
+    }
 }
 
 /// The type under which the values count: the warehouse column's own, so that nothing alters it. They travel in
@@ -171,8 +250,8 @@ pub(super) fn split_type(declared: &str) -> (&str, Option<&str>) {
         _ => declared,
     };
     let (base, rest) = match declared.split_once('(') {
-        Some((base, rest)) => (base.trim(), rest),
-        None => return (declared.trim(), None),
+        Some((base, rest)) => (without_fields(base.trim()), rest),
+        None => return (without_fields(declared.trim()), None),
     };
     let (modifier, behind) = rest.split_once(')').unwrap_or((rest, ""));
     match behind.trim() {
@@ -182,6 +261,12 @@ pub(super) fn split_type(declared: &str) -> (&str, Option<&str>) {
         "with time zone" if base == "time" => ("timetz", Some(modifier)),
         _ => (base, Some(modifier)),
     }
+}
+
+/// `interval` of `interval day to second`.
+fn without_fields(base: &str) -> &str {
+    let is_interval = base.starts_with("interval ") && !base.ends_with("[]");
+    if is_interval { "interval" } else { base }
 }
 
 /// What a count of time is in.
@@ -202,10 +287,16 @@ fn unit(mode: TimeMode, precision: Option<u32>, of_day: bool) -> Unit {
 /// says: some of Debezium's modes write texts and bytes in whose place the type knows better.
 fn fitted(
     (semantic, ty): (Semantic, ColumnType),
-    declared: Option<&str>,
+    declared: &DeclaredType,
     types: &Types,
 ) -> (Semantic, ColumnType) {
-    let Some(declared) = declared else { return (semantic, ty) };
+    if let (Semantic::Array(element), Some(of)) = (&semantic, declared.element()) {
+        let ty = plain_type(element);
+        let (element, _) = fitted(((**element).clone(), ty), &of, types);
+        return (Semantic::Array(Box::new(element)), cast(&declared.ty));
+    }
+    let is_unknown = declared.is_unknown();
+    let declared = declared.base.as_str();
     let (base, modifier) = split_type(declared);
     let precision = modifier.and_then(|modifier| modifier.parse::<u32>().ok());
     let stated = |semantic: Semantic| {
@@ -213,7 +304,6 @@ fn fitted(
         (semantic, ty)
     };
     match (&semantic, base) {
-        (Semantic::Array(_), base) if base.ends_with("[]") => (semantic, cast(declared)),
         (Semantic::Json, "hstore") => (Semantic::Map, cast(declared)),
         (Semantic::Map, "json" | "jsonb") => stated(Semantic::Json),
         // digits keep what a float would lose
@@ -221,16 +311,23 @@ fn fitted(
             stated(Semantic::Number)
         }
         (_, "money") => (semantic, cast(declared)),
-        (Semantic::Text, "bytea") => {
-            let encoding = match types.binary {
-                BinaryMode::Hex => Encoding::Hex,
-                BinaryMode::Base64UrlSafe => Encoding::Base64Url,
-                BinaryMode::Bytes | BinaryMode::Base64 => Encoding::Base64,
-            };
-            stated(Semantic::Bytes(encoding))
+        (Semantic::Int8, "oid") => (Semantic::Plain, cast(declared)),
+        (Semantic::Text, "bytea") => stated(Semantic::Bytes(encoding(types))),
+        (Semantic::Bits(_) | Semantic::Bool, "bit varying" | "varbit") => {
+            stated(Semantic::Bits(None))
         }
-        (Semantic::Bits(_), "bit varying" | "varbit") => stated(Semantic::Bits(None)),
-        (Semantic::Bytes(_), base) if base != "bytea" => (Semantic::Unknown, cast(declared)),
+        // of one bit
+        (Semantic::Bool, "bit") => stated(Semantic::Bits(Some(1))),
+        // tinyint(1) of a MySQL
+        (Semantic::Int2 | Semantic::Int4, "boolean" | "bool") => stated(Semantic::Bool),
+        (Semantic::Duration(_) | Semantic::IsoInterval, "interval") => stated(semantic),
+        (Semantic::Point, "geometry" | "geography") => (Semantic::Geometry, cast(declared)),
+        (Semantic::Bytes(_), base) if base != "bytea" => {
+            (Semantic::Unknown(Encoding::Base64), cast(declared))
+        }
+        (Semantic::Text, _) if is_unknown && types.binary != BinaryMode::Bytes => {
+            (Semantic::Unknown(encoding(types)), cast(declared))
+        }
         (Semantic::Time(Unit::Millis) | Semantic::Timestamp(Unit::Millis), _)
             if family(base) == Some(ty.oid) && precision.is_none_or(|digits| digits >= 3) =>
         {
@@ -244,8 +341,9 @@ fn fitted(
             | Semantic::Point
             | Semantic::Geometry
             | Semantic::Vector
+            | Semantic::SparseVector
             | Semantic::Map
-            | Semantic::Unknown,
+            | Semantic::Unknown(_),
             _,
         ) => (semantic, cast(declared)),
         _ => (semantic, ty),
@@ -253,66 +351,4 @@ fn fitted(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decode::convert::text_of;
-
-    fn of_connector(json: &str) -> Origin<'_> {
-        serde_json::from_str(json).unwrap()
-    }
-
-    const MYSQL: &str = r#"{"connector":"mysql"}"#;
-    const POSTGRES: &str = r#"{"connector":"postgresql"}"#;
-
-    /// The source type, and how two counts are read, of a field in a warehouse column of a type.
-    fn read(
-        (source, name): (&str, &str),
-        declared: Option<&str>,
-        counts: [&str; 2],
-    ) -> (String, [String; 2]) {
-        let kind = "int64".to_owned();
-        let field = Field { name: Some(name.to_owned()), kind, ..Field::default() };
-        let source = of_connector(source);
-        let (semantic, ty) = by_schema(&field, declared, &Types::default(), &source);
-        let base = ty.name.split(['(', ' ']).next().unwrap_or_default().to_owned();
-        (base, counts.map(|raw| text_of(&semantic, raw).unwrap_or_else(|why| why)))
-    }
-
-    fn becomes(ty: &str, texts: [&str; 2]) -> (String, [String; 2]) {
-        (ty.to_owned(), texts.map(str::to_owned))
-    }
-
-    #[test]
-    fn a_time_of_mysql_is_a_length_of_time() {
-        let micros = "io.debezium.time.MicroTime";
-        let counts = ["360000500000", "-3600000000"];
-        let lengths = becomes("interval", ["100:00:00.5", "-01:00:00"]);
-        for declared in [None, Some("interval"), Some("text")] {
-            assert_eq!(read((MYSQL, micros), declared, counts), lengths);
-        }
-        let nanos = (MYSQL, "io.debezium.time.NanoTime");
-        assert_eq!(read(nanos, None, ["360000500000000", "-3600000000000"]), lengths);
-        let millis = (r#"{"file":"mysql-bin.000001"}"#, "io.debezium.time.Time");
-        assert_eq!(read(millis, None, ["360000500", "-3600000"]), lengths);
-
-        let within = ["3600500000", "-3600000000"];
-        let of_day = becomes("time", ["01:00:00.5", "is not a time of day"]);
-        assert_eq!(read((MYSQL, micros), Some("time(3)"), within), of_day);
-        assert_eq!(read((MYSQL, micros), Some("time without time zone"), within), of_day);
-        assert_eq!(read((POSTGRES, micros), None, within), of_day);
-    }
-
-    #[test]
-    fn without_a_schema_a_length_of_time_is_in_the_unit_of_times_of_day() {
-        let read = |source, declared, time| {
-            let types = Types { time, ..Types::default() };
-            by_declaration(declared, &types, None, &of_connector(source)).unwrap().0
-        };
-        assert_eq!(read(MYSQL, "time(0)", TimeMode::Adaptive), Semantic::Time(Unit::Micros));
-        assert_eq!(read(POSTGRES, "time(0)", TimeMode::Adaptive), Semantic::Time(Unit::Millis));
-        let nanos = TimeMode::Nanoseconds;
-        assert_eq!(read(MYSQL, "interval", TimeMode::Adaptive), Semantic::Duration(Unit::Micros));
-        assert_eq!(read(MYSQL, "interval", nanos), Semantic::Duration(Unit::Nanos));
-        assert_eq!(read(POSTGRES, "interval", nanos), Semantic::Duration(Unit::Micros));
-    }
-}
+mod tests;

@@ -29,7 +29,10 @@ pub struct Memory {
     /// The number of its last file.
     #[serde(skip_serializing_if = "is_zero")]
     pub file: i64,
-    /// When the first change that we saw of that file was committed.
+    /// The furthest place in it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub pos: i64,
+    /// The latest time that a change of a MySQL told.
     #[serde(skip_serializing_if = "is_zero")]
     pub since: i64,
     /// Of the partition of the ends of transactions: the last one up to which all were applied as a whole.

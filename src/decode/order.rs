@@ -316,23 +316,28 @@ impl<'a> Origin<'a> {
         (read, committed_at): (bool, i64),
         memory: &mut Memory,
     ) -> Result<i64, OtherSource> {
+        let position = self.pos.unwrap_or(0) & 0xffff_ffff;
+        // the one where the change was made first: behind a replica, or a failover of what that follows, one log has
+        // those of several
         let server = self.server_id.filter(|server| *server != 0 && !read);
+        // what is sent again was told before, what another log has was not; a time is that of the statement, and
+        // need not grow with the place
+        let is_news = committed_at > memory.since;
         if let (Some(server), Some(known)) = (server, memory.server)
             && server != known
+            && (number, position) <= (memory.file, memory.pos)
+            && is_news
         {
             let what = format!("the source is server {server} now, it was {known}");
             return Err(OtherSource(what));
         }
-        // what is sent again was committed before, what another log has was not
-        if number < memory.file && committed_at > memory.since {
+        if number < memory.file && is_news {
             let what = format!("the source's log is at file {number}, it was at {}", memory.file);
             return Err(OtherSource(what));
         }
         memory.server = server.or(memory.server);
-        if number > memory.file {
-            (memory.file, memory.since) = (number, committed_at);
-        }
-        let position = self.pos.unwrap_or(0) & 0xffff_ffff;
+        memory.since = memory.since.max(committed_at);
+        (memory.file, memory.pos) = (number, position).max((memory.file, memory.pos));
         Ok(number << 32 | position)
     }
 }

@@ -79,7 +79,7 @@ impl Placeholder {
 impl Forms {
     fn is_text(&self, semantic: &Semantic, text: &str) -> bool {
         let may_be_bytes = match semantic {
-            Semantic::Bytes(_) | Semantic::Unknown | Semantic::Bits(_) => true,
+            Semantic::Bytes(_) | Semantic::Unknown(_) | Semantic::Bits(_) => true,
             // bytes that come as text, and that no file tells
             Semantic::Text | Semantic::Plain => self.text.len() >= UNMISTAKABLE,
             _ => false,
@@ -172,7 +172,7 @@ mod tests {
             (Semantic::Bytes(Encoding::Hex), digits.to_owned()),
             (Semantic::Text, base64.to_owned()),
             (Semantic::Text, digits.to_owned()),
-            (Semantic::Unknown, base64.to_owned()),
+            (Semantic::Unknown(Encoding::Base64), base64.to_owned()),
             (Semantic::Json, serde_json::Value::from(pair.clone()).to_string()),
             (Semantic::Map, serde_json::Value::from(pair.clone()).to_string()),
             (Semantic::Map, pair.replace(':', ": ")),

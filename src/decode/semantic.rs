@@ -47,11 +47,13 @@ pub(super) enum Semantic {
     Geometry,
     /// numbers, in brackets
     Vector,
+    /// how many dimensions, and the numbers of those that are not 0
+    SparseVector,
     Array(Box<Semantic>),
     /// keys and values, as text of the type hstore
     Map,
-    /// bytes of the text of a type that Debezium does not know
-    Unknown,
+    /// bytes of the text of a type that Debezium does not know; or that text, as a newer one has it
+    Unknown(Encoding),
 }
 
 /// What one is in a count.
@@ -195,6 +197,7 @@ fn named(name: &str, field: &Field) -> Option<Semantic> {
             Semantic::Geometry
         }
         "io.debezium.data.DoubleVector" | "io.debezium.data.FloatVector" => Semantic::Vector,
+        "io.debezium.data.SparseDoubleVector" => Semantic::SparseVector,
         "io.debezium.data.Ltree" | "io.debezium.data.Xml" => Semantic::Plain,
         _ => return None,
     })
@@ -253,6 +256,7 @@ fn column_type(field: &Field, semantic: &Semantic) -> ColumnType {
         (_, Some("io.debezium.data.geometry.Geography")) => extension("geography"),
         (Semantic::Geometry, _) => extension("geometry"),
         (Semantic::Vector, _) => extension("vector"),
+        (Semantic::SparseVector, _) => extension("sparsevec"),
         (Semantic::Map, _) => extension("hstore"),
         (Semantic::Bits(Some(length)), _) if *length > 0 => {
             let length = i32::try_from(*length).unwrap_or(i32::MAX);
@@ -290,9 +294,10 @@ pub(super) fn plain_type(semantic: &Semantic) -> ColumnType {
         | Semantic::Plain
         | Semantic::Geometry
         | Semantic::Vector
+        | Semantic::SparseVector
         | Semantic::Array(_)
         | Semantic::Map
-        | Semantic::Unknown => ColumnType::text(),
+        | Semantic::Unknown(_) => ColumnType::text(),
     }
 }
 
@@ -345,9 +350,10 @@ pub(super) fn is_binary(semantic: &Semantic, ty: &ColumnType) -> bool {
             | Semantic::Point
             | Semantic::Geometry
             | Semantic::Vector
+            | Semantic::SparseVector
             | Semantic::Array(_)
             | Semantic::Map
-            | Semantic::Unknown
+            | Semantic::Unknown(_)
     );
     !textual && ty.binary().is_some()
 }

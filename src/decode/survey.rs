@@ -14,7 +14,7 @@ use super::convert::DAY;
 use super::declared::of_type;
 use super::envelope::{Form, RowChange, Told, Topic};
 use super::placeholder::Placeholder;
-use super::semantic::{Field, Semantic, Unit, of_field};
+use super::semantic::{Encoding, Field, Semantic, Unit, of_field};
 use super::times::{timestamp, to_micros};
 use crate::journey::{Op, TopicRecord};
 use crate::names::TableName;
@@ -155,7 +155,7 @@ impl Survey {
                 (Some(field), _) => of_field(field).0,
                 (None, Some(b'[')) => Semantic::Array(Box::new(Semantic::Text)),
                 (None, Some(b'{')) => Semantic::Map,
-                (None, _) => Semantic::Unknown,
+                (None, _) => Semantic::Unknown(Encoding::Base64),
             };
             if self.placeholder.is(&semantic, value.get()) {
                 self.note(table, Loss::Unsent, Some(name));

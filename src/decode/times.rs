@@ -22,15 +22,21 @@ pub(super) fn to_micros(unit: Unit, count: i64) -> Result<i64, Mismatch> {
 /// The days by which Debezium tells an infinite date: Postgres' own, overflown.
 pub(super) const INFINITE_DAYS: (i64, i64) = (-2_147_472_692, -2_147_472_691);
 
+/// The days by which it tells them of a row that a snapshot reads: the last and first of Java's, by the zone of its
+/// machine one more or less, the first as if it were after Christ; as a date, and overflown as a count. No Postgres
+/// has such dates. Debezium's PostgresConnectorIT, `shouldReceiveDeletesWithInfinityDate`, has them.
+const LAST_DAYS: [i64; 4] = [106_751_991_166, 106_751_991_167, -622_191_234, -622_191_233];
+const FIRST_DAYS: [i64; 4] = [106_748_361_128, 106_748_361_129, -625_821_272, -625_821_271];
+
 pub(super) fn date(raw: &str) -> Result<i32, Mismatch> {
     let days = match raw.starts_with('"') {
         true => epoch_days_of_iso(&string(raw)?).ok_or_else(|| mismatch("a date"))?,
         false => integer::<i64>(raw)?,
     };
-    if days == INFINITE_DAYS.0 {
+    if days == INFINITE_DAYS.0 || LAST_DAYS.contains(&days) {
         return Ok(i32::MAX);
     }
-    if days == INFINITE_DAYS.1 {
+    if days == INFINITE_DAYS.1 || FIRST_DAYS.contains(&days) {
         return Ok(i32::MIN);
     }
     date_of_epoch_days(days).ok_or_else(|| mismatch("a date that Postgres can hold"))
@@ -117,5 +123,17 @@ mod tests {
         let near = timestamp(Unit::Micros, "\"+294247-01-10T04:00:25.3Z\"").unwrap();
         assert!(near < i64::MAX);
         assert!(timestamp(Unit::Nanos, "-29575807000").unwrap() < 0);
+    }
+
+    #[test]
+    fn an_infinite_date_is_told_by_a_snapshot_as_the_last_of_java() {
+        for last in ["\"+292278994-08-16Z\"", "\"+292278994-08-17Z\"", "-622191234", "-622191233"] {
+            assert_eq!(date(last), Ok(i32::MAX), "{last}");
+        }
+        for first in ["\"+292269055-12-02Z\"", "\"+292269055-12-03Z\"", "-625821272", "-625821271"]
+        {
+            assert_eq!(date(first), Ok(i32::MIN), "{first}");
+        }
+        assert!(date("-622191235").is_err());
     }
 }

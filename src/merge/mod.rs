@@ -66,5 +66,6 @@ pub use recall::{Events, Extent, Recalled};
 pub use render::Templates;
 pub use standing::{Standing, is_ours};
 pub use stored::{
-    StoredColumn, beyond, columns, count_rows, estimate_rows, extension_types, missing_indexes,
+    StoredColumn, beyond, columns, count_rows, estimate_rows, extension_types, made_of,
+    missing_indexes,
 };

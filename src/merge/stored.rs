@@ -203,6 +203,37 @@ pub async fn columns(client: &impl GenericClient, table: &TableName) -> Result<V
         .map_err(failed)
 }
 
+/// Of those of these types that are domains the type below, and which are composite types, multiranges, or ranges of a
+/// person's own: the name as it was given, what it is, and whether it is one of these. Of arrays, of their elements. Names
+/// that the warehouse does not know are left out.
+pub async fn made_of(
+    client: &impl GenericClient,
+    types: &[&str],
+) -> Result<Vec<(String, String, bool)>> {
+    const FIRST_OF_A_PERSON: u32 = 16_384; // access/transam.h, FirstNormalObjectId
+    const QUERY: &str = "
+        with recursive named as (
+            select n.ty, t.typcategory = 'A' and t.typelem <> 0 as is_array, t.oid, t.typelem
+              from unnest($1::text[]) n(ty) join pg_type t on t.oid = to_regtype(n.ty)),
+        walk as (
+            select ty, is_array, case when is_array then typelem else oid end as at, -1 as typmod, false as below
+              from named
+            union all
+            select w.ty, w.is_array, t.typbasetype, t.typtypmod, true
+              from walk w join pg_type t on t.oid = w.at and t.typtype = 'd')
+        select w.ty,
+               case when w.below then format_type(t.oid, w.typmod) || case when w.is_array then '[]' else '' end else w.ty end,
+               t.typtype in ('c', 'm') or (t.typtype = 'r' and t.oid >= $2) as opaque
+          from walk w join pg_type t on t.oid = w.at
+         where t.typtype <> 'd' and (w.below or t.typtype in ('c', 'm', 'r'))";
+    let failed = |error| Error::warehouse("reading what its types are", error);
+    let rows = client.query(QUERY, &[&types, &FIRST_OF_A_PERSON]).await.map_err(failed)?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(failed)
+}
+
 /// The extension types that the warehouse has, by their unqualified names.
 pub async fn extension_types(client: &impl GenericClient) -> Result<HashSet<String>> {
     const QUERY: &str = "

@@ -113,3 +113,39 @@ fn a_connector_that_was_made_again_tells_no_commit_behind_ones_that_were_told() 
     event(&mut memory, None, 9_000, true);
     assert!(!event(&mut memory, None, 9_010, false).1);
 }
+
+/// The place in a binlog, or that it is another one's.
+fn binlog(memory: &mut Memory, server: i64, (file, pos): (i64, i64), second: i64) -> bool {
+    let at = 1_700_000_000_000 + second * 1_000;
+    let text = format!(
+        r#"{{"connector":"mysql","server_id":{server},"file":"bin.{file:06}","pos":{pos},"ts_ms":{at}}}"#
+    );
+    let origin: Origin<'_> = serde_json::from_str(&text).unwrap();
+    origin.place(&record(), false, memory).is_ok()
+}
+
+#[test]
+fn what_is_sent_again_of_the_file_before_is_no_other_log() {
+    let mut memory = Memory::default();
+    // a statement that began first, and was committed behind the one that stands in the file before
+    assert!(binlog(&mut memory, 1, (7, 900), 5));
+    assert!(binlog(&mut memory, 1, (8, 100), 0));
+    // Connect was killed before it noted how far it had come
+    assert!(binlog(&mut memory, 1, (7, 900), 5));
+    assert!(binlog(&mut memory, 1, (8, 100), 0));
+    // a log that was made anew
+    assert!(!binlog(&mut memory, 1, (7, 950), 6));
+}
+
+#[test]
+fn one_log_has_changes_that_were_made_at_several_servers() {
+    let mut memory = Memory::default();
+    for (server, pos, second) in [(1, 100, 1), (2, 200, 2), (1, 300, 3), (1, 300, 3)] {
+        assert!(binlog(&mut memory, server, (3, pos), second));
+    }
+    // sent again
+    assert!(binlog(&mut memory, 2, (3, 200), 2));
+    assert!(binlog(&mut memory, 1, (3, 300), 3));
+    // another server's own log
+    assert!(!binlog(&mut memory, 5, (3, 250), 4));
+}

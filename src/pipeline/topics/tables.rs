@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 
 use crate::binding::bind;
-use crate::decode::Hints;
+use crate::decode::{DeclaredType, Hints};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, Flow, Target};
-use crate::merge::{Standing, conform, evolve, is_ours, order_index};
+use crate::merge::{Standing, conform, evolve, is_ours, made_of, order_index};
 use crate::names::TableName;
 use crate::postgres::Session;
 use crate::progress::feeds::{self, Feeder};
@@ -207,14 +207,18 @@ impl Tables {
                 hints.key = model.key.iter().filter_map(from).collect();
             }
         }
-        let Some(schema) = connector.target_schema.as_ref().filter(|_| !declared) else {
-            return Ok(hints);
-        };
-        let target = TableName::new(schema.clone(), table.name.clone());
         let side = self.shared.side_session().await;
-        let standing = Standing::of(&**side.session(), &target).await?;
-        hints.columns = standing.declared().collect();
-        hints.key = standing.key().to_vec();
+        if let Some(schema) = connector.target_schema.as_ref().filter(|_| !declared) {
+            let target = TableName::new(schema.clone(), table.name.clone());
+            let standing = Standing::of(&**side.session(), &target).await?;
+            hints.columns = standing.declared().collect();
+            hints.key = standing.key().to_vec();
+        }
+        let types: Vec<&str> = hints.columns.iter().map(|(_, ty)| ty.as_str()).collect();
+        let made_of = made_of(&**side.session(), &types).await?.into_iter();
+        let types =
+            made_of.map(|(ty, base, unknown)| (ty.clone(), DeclaredType { ty, base, unknown }));
+        hints.types = types.collect();
         Ok(hints)
     }
 

@@ -270,3 +270,53 @@ fn a_connector_that_is_made_again_without_a_snapshot_stops_its_table() {
         assert_eq!(site.at_warehouse(pending).await, ["1"]);
     });
 }
+
+/// COPY writes all rows of a page by one record of the source's log.
+#[test]
+fn the_rows_of_a_page_that_copy_filled_are_each_an_event() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(CLICKS, 1);
+        let topics = mock.topics();
+        let site = Site::new("pages").await;
+        for (table, more) in [
+            ("clicks", ""),
+            (
+                "days",
+                "partition: { by: day, every: month, range: [\"2024-01-01\", \"2024-12-31\"], ahead: 0 }\n",
+            ),
+        ] {
+            let columns =
+                "columns:\n  who: { type: bigint }\n  day: { type: date, required: true }\n";
+            site.file(
+                &format!("schemas/{table}.yaml"),
+                &format!("table: cleansed.{table}\nfrom: shop.public.clicks\nhistory: append\n{more}{columns}"),
+            );
+        }
+        let copied = |who: i64, lsn: u32| {
+            let value = json!({
+                "op": "c", "before": null, "ts_ms": 1, "after": { "who": who, "day": "2024-01-01" },
+                "source": {
+                    "connector": "postgresql", "schema": "public", "table": "clicks", "txId": 7, "lsn": lsn,
+                    "sequence": format!("[\"1000\",\"{lsn}\"]"), "ts_ms": 1_700_000_000_000_i64,
+                },
+            });
+            Record { key: None, ..Record::new(CLICKS, "", &value.to_string()) }
+        };
+        let page = |lsn: u32| (0..4).map(|who| copied(who, lsn)).collect::<Vec<_>>();
+        // some come again in their batch, and all in a later one
+        let batches = [[page(1_010), page(1_010)].concat(), [page(1_010), page(1_020)].concat()];
+        for (run, batch) in (100..).zip(batches) {
+            connect_to(&site, &mock, CLICKS, run);
+            topics.write(batch).await;
+            site.catch_up().await;
+        }
+        for table in ["clicks", "days"] {
+            let query = format!(
+                "select string_agg(who || '@' || _ord, ' ' order by _ord, who) from cleansed.{table}"
+            );
+            let expected = "0@1010 1@1010 2@1010 3@1010 0@1020 1@1020 2@1020 3@1020";
+            assert_eq!(site.at_warehouse(&query).await, [expected], "{table}");
+        }
+    });
+}

@@ -24,7 +24,7 @@ update {{ stage }} s
          where s._keep is not null{{ " and s.o0 is not null" if topics }} and t._op <> 'd') f
  where s.ctid = f._row
 
-{% if topics -%}
+{% if topics and key -%}
 -- statement: carry
 -- Values that are older than their event are those of the newest row of its key, of those before it, where that has
 -- them from a later one. One that came again is filled from itself.
@@ -101,21 +101,27 @@ overriding system value
 select {{ all | map(attribute="value") | join(", ") }}, s._op, s._seq, s._ord, now()
   from {{ stage }} s
 {%- if topics %}
- where s._op <> 'r'
 {%- if key %}
+ where s._op <> 'r'
     -- a first reading that is begun again at the same place reads the same rows
     or not exists (select from {{ table }} t
                     where {{ same_row("t") }} and t._op = 'r' and t._seq = s._seq and t._ord < 0
                       and row({% for c in columns %}{{ ", " if not loop.first }}t.{{ c.name }}{% endfor %})::text
                         = row({{ columns | map(attribute="value") | join(", ") }})::text)
 {%- else %}
+    -- the rows of a page that COPY filled share one place of the log: only equal ones are the same event
+ where (s._op <> 'r' and not exists (
+       select from {{ table }} t
+        where t._op <> 'r' and (t._seq, t._ord) = (s._seq, s._ord) and t._op = s._op::text
+          and row({% for c in columns %}{{ ", " if not loop.first }}t.{{ c.name }}{% endfor %})::text
+            = row({{ columns | map(attribute="value") | join(", ") }})::text))
     -- rows that a snapshot read have no key that would tell them apart
-    or not exists (select from {{ table }} t
-                    where t._op = 'r' and (t._seq, t._ord) = (s._seq, s._ord))
+    or (s._op = 'r' and not exists (select from {{ table }} t
+                    where t._op = 'r' and (t._seq, t._ord) = (s._seq, s._ord)))
 {%- endif %}
 {%- endif %}
  order by s._seq, s._ord
-{%- if topics %}
+{%- if topics and key %}
     on conflict do nothing
 {%- endif %}
 

@@ -52,6 +52,9 @@ impl Log {
         if carries && (self.has_seen(key, event.order) || self.has_read(key, event)) {
             return Ok(());
         }
+        if self.came_again(target, event) {
+            return Ok(());
+        }
         // an update that moved the row: what it leaves out stands under the old key
         let old_key = match event.old.filter(|_| carries && event.new.is_some()) {
             Some(old) => self.key_of(target, old.row, None)?,
@@ -59,7 +62,7 @@ impl Log {
         };
         let moved = self.folded.bytes(old_key) != self.folded.bytes(key);
         let earlier = if carries { self.earlier(old_key, event.order) } else { None };
-        let dated = self.date(event, earlier, moved);
+        let dated = if carries { self.date(event, earlier, moved) } else { None };
         let (image, unchanged) = self.image(event, earlier.and_then(|row| row.image));
         // of a row that comes from another key the event tells nothing but the key
         let told = self.raw && event.op != Op::Create;
@@ -141,6 +144,18 @@ impl Log {
             row.unchanged = unchanged;
             row.origin = row.origin.filter(|_| unchanged);
         }
+    }
+
+    /// Whether an event of a table without key came again. The rows of a page that COPY filled share one place in the
+    /// source's log: their content tells them apart.
+    fn came_again(&mut self, target: &Target, event: &ChangeEvent<'_>) -> bool {
+        if self.raw || !target.key.is_empty() || event.op == Op::Read {
+            return false;
+        }
+        let content = event.new.or(event.old.map(|old| old.row)).map_or(&[][..], |row| row.bytes());
+        let Some(seen) = &mut self.seen else { return false };
+        let seen = seen.entry(content.to_vec()).or_default();
+        seen.insert(event.order, self.folded.rows.len()).is_some()
     }
 
     fn has_seen(&self, key: Span, order: Order) -> bool {

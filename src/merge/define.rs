@@ -216,6 +216,17 @@ pub fn order_index(model: &Model) -> Vec<String> {
     }
 }
 
+/// The statements that make a table, for one that topics feed: where it has no key, an event of a place is told apart
+/// from the others of the page that COPY filled by its content, and no index does that.
+pub fn by_content(model: &Model, mut making: Vec<String>) -> Vec<String> {
+    if model.history == History::Append && model.key.is_empty() {
+        let unique = event_key(model);
+        let plain = unique.replacen("create unique index", "create index", 1);
+        making.iter_mut().filter(|made| **made == unique).for_each(|made| made.clone_from(&plain));
+    }
+    making
+}
+
 fn bag(model: &Model, statements: &mut Vec<String>) {
     let table = model.quoted();
     let columns = column_list(model, true);

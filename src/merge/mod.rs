@@ -46,7 +46,8 @@ pub use apply::{Apply, Encoded, Overrules, Piece, encode_batch};
 pub use checks::Checks;
 pub use conform::{Conform, conform};
 pub use define::{
-    define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement, order_index,
+    by_content, define, define_calendar, define_unkeyed, emptying, fill_calendar, key_statement,
+    order_index,
 };
 pub use differ::{Class, Lock, Step, differences, requirements};
 pub use documents::RowDocuments;

@@ -9,7 +9,7 @@ use crate::names::fingerprint;
 use crate::postgres::Session;
 
 /// The migrations, in their order.
-const MIGRATIONS: [(i32, &str, &str); 28] = [
+const MIGRATIONS: [(i32, &str, &str); 29] = [
     (1, "control", include_str!("../../sql/migrations/0001_control.sql")),
     (2, "dead_letters", include_str!("../../sql/migrations/0002_dead_letters.sql")),
     (3, "ranges", include_str!("../../sql/migrations/0003_ranges.sql")),
@@ -38,6 +38,7 @@ const MIGRATIONS: [(i32, &str, &str); 28] = [
     (26, "lookups", include_str!("../../sql/migrations/0026_lookups.sql")),
     (27, "failed_runs", include_str!("../../sql/migrations/0027_failed_runs.sql")),
     (28, "carried", include_str!("../../sql/migrations/0028_carried.sql")),
+    (29, "pages", include_str!("../../sql/migrations/0029_pages.sql")),
 ];
 
 /// Any number that no other program is likely to lock.

@@ -13,7 +13,7 @@ use crate::binding::bind;
 use crate::decode::{DeclaredType, Hints};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, Flow, Target};
-use crate::merge::{Standing, conform, evolve, is_ours, made_of, order_index};
+use crate::merge::{Standing, by_content, conform, evolve, is_ours, made_of, order_index};
 use crate::names::TableName;
 use crate::postgres::Session;
 use crate::progress::feeds::{self, Feeder};
@@ -319,7 +319,7 @@ impl Tables {
         };
         let state = State::Streaming;
         let then = added((model, schema_id), state, by);
-        let statements = [wider, making, order_index(model)].concat();
+        let statements = [wider, by_content(model, making), order_index(model)].concat();
         shared.define(&statements, &model.table, then).await?;
         let side = shared.side_session().await;
         let standing = Standing::of(&**side.session(), &model.table).await?;

@@ -309,3 +309,27 @@ fn a_row_that_goes_round_keeps_its_value_where_its_records_come_again() {
         assert_eq!(moves.rows_behind(again).await, "1v110");
     });
 }
+
+/// By `header.converter: org.apache.kafka.connect.storage.StringConverter`.
+#[test]
+fn a_row_that_comes_from_a_key_that_nobody_can_read_is_there() {
+    block_on(async {
+        let mut moves = Moves::new("moves_unread").await;
+        assert_eq!(moves.rows_behind(vec![record("c", 1, None, 100)]).await, "1v100");
+        let unread = |mut record: Record| {
+            for (_, key) in &mut record.headers {
+                *key = Some(b"Struct{id=1}".to_vec());
+            }
+            record
+        };
+        let moved = [unread(record("d", 1, Some(3), 200)), unread(record("c", 3, Some(1), 200))];
+        assert_eq!(moves.rows_behind(moved.to_vec()).await, "3v200");
+        // what it leaves out only the key could tell: it is refused, and nothing else
+        let left_out = vec![unread(without_value(5, 3, 300)), record("c", 7, None, 310)];
+        assert_eq!(moves.rows_behind(left_out).await, "3v200 7v310");
+        let letters = "select reason from audit.dead_letters";
+        // of each of the two tables
+        let why = "the key that it had before is no JSON";
+        assert_eq!(moves.site.at_warehouse(letters).await, [why, why]);
+    });
+}

@@ -1,5 +1,7 @@
 //! What is a MySQL's own: its TIME, which is a length of time.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use serde_json::json;
 
 use crate::support::{Mock, Record, Site, block_on};
@@ -31,12 +33,15 @@ fn event(id: i64, micros: i64) -> Record {
     Record::new(TOPIC, &key.to_string(), &value.to_string())
 }
 
+/// Each run is a group of its own: the mock keeps members that left for a while.
 async fn catch_up(site: &Site, mock: &Mock, records: Vec<Record>) {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
     site.remove("connectors/shop.yaml");
     site.file(
         "connectors/shop.yaml",
         &format!(
-            "name: {0}\nkind: kafka\nsource: shop\nbrokers: {1}\ngroup: {0}\ntopics: [{TOPIC}]\n\
+            "name: {0}\nkind: kafka\nsource: shop\nbrokers: {1}\ngroup: mysql-{run}\ntopics: [{TOPIC}]\n\
              target_schema: cleansed\nproperties: {{ broker.address.family: v4 }}\n",
             site.name,
             mock.address(),
@@ -108,5 +113,47 @@ fn a_time_of_day_refuses_what_is_none() {
         let reasons = site.at_warehouse("select reason from audit.dead_letters").await;
         assert_eq!(reasons.len(), 2, "{reasons:?}");
         assert!(reasons.iter().all(|why| why.contains("not a time of day")), "{reasons:?}");
+    });
+}
+
+/// A text may hold a NUL there: the row is refused, and no later one for having been so.
+#[test]
+fn a_row_that_was_refused_is_mended_and_goes() {
+    block_on(async {
+        let mock = Mock::start();
+        mock.create(TOPIC, 1);
+        let site = Site::new("mysql_nul").await;
+        site.file(
+            "schemas/shifts.yaml",
+            "table: cleansed.shifts\nfrom: shop.inventory.shifts\nkey: [id]\ncolumns:\n  id: { type: bigint }\n  v: { type: text }\n",
+        );
+        let row = |id: i64, v: &str| json!({ "id": id, "v": v });
+        let step = |op: &str, id: i64, [before, after]: [Option<&str>; 2], pos: i64| {
+            let [before, after] = [before, after].map(|v| v.map(|v| row(id, v)));
+            let value = json!({
+                "op": op, "before": before, "after": after, "source": {
+                    "connector": "mysql", "name": "shop", "db": "inventory", "table": "shifts", "ts_ms": pos,
+                    "server_id": 1, "file": "mysql-bin.000001", "pos": pos, "row": 0,
+                },
+            });
+            Record::new(TOPIC, &json!({ "id": id }).to_string(), &value.to_string())
+        };
+        let records = vec![
+            step("c", 1, [None, Some("good")], 100),
+            step("c", 2, [None, Some("good")], 110),
+            step("u", 1, [Some("good"), Some("a\0b")], 200),
+            step("u", 2, [Some("good"), Some("a\0b")], 210),
+            step("u", 1, [Some("a\0b"), Some("mended")], 300),
+            step("d", 2, [Some("a\0b"), None], 310),
+        ];
+        catch_up(&site, &mock, records).await;
+        // what a key's change is refused for the later ones of the key wait behind
+        assert_eq!(site.at_warehouse("select count(*) from audit.dead_letters").await, ["2"]);
+        let drop = site.command(&["dead-letter", "drop", "--all", "--yes"]).status().unwrap();
+        assert!(drop.success());
+        catch_up(&site, &mock, Vec::new()).await;
+        let rows = site.at_warehouse("select id || v from cleansed.shifts order by id").await;
+        assert_eq!(rows, ["1mended"]);
+        assert_eq!(site.at_warehouse("select count(*) from audit.dead_letters").await, ["2"]);
     });
 }

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 
 use super::index::{KeyIndex, keep};
-use super::told::{Before, Late, date, mend};
+use super::told::{Before, Late, Mended, date};
 use crate::error::{Error, Kind, Result};
 use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target, Told};
 use crate::position::Order;
@@ -213,27 +213,19 @@ impl Keyed {
         // what its own transaction did later, or a later one to a row that is overwritten, stands
         let stands = |last: &FoldedRow| !self.chains || event.mark.seq == last.mark.seq;
         if let (Some(at), Some(last)) = (found, late.filter(stands)) {
-            return self.mend(at, last, event.order, state);
+            let told = state.told.map(Told::from_bytes);
+            let late = state.image.map(|image| Late {
+                image: Row::from_bytes(image),
+                told,
+                order: event.order,
+            });
+            let mended = late.and_then(|late| Mended::of(&self.folded, &last, late));
+            return mended.map_or((), |mended| mended.put(&mut self.folded, at));
         }
         let State { image, told, origin } = state;
         let unchanged = image.is_some_and(|image| Row::from_bytes(image).has_unchanged());
         let image = image.map(|image| self.keep(image));
         let told = told.map(|told| self.keep(told));
-        if let Some(last) = late {
-            return self.folded.late.push(FoldedRow {
-                op: event.op,
-                key: last.key,
-                origin: origin.filter(|_| unchanged),
-                image,
-                before: None,
-                order: event.order,
-                told,
-                mark: event.mark,
-                leaves: false,
-                unchanged,
-                count: 1,
-            });
-        }
         let behind = last.filter(|last| self.chains && last.mark.seq != event.mark.seq);
         let row = FoldedRow {
             op: event.op,
@@ -248,6 +240,10 @@ impl Keyed {
             unchanged,
             count: behind.map_or(last.map_or(1, |last| last.count), |last| last.count + 1),
         };
+        if late.is_some() {
+            let origin = origin.filter(|_| unchanged);
+            return self.folded.late.push(FoldedRow { origin, count: 1, ..row });
+        }
         let slot = found.filter(|_| behind.is_none());
         if let Some(place) = slot.and_then(|at| self.folded.rows.get_mut(at)) {
             *place = row;
@@ -256,29 +252,6 @@ impl Keyed {
         let at = self.folded.rows.len();
         self.folded.rows.push(row);
         self.index.point(&self.folded, key, at);
-    }
-
-    /// Takes from an event that came behind a newer one of its row what that one had left out.
-    fn mend(&mut self, at: usize, newer: FoldedRow, order: Order, late: State<'_>) {
-        let (Some(image), Some(told), Some(of_late)) = (newer.image, newer.told, late.image) else {
-            return;
-        };
-        let told_newer = Told::from_bytes(self.folded.bytes(told));
-        let late =
-            Late { image: Row::from_bytes(of_late), told: late.told.map(Told::from_bytes), order };
-        let (mut image_now, mut told_now) = (Vec::new(), Vec::new());
-        let newer = (self.folded.row(image), told_newer);
-        if !mend(newer, late, &mut image_now, &mut told_now) {
-            return;
-        }
-        let unchanged = Row::from_bytes(&image_now).has_unchanged();
-        let (image, told) = (self.keep(&image_now), self.keep(&told_now));
-        if let Some(row) = self.folded.rows.get_mut(at) {
-            row.image = Some(image);
-            row.told = Some(told);
-            row.unchanged = unchanged;
-            row.origin = row.origin.filter(|_| unchanged);
-        }
     }
 
     /// Whether the delete is here by which the row of an event left its former key.

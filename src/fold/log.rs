@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use super::index::{KeyIndex, keep};
 use super::keyed::{complete, write_key};
-use super::told::{Before, Late, date, mend};
+use super::told::{Before, Late, Mended, date};
 use crate::error::Result;
 use crate::journey::{Arrival, ChangeEvent, Folded, FoldedRow, OldRow, Op, Span, Target, Told};
 use crate::position::Order;
@@ -118,31 +118,16 @@ impl Log {
 
     /// Takes from an event that came late what a newer one of its row had left out.
     fn mend(&mut self, newer: usize, late: usize) {
-        let row = |at: usize| self.folded.rows.get(at).filter(|row| row.op != Op::Delete).copied();
-        let (Some(newer_row), Some(late_row)) = (row(newer), row(late)) else { return };
-        let (Some(image), Some(told), Some(of_late)) =
-            (newer_row.image, newer_row.told, late_row.image)
-        else {
-            return;
-        };
-        let told_of = |span: Span| Told::from_bytes(self.folded.bytes(span));
+        let row = |at: usize| self.folded.rows.get(at).filter(|row| row.op != Op::Delete);
+        let (Some(newer_row), Some(late)) = (row(newer), row(late)) else { return };
+        let Some(image) = late.image else { return };
         let late = Late {
-            image: self.folded.row(of_late),
-            told: late_row.told.map(told_of),
-            order: late_row.order,
+            image: self.folded.row(image),
+            told: late.told.map(|span| Told::from_bytes(self.folded.bytes(span))),
+            order: late.order,
         };
-        let (mut image_now, mut told_now) = (Vec::new(), Vec::new());
-        if !mend((self.folded.row(image), told_of(told)), late, &mut image_now, &mut told_now) {
-            return;
-        }
-        let unchanged = Row::from_bytes(&image_now).has_unchanged();
-        let image = keep(&mut self.folded, &image_now);
-        let told = keep(&mut self.folded, &told_now);
-        if let Some(row) = self.folded.rows.get_mut(newer) {
-            row.image = Some(image);
-            row.told = Some(told);
-            row.unchanged = unchanged;
-            row.origin = row.origin.filter(|_| unchanged);
+        if let Some(mended) = Mended::of(&self.folded, newer_row, late) {
+            mended.put(&mut self.folded, newer);
         }
     }
 
@@ -154,8 +139,9 @@ impl Log {
         }
         let content = event.new.or(event.old.map(|old| old.row)).map_or(&[][..], |row| row.bytes());
         let Some(seen) = &mut self.seen else { return false };
-        let seen = seen.entry(content.to_vec()).or_default();
-        seen.insert(event.order, self.folded.rows.len()).is_some()
+        let mut told = content.to_vec();
+        told.extend_from_slice(event.op.letter().as_bytes());
+        seen.entry(told).or_default().insert(event.order, self.folded.rows.len()).is_some()
     }
 
     fn has_seen(&self, key: Span, order: Order) -> bool {

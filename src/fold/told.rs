@@ -1,6 +1,7 @@
 //! Values of a row that are older than its last event: which of them an event takes from those before it, and which
 //! of them one that came late tells better. Pure.
 
+use super::index::keep;
 use crate::journey::{Folded, FoldedRow, Told};
 use crate::position::Order;
 use crate::value::{Cell, Row, RowWriter};
@@ -56,28 +57,42 @@ pub(super) struct Late<'a> {
     pub(super) order: Order,
 }
 
-/// Writes the image of a newer row with what a late event tells of it; whether there is anything.
-pub(super) fn mend(
-    (newer, told_newer): (Row<'_>, Told<'_>),
-    late: Late<'_>,
-    image: &mut Vec<u8>,
-    told: &mut Vec<u8>,
-) -> bool {
-    image.clear();
-    told.clear();
-    let mut mended = false;
-    let mut writer = RowWriter::new(image);
-    let mut cells = late.image.cells();
-    for (at, cell) in newer.cells().enumerate() {
-        let (of_late, of_newer) =
-            (late.told.map_or(late.order, |told| told.of(at)), told_newer.of(at));
-        let (value, of) = match cells.next() {
-            Some(value) if value != Cell::Unchanged && of_late > of_newer => (value, of_late),
-            _ => (cell, of_newer),
-        };
-        mended |= of != of_newer;
-        writer.push(value);
-        Told::write(told, of);
+/// A newer row with what a late event told of it.
+pub(super) struct Mended {
+    image: Vec<u8>,
+    told: Vec<u8>,
+}
+
+impl Mended {
+    /// Of a folded row that left something out; none where the late event does not tell that, or tells it no later.
+    pub(super) fn of(folded: &Folded, newer: &FoldedRow, late: Late<'_>) -> Option<Mended> {
+        let newer_told = Told::from_bytes(folded.bytes(newer.told?));
+        let mut mended = Mended { image: Vec::new(), told: Vec::new() };
+        let mut writer = RowWriter::new(&mut mended.image);
+        let (mut cells, mut is_any) = (late.image.cells(), false);
+        for (at, cell) in folded.row(newer.image?).cells().enumerate() {
+            let of_late = late.told.map_or(late.order, |told| told.of(at));
+            let of_newer = newer_told.of(at);
+            let (value, of) = match cells.next() {
+                Some(value) if value != Cell::Unchanged && of_late > of_newer => (value, of_late),
+                _ => (cell, of_newer),
+            };
+            is_any |= of != of_newer;
+            writer.push(value);
+            Told::write(&mut mended.told, of);
+        }
+        is_any.then_some(mended)
     }
-    mended
+
+    /// Puts it in the place of that row.
+    pub(super) fn put(self, folded: &mut Folded, at: usize) {
+        let unchanged = Row::from_bytes(&self.image).has_unchanged();
+        let (image, told) = (keep(folded, &self.image), keep(folded, &self.told));
+        if let Some(row) = folded.rows.get_mut(at) {
+            row.image = Some(image);
+            row.told = Some(told);
+            row.unchanged = unchanged;
+            row.origin = row.origin.filter(|_| unchanged);
+        }
+    }
 }

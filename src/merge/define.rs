@@ -192,15 +192,20 @@ fn append(model: &Model, statements: &mut Vec<String>) {
 /// The statement by which no event stands twice in an append table.
 pub(super) fn event_key(model: &Model) -> String {
     let table = model.quoted();
-    let by = model.partition.as_ref().map(|partition| partition.by.as_str());
-    let by = by.filter(|by| !model.key.iter().any(|key| key == by));
-    let columns = model.key.iter().map(String::as_str).chain(by);
     if model.key.is_empty() {
-        // the rows of a snapshot share one order
-        let order = by.map(|by| format!("{}, ", quote::ident(by))).unwrap_or_default();
-        return format!("create unique index on {table} ({order}_seq, _ord) where _op <> 'r'");
+        return event_index(model, "unique index");
     }
+    let by = model.partition.as_ref().map(|partition| &partition.by);
+    let by = by.filter(|by| !model.key.contains(by));
+    let columns = model.key.iter().chain(by).map(String::as_str);
     format!("alter table {table} add unique ({}, _seq, _ord)", quote::idents(columns))
+}
+
+/// An index of the events of an append table without key, by their places. The rows of a snapshot share one.
+fn event_index(model: &Model, kind: &str) -> String {
+    let by = model.partition.as_ref().map(|by| format!("{}, ", quote::ident(&by.by)));
+    let (table, by) = (model.quoted(), by.unwrap_or_default());
+    format!("create {kind} on {table} ({by}_seq, _ord) where _op <> 'r'")
 }
 
 /// The statement of an index by which rows are found that came by a topic before, in tables whose key does not
@@ -220,8 +225,7 @@ pub fn order_index(model: &Model) -> Vec<String> {
 /// from the others of the page that COPY filled by its content, and no index does that.
 pub fn by_content(model: &Model, mut making: Vec<String>) -> Vec<String> {
     if model.history == History::Append && model.key.is_empty() {
-        let unique = event_key(model);
-        let plain = unique.replacen("create unique index", "create index", 1);
+        let (unique, plain) = (event_key(model), event_index(model, "index"));
         making.iter_mut().filter(|made| **made == unique).for_each(|made| made.clone_from(&plain));
     }
     making
